@@ -1,0 +1,1 @@
+"""LoRA files in and out, and adapters on a shared base."""
