@@ -1,0 +1,68 @@
+"""Velocity fields and the operators that make new fields out of fields (paper, section "operator fields").
+
+A field maps latents z at noise level sigma under a condition to the velocity dz/dsigma. Shape suffixes: B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+
+class Condition(Protocol):
+    """What the velocities of a batch depend on besides latents and sigma; opaque to the method."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, indices: Sequence[int]) -> Condition:
+        """The condition of these samples, in this order."""
+        ...
+
+    def unconditional(self) -> Condition:
+        """The same condition with the text of the empty prompt."""
+        ...
+
+
+#: (latents [B, ...] float32, sigma [B] in 0..1, condition of B samples) -> velocity [B, ...]
+Field = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
+
+
+def guided(field: Field, guidance_scale: float) -> Field:
+    """Classifier-free guidance as a field: v_empty + guidance_scale * (v_text - v_empty).
+
+    `guidance_scale` is the paper's alpha: 1 is the plain field, 0 the unconditional one.
+    """
+    if guidance_scale == 1.0:
+        return field
+
+    def guided_field(latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+        with_text = field(latents, sigma, condition)
+        without = field(latents, sigma, condition.unconditional())
+        return without + guidance_scale * (with_text - without)
+
+    return guided_field
+
+
+def mixture(fields: Sequence[Field], weights: Sequence[float]) -> Field:
+    """The weighted mean of fields: soft routing, for ablations only (the method never averages teachers)."""
+    total = float(sum(weights))
+
+    def mixed_field(latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+        parts = (w / total * f(latents, sigma, condition) for f, w in zip(fields, weights, strict=True))
+        return torch.stack(list(parts)).sum(dim=0)
+
+    return mixed_field
+
+
+class CountedField:
+    """A field that counts the samples it was asked about: the cost in transformer forwards."""
+
+    def __init__(self, field: Field):
+        self.field = field
+        self.samples = 0
+
+    def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+        self.samples += len(latents)
+        return self.field(latents, sigma, condition)

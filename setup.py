@@ -1,0 +1,42 @@
+"""Packaging. The core is open enough to be installed into a toolkit's own environment without moving its pins."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="danceopd_ext",
+    version="0.1.0",
+    description="Fuse several LoRAs, checkpoints and guidance of an image model into one LoRA (DanceOPD)",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["danceopd_ext", "danceopd_ext.*"]),
+    package_data={"danceopd_ext.demo": ["pipeline/**/*", "pipeline/*", "loras/*", "prompts/*"]},
+    install_requires=[
+        "torch>=2.4",
+        "numpy",
+        "safetensors>=0.4.5",
+        "tqdm",
+        "pillow",
+        "tomli>=2; python_version < '3.11'",
+    ],
+    extras_require={
+        "native": [
+            "diffusers>=0.36",
+            "transformers>=4.54",
+            "peft>=0.17",
+            "accelerate>=1.6",
+            "sentencepiece",
+            "protobuf",
+            "tensorboard",
+        ],
+        "8bit": ["bitsandbytes>=0.45"],
+        "optimizers": ["prodigyopt", "schedulefree"],
+        "wandb": ["wandb"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "toml"],
+    },
+)
