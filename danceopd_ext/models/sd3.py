@@ -1,0 +1,124 @@
+"""Stable Diffusion 3 and 3.5 (medium with its dual attention, large) through diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, TextConditions, flow_match_shift
+
+#: inside a block: diffusers ending -> native ending
+BLOCK_NAMES = {
+    "attn.to_q": "x_block.attn.qkv",
+    "attn.to_k": "x_block.attn.qkv",
+    "attn.to_v": "x_block.attn.qkv",
+    "attn.to_out.0": "x_block.attn.proj",
+    "attn.add_q_proj": "context_block.attn.qkv",
+    "attn.add_k_proj": "context_block.attn.qkv",
+    "attn.add_v_proj": "context_block.attn.qkv",
+    "attn.to_add_out": "context_block.attn.proj",
+    "attn2.to_q": "x_block.attn2.qkv",
+    "attn2.to_k": "x_block.attn2.qkv",
+    "attn2.to_v": "x_block.attn2.qkv",
+    "attn2.to_out.0": "x_block.attn2.proj",
+    "norm1.linear": "x_block.adaLN_modulation.1",
+    "norm1_context.linear": "context_block.adaLN_modulation.1",
+    "ff.net.0.proj": "x_block.mlp.fc1",
+    "ff.net.2": "x_block.mlp.fc2",
+    "ff_context.net.0.proj": "context_block.mlp.fc1",
+    "ff_context.net.2": "context_block.mlp.fc2",
+}
+OUTER_NAMES = {
+    "context_embedder": "context_embedder",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+}
+BLOCK = "transformer_blocks."
+
+
+class StableDiffusion3(Family):
+    """The transformer takes 1000 * sigma as its time and gives dz/dsigma as it is."""
+
+    name = "sd3"
+    title = "Stable Diffusion 3 / 3.5"
+    architecture = "stable-diffusion-v3"
+    pipeline_class = "StableDiffusion3Pipeline"
+    transformer_class = "SD3Transformer2DModel"
+    default_components = "stabilityai/stable-diffusion-3.5-medium"
+    lora_targets = (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+        "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
+    )  # fmt: skip
+    default_format = "diffusers"
+    checkpoint_marks = ("joint_blocks.", "transformer_blocks.0.attn.add_q_proj")
+    pipeline_unguided_scale = 1.0
+
+    def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
+        embeds, _, pooled, _ = pipeline.encode_prompt(
+            list(prompts), prompt_2=None, prompt_3=None, do_classifier_free_guidance=False
+        )
+        pairs = zip(embeds.detach().cpu(), pooled.detach().cpu(), strict=True)
+        return [{"embeds": e.contiguous(), "pooled": p.contiguous()} for e, p in pairs]
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
+    ) -> torch.Tensor:
+        dtype = transformer.dtype
+        return transformer(
+            hidden_states=z_BCHW.to(dtype),
+            timestep=sigma_B * 1000,
+            encoder_hidden_states=torch.stack([item["embeds"] for item in condition.items]).to(dtype),
+            pooled_projections=torch.stack([item["pooled"] for item in condition.items]).to(dtype),
+            return_dict=False,
+        )[0]
+
+    def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
+        if not scheduler.config.get("use_dynamic_shifting"):
+            return {"num_inference_steps": steps}
+        patch = transformer_config["patch_size"]
+        tokens = (latent_hw[0] // patch) * (latent_hw[1] // patch)
+        mu = flow_match_shift(scheduler.config, tokens, default_max_shift=1.16)
+        return {"num_inference_steps": steps, "mu": mu}
+
+    def select_attention(self, transformer: torch.nn.Module, name: str) -> None:
+        if name == "xformers":
+            transformer.enable_xformers_memory_efficient_attention()
+        elif name != "sdpa":
+            raise ValueError('diffusers offers "sdpa" and "xformers" for Stable Diffusion 3')
+
+    def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
+        pixels = transformer_config["patch_size"] * vae_scale_factor
+        return SizeLimits(multiple=pixels, maximum=transformer_config["pos_embed_max_size"] * pixels)
+
+    def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        native: dict[str, list[str]] = {}
+        for layer in layers:
+            native.setdefault(_native_name(layer), []).append(layer)
+        return {name: tuple(sorted(parts, key=_qkv_order)) for name, parts in native.items()}
+
+    def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:
+        # A continuous AdaLayerNorm (2 outputs an input) keeps (scale, shift); the original keeps (shift, scale).
+        # norm1_context is one only in the last block: the reader and writer look at its number of outputs.
+        return frozenset(n for n in layers if n == "norm_out.linear" or n.endswith("norm1_context.linear"))
+
+    def reference_layers(self) -> list[str]:
+        return [f"{BLOCK}{i}.{name}" for i in range(38) for name in BLOCK_NAMES] + list(OUTER_NAMES)
+
+
+def _qkv_order(layer: str) -> int:
+    ends = ("q", "k", "v") if layer.endswith(("to_q", "to_k", "to_v")) else ("q_proj", "k_proj", "v_proj")
+    return next((i for i, end in enumerate(ends) if layer.endswith(end)), 0)
+
+
+def _native_name(layer: str) -> str:
+    if layer.startswith(BLOCK):
+        index, _, inner = layer[len(BLOCK) :].partition(".")
+        return f"joint_blocks.{index}.{BLOCK_NAMES.get(inner, inner)}"
+    return OUTER_NAMES.get(layer, layer)
