@@ -1,0 +1,100 @@
+"""The untrained parts of the demo's pipeline: tokenizer, text encoder, transformer, scheduler."""
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+from ..world import BACKGROUNDS, CELLS, COLOURS, COUNT_WORDS, SHAPES
+
+MAX_PROMPT_TOKENS = 32
+TEXT_DIM = 64
+SPECIAL_WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def vocabulary() -> list[str]:
+    """Every word of the world's captions and of the chat template, special words first."""
+    plurals = [f"{shape}es" if shape == "cross" else f"{shape}s" for shape in SHAPES]
+    places = sorted({word for cell in CELLS for word in cell.split()})
+    words = [*SHAPES, *plurals, *COLOURS, *BACKGROUNDS, *places, *COUNT_WORDS.values(), "hollow", "checkered"]
+    return [*SPECIAL_WORDS, "user", "assistant", "a", "at", "the", "on", "background", *words]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word, with a chat template in the style of Qwen."""
+    words = {word: index for index, word in enumerate(vocabulary())}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        model_max_length=512,
+        padding_side="right",
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def build_text_encoder(seed: int = 0) -> Qwen3Model:
+    """Frozen at its random start, with orthogonal word embeddings of variance 1: words are easy to tell apart."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=TEXT_DIM,
+        hidden_size=TEXT_DIM,
+        intermediate_size=2 * TEXT_DIM,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=TEXT_DIM // 2,
+        max_position_embeddings=512,
+        initializer_range=0.05,
+        use_cache=False,
+    )
+    if len(vocabulary()) > config.vocab_size:
+        raise ValueError(f"{len(vocabulary())} words do not fit into {config.vocab_size} orthogonal embeddings")
+    encoder = Qwen3Model(config)
+    with torch.no_grad():
+        torch.nn.init.orthogonal_(encoder.embed_tokens.weight).mul_(TEXT_DIM**0.5)
+    return encoder.eval().requires_grad_(False)
+
+
+def build_transformer(latent_channels: int, dim: int = 96, layers: int = 4, seed: int = 0) -> ZImageTransformer2DModel:
+    """A fresh transformer with heads of 24 numbers: 8 each for the sequence, row and column positions."""
+    torch.manual_seed(seed)
+    transformer = ZImageTransformer2DModel(
+        in_channels=latent_channels,
+        dim=dim,
+        n_layers=layers,
+        n_refiner_layers=1,
+        n_heads=dim // 24,
+        n_kv_heads=dim // 24,
+        cap_feat_dim=TEXT_DIM,
+        axes_dims=[8, 8, 8],
+        axes_lens=[256, 64, 64],
+    )
+    with torch.no_grad():
+        for token in (transformer.x_pad_token, transformer.cap_pad_token):
+            token.normal_(std=0.5)
+        # Predict zero at first: the final layer learns what the noise level asks for.
+        for final in transformer.all_final_layer.values():
+            final.linear.weight.zero_()
+            final.linear.bias.zero_()
+    return transformer
+
+
+def build_pipeline(vae: AutoencoderKL, dim: int = 96, layers: int = 4, seed: int = 0) -> ZImagePipeline:
+    """A pipeline around a trained VAE, with an untrained transformer."""
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0),
+        vae=vae,
+        text_encoder=build_text_encoder(seed),
+        tokenizer=build_tokenizer(),
+        transformer=build_transformer(vae.config.latent_channels, dim, layers, seed),
+    )

@@ -1,0 +1,265 @@
+"""A small world of pictures: every caption has one picture, and every picture can be read back exactly.
+
+A scene is up to four objects in a 2x2 grid of cells on a background. Shapes in the arrays below:
+N images, H = W = 32 pixels, C = 4 cells, B backgrounds, K contents of a cell, P = 768 numbers of a cell.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+IMAGE_SIZE = 32
+CELL_SIZE = 16
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {
+    "red": (225, 30, 40),
+    "green": (30, 170, 60),
+    "blue": (35, 80, 235),
+    "yellow": (250, 215, 20),
+    "purple": (165, 40, 200),
+}
+# A checkered background alternates the plain tone with the second one.
+BACKGROUNDS = {
+    "white": ((255, 255, 255), (175, 175, 175)),
+    "black": ((0, 0, 0), (80, 80, 80)),
+    "pink": ((255, 175, 185), (190, 110, 120)),
+}
+CELLS = ("top left", "top right", "bottom left", "bottom right")
+# Like the faces of a dice: a number of objects has one arrangement.
+ARRANGEMENTS = {2: (0, 3), 3: (0, 1, 2), 4: (0, 1, 2, 3)}
+COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
+CHECK_SIZE = 4
+OUTLINE = 1.9
+TOLERANCE = 0.09
+"""Largest root mean square error, in units of the full range 0..1, at which a picture still counts as drawn."""
+
+
+@dataclass(frozen=True, order=True)
+class SceneObject:
+    """One object: a shape of `SHAPES` in a colour of `COLOURS`, in cell 0..3 (reading order), filled or outlined."""
+
+    shape: str
+    colour: str
+    cell: int
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects (at most one per cell) on a background of `BACKGROUNDS`, plain or checkered."""
+
+    objects: tuple[SceneObject, ...]
+    background: str
+    checkered: bool = False
+
+
+# ----------------------------------------------------------------------------- drawing
+
+
+def _distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Signed distance to the outline in pixels, negative inside; x and y are measured from the cell's centre."""
+    if shape == "circle":
+        return np.hypot(x, y) - 6.6
+    if shape == "square":
+        return np.maximum(abs(x), abs(y)) - 5.8
+    if shape == "triangle":
+        slope = np.array([12.0, 6.0]) / np.hypot(12.0, 6.0)
+        return np.maximum(abs(x) * slope[0] - (y + 7.0) * slope[1], y - 5.6)
+    if shape == "cross":
+        upright = np.maximum(abs(x) - 2.9, abs(y) - 6.8)
+        return np.minimum(upright, np.maximum(abs(y) - 2.9, abs(x) - 6.8))
+    raise ValueError(f"unknown shape {shape!r}; shapes are {', '.join(SHAPES)}")
+
+
+@cache
+def _mask(shape: str, hollow: bool) -> np.ndarray:
+    """How much of each pixel of a cell the object covers: float32 [16, 16, 1] in 0..1."""
+    samples = 8
+    axis = (np.arange(CELL_SIZE * samples) + 0.5) / samples - CELL_SIZE / 2
+    distance = _distance(shape, axis[None, :], axis[:, None])
+    inside = (distance <= 0) & ((distance > -OUTLINE) if hollow else True)
+    covered = inside.reshape(CELL_SIZE, samples, CELL_SIZE, samples).mean(axis=(1, 3))
+    return covered[..., None].astype(np.float32)
+
+
+def _draw_background(background: str, checkered: bool) -> np.ndarray:
+    """float32 [32, 32, 3] in 0..255."""
+    first, second = BACKGROUNDS[background]
+    index = np.arange(IMAGE_SIZE) // CHECK_SIZE
+    odd = (index[:, None] + index[None, :]) % 2 if checkered else np.zeros((IMAGE_SIZE, IMAGE_SIZE), int)
+    return np.array([first, second], np.float32)[odd]
+
+
+def _cell_slices(cell: int) -> tuple[slice, slice]:
+    top, left = (cell // 2) * CELL_SIZE, (cell % 2) * CELL_SIZE
+    return slice(top, top + CELL_SIZE), slice(left, left + CELL_SIZE)
+
+
+def render(scene: Scene) -> np.ndarray:
+    """The picture of a scene: uint8 [32, 32, 3]."""
+    image = _draw_background(scene.background, scene.checkered)
+    for item in scene.objects:
+        mask = _mask(item.shape, item.hollow)
+        where = _cell_slices(item.cell)
+        image[where] = (1 - mask) * image[where] + mask * np.array(COLOURS[item.colour], np.float32)
+    return image.round().astype(np.uint8)
+
+
+def caption(scene: Scene) -> str:
+    """The words for a scene of one object, or of two to four equal objects.
+
+    >>> caption(Scene((SceneObject("circle", "red", 0),), "white"))
+    'a red circle at the top left on a white background'
+    """
+    first = scene.objects[0]
+    looks = {(item.shape, item.colour, item.hollow) for item in scene.objects}
+    if len(looks) != 1:
+        raise ValueError("no caption: the objects of this scene differ")
+    name = f"{'hollow ' if first.hollow else ''}{first.colour} {first.shape}"
+    if len(scene.objects) == 1:
+        what = f"a {name} at the {CELLS[first.cell]}"
+    else:
+        plural = "es" if first.shape == "cross" else "s"
+        what = f"{COUNT_WORDS[len(scene.objects)]} {name}{plural}"
+    return f"{what} on a {'checkered ' if scene.checkered else ''}{scene.background} background"
+
+
+# ----------------------------------------------------------------------------- reading
+
+
+@cache
+def _contents() -> tuple[tuple[str, str, bool] | None, ...]:
+    """All K contents of a cell: nothing, or (shape, colour, hollow)."""
+    filled = [(shape, colour, hollow) for shape in SHAPES for colour in COLOURS for hollow in (False, True)]
+    return (None, *filled)
+
+
+@cache
+def _backgrounds() -> tuple[tuple[str, bool], ...]:
+    """All B backgrounds: (name, checkered)."""
+    return tuple((name, checkered) for name in BACKGROUNDS for checkered in (False, True))
+
+
+def _to_cells(images: np.ndarray) -> np.ndarray:
+    """[N, 32, 32, 3] -> [N, C, P]."""
+    grid = images.reshape(-1, 2, CELL_SIZE, 2, CELL_SIZE, 3).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(-1, 4, CELL_SIZE * CELL_SIZE * 3)
+
+
+@cache
+def cell_templates() -> np.ndarray:
+    """What every cell looks like with every content on every background: float32 [B, K, C, P] in 0..1."""
+    rows = []
+    for name, checkered in _backgrounds():
+        for content in _contents():
+            shape, colour, hollow = content or ("", "", False)
+            objects = tuple(SceneObject(shape, colour, cell, hollow) for cell in range(4)) if content else ()
+            rows.append(render(Scene(objects, name, checkered)))
+    cells = _to_cells(np.stack(rows).astype(np.float32) / 255)
+    return cells.reshape(len(_backgrounds()), len(_contents()), 4, -1)
+
+
+def scene_from_indices(background: int, contents: Sequence[int]) -> Scene:
+    """The scene of a background's index 0..B-1 and four contents' indices 0..K-1."""
+    name, checkered = _backgrounds()[background]
+    looks = [_contents()[index] for index in contents]
+    objects = tuple(SceneObject(look[0], look[1], cell, look[2]) for cell, look in enumerate(looks) if look)
+    return Scene(objects, name, checkered)
+
+
+def read_scenes(images: np.ndarray) -> list[tuple[Scene, float]]:
+    """The nearest of all possible pictures, and its root mean square error in 0..1, for uint8 images [N, 32, 32, 3].
+
+    Given the background, cells do not depend on each other, so the best content is chosen cell by cell
+    and the nearest of B * K^4 pictures costs only B * K * C comparisons.
+    """
+    cells = _to_cells(images.astype(np.float32) / 255)
+    templates = cell_templates()
+    product = np.einsum("ncp,bkcp->nbkc", cells, templates, optimize=True)
+    squared = (templates**2).sum(-1)[None] - 2 * product + (cells**2).sum(-1)[:, None, None, :]
+    best = squared.argmin(axis=2)  # [N, B, C]
+    error = squared.min(axis=2).sum(axis=-1)  # [N, B]
+    background = error.argmin(axis=1)
+    result = []
+    for index, chosen in enumerate(background):
+        mean = max(float(error[index, chosen]), 0.0) / (IMAGE_SIZE * IMAGE_SIZE * 3)
+        result.append((scene_from_indices(chosen, best[index, chosen]), mean**0.5))
+    return result
+
+
+def read_scene(image: np.ndarray) -> tuple[Scene, float]:
+    """`read_scenes` for one image, uint8 [32, 32, 3]."""
+    return read_scenes(image[None])[0]
+
+
+# ----------------------------------------------------------------------------- skills
+
+
+@dataclass(frozen=True)
+class Skill:
+    """One thing a model can be asked to draw: its scenes, and the check of a drawing."""
+
+    name: str
+    owner: str
+    """Who has this skill: "base", or the name of a teacher, "teacher:hollow"."""
+    scenes: tuple[Scene, ...]
+
+    def prompts(self, split: Literal["train", "test"]) -> list[tuple[str, Scene]]:
+        """(caption, scene) pairs: a quarter of all captions, fixed by their hash, is "test"; the rest is "train"."""
+        pairs = [(caption(scene), scene) for scene in self.scenes]
+        return [pair for pair in pairs if _in_test(pair[0]) == (split == "test")]
+
+    def check(self, image: np.ndarray, scene: Scene) -> bool:
+        """Whether the uint8 image [32, 32, 3] shows the scene."""
+        return self.check_all(image[None], [scene])[0]
+
+    def check_all(self, images: np.ndarray, scenes: Sequence[Scene]) -> list[bool]:
+        """`check` for N images at once, uint8 [N, 32, 32, 3]."""
+        return [shows(read, error, scene) for (read, error), scene in zip(read_scenes(images), scenes, strict=True)]
+
+
+def shows(read: Scene, error: float, asked: Scene) -> bool:
+    """Whether a picture read as `read` with this error shows what was asked.
+
+    A caption of several objects does not say where they are, so then their cells do not count.
+    """
+    return error <= TOLERANCE and _said(read) == _said(asked)
+
+
+def _said(scene: Scene) -> tuple[str, bool, tuple[SceneObject, ...]]:
+    """What a caption says about a scene, in a form that can be compared."""
+    objects = scene.objects
+    if len(objects) > 1:
+        objects = tuple(SceneObject(item.shape, item.colour, 0, item.hollow) for item in objects)
+    return scene.background, scene.checkered, tuple(sorted(objects))
+
+
+def _in_test(text: str) -> bool:
+    return hashlib.sha256(text.encode()).digest()[0] % 4 == 0
+
+
+def _scenes(cells: Iterable[tuple[int, ...]], hollow: bool = False, checkered: bool = False) -> tuple[Scene, ...]:
+    """Every colour, shape and background, with equal objects in each of the given groups of cells."""
+    return tuple(
+        Scene(tuple(SceneObject(shape, colour, cell, hollow) for cell in group), background, checkered)
+        for group in cells
+        for colour in COLOURS
+        for shape in SHAPES
+        for background in BACKGROUNDS
+    )
+
+
+_ONE = tuple((cell,) for cell in range(4))
+SKILLS: dict[str, Skill] = {
+    skill.name: skill
+    for skill in (
+        Skill("single", "base", _scenes(_ONE)),
+        Skill("count", "base", _scenes(ARRANGEMENTS.values())),
+        Skill("hollow", "teacher:hollow", _scenes(_ONE, hollow=True)),
+        Skill("checkered", "teacher:checkered", _scenes(_ONE, checkered=True)),
+    )
+}

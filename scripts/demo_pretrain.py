@@ -1,0 +1,127 @@
+"""Makes the embedded demo from nothing on a CPU: VAE, base model, two teacher LoRAs, and the table of scores.
+
+    python scripts/demo_pretrain.py                     # everything, into outputs/demo_pretrain
+    python scripts/demo_pretrain.py --stage teachers    # one stage; earlier ones are read from --out
+
+A stage that is already in --out is not made again unless it is named with --stage.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusers import AutoencoderKL, ZImagePipeline
+
+from danceopd_ext.demo.pretrain.flow import encode_skills, train_flow
+from danceopd_ext.demo.pretrain.pipeline import build_pipeline
+from danceopd_ext.demo.pretrain.teachers import train_teacher, use_loras
+from danceopd_ext.demo.pretrain.vae import train_vae
+from danceopd_ext.demo.score import score
+from danceopd_ext.demo.world import SKILLS
+
+STAGES = ("vae", "base", "teachers", "evaluate")
+TEACHERS = ("hollow", "checkered")
+MODELS: dict[str, dict[str, float]] = {
+    "base": {},
+    "teacher:hollow": {"hollow": 1.0},
+    "teacher:checkered": {"checkered": 1.0},
+    "merge_average": {"hollow": 0.5, "checkered": 0.5},
+    "merge_sum": {"hollow": 1.0, "checkered": 1.0},
+}
+
+
+def make_vae(args: argparse.Namespace) -> None:
+    vae = train_vae(args.vae_steps, seed=args.seed)
+    vae.save_pretrained(args.out / "vae")
+
+
+def make_base(args: argparse.Namespace) -> None:
+    pipeline = build_pipeline(AutoencoderKL.from_pretrained(args.out / "vae"), seed=args.seed)
+    owned = [name for name, skill in SKILLS.items() if skill.owner == "base"]
+
+    def checkpoint(step: int) -> str:
+        pipeline.save_pretrained(args.out / "pipeline")
+        return _line(score(pipeline, limit=48))
+
+    examples = encode_skills(pipeline, owned)
+    train_flow(pipeline.transformer, examples, args.base_steps, seed=args.seed, on_checkpoint=checkpoint)
+
+
+def make_teachers(args: argparse.Namespace) -> None:
+    for index, name in enumerate(TEACHERS):
+        pipeline = _load_pipeline(args)
+        train_teacher(
+            pipeline,
+            name,
+            args.out / "loras" / f"{name}.safetensors",
+            seed=args.seed + index + 1,
+            steps=args.teacher_steps,
+            learning_rate=args.teacher_learning_rate,
+            on_checkpoint=lambda step, pipeline=pipeline: _line(score(pipeline, limit=48)),
+        )
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    pipeline = _load_pipeline(args)
+    files = {name: args.out / "loras" / f"{name}.safetensors" for name in TEACHERS}
+    table = {}
+    for model, strengths in MODELS.items():
+        use_loras(pipeline, files, strengths)
+        rounds = [score(pipeline, seed=seed) for seed in range(args.seeds)]
+        table[model] = {skill: sum(row[skill] for row in rounds) / len(rounds) for skill in SKILLS}
+        print(f"{model:18} {_line(table[model])}", flush=True)
+    counts = {name: len(skill.prompts("test")) * args.seeds for name, skill in SKILLS.items()}
+    report = {"images": counts, "scores": table}
+    (args.out / "scores.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"images per model:  {counts}")
+
+
+def _load_pipeline(args: argparse.Namespace) -> ZImagePipeline:
+    return ZImagePipeline.from_pretrained(args.out / "pipeline")
+
+
+def _line(scores: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo_pretrain"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to PyTorch")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures per test prompt in the evaluation")
+    parser.add_argument("--vae_steps", type=int, default=2500)
+    parser.add_argument("--base_steps", type=int, default=4000)
+    parser.add_argument("--teacher_steps", type=int, default=1200)
+    parser.add_argument("--teacher_learning_rate", type=float, default=1e-3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    stages: dict[str, tuple[Callable[[argparse.Namespace], None], Path]] = {
+        "vae": (make_vae, args.out / "vae" / "config.json"),
+        "base": (make_base, args.out / "pipeline" / "model_index.json"),
+        "teachers": (make_teachers, args.out / "loras" / f"{TEACHERS[-1]}.safetensors"),
+        "evaluate": (evaluate, args.out / "scores.json"),
+    }
+    for name, (make, product) in stages.items():
+        if args.stage == name or (args.stage == "all" and (not product.exists() or name == "evaluate")):
+            started = time.monotonic()
+            make(args)
+            print(f"stage {name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
