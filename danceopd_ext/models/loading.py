@@ -1,0 +1,179 @@
+"""Loading a model's parts one by one, from a hub id, a diffusers folder or a single .safetensors file.
+
+Text encoders, transformer and VAE are never in memory together: each is asked for when it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors import SafetensorError, safe_open
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.models.family import Family
+from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
+
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+TEXT_PARTS = ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from. `transformer`: a diffusers folder or a single file. `components`: a diffusers folder
+    with everything else. `name`: for messages and metadata, never a local path."""
+
+    family: Family
+    transformer: Path
+    components: Path
+    name: str
+
+    @property
+    def text_files(self) -> list[Path]:
+        """The folders that decide what the text encoders give; a cache is keyed by their content."""
+        return [self.components / part for part in TEXT_PARTS if (self.components / part).is_dir()]
+
+
+def find_source(where: str, model_type: str | None = None, components_from: str | None = None) -> Source:
+    """Locate a model and its family without loading weights.
+
+    where: hub id, diffusers folder or .safetensors file. components_from: what supplies text encoders, VAE, scheduler
+    and configuration for a single file; by default the family's own hub model.
+    Raises UserError when nothing is found, the family is unknown, or `model_type` contradicts what was found.
+    """
+    path = Path(where)
+    if path.is_file():
+        family = _family_of_file(path)
+        _check_type(family, model_type, where)
+        components = _folder(components_from or family.default_components, "components_from")
+        return Source(family, path, components, path.stem)
+    folder = _folder(where, "pretrained_model_name_or_path")
+    family = _family_of_folder(folder, where)
+    _check_type(family, model_type, where)
+    return Source(family, folder, folder, where if HUB_ID.match(where) and not path.exists() else folder.name)
+
+
+def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
+    """The transformer in eval mode without gradients, on the CPU. Raises UserError when the weights do not load."""
+    cls = getattr(diffusers, source.family.transformer_class)
+    try:
+        if source.transformer.is_file():
+            model = cls.from_single_file(
+                str(source.transformer), config=str(source.components), subfolder="transformer", torch_dtype=dtype
+            )
+        else:
+            model = cls.from_pretrained(source.transformer, subfolder="transformer", torch_dtype=dtype)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"{source.transformer}: the transformer does not load ({_first_line(error)}). "
+            f"Is the file whole, and is it a {source.family.title} model?"
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """The family's pipeline with text encoders and tokenizers only."""
+    cls = getattr(diffusers, source.family.pipeline_class)
+    pipeline = _load_part(
+        source, lambda: cls.from_pretrained(source.components, transformer=None, vae=None, torch_dtype=dtype)
+    )
+    return pipeline.to(device)
+
+
+def load_scheduler(source: Source) -> Any:
+    """The model's own FlowMatchEulerDiscreteScheduler."""
+    cls = diffusers.FlowMatchEulerDiscreteScheduler
+    return _load_part(source, lambda: cls.from_pretrained(source.components, subfolder="scheduler"))
+
+
+def load_vae(source: Source, dtype: torch.dtype) -> Any:
+    """The VAE in eval mode without gradients, on the CPU."""
+    cls = diffusers.AutoencoderKL
+    vae = _load_part(source, lambda: cls.from_pretrained(source.components, subfolder="vae", torch_dtype=dtype))
+    return vae.eval().requires_grad_(False)
+
+
+def vae_scale_factor(source: Source) -> int:
+    """Pixels per latent, from the VAE's configuration alone."""
+    config = _load_part(source, lambda: diffusers.AutoencoderKL.load_config(source.components, subfolder="vae"))
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def _load_part(source: Source, load: Any) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{source.components}: a part of the model does not load ({_first_line(error)}).") from error
+
+
+def _folder(where: str, key: str) -> Path:
+    """The local folder of a diffusers pipeline: `where` itself, or its download from the hub."""
+    path = Path(where)
+    if path.is_dir():
+        if (path / "model_index.json").is_file():
+            return path
+        raise UserError(f"{where} ({key}) has no model_index.json: it is not a diffusers pipeline folder.")
+    if path.suffix in (".ckpt", ".pt", ".bin", ".pth"):
+        raise UserError(
+            f"{where} ({key}): a {path.suffix} file can run code when opened; use its .safetensors version."
+        )
+    if not HUB_ID.match(where):
+        raise UserError(f"{where} ({key}) was not found: give a hub id, a diffusers folder or a .safetensors file.")
+    try:
+        return Path(diffusers.DiffusionPipeline.download(where, use_safetensors=True))
+    except Exception as error:  # the hub client raises its own, transport and OS errors
+        raise UserError(
+            f"{where} ({key}) is no file or folder here, and the hub does not give it ({_first_line(error)}). "
+            "Check the spelling and your connection; a gated model needs `hf auth login` first."
+        ) from error
+
+
+def _family_of_folder(folder: Path, where: str) -> Family:
+    try:
+        class_name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{folder / 'model_index.json'} cannot be read ({_first_line(error)}).") from error
+    family = family_of_pipeline(class_name)
+    if family is None:
+        known = ", ".join(f"{f.title} ({f.pipeline_class})" for f in FAMILIES.values())
+        raise UserError(f"{where} is a {class_name}; the native toolkit trains {known}.")
+    return family
+
+
+def checkpoint_keys(path: Path) -> list[str]:
+    """Tensor names of a .safetensors file. Raises UserError when it is another kind of file or damaged."""
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{path}: only .safetensors files are read as checkpoints; a {path.suffix or 'nameless'} file "
+            "can run code when opened. Convert it to .safetensors first."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a whole .safetensors file ({_first_line(error)}): download it again."
+        ) from error
+
+
+def _family_of_file(path: Path) -> Family:
+    keys = checkpoint_keys(path)
+    family = family_of_checkpoint(keys)
+    if family is None:
+        known = ", ".join(f.title for f in FAMILIES.values())
+        raise UserError(f"{path} is no checkpoint of {known} (its first tensor is {keys[0] if keys else 'missing'}).")
+    return family
+
+
+def _check_type(family: Family, model_type: str | None, where: str) -> None:
+    if model_type and model_type != family.name:
+        raise UserError(f'model_type = "{model_type}", but {where} is {family.title} (model_type = "{family.name}").')
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
