@@ -1,0 +1,6 @@
+"""Presets: one typed schema, read, checked, explained."""
+
+from danceopd_ext.config.load import load_preset
+from danceopd_ext.config.schema import Preset, Teacher
+
+__all__ = ["Preset", "Teacher", "load_preset"]

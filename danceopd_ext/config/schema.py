@@ -1,0 +1,256 @@
+"""The preset, as one typed schema. Key names are sd-scripts' wherever it has one; [danceopd] holds what it has not.
+
+Sections are for the reader: keys are flat (sd-scripts forgets its section names as well), so each is unique.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from danceopd_ext.config.fields import check_ranges, key
+from danceopd_ext.errors import UserError
+
+
+@dataclass(kw_only=True)
+class ModelSection:
+    """Which model is trained, and how it runs."""
+
+    model_type: Literal["sd3", "z_image"] | None = key(None, "Model family; detected from the model where left out.")
+    pretrained_model_name_or_path: str = key(
+        "", "The base model: a hub id, a diffusers folder or a single .safetensors file."
+    )
+    components_from: str | None = key(
+        None,
+        "For a single file: the hub id or diffusers folder that supplies text encoders, VAE, scheduler and "
+        "configuration. Default: the family's own hub model.",
+    )
+    attn_mode: str = key(
+        "sdpa", 'Attention backend: "sdpa", "xformers", or another that diffusers knows ("flash", "sage", ...).'
+    )
+    sdpa: bool = key(False, 'The same as attn_mode = "sdpa" (kohya\'s flag).')
+    xformers: bool = key(False, 'The same as attn_mode = "xformers" (kohya\'s flag).')
+
+
+@dataclass(kw_only=True)
+class DatasetSection:
+    """The data of the routes; prompt files are in [danceopd.prompts]."""
+
+    dataset_config: str | None = key(
+        None,
+        "A dataset TOML in kohya's format; a subset names its teacher with `custom_attributes.teacher`.",
+        path=True,
+    )
+    resolution: int | str | list[int] | list[str] = key(
+        1024, 'Picture size for prompt files: 1024, "1024,768" (width,height), or a list of sizes that take turns.'
+    )
+    text_encoder_cache_dir: str | None = key(
+        None, "Where encoded prompts are kept. Default: `cache` in output_dir.", path=False
+    )
+    text_encoder_batch_size: int = key(4, "Prompts encoded at once before training.", minimum=1)
+
+
+@dataclass(kw_only=True)
+class NetworkSection:
+    """The student LoRA."""
+
+    network_dim: int = key(128, "Rank of the student LoRA.", minimum=1)
+    network_alpha: float | None = key(None, "Alpha of the student LoRA while training. Default: network_dim.", above=0)
+    network_dropout: float | None = key(None, "Dropout on the student's inputs in the gradient pass.", minimum=0)
+    network_weights: str | None = key(None, "Continue from this LoRA file instead of a fresh student.", path=True)
+
+
+@dataclass(kw_only=True)
+class OptimizerSection:
+    """How the student learns."""
+
+    optimizer_type: str = key(
+        "",
+        "AdamW8bit, PagedAdamW8bit, AdamW, Lion8bit, Lion, Adafactor, Prodigy, AdamWScheduleFree, ... (sd-scripts' "
+        "names) or a dotted path. Default: AdamW8bit where bitsandbytes works, else AdamW.",
+    )
+    optimizer_args: list[str] = key(
+        [], 'Arguments of the optimizer, such as ["betas=0.9,0.99"]. weight_decay is 0 unless given.'
+    )
+    learning_rate: float = key(2e-4, "Learning rate.", above=0)
+    lr_scheduler: str = key(
+        "constant",
+        "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, "
+        "warmup_stable_decay, ... (diffusers' names).",
+    )
+    lr_warmup_steps: int | float = key(0, "Warm-up steps; below 1 a share of max_train_steps.", minimum=0)
+    lr_scheduler_num_cycles: int = key(1, "Restarts of cosine_with_restarts.", minimum=1)
+    lr_scheduler_power: float = key(1.0, "Power of the polynomial scheduler.", above=0)
+    max_grad_norm: float = key(1.0, "Gradient norm that gradients are clipped to; 0 does not clip.", minimum=0)
+
+
+@dataclass(kw_only=True)
+class TrainingSection:
+    """The run."""
+
+    max_train_steps: int = key(3000, "Optimizer steps.", minimum=1)
+    train_batch_size: int = key(1, "Samples that hold activations together, on each process.", minimum=1)
+    gradient_accumulation_steps: int = key(4, "Micro-batches of one optimizer step; all of one route.", minimum=1)
+    mixed_precision: Literal["no", "fp16", "bf16"] = key("bf16", "Precision of base and computation; no is float32.")
+    gradient_checkpointing: bool = key(False, "Recompute activations in the gradient pass: slower, much less memory.")
+    seed: int = key(42, "Seed of everything random.", minimum=0)
+
+
+@dataclass(kw_only=True)
+class SavingSection:
+    """What is written, and when."""
+
+    output_dir: str = key("output", "Folder of everything that the run writes.")
+    output_name: str = key("danceopd_lora", "Name of the LoRA files, without ending.")
+    save_every_n_steps: int | None = key(None, "Also save the LoRA every so many steps.", minimum=1)
+    save_last_n_steps: int | None = key(
+        None, "Of those, keep only the ones of the last so many steps (sd-scripts' meaning).", minimum=1
+    )
+    save_model_as: Literal["auto", "safetensors", "kohya", "diffusers", "comfyui"] = key(
+        "auto", "LoRA dialect; auto (or safetensors) is the one that most UIs load for the family."
+    )
+    save_precision: Literal["float", "fp16", "bf16"] = key("bf16", "Number format of the saved LoRA.")
+    save_state: bool = key(False, "Save the whole training state with each LoRA, for resume.")
+    save_state_on_train_end: bool = key(False, "Save the training state at the end of the run.")
+    save_last_n_steps_state: int | None = key(None, "Like save_last_n_steps, for states.", minimum=1)
+    resume: str | None = key(None, "Continue from this state folder as if the run had not stopped.", path=True)
+    metadata_title: str | None = key(None, "Title in the LoRA's metadata. Default: output_name.")
+    metadata_author: str | None = key(None, "Author in the metadata.")
+    metadata_description: str | None = key(None, "Description in the metadata.")
+    metadata_license: str | None = key(None, "Licence in the metadata.")
+    metadata_tags: str | None = key(None, "Tags in the metadata, with commas.")
+    metadata_trigger_phrase: str | None = key(None, "Trigger words, shown by SwarmUI.")
+    training_comment: str | None = key(None, "A comment in the metadata (ss_training_comment).")
+
+
+@dataclass(kw_only=True)
+class SamplingSection:
+    """Pictures of base, teachers and student side by side while training."""
+
+    sample_prompts: str | None = key(
+        None, "File with a prompt a line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`.", path=True
+    )
+    sample_every_n_steps: int | None = key(None, "Draw pictures every so many steps, and at the end.", minimum=1)
+    sample_at_first: bool = key(False, "Draw pictures before the first step, too.")
+
+
+@dataclass(kw_only=True)
+class LoggingSection:
+    """Logs. A JSONL log is always written to output_dir."""
+
+    logging_dir: str | None = key(None, "Folder of TensorBoard's logs. Default: `logs` in output_dir.")
+    log_with: Literal["tensorboard", "wandb", "all"] | None = key(None, "Also log to TensorBoard, W&B or both.")
+    log_tracker_name: str = key("danceopd", "Project name in W&B.")
+    wandb_run_name: str | None = key(None, "Run name in W&B. Default: output_name.")
+
+
+@dataclass(kw_only=True)
+class Teacher:
+    """One teacher: nothing is the frozen base; else LoRAs or a checkpoint, each with or without guidance."""
+
+    lora: str | list[str] | None = key(None, "A LoRA, or a list that is applied together: files, folders or hub ids.")
+    strength: float | list[float] = key(1.0, "Strength of the LoRA, or one for each of the list.")
+    checkpoint: str | None = key(None, "A full model as teacher: hub id, diffusers folder or .safetensors file.")
+    extract_rank: int | None = key(
+        None, "Turn the checkpoint into a LoRA of this rank first: less memory, nearly the same teacher.", minimum=1
+    )
+    guidance_scale: float = key(
+        1.0,
+        "Classifier-free guidance that the student absorbs (alpha); 1 is none. SD's CFG scale has the same meaning.",
+    )
+    ignore_text_encoder: bool = key(False, "Use a LoRA although its text-encoder part cannot be distilled.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.lora and self.checkpoint:
+            raise UserError("a teacher has either lora or checkpoint, not both.")
+        if self.extract_rank and not self.checkpoint:
+            raise UserError("extract_rank belongs to a teacher with a checkpoint.")
+        if isinstance(self.strength, list) and len(self.strength) != len(self.loras):
+            raise UserError(f"{len(self.loras)} LoRAs, but {len(self.strength)} strengths.")
+
+    @property
+    def loras(self) -> list[str]:
+        return [self.lora] if isinstance(self.lora, str) else list(self.lora or [])
+
+    @property
+    def strengths(self) -> list[float]:
+        return self.strength if isinstance(self.strength, list) else [self.strength] * len(self.loras)
+
+
+@dataclass(kw_only=True)
+class DanceOPDSection:
+    """The method, and what sd-scripts has no word for."""
+
+    toolkit: Literal["native"] = key("native", "Who owns the training loop.")
+    method: Literal["danceopd"] = key("danceopd", "The training method.")
+    rollout_steps: int = key(16, "Solver steps of the student's full rollout.", minimum=1)
+    query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
+        "low_noise", "Where on the rollout the teacher is asked."
+    )
+    num_queries: int = key(1, "States asked about in each rollout (K).", minimum=1)
+    rollout_batch_size: int | None = key(
+        None, "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.", minimum=1
+    )
+    student_guidance_scale: float = key(
+        1.0,
+        "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
+    )
+    student_init: Literal["fresh", "merge_average", "merge_sum"] = key(
+        "fresh", "Start of the student: nothing, or its LoRA teachers merged and compressed to network_dim."
+    )
+    lora_targets: list[str] = key([], "Endings of the layers that get a LoRA. Default: the family's attention layers.")
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    prompts: dict[str, str | list[str]] = field(default_factory=dict)
+    routes: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.num_queries > self.rollout_steps:
+            raise UserError(f"num_queries = {self.num_queries}: a rollout has only {self.rollout_steps} states.")
+
+
+SECTIONS = {
+    "model": ModelSection,
+    "dataset": DatasetSection,
+    "network": NetworkSection,
+    "optimizer": OptimizerSection,
+    "training": TrainingSection,
+    "saving": SavingSection,
+    "sampling": SamplingSection,
+    "logging": LoggingSection,
+    "danceopd": DanceOPDSection,
+}
+
+
+@dataclass(kw_only=True)
+class Preset:
+    """A checked preset."""
+
+    model: ModelSection
+    dataset: DatasetSection
+    network: NetworkSection
+    optimizer: OptimizerSection
+    training: TrainingSection
+    saving: SavingSection
+    sampling: SamplingSection
+    logging: LoggingSection
+    danceopd: DanceOPDSection
+
+    def __post_init__(self) -> None:
+        for name in SECTIONS:
+            check_ranges(getattr(self, name))
+        if not self.model.pretrained_model_name_or_path:
+            raise UserError("pretrained_model_name_or_path is missing: name the base model in [model].")
+        if not self.danceopd.teachers:
+            raise UserError("no teacher: add a [danceopd.teachers.NAME] section for each skill (empty: the base).")
+        if self.model.xformers and self.model.sdpa:
+            raise UserError("sdpa and xformers are both true: choose one.")
+        if (self.network.network_dropout or 0) >= 1:
+            raise UserError("network_dropout must be below 1.")
+        if self.danceopd.student_init != "fresh" and self.network.network_weights:
+            raise UserError("student_init and network_weights both say where the student starts: give one.")
+
+    @property
+    def attention(self) -> str:
+        return "xformers" if self.model.xformers else self.model.attn_mode
