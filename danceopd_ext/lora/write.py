@@ -1,0 +1,166 @@
+"""Write a LoRA in the names that a toolkit or UI reads, whole or not at all, and read it back.
+
+Every file has alpha = rank, so that strength 1.0 means the same everywhere: kohya's keys say so with an `.alpha`, the
+others have none. Shape suffixes: O outputs, I inputs, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.files import whole_file
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.metadata import with_hashes
+from danceopd_ext.lora.read import is_swapped, swap_halves, to_lora
+from danceopd_ext.lora.source import Source, load_safetensors
+from danceopd_ext.lora.weights import Lora, LowRank
+
+FORMATS = ("kohya", "diffusers", "comfyui")
+
+
+def write_lora(
+    path: str | os.PathLike,
+    lora: Lora,
+    layout: Layout,
+    format: str,
+    metadata: Mapping[str, object] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Path:
+    """Write `lora` to `path` (.safetensors) and check that reading it gives the same changes.
+
+    `format`: "diffusers" (`transformer.*`), "comfyui" (`diffusion_model.*`) or "kohya" (`lora_unet_*`). `metadata`:
+    entries of the file, by default the LoRA's own; hashes are added. Raises UserError for a format, path or value
+    that cannot be written, RuntimeError when the file does not read back within the rounding of `dtype`.
+    """
+    path = Path(path)
+    if format not in FORMATS:
+        raise UserError(f'LoRA format "{format}" is unknown. Choose one of {", ".join(FORMATS)}.')
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: LoRA files are written as .safetensors; change the name.")
+    tensors = to_tensors(lora, layout, format, dtype)
+    entries = with_hashes(tensors, _portable(lora.metadata if metadata is None else metadata))
+    with whole_file(path) as part:
+        save_file(tensors, part, {"format": "pt", **entries})
+        _check(to_lora(Source(part, *load_safetensors(part)), layout), lora, dtype)
+    return path
+
+
+def _portable(metadata: Mapping[str, object]) -> dict[str, object]:
+    """Leave out what describes the tensors of the file that a LoRA was read from, not of this one."""
+    stale = ("lora_adapter_metadata", "format", "sshs_legacy_hash")
+    return {key: value for key, value in metadata.items() if key not in stale}
+
+
+def to_tensors(lora: Lora, layout: Layout, format: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The file's tensors by key."""
+    names = {"kohya": layout.kohya_names, "comfyui": layout.comfyui_names, "diffusers": "diffusers"}[format]
+    changes = to_native(lora, layout) if names == "native" else lora.modules
+    tensors = {}
+    for name, change in changes.items():
+        change = balanced(change)
+        down, up = (factor.detach().to("cpu", dtype).contiguous() for factor in (change.down_RI, change.up_OR))
+        if format == "kohya":
+            layer = "lora_unet_" + name.replace(".", "_")
+            tensors[f"{layer}.lora_down.weight"], tensors[f"{layer}.lora_up.weight"] = down, up
+            tensors[f"{layer}.alpha"] = torch.tensor(float(change.rank))  # float32: bfloat16 has no 257
+        else:
+            layer = ("transformer." if format == "diffusers" else "diffusion_model.") + name
+            # clones: safetensors refuses tensors that share memory, as q, k and v of a fused LoRA do
+            tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"] = down.clone(), up.clone()
+    return tensors
+
+
+def balanced(change: LowRank) -> LowRank:
+    """Shift a power of two between the factors so that both have about the same size: exact, and safe in float16."""
+    up, down = float(change.up_OR.abs().max()), float(change.down_RI.abs().max())
+    if not (up and down and math.isfinite(up) and math.isfinite(down)):
+        return change
+    factor = 2.0 ** round(math.log2(up / down) / 2)
+    return LowRank(change.down_RI * factor, change.up_OR / factor)
+
+
+def _down_first(change: LowRank) -> LowRank:
+    """Bring the largest entry of down to between 1 and 2 by a power of two, so that equal downs are seen as equal."""
+    down = float(change.down_RI.abs().max())
+    if not (down and math.isfinite(down)):
+        return change
+    factor = 2.0 ** -math.floor(math.log2(down))
+    return LowRank(change.down_RI * factor, change.up_OR / factor)
+
+
+def to_native(lora: Lora, layout: Layout) -> dict[str, LowRank]:
+    """Changes by native name; fused layers get one exact change for all their parts.
+
+    Raises UserError for a layer that has no native name.
+    """
+    changes, covered = {}, set()
+    for native, parts in layout.native.items():
+        present = {name: lora.modules[name] for name in parts if name in lora.modules}
+        covered.update(present)
+        if not present:
+            continue
+        swapped = {
+            name: LowRank(change.down_RI, swap_halves(change.up_OR))
+            if is_swapped(layout, name, change.shape)
+            else change
+            for name, change in present.items()
+        }
+        changes[native] = swapped[parts[0]] if len(parts) == 1 else _fuse(swapped, parts)
+    lost = [name for name in lora.modules if name not in covered]
+    if lost:
+        raise UserError(f"{lora.name or 'LoRA'}: {lost[0]} has no native name, so this format cannot hold it.")
+    return changes
+
+
+def _fuse(present: Mapping[str, LowRank], parts: tuple[str, ...]) -> LowRank:
+    """Stack the outputs of `parts`; a part without a change gets zero rows.
+
+    Parts with the same down, up to a power of two, share it; else downs are stacked and up is block-diagonal: the rank
+    is then the sum.
+    """
+    present = {name: _down_first(change) for name, change in present.items()}
+    changes = list(present.values())
+    outputs = changes[0].shape[0]
+    first = changes[0].down_RI
+    if all(change.down_RI.shape == first.shape and torch.equal(change.down_RI, first) for change in changes):
+        rows = [present[part].up_OR if part in present else first.new_zeros(outputs, first.shape[0]) for part in parts]
+        return LowRank(first, torch.cat(rows))
+    up = first.new_zeros(outputs * len(parts), sum(change.rank for change in changes))
+    column = 0
+    for row, part in enumerate(parts):
+        if part in present:
+            rank = present[part].rank
+            up[row * outputs : (row + 1) * outputs, column : column + rank] = present[part].up_OR
+            column += rank
+    return LowRank(torch.cat([change.down_RI for change in changes]), up)
+
+
+def _check(written: Lora, lora: Lora, dtype: torch.dtype) -> None:
+    """Raise RuntimeError unless what was written is `lora`, up to rounding of the factors to `dtype`.
+
+    Both changes are applied to a few random inputs; the bound on each output follows from |rounded - x| <= u |x|.
+    """
+    info = torch.finfo(dtype)
+    unit, tiny = info.eps / 2 + 1e-12, info.smallest_normal
+    generator = torch.Generator().manual_seed(0)
+    for name, change in lora.modules.items():
+        copy = written.modules.get(name)
+        if copy is None or copy.shape != change.shape:
+            raise RuntimeError(f"written LoRA reads back without {name}")
+        scaled = balanced(change)
+        up, down = scaled.up_OR.detach().cpu().double(), scaled.down_RI.detach().cpu().double()
+        probe = torch.randn(change.shape[1], 4, generator=generator, dtype=torch.float64)
+        error = copy.up_OR.double() @ (copy.down_RI.double() @ probe) - up @ (down @ probe)
+        bound = (up.abs() + tiny) @ ((down.abs() + tiny) @ probe.abs()) * unit * 4
+        if not bool((error.abs() <= bound).all()):
+            raise RuntimeError(f"written LoRA reads back with another change of {name}")
+    extra = [name for name, change in written.modules.items() if name not in lora.modules and bool(change.up_OR.any())]
+    if extra:
+        raise RuntimeError(f"written LoRA reads back with a change of {extra[0]} that it should not have")
