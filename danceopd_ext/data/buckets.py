@@ -1,0 +1,109 @@
+"""Which bucket an image of a given size falls into, as in sd-scripts (library/train_util.py, class BucketManager).
+
+The same parameters give the same buckets, so that a dataset means the same here and there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import UserError
+from .items import Size
+
+
+@dataclass(frozen=True)
+class BucketRules:
+    """The bucket keys of one `[[datasets]]` table; all lengths in pixels.
+
+    Without `enable_bucket` there is one bucket: `resolution` itself.
+    """
+
+    resolution: Size
+    enable_bucket: bool = False
+    min_bucket_reso: int = 256
+    max_bucket_reso: int = 1024
+    bucket_reso_steps: int = 64
+    bucket_no_upscale: bool = False
+
+    def checked(self, where: str) -> BucketRules:
+        """Return the rules with both limits moved outwards to multiples of the step, as sd-scripts does.
+
+        Raises UserError when the resolution lies outside the limits. `where` names the file and the table.
+        """
+        if not self.enable_bucket:
+            return self
+        step = self.bucket_reso_steps
+        low = self.min_bucket_reso // step * step
+        high = -(-self.max_bucket_reso // step) * step
+        width, height = self.resolution
+        if min(self.resolution) < low:
+            raise UserError(
+                f"{where}: min_bucket_reso = {self.min_bucket_reso} is more than the resolution {width}x{height}. "
+                f"Set min_bucket_reso to at most {min(self.resolution)}."
+            )
+        if max(self.resolution) > high:
+            raise UserError(
+                f"{where}: max_bucket_reso = {self.max_bucket_reso} is less than the resolution {width}x{height}. "
+                f"Set max_bucket_reso to at least {max(self.resolution)}."
+            )
+        return BucketRules(self.resolution, True, low, high, step, self.bucket_no_upscale)
+
+    @cached_property
+    def buckets(self) -> list[Size]:
+        """All bucket sizes, sorted; without meaning when `bucket_no_upscale` makes them from the images."""
+        if not self.enable_bucket:
+            return [self.resolution]
+        area = self.resolution[0] * self.resolution[1]
+        step, high = self.bucket_reso_steps, self.max_bucket_reso
+        square = int(math.sqrt(area) // step) * step
+        sizes = {(square, square)}
+        # The lower limit may be rounded down to 0, where no bucket can be.
+        for one in range(max(self.min_bucket_reso, step), high + 1, step):
+            other = min(high, area // one // step * step)
+            if other >= max(self.min_bucket_reso, step):
+                sizes |= {(one, other), (other, one)}
+        return sorted(sizes)
+
+    def select(self, image: Size) -> Size:
+        """Return the bucket (width, height) for an image of this size.
+
+        Raises ValueError when no bucket is left for it: shrunk by the rules, it is smaller than one step.
+        """
+        if self.enable_bucket and self.bucket_no_upscale:
+            size = self._shrunk(image)
+        elif image in self.buckets:
+            size = image
+        else:
+            aspect = image[0] / image[1]
+            size = min(self.buckets, key=lambda bucket: abs(bucket[0] / bucket[1] - aspect))
+        if min(size) < 1:
+            raise ValueError(f"{image[0]}x{image[1]} is smaller than one bucket step ({self.bucket_reso_steps})")
+        return size
+
+    def _floor(self, length: float) -> int:
+        """Round to whole pixels, then down to a whole step."""
+        return int(length + 0.5) // self.bucket_reso_steps * self.bucket_reso_steps
+
+    def _shrunk(self, image: Size) -> Size:
+        """Return the bucket of an image that may be made smaller but never larger."""
+        area = self.resolution[0] * self.resolution[1]
+        aspect = image[0] / image[1]
+        width, height = image
+        if image[0] * image[1] > area:
+            fit_width = math.sqrt(area * aspect)
+            fit_height = area / fit_width
+            # Either the width or the height becomes a whole step; the choice that keeps the aspect ratio best wins.
+            by_width = self._floor(fit_width)
+            by_height = self._floor(fit_height)
+            height_then = self._floor(by_width / aspect)
+            width_then = self._floor(by_height * aspect)
+            if not (by_height and height_then):
+                return 0, 0
+            if abs(by_width / height_then - aspect) < abs(width_then / by_height - aspect):
+                width, height = by_width, int(by_width / aspect + 0.5)
+            else:
+                width, height = int(by_height * aspect + 0.5), by_height
+        step = self.bucket_reso_steps
+        return width // step * step, height // step * step

@@ -1,0 +1,139 @@
+"""Which keys a kohya dataset configuration has, at which level, and what their values may be.
+
+Source: sd-scripts library/config_util.py (ConfigSanitizer) and docs/config_README-en.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..errors import UserError, nearest
+
+Check = Callable[[object], "str | None"]
+"""Returns what is expected when a value is wrong, or None."""
+
+
+def _is(kind: type, expected: str) -> Check:
+    return lambda value: None if isinstance(value, kind) else expected
+
+
+def _integer(minimum: int) -> Check:
+    def check(value: object) -> str | None:
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+        return None if good else f"an integer of at least {minimum}"
+
+    return check
+
+
+def _rate(value: object) -> str | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return None if good else "a number from 0 to 1"
+
+
+def _word(value: object) -> str | None:
+    return None if isinstance(value, str) and value else "a string that is not empty"
+
+
+def _anything(value: object) -> None:
+    return None
+
+
+_TEXT, _SWITCH = _is(str, "a string"), _is(bool, "true or false")
+
+DATASET_KEYS: dict[str, Check] = {
+    "resolution": _anything,  # read by resolutions.parse_resolution
+    "batch_size": _integer(1),
+    "enable_bucket": _SWITCH,
+    "bucket_reso_steps": _integer(1),
+    "min_bucket_reso": _integer(1),
+    "max_bucket_reso": _integer(1),
+    "bucket_no_upscale": _SWITCH,
+}
+"""Keys of [general] and [[datasets]]: one value for a whole dataset."""
+
+RULE_KEYS: dict[str, Check] = {
+    "caption_prefix": _TEXT,
+    "caption_suffix": _TEXT,
+    "shuffle_caption": _SWITCH,
+    "keep_tokens": _integer(0),
+    "keep_tokens_separator": _TEXT,
+    "caption_separator": _word,
+    "secondary_separator": _TEXT,
+    "enable_wildcard": _SWITCH,
+    "caption_dropout_rate": _rate,
+    "caption_dropout_every_n_epochs": _integer(0),
+    "caption_tag_dropout_rate": _rate,
+}
+"""The fields of items.CaptionRules."""
+
+INHERITED_KEYS: dict[str, Check] = {
+    **RULE_KEYS,
+    "num_repeats": _integer(0),
+    "caption_extension": _word,
+    "class_tokens": _TEXT,
+    "recursive": _SWITCH,
+    "custom_attributes": _is(dict, 'a table such as { teacher = "style" }'),
+}
+"""Keys of a subset that may also stand in its dataset or in [general]."""
+
+SUBSET_KEYS: dict[str, Check] = {"image_dir": _TEXT, "metadata_file": _TEXT, "conditioning_data_dir": _TEXT}
+"""Keys of [[datasets.subsets]] alone."""
+
+IGNORED_KEYS = (
+    *("color_aug", "flip_aug", "face_crop_aug_range", "random_crop", "alpha_mask", "resize_interpolation"),
+    *("cache_info", "is_reg", "token_warmup_min", "token_warmup_step", "network_multiplier", "prior_loss_weight"),
+    *("validation_split", "validation_seed", "debug_dataset", "max_token_length"),
+)
+"""Keys of sd-scripts without a meaning where no pixel is read; accepted at every level, with a note."""
+
+_LEVELS = {
+    "[general]": DATASET_KEYS | INHERITED_KEYS,
+    "[[datasets]]": DATASET_KEYS | INHERITED_KEYS | {"subsets": _is(list, "tables written with double brackets, [[datasets.subsets]]")},
+    "[[datasets.subsets]]": INHERITED_KEYS | SUBSET_KEYS,
+}
+
+
+def check_table(table: object, level: str, where: str) -> list[str]:
+    """Check one table of a dataset configuration and return the keys that are ignored.
+
+    `level` is "[general]", "[[datasets]]" or "[[datasets.subsets]]"; `where` names file and table in messages.
+    A key that is switched off (false, 0, empty) is not reported as ignored. Raises UserError for an unknown key, a key
+    of another level, and a value of the wrong kind.
+    """
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: expected a table of keys, got {table!r}.")
+    known = _LEVELS[level]
+    ignored = []
+    for key, value in table.items():
+        if key in IGNORED_KEYS:
+            if value:
+                ignored.append(key)
+        elif key not in known:
+            raise UserError(f"{where}: {_unknown(key, level)}")
+        else:
+            check_value(key, value, known[key], where)
+    return ignored
+
+
+def check_value(key: str, value: object, check: Check, where: str) -> None:
+    """Raise UserError when `value` is not what `check` expects."""
+    expected = check(value)
+    if expected is not None:
+        raise UserError(f"{where}: {key} = {value!r} is wrong: expected {expected}.")
+
+
+def check_defaults(defaults: Mapping[str, object]) -> None:
+    """Check the values of a preset that stand in for keys that the dataset configuration leaves out."""
+    known = DATASET_KEYS | INHERITED_KEYS
+    for key, value in defaults.items():
+        if key not in known:
+            raise ValueError(f"{key} is not a key of a dataset")
+        if value is not None:
+            check_value(key, value, known[key], "the preset")
+
+
+def _unknown(key: str, level: str) -> str:
+    homes = [name for name, keys in _LEVELS.items() if key in keys]
+    if homes:
+        return f'"{key}" does not belong in {level}; move it to {" or ".join(homes)}.'
+    return f'unknown key "{key}" in {level}.{nearest(key, (*_LEVELS[level], *IGNORED_KEYS))}'

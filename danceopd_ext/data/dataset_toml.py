@@ -1,0 +1,170 @@
+"""A kohya dataset configuration (`--dataset_config`) becomes items that belong to routes.
+
+Semantics: sd-scripts library/config_util.py. A key is looked up in the subset, then in its dataset, then in [general],
+then in the preset; `custom_attributes` is taken whole from the innermost level that has it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import UserError, nearest
+from .buckets import BucketRules
+from .caption_folder import read_caption_folder
+from .dataset_schema import RULE_KEYS, check_defaults, check_table
+from .items import CaptionRules, Item
+from .metadata_file import read_metadata
+from .resolutions import parse_resolution
+from .subset import Subset
+from .textfiles import find_path, read_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_dataset_config(
+    path: str | os.PathLike,
+    teachers: Sequence[str],
+    defaults: Mapping[str, object] | None = None,
+) -> tuple[dict[str, list[Item]], list[str]]:
+    """Read a dataset configuration (.toml, or .json) and return items by route, and notes for the user.
+
+    `teachers` are the routes that exist. `defaults` holds keys of the preset under their dataset names (resolution,
+    batch_size, enable_bucket, shuffle_caption, ...), which count where the file says nothing. Only routes that have
+    items are in the result. Raises UserError for everything wrong in the file or in what it points to.
+    """
+    path = Path(path)
+    defaults = defaults or {}
+    check_defaults(defaults)
+    config = _parse(path)
+    notes: list[str] = []
+    routes: dict[str, list[Item]] = {}
+    seen: set[tuple] = set()
+    for subset in _subsets(config, path, teachers, defaults, notes):
+        identity = (subset.dataset, subset.route, subset.image_dir, subset.metadata_file)
+        if subset.repeats < 1:
+            notes.append(f"{subset.where}: left out because num_repeats is 0")
+        elif identity in seen:
+            notes.append(f"{subset.where}: left out because it repeats an earlier subset of the same dataset")
+        else:
+            seen.add(identity)
+            routes.setdefault(subset.route, []).extend(_read_items(subset, notes))
+    return routes, notes
+
+
+def _parse(path: Path) -> dict:
+    """Return the file's content; a syntax error names file and line."""
+    text = read_text(path, "dataset configuration")
+    try:
+        config = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        hint = ""
+        if "\\" in text and any(word in str(error).lower() for word in ("escape", "backslash", "hex")):
+            hint = r" Write Windows paths in single quotes: image_dir = 'C:\images'."
+        raise UserError(f"{path}: not valid TOML: {error}.{hint}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a table with [[datasets]], got {type(config).__name__}.")
+    return config
+
+
+def _subsets(config: dict, path: Path, teachers: Sequence[str], defaults: Mapping[str, object], notes: list[str]):
+    """Yield every subset with the keys that it inherits."""
+    for key in config:
+        if key not in ("general", "datasets"):
+            raise UserError(f'{path}: unknown table "{key}".{nearest(key, ("general", "datasets"))}')
+    general = config.get("general", {})
+    ignored = dict.fromkeys(check_table(general, "[general]", f"{path}, [general]"))
+    datasets = config.get("datasets")
+    if isinstance(datasets, dict):
+        raise UserError(f"{path}: datasets is a list: write [[datasets]] with double brackets.")
+    if not isinstance(datasets, list) or not datasets:
+        raise UserError(f"{path}: no datasets. Add [[datasets]] and below it [[datasets.subsets]] with image_dir.")
+    for d, dataset in enumerate(datasets, 1):
+        there = f"{path}, dataset {d}"
+        ignored |= dict.fromkeys(check_table(dataset, "[[datasets]]", there))
+        if not dataset.get("subsets"):
+            raise UserError(f"{there}: no subsets. Add [[datasets.subsets]] with image_dir below it.")
+        for s, subset in enumerate(dataset["subsets"], 1):
+            where = f"{there}, subset {s}"
+            ignored |= dict.fromkeys(check_table(subset, "[[datasets.subsets]]", where))
+            yield _subset((subset, dataset, general, defaults), path, d, where, teachers)
+    if ignored:
+        notes.append(f"{path}: ignored: {', '.join(ignored)} (no pixels are read on a text-to-image route)")
+
+
+def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, teachers: Sequence[str]) -> Subset:
+    """Gather what one subset says and inherits; `levels` run from the subset outwards."""
+
+    def get(key: str, default: object = None):
+        return next((level[key] for level in levels if level.get(key) is not None), default)
+
+    own = levels[0]
+    if own.get("conditioning_data_dir") is not None:
+        raise UserError(
+            f"{where}: conditioning_data_dir: edit routes are not supported by this model family yet. "
+            "Remove the subset, or use a model that edits."
+        )
+    if own.get("image_dir") is None and own.get("metadata_file") is None:
+        raise UserError(f"{where}: image_dir is missing: the folder with the images or the caption files.")
+    if get("resolution") is None:
+        raise UserError(f"{where}: resolution is missing. Add resolution = 1024 to its [[datasets]].")
+    keys = ("enable_bucket", "bucket_no_upscale", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+    buckets = {key: get(key) for key in keys if get(key) is not None}
+    sizes = parse_resolution(get("resolution"), f"{where}: resolution")
+    return Subset(
+        where=where,
+        dataset=dataset,
+        route=_route(get("custom_attributes", {}), teachers, where),
+        image_dir=_existing(own, "image_dir", path, where),
+        metadata_file=_existing(own, "metadata_file", path, where),
+        caption_extension=get("caption_extension", ".caption"),
+        class_tokens=get("class_tokens"),
+        recursive=get("recursive", False),
+        repeats=get("num_repeats", 1),
+        batch_size=get("batch_size"),
+        rules=CaptionRules(**{key: get(key) for key in RULE_KEYS if get(key) is not None}),
+        buckets=tuple(BucketRules(size, **buckets).checked(where) for size in sizes),
+    )
+
+
+def _existing(table: Mapping, key: str, config: Path, where: str) -> Path | None:
+    """Return the path that a subset names, found from the working directory or beside the configuration."""
+    if table.get(key) is None:
+        return None
+    path = find_path(table[key], config.parent)
+    good = path.is_dir() if key == "image_dir" else path.is_file()
+    if not good:
+        kind = "folder" if key == "image_dir" else "file"
+        raise UserError(f'{where}: {key}: there is no {kind} "{table[key]}" in {Path.cwd()} or beside {config.name}.')
+    return path
+
+
+def _route(attributes: Mapping, teachers: Sequence[str], where: str) -> str:
+    """Return the teacher whom the subset belongs to; the only teacher when none is named."""
+    named = attributes.get("teacher")
+    names = ", ".join(teachers)
+    if named is None:
+        if len(teachers) == 1:
+            return teachers[0]
+        raise UserError(
+            f'{where}: which teacher is this data for? Add custom_attributes.teacher = "..." (teachers: {names}).'
+        )
+    if named not in teachers:
+        known = nearest(str(named), teachers)
+        raise UserError(
+            f'{where}: custom_attributes.teacher = "{named}" is not a teacher of the preset.{known} '
+            f"Teachers: {names}; a new one is a table [danceopd.teachers.{named}]."
+        )
+    return named
+
+
+def _read_items(subset: Subset, notes: list[str]) -> list[Item]:
+    return read_caption_folder(subset, notes) if subset.metadata_file is None else read_metadata(subset, notes)

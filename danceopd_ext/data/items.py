@@ -1,0 +1,60 @@
+"""What a route is fed with: captions, their sizes, and the rules by which a caption is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@dataclass(frozen=True)
+class CaptionRules:
+    """How the text of an item becomes a caption; the names are those of sd-scripts' dataset configuration.
+
+    `caption_dropout_rate` and `caption_tag_dropout_rate` lie in [0, 1]. `caption_dropout_every_n_epochs` counts the
+    epochs of a route from 1; 0 turns it off.
+    """
+
+    caption_prefix: str = ""
+    caption_suffix: str = ""
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    keep_tokens_separator: str = ""
+    caption_separator: str = ","
+    secondary_separator: str = ""
+    enable_wildcard: bool = False
+    caption_dropout_rate: float = 0.0
+    caption_dropout_every_n_epochs: int = 0
+    caption_tag_dropout_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt at one size.
+
+    `text` holds several lines when wildcards are on and the caption file has several: one of them is drawn each time.
+    `width` and `height` are pixels. `repeats` is how often the item appears in an epoch (at least 1). `batch_size` is
+    that of the item's own dataset (per process), or None for the run's. `source` names the file for messages.
+    """
+
+    text: str
+    width: int
+    height: int
+    rules: CaptionRules = CaptionRules()
+    repeats: int = 1
+    batch_size: int | None = None
+    source: str = ""
+
+    @property
+    def size(self) -> Size:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
+class RouteData:
+    """All the items that one teacher supervises."""
+
+    route: str
+    items: tuple[Item, ...]

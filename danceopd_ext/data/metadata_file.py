@@ -1,0 +1,107 @@
+"""A subset's `metadata_file` (the fine-tuning style of sd-scripts) becomes items.
+
+Semantics: sd-scripts library/train_util.py, class FineTuningDataset: .json maps an image to {caption, tags,
+image_size}; .jsonl has one {image_path, caption, tags, image_size} a line. `train_resolution`, written by the older
+preparation scripts, is the bucket itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import UserError
+from .items import Item, Size
+from .subset import IMAGE_SUFFIXES, Subset, image_size
+from .textfiles import read_text
+
+
+def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
+    """Return the items of a subset's metadata file, in the order of the file.
+
+    The size comes from train_resolution, else from image_size, else from the image's header if the image is there,
+    else it is the dataset's resolution. An entry with neither caption nor tags is left out, with a note.
+    """
+    file = subset.metadata_file
+    items: list[Item] = []
+    silent = 0
+    for key, entry, source in _entries(file):
+        text = _text(entry, subset, source)
+        if not text:
+            silent += 1
+            continue
+        sizes = _sizes(entry, key, subset, source)
+        items += subset.items(text, sizes, source)
+    if not items:
+        raise UserError(f"{file}: no entry with a caption or tags.")
+    if silent:
+        notes.append(f"{file}: {silent} entries have neither caption nor tags and are left out")
+    return items
+
+
+def _entries(file: Path):
+    """Yield (image, entry, source) of every entry of a .json or .jsonl metadata file."""
+    text = read_text(file, "metadata file")
+    if file.suffix.lower() != ".jsonl":
+        table = _json(text, str(file))
+        if not isinstance(table, dict):
+            raise UserError(f'{file}: expected {{"image.png": {{"caption": "..."}}, ...}}.')
+        found = [(key, entry, f'{file}, "{key}"') for key, entry in table.items()]
+    else:
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        rows = [(_json(line, f"{file}, line {n}"), f"{file}, line {n}") for n, line in lines]
+        found = [(row.get("image_path") if isinstance(row, dict) else None, row, source) for row, source in rows]
+    for key, entry, source in found:
+        if not isinstance(entry, dict) or not isinstance(key, str):
+            raise UserError(f"{source}: expected an object with a caption and the image that it belongs to.")
+        yield key, entry, source
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON: {error}.") from None
+
+
+def _text(entry: dict, subset: Subset, source: str) -> str:
+    """Join caption and tags; with wildcards the tags follow every line of the caption."""
+    caption, tags = entry.get("caption") or "", entry.get("tags") or ""
+    if not isinstance(caption, str) or not isinstance(tags, str):
+        raise UserError(f"{source}: caption and tags must be strings.")
+    separator = subset.rules.caption_separator
+    if not subset.rules.enable_wildcard:
+        return separator.join(part for part in (caption, tags) if part)
+    tags = tags.replace("\n", separator)
+    lines = [line for line in caption.split("\n") if line.strip()] or [""]
+    return "\n".join(separator.join(part for part in (line, tags) if part) for line in lines)
+
+
+def _sizes(entry: dict, key: str, subset: Subset, source: str) -> tuple[Size, ...]:
+    trained = _pair(entry, "train_resolution", source)
+    if trained is not None:
+        return (trained,)
+    size = _pair(entry, "image_size", source)
+    if size is None:
+        image = _find_image(key, subset)
+        size = image_size(image) if image is not None else None
+    return subset.bucket_sizes(size, source)
+
+
+def _pair(entry: dict, key: str, source: str) -> Size | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    good = isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+    if not good:
+        raise UserError(f"{source}: {key} = {value!r} is wrong: expected [width, height] in pixels.")
+    return value[0], value[1]
+
+
+def _find_image(key: str, subset: Subset) -> Path | None:
+    """Return the image file of an entry, if it is there; older files name it without its extension."""
+    path = Path(key)
+    if not path.is_absolute() and subset.image_dir is not None:
+        path = subset.image_dir / path
+    candidates = (path, *(path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES))
+    return next((file for file in candidates if file.is_file()), None)

@@ -1,0 +1,207 @@
+"""The data of a whole run, decided up front: which route every step belongs to, and which prompts it sees.
+
+A step follows from (seed, step, the data) alone: it does not depend on the order of asking, on how many steps the run
+has, on micro-batches run before it, or on which process asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from ..errors import UserError
+from .captions import caption_is_fixed, draw_caption
+from .items import Item, RouteData, Size
+from .route_stream import RouteStream
+from .seeds import python_rng, uniform
+from .weights import check_weights
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Prompts of one size that go through the model together.
+
+    `item_ids` count the items of the route; `indices` are the places of the samples in the whole optimizer step, from
+    0: what is random about a sample comes from (seed, step, that index).
+    """
+
+    width: int
+    height: int
+    texts: tuple[str, ...]
+    item_ids: tuple[int, ...]
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def slice(self, rank: int, world_size: int) -> MicroBatch:
+        """Return the contiguous share of process `rank`; the shares of all ranks are the whole, in order."""
+        share, rest = divmod(len(self), world_size)
+        if rest or not 0 <= rank < world_size:
+            raise ValueError(f"a micro-batch of {len(self)} has no share for process {rank} of {world_size}")
+        own = slice(rank * share, (rank + 1) * share)
+        return MicroBatch(self.width, self.height, self.texts[own], self.item_ids[own], self.indices[own])
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One optimizer step: one route, one or more micro-batches."""
+
+    route: str
+    micro_batches: tuple[MicroBatch, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The captions of the whole step, in the order of their indices."""
+        return tuple(text for batch in self.micro_batches for text in batch.texts)
+
+
+@dataclass(frozen=True)
+class RouteSummary:
+    """What a route is fed with. `share` is the expected part of the steps, from 0 to 1."""
+
+    route: str
+    prompts: int
+    items: int
+    sizes: dict[Size, int]
+    weight: float
+    share: float
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in sorted(self.sizes.items()))
+        return f"{self.route}: {self.share:.0%} of the steps, {self.prompts} prompts, {sizes or 'no data'}"
+
+
+class Plan:
+    """All steps of a run; `step(n)` answers for any n >= 0."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, RouteData],
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+        micro_batches: int = 1,
+        batch_size: int = 1,
+        processes: int = 1,
+    ) -> None:
+        """`micro_batches` are accumulated in one step; `batch_size` is a micro-batch of all processes together.
+
+        Routes without a weight have weight 1. Raises UserError for wrong weights and for a route that would be drawn
+        but has no items.
+        """
+        if batch_size % processes or min(batch_size, processes, micro_batches) < 1:
+            raise ValueError(f"{micro_batches} micro-batches of {batch_size} cannot be shared by {processes} processes")
+        self.routes = dict(routes)
+        self.weights = check_weights(weights or {}, list(routes))
+        self.seed, self.micro_batches, self.batch_size, self.processes = seed, micro_batches, batch_size, processes
+        for name, weight in self.weights.items():
+            if weight > 0 and not self.routes[name].items:
+                raise UserError(f'the route "{name}" has no data. Give it prompts, or the weight 0.')
+        # Sorted, so that the order of tables in the preset changes nothing.
+        self._names = sorted(name for name, weight in self.weights.items() if weight > 0)
+        self._bounds = list(accumulate(self.weights[name] for name in self._names))
+        self._streams = {name: RouteStream(self.routes[name], seed, batch_size, processes) for name in self._names}
+        # For every step so far: its route, and how many steps that route had before.
+        self._drawn, self._before = array("L"), array("L")
+        self._counts = [0] * len(self._names)
+
+    def step(self, number: int) -> PlannedStep:
+        """Return step `number`, counted from 0. Same number, same answer, whatever was asked before."""
+        name, before = self._place(number)
+        stream = self._streams[name]
+        batches = []
+        first = 0
+        for k in range(self.micro_batches):
+            batch = stream.batch(before * self.micro_batches + k)
+            indices = tuple(range(first, first + len(batch.item_ids)))
+            texts = tuple(
+                self._caption(stream.data.items[item], number, index, batch.epoch)
+                for item, index in zip(batch.item_ids, indices, strict=True)
+            )
+            batches.append(MicroBatch(*batch.size, texts, batch.item_ids, indices))
+            first += len(indices)
+        return PlannedStep(name, tuple(batches))
+
+    def route(self, number: int) -> str:
+        """Return the route of step `number` without drawing its captions."""
+        return self._place(number)[0]
+
+    def steps(self, stop: int, start: int = 0) -> Iterator[PlannedStep]:
+        """Yield the steps from `start` up to, not including, `stop`."""
+        return (self.step(number) for number in range(start, stop))
+
+    def all_texts(self, num_steps: int, start: int = 0) -> list[str]:
+        """Return every caption that the steps from `start` to `num_steps` use, once each, in the order of first use."""
+        return list(dict.fromkeys(text for step in self.steps(num_steps, start) for text in step.texts))
+
+    def summary(self) -> list[RouteSummary]:
+        """Return, for every route in the order given, how many prompts and sizes it has and how often it is drawn."""
+        total = sum(self.weights.values())
+        found = []
+        for name, data in self.routes.items():
+            weight = self.weights[name]
+            sizes = Counter(item.size for item in data.items)
+            prompts = len({item.text for item in data.items})
+            found.append(RouteSummary(name, prompts, len(data.items), dict(sizes), weight, weight / total))
+        return found
+
+    def check_sizes(self, multiple: int, minimum: int = 1, maximum: int | None = None) -> None:
+        """Raise UserError unless every width and height is one that the model takes (all in pixels)."""
+
+        def nearest_side(side: int) -> int:
+            low = -(-minimum // multiple) * multiple
+            high = maximum // multiple * multiple if maximum else side + multiple
+            return max(low, min(high, (side + multiple // 2) // multiple * multiple))
+
+        wrong = [
+            item
+            for data in self.routes.values()
+            for item in data.items
+            if tuple(map(nearest_side, item.size)) != item.size
+        ]
+        if wrong:
+            item = wrong[0]
+            width, height = map(nearest_side, item.size)
+            limits = f", from {minimum}" if minimum > 1 else ""
+            limits += f", up to {maximum}" if maximum else ""
+            more = f" ({len(wrong)} items have such a size)" if len(wrong) > 1 else ""
+            raise UserError(
+                f"{item.source or 'the data'}: {item.width}x{item.height} is not a size that this model takes{more}: "
+                f"sides are multiples of {multiple}{limits}. The nearest is {width}x{height}: change resolution, "
+                "bucket_reso_steps, or the size given with the prompt."
+            )
+
+    def fingerprint(self) -> str:
+        """Return a short hash of all that decides the steps: equal plans give equal steps. For checks on resuming."""
+        words = [self.seed, self.micro_batches, self.batch_size, self.processes, sorted(self.weights.items())]
+        digest = hashlib.sha256(repr(words).encode())
+        for name in self._names:
+            for item in self.routes[name].items:
+                facts = (name, item.text, item.size, item.rules, item.repeats, item.batch_size)
+                digest.update(repr(facts).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()[:16]
+
+    def _place(self, number: int) -> tuple[str, int]:
+        """Return the route of a step, and how many earlier steps that route had."""
+        if number < 0:
+            raise ValueError(f"there is no step {number}")
+        for step in range(len(self._drawn), number + 1):
+            point = uniform(self.seed, "route", step) * self._bounds[-1]
+            drawn = min(bisect_right(self._bounds, point), len(self._names) - 1)
+            self._drawn.append(drawn)
+            self._before.append(self._counts[drawn])
+            self._counts[drawn] += 1
+        return self._names[self._drawn[number]], self._before[number]
+
+    def _caption(self, item: Item, step: int, index: int, epoch: int) -> str:
+        # A caption without any chance in it needs no generator, and most captions are such.
+        rng = _NO_CHANCE if caption_is_fixed(item) else python_rng(self.seed, "caption", step, index)
+        return draw_caption(item, rng, epoch)
+
+
+_NO_CHANCE = python_rng(0)

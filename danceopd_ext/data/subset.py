@@ -1,0 +1,62 @@
+"""One `[[datasets.subsets]]` with everything it inherits, and the sizes of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .buckets import BucketRules
+from .items import CaptionRules, Item, Size
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The keys of a subset; `where` names file and table in messages, `dataset` counts the datasets from 1.
+
+    There is one entry of `buckets` for every resolution of the dataset (one, unless it is a list of sizes).
+    """
+
+    where: str
+    dataset: int
+    route: str
+    image_dir: Path | None
+    metadata_file: Path | None
+    caption_extension: str
+    class_tokens: str | None
+    recursive: bool
+    repeats: int
+    batch_size: int | None
+    rules: CaptionRules
+    buckets: tuple[BucketRules, ...]
+
+    def items(self, text: str, sizes: tuple[Size, ...], source: str) -> list[Item]:
+        """Return one item per size."""
+        return [Item(text, *size, self.rules, self.repeats, self.batch_size, source) for size in sizes]
+
+    def bucket_sizes(self, image_size: Size | None, source: str) -> tuple[Size, ...]:
+        """Return the bucket of an image for every resolution; without an image, the resolutions themselves."""
+        if image_size is None:
+            return tuple(bucket.resolution for bucket in self.buckets)
+        try:
+            return tuple(dict.fromkeys(bucket.select(image_size) for bucket in self.buckets))
+        except ValueError as error:
+            raise UserError(
+                f"{source}: {error}. Remove the image, or set bucket_no_upscale = false ({self.where})."
+            ) from None
+
+
+def image_size(path: Path) -> Size:
+    """Return width and height in pixels from the header of an image file; no pixel is decoded.
+
+    As in sd-scripts, a rotation noted in the EXIF data does not count. Raises UserError when the file is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: the size of this image cannot be read: {error}. Repair or remove the file.") from None

@@ -1,0 +1,42 @@
+"""Files that a person wrote: where they are, and their text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
+    """Return `path` as it is where that exists, otherwise below the folder `base`.
+
+    sd-scripts takes relative paths from the working directory; a path relative to the file that mentions it works too.
+    """
+    found = Path(path).expanduser()
+    if base is not None and not found.is_absolute() and not found.exists() and (base / found).exists():
+        return base / found
+    return found
+
+
+def read_text(path: Path, what: str) -> str:
+    """Return the text of a UTF-8 file, with or without a byte order mark, line ends as `\\n`.
+
+    `what` says in messages what the file is, for example "prompt file". Raises UserError when the file is missing,
+    is a folder, cannot be read or is not UTF-8.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: expected a {what}, but this is a folder.")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: {what} not found. Check the path (the current folder is {Path.cwd()}).") from None
+    except OSError as error:
+        raise UserError(f"{path}: the {what} cannot be read: {error.strerror or error}.") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        guess = " (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f" (line {line})"
+        raise UserError(f"{path}: the {what} is not UTF-8{guess}. Save it again with the encoding UTF-8.") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

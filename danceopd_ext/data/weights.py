@@ -1,0 +1,28 @@
+"""The weights by which routes are drawn (`[danceopd.routes]`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ..errors import UserError, nearest
+
+
+def check_weights(weights: Mapping[str, float], routes: Sequence[str]) -> dict[str, float]:
+    """Return a weight for every route, 1 where none is given.
+
+    Raises UserError for a route that does not exist, for a weight that is no number of at least 0, and when no route
+    is left to draw.
+    """
+    for name, weight in weights.items():
+        if name not in routes:
+            raise UserError(
+                f'[danceopd.routes]: "{name}" is not a teacher.{nearest(name, routes)} Teachers: {", ".join(routes)}.'
+            )
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight) or weight < 0:
+            raise UserError(f"[danceopd.routes]: {name} = {weight!r} is wrong: expected a number of at least 0.")
+    complete = {name: float(weights.get(name, 1.0)) for name in routes}
+    if not any(complete.values()):
+        raise UserError("[danceopd.routes]: all weights are 0, so no route can be drawn. Give one of them a weight.")
+    return complete
