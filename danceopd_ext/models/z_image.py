@@ -30,7 +30,7 @@ class ZImage(Family):
     default_components = "Tongyi-MAI/Z-Image"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
     default_format = "comfyui"
-    file_names = {"kohya_names": "diffusers", "comfyui_names": "diffusers"}  # noqa: RUF012
+    file_names = {"kohya_names": "native", "comfyui_names": "diffusers"}  # noqa: RUF012
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
     pipeline_unguided_scale = 0.0
 
