@@ -86,9 +86,10 @@ IGNORED_KEYS = (
 )
 """Keys of sd-scripts without a meaning where no pixel is read; accepted at every level, with a note."""
 
+_SUBSETS = _is(list, "tables written with double brackets, [[datasets.subsets]]")
 _LEVELS = {
     "[general]": DATASET_KEYS | INHERITED_KEYS,
-    "[[datasets]]": DATASET_KEYS | INHERITED_KEYS | {"subsets": _is(list, "tables written with double brackets, [[datasets.subsets]]")},
+    "[[datasets]]": DATASET_KEYS | INHERITED_KEYS | {"subsets": _SUBSETS},
     "[[datasets.subsets]]": INHERITED_KEYS | SUBSET_KEYS,
 }
 
