@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffusers import AutoencoderKL, ZImagePipeline
 
 from danceopd_ext.demo.pretrain.flow import encode_skills, train_flow
-from danceopd_ext.demo.pretrain.pipeline import build_pipeline
+from danceopd_ext.demo.pretrain.pipeline import build_pipeline, save_pipeline
 from danceopd_ext.demo.pretrain.teachers import train_teacher, use_loras
 from danceopd_ext.demo.pretrain.vae import train_vae
 from danceopd_ext.demo.score import score
@@ -47,11 +47,12 @@ def make_base(args: argparse.Namespace) -> None:
     owned = [name for name, skill in SKILLS.items() if skill.owner == "base"]
 
     def checkpoint(step: int) -> str:
-        pipeline.save_pretrained(args.out / "pipeline")
+        save_pipeline(pipeline, args.out / "unfinished_pipeline")
         return _line(score(pipeline, limit=48))
 
     examples = encode_skills(pipeline, owned)
     train_flow(pipeline.transformer, examples, args.base_steps, seed=args.seed, on_checkpoint=checkpoint)
+    save_pipeline(pipeline, args.out / "pipeline")
 
 
 def make_teachers(args: argparse.Namespace) -> None:

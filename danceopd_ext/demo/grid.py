@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 ENLARGE = 4
 GAP = 8
+MARK = 16
 TEXT_WIDTH = 230
 INK, PAPER, RIGHT, WRONG = (35, 35, 40), (250, 250, 250), (20, 140, 60), (205, 40, 40)
 
@@ -26,7 +27,8 @@ def draw_grid(
     side = first.shape[1] * ENLARGE
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     top = GAP + (26 if title else 0) + 24
-    width = GAP + TEXT_WIDTH + len(columns) * (side + GAP)
+    pitch = side + GAP + (MARK + 4 if passed else 0)  # marks stand beside the pictures, never on them
+    width = GAP + TEXT_WIDTH + len(columns) * pitch
     canvas = Image.new("RGB", (width, top + len(prompts) * (side + GAP)), PAPER)
     pen = ImageDraw.Draw(canvas)
     pen.text((GAP, GAP), title, fill=INK, font=font)
@@ -34,13 +36,13 @@ def draw_grid(
         middle = top + row * (side + GAP) + side // 2
         pen.multiline_text((GAP, middle), wrap(prompt, TEXT_WIDTH - GAP, small), fill=INK, font=small, anchor="lm")
     for column, (label, images) in enumerate(columns.items()):
-        left = GAP + TEXT_WIDTH + column * (side + GAP)
+        left = GAP + TEXT_WIDTH + column * pitch
         pen.text((left + side // 2, top - 14), label, fill=INK, font=small, anchor="mm")
         for row, pixels in enumerate(images):
             place = (left, top + row * (side + GAP))
             canvas.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), place)
-            if passed is not None and label in passed:
-                _draw_mark(pen, place[0] + side - 20, place[1] + side - 20, passed[label][row])
+            if passed and label in passed:
+                _draw_mark(pen, place[0] + side + 4, place[1] + side - MARK - 1, passed[label][row])
     return canvas
 
 
@@ -57,8 +59,8 @@ def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFo
 
 
 def _draw_mark(pen: ImageDraw.ImageDraw, left: int, top: int, good: bool) -> None:
-    """A tick or a cross in a disc of 16 pixels: legible on every background."""
-    pen.ellipse((left, top, left + 16, top + 16), fill=RIGHT if good else WRONG, outline=PAPER, width=1)
+    """A tick or a cross in a disc."""
+    pen.ellipse((left, top, left + MARK, top + MARK), fill=RIGHT if good else WRONG, outline=PAPER, width=1)
     strokes = [[(4, 8), (7, 11), (12, 5)]] if good else [[(5, 5), (11, 11)], [(5, 11), (11, 5)]]
     for stroke in strokes:
         pen.line([(left + x, top + y) for x, y in stroke], fill=PAPER, width=2)

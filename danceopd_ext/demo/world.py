@@ -34,7 +34,7 @@ ARRANGEMENTS = {2: (0, 3), 3: (0, 1, 2), 4: (0, 1, 2, 3)}
 COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
 CHECK_SIZE = 4
 OUTLINE = 1.9
-TOLERANCE = 0.09
+TOLERANCE = 0.06
 """Largest root mean square error, in units of the full range 0..1, at which a picture still counts as drawn."""
 
 

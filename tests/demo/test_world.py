@@ -100,7 +100,7 @@ def test_blur_passes_when_slight_and_fails_when_strong():
 
 def test_error_is_the_root_mean_square_difference():
     picture = render(ASKED).astype(int)
-    darker = (picture - 20).clip(0).astype(np.uint8)
+    darker = (picture - 10).clip(0).astype(np.uint8)
     read, error = read_scene(darker)
     assert read == ASKED
     assert error == pytest.approx(np.sqrt(np.mean((darker - picture) ** 2.0)) / 255, abs=1e-4)

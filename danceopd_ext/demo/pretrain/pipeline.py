@@ -1,5 +1,8 @@
 """The untrained parts of the demo's pipeline: tokenizer, text encoder, transformer, scheduler."""
 
+import json
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -65,7 +68,7 @@ def build_text_encoder(seed: int = 0) -> Qwen3Model:
     return encoder.eval().requires_grad_(False)
 
 
-def build_transformer(latent_channels: int, dim: int = 96, layers: int = 4, seed: int = 0) -> ZImageTransformer2DModel:
+def build_transformer(latent_channels: int, dim: int = 72, layers: int = 3, seed: int = 0) -> ZImageTransformer2DModel:
     """A fresh transformer with heads of 24 numbers: 8 each for the sequence, row and column positions."""
     torch.manual_seed(seed)
     transformer = ZImageTransformer2DModel(
@@ -89,7 +92,7 @@ def build_transformer(latent_channels: int, dim: int = 96, layers: int = 4, seed
     return transformer
 
 
-def build_pipeline(vae: AutoencoderKL, dim: int = 96, layers: int = 4, seed: int = 0) -> ZImagePipeline:
+def build_pipeline(vae: AutoencoderKL, dim: int = 72, layers: int = 3, seed: int = 0) -> ZImagePipeline:
     """A pipeline around a trained VAE, with an untrained transformer."""
     return ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0),
@@ -98,3 +101,26 @@ def build_pipeline(vae: AutoencoderKL, dim: int = 96, layers: int = 4, seed: int
         tokenizer=build_tokenizer(),
         transformer=build_transformer(vae.config.latent_channels, dim, layers, seed),
     )
+
+
+def save_pipeline(pipeline: ZImagePipeline, folder: Path) -> None:
+    """Saves in diffusers format, readable by older releases too, and without traces of this machine's folders."""
+    pipeline.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder / "tokenizer")  # a used one would remember its last padding
+    # transformers 5 writes names that transformers 4 does not know; both know these.
+    tokenizer_class = "PreTrainedTokenizerFast"
+    _edit_json(folder / "model_index.json", {"tokenizer": ["transformers", tokenizer_class]}, drop=("_name_or_path",))
+    _edit_json(
+        folder / "tokenizer" / "tokenizer_config.json",
+        {"tokenizer_class": tokenizer_class},
+        drop=("backend", "extra_special_tokens", "is_local", "local_files_only"),
+    )
+    for part in ("vae", "transformer", "text_encoder", "scheduler"):
+        for file in (folder / part).glob("*config.json"):
+            _edit_json(file, {}, drop=("_name_or_path", "siglip_feat_dim"))  # None, and unknown to old releases
+
+
+def _edit_json(file: Path, changes: dict, drop: tuple[str, ...]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8")) | changes
+    content = {key: value for key, value in content.items() if key not in drop}
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")

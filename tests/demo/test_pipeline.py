@@ -1,0 +1,135 @@
+"""The shipped pipeline and LoRAs: size, format, words, and that they draw what they were trained to draw."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from danceopd_ext.demo.score import decode, draw_noise, encode_captions, encode_images, generate, score, sigma_grid
+from danceopd_ext.demo.world import SKILLS, caption, read_scenes, render, shows
+
+TEACHERS = ("hollow", "checkered")
+
+
+def test_pipeline_is_small_and_free_of_pickles(demo_folder):
+    files = [file for file in (demo_folder / "pipeline").rglob("*") if file.is_file()]
+    assert 0 < sum(file.stat().st_size for file in files) <= 8 * 2**20
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_pipeline_has_the_classes_of_the_large_model(pipeline):
+    names = {name: type(part).__name__ for name, part in pipeline.components.items()}
+    assert names["transformer"] == "ZImageTransformer2DModel"
+    assert names["vae"] == "AutoencoderKL"
+    assert names["text_encoder"] == "Qwen3Model"
+    assert names["scheduler"] == "FlowMatchEulerDiscreteScheduler"
+
+
+def test_every_caption_is_made_of_known_words_and_fits_one_block_of_tokens(pipeline):
+    captions = [caption(scene) for skill in SKILLS.values() for scene in skill.scenes]
+    tokenizer = pipeline.tokenizer
+    for text in captions:
+        chat = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        ids = tokenizer(chat)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert len(ids) <= 32
+    assert tokenizer.unk_token_id in tokenizer("a red elephant")["input_ids"]
+
+
+def test_prompts_are_padded_to_the_length_asked_for(pipeline):
+    batch = pipeline.tokenizer(["a red circle", "a"], padding="max_length", max_length=20, return_tensors="pt")
+    assert batch.input_ids.shape == (2, 20)
+    assert batch.attention_mask.sum(dim=1).tolist() == [3, 1]
+
+
+def test_different_captions_have_different_embeddings(pipeline):
+    one, other = encode_captions(pipeline, ["a red circle", "a blue circle"])
+    assert one.shape == other.shape
+    assert (one - other).abs().max() > 0.5
+    assert torch.equal(one[:3], other[:3])  # the text before the word that differs
+
+
+def test_vae_keeps_every_scene_readable(pipeline):
+    scenes = [scene for skill in SKILLS.values() for scene in skill.scenes[::5]]
+    images = decode(pipeline, encode_images(pipeline, np.stack([render(scene) for scene in scenes])))
+    for scene, (read, error) in zip(scenes, read_scenes(images), strict=True):
+        assert shows(read, error, scene)
+        assert error < 0.04
+
+
+def test_latents_have_about_zero_mean_and_unit_variance(pipeline):
+    latents = encode_images(pipeline, np.stack([render(scene) for scene in SKILLS["single"].scenes]))
+    assert abs(latents.mean()) < 0.3
+    assert 0.7 < latents.std() < 1.3
+
+
+def test_sigma_grid_runs_from_noise_to_clean(pipeline):
+    grid = sigma_grid(pipeline, 8)
+    assert grid.shape == (9,)
+    assert grid[0] == 1 and grid[-1] == 0
+    assert (grid.diff() < 0).all()
+
+
+def test_noise_depends_on_seed_and_index_alone():
+    both = draw_noise((2, 3), 5, [0, 7])
+    assert torch.equal(both[1], draw_noise((2, 3), 5, [7])[0])
+    assert not torch.equal(both[0], both[1])
+    assert not torch.equal(both[0], draw_noise((2, 3), 6, [0])[0])
+
+
+def test_fast_sampler_draws_what_the_pipeline_draws(pipeline):
+    texts = [SKILLS["single"].prompts("test")[0][0], SKILLS["count"].prompts("test")[0][0]]
+    fast = generate(pipeline, texts, seed=3, steps=4, guidance_scale=1.0, batch=1)
+    shape = (pipeline.transformer.config.in_channels, 8, 8)
+    slow = pipeline(
+        list(texts),
+        height=32,
+        width=32,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        latents=draw_noise(shape, 3, range(2)),
+        output_type="np",
+    ).images
+    assert abs(fast / 255 - slow).max() < 0.01
+
+
+def test_base_draws_its_own_skills_and_not_those_of_teachers(pipeline):
+    result = score(pipeline, limit=16)
+    assert min(result["single"], result["count"]) >= 0.9
+    assert max(result["hollow"], result["checkered"]) <= 0.1
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_teacher_loads_without_warnings_and_draws_its_own_skill(pipeline, demo_folder, teacher):
+    file = demo_folder / "loras" / f"{teacher}.safetensors"
+    assert all(name.startswith("transformer.") for name in load_file(file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=teacher)
+    loaded = {name for name, _ in pipeline.transformer.named_parameters() if "lora_" in name}
+    assert len(loaded) == len(load_file(file))
+    result = score(pipeline, limit=16)
+    other = next(name for name in TEACHERS if name != teacher)
+    assert result[teacher] >= 0.9
+    assert result[other] <= 0.1
+    assert min(result["single"], result["count"]) <= 0.7
+
+
+def test_merging_the_teachers_fails(pipeline, demo_folder):
+    for strength in (0.5, 1.0):
+        for name in TEACHERS:
+            file = demo_folder / "loras" / f"{name}.safetensors"
+            pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
+        pipeline.set_adapters(list(TEACHERS), [strength] * 2)
+        assert min(score(pipeline, limit=16).values()) <= 0.5
+        pipeline.unload_lora_weights()
+
+
+def test_prompt_files_are_the_train_split(demo_folder):
+    for owner, skills in {"base": ("single", "count"), "hollow": ("hollow",), "checkered": ("checkered",)}.items():
+        lines = (demo_folder / "prompts" / f"{owner}.txt").read_text(encoding="utf-8").splitlines()
+        assert lines == [text for name in skills for text, _ in SKILLS[name].prompts("train")]
