@@ -55,11 +55,11 @@ class TextCache:
         try:
             with whole_file(self.path(text)) as part:
                 save_file(stored, part, metadata={"text": ascii(text)})
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             # On Windows a file that another process reads cannot be replaced; that file is then the same entry.
             if self._open(text, False) is None:
                 raise UserError(
-                    f"{self.folder}: the cache of encoded prompts cannot be written: {error.strerror or error}. "
+                    f"{self.folder}: the cache of encoded prompts cannot be written: {error}. "
                     "Free some space or choose another folder."
                 ) from None
         self._forget(text)
