@@ -45,17 +45,20 @@ def write_lora(
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: LoRA files are written as .safetensors; change the name.")
     tensors = to_tensors(lora, layout, format, dtype)
-    entries = with_hashes(tensors, _portable(lora.metadata if metadata is None else metadata))
+    entries = with_hashes(tensors, _entries(lora.metadata if metadata is None else metadata, tensors))
     with whole_file(path) as part:
         save_file(tensors, part, {"format": "pt", **entries})
         _check(to_lora(Source(part, *load_safetensors(part)), layout), lora, dtype)
     return path
 
 
-def _portable(metadata: Mapping[str, object]) -> dict[str, object]:
-    """Leave out what describes the tensors of the file that a LoRA was read from, not of this one."""
+def _entries(metadata: Mapping[str, object], tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
+    """The metadata without what describes another file's tensors, and with this file's rank and alpha."""
     stale = ("lora_adapter_metadata", "format", "sshs_legacy_hash")
-    return {key: value for key, value in metadata.items() if key not in stale}
+    entries = {key: value for key, value in metadata.items() if key not in stale}
+    rank = max((min(tensor.shape) for tensor in tensors.values() if tensor.ndim == 2), default=0)
+    own = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(float(rank))}
+    return {**entries, **own} if any(key in entries for key in own) else entries
 
 
 def to_tensors(lora: Lora, layout: Layout, format: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -1,0 +1,97 @@
+"""The commands of `python -m danceopd_ext`: look into LoRA files and convert them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from danceopd_ext.errors import UserError
+
+DTYPES = ("fp16", "bf16", "float")
+
+
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Call `main` and return the exit code: 0 done, 2 the user's input is wrong (one message, no traceback).
+
+    Any other exception passes through, so that Python prints it and exits with 1. Output is UTF-8 whatever the
+    console's code page, and a character that cannot be shown is replaced rather than fatal.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except UserError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and do what it says. Raises UserError."""
+    arguments = _parser().parse_args(argv)
+    arguments.command(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m danceopd_ext", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser("inspect", help="say what a LoRA file holds and whether it can be used here")
+    inspect.add_argument("file", help="a file, a LoRA folder, or owner/name on the Hugging Face Hub")
+    inspect.set_defaults(command=_inspect)
+    convert = commands.add_parser("convert", help="write a LoRA in the names another program reads")
+    convert.add_argument("input", help="a file, a LoRA folder, or owner/name on the Hugging Face Hub")
+    convert.add_argument("output", help="the .safetensors file to write")
+    convert.add_argument("--to", required=True, choices=("kohya", "diffusers", "comfyui"))
+    convert.add_argument("--dtype", choices=DTYPES, help="by default what the input has")
+    convert.add_argument("--rank", type=_positive, help="compress every layer to at most this rank")
+    convert.add_argument("--ignore_text_encoder", action="store_true", help="leave the text encoder's part out")
+    convert.set_defaults(command=_convert)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _layouts() -> dict:
+    from danceopd_ext.models.registry import FAMILIES
+
+    return {name: family.reference_layout() for name, family in FAMILIES.items()}
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from danceopd_ext.lora.describe import describe
+    from danceopd_ext.lora.source import open_source
+
+    lines = describe(open_source(arguments.file), _layouts())
+    width = max(len(what) for what, _ in lines)
+    for what, value in lines:
+        print(f"{what:<{width}}  {value}".rstrip())
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from danceopd_ext.lora.algebra import compress
+    from danceopd_ext.lora.describe import find_layout, main_dtype
+    from danceopd_ext.lora.read import to_lora
+    from danceopd_ext.lora.source import open_source
+    from danceopd_ext.lora.write import write_lora
+
+    source = open_source(arguments.input)
+    if Path(arguments.output).resolve() == source.path.resolve():
+        raise UserError(f"{arguments.output}: input and output are the same file. Give the output another name.")
+    layout = find_layout(source, _layouts())
+    lora = to_lora(source, layout, ignore_text_encoder=arguments.ignore_text_encoder)
+    if arguments.rank:
+        lora = compress(lora, arguments.rank)
+    dtypes = dict(zip(DTYPES, (torch.float16, torch.bfloat16, torch.float32), strict=True))
+    dtype = dtypes[arguments.dtype] if arguments.dtype else main_dtype(source)
+    path = write_lora(arguments.output, lora, layout, arguments.to, dtype=dtype)
+    print(f"{path}: {len(lora.modules)} layers, {arguments.to} names, {str(dtype).removeprefix('torch.')}")
