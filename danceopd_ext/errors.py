@@ -17,3 +17,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+class TrainingError(Exception):
+    """The run had to stop: one message that says why, what was saved and what to try. Exit code 1, no traceback."""

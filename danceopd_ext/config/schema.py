@@ -76,8 +76,9 @@ class OptimizerSection:
     lr_scheduler: str = key(
         "constant",
         "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, "
-        "warmup_stable_decay, ... (diffusers' names).",
+        "cosine_with_min_lr, warmup_stable_decay, ... (transformers' names).",
     )
+    lr_scheduler_args: list[str] = key([], 'Further arguments of the schedule, such as ["min_lr_rate=0.1"].')
     lr_warmup_steps: int | float = key(0, "Warm-up steps; below 1 a share of max_train_steps.", minimum=0)
     lr_scheduler_num_cycles: int = key(1, "Restarts of cosine_with_restarts.", minimum=1)
     lr_scheduler_power: float = key(1.0, "Power of the polynomial scheduler.", above=0)

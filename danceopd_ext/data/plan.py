@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 
 from ..errors import UserError
+from ..method import draw_route
 from .captions import caption_is_fixed, draw_caption
 from .items import Item, RouteData, Size
 from .route_stream import RouteStream
-from .seeds import python_rng, uniform
+from .seeds import python_rng
 from .weights import check_weights
 
 
@@ -104,7 +103,6 @@ class Plan:
                 raise UserError(f'the route "{name}" has no data. Give it prompts, or the weight 0.')
         # Sorted, so that the order of tables in the preset changes nothing.
         self._names = sorted(name for name, weight in self.weights.items() if weight > 0)
-        self._bounds = list(accumulate(self.weights[name] for name in self._names))
         self._streams = {name: RouteStream(self.routes[name], seed, batch_size, processes) for name in self._names}
         # For every step so far: its route, and how many steps that route had before.
         self._drawn, self._before = array("L"), array("L")
@@ -191,8 +189,7 @@ class Plan:
         if number < 0:
             raise ValueError(f"there is no step {number}")
         for step in range(len(self._drawn), number + 1):
-            point = uniform(self.seed, "route", step) * self._bounds[-1]
-            drawn = min(bisect_right(self._bounds, point), len(self._names) - 1)
+            drawn = self._names.index(draw_route(self.weights, self.seed, step))
             self._drawn.append(drawn)
             self._before.append(self._counts[drawn])
             self._counts[drawn] += 1

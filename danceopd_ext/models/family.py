@@ -104,7 +104,8 @@ class Family(ABC):
 
     def select_attention(self, transformer: torch.nn.Module, name: str) -> None:
         """Use the attention backend `name` (diffusers' names; "sdpa" is torch's own). Raises ValueError."""
-        transformer.set_attention_backend("native" if name == "sdpa" else name)
+        if name != "sdpa":
+            transformer.set_attention_backend(name)
 
     def sigmas(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple[int, int]):
         """The pipeline's own sigma grid [N + 1] for this latent size, falling to 0, float32."""

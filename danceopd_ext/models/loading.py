@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.lora.layout import Layout
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 
@@ -37,6 +38,12 @@ class Source:
     def text_files(self) -> list[Path]:
         """The folders that decide what the text encoders give; a cache is keyed by their content."""
         return [self.components / part for part in TEXT_PARTS if (self.components / part).is_dir()]
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent, from the VAE's configuration alone."""
+        config = _load_part(self, lambda: diffusers.AutoencoderKL.load_config(self.components, subfolder="vae"))
+        return 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def find_source(where: str, model_type: str | None = None, components_from: str | None = None) -> Source:
@@ -96,12 +103,6 @@ def load_vae(source: Source, dtype: torch.dtype) -> Any:
     cls = diffusers.AutoencoderKL
     vae = _load_part(source, lambda: cls.from_pretrained(source.components, subfolder="vae", torch_dtype=dtype))
     return vae.eval().requires_grad_(False)
-
-
-def vae_scale_factor(source: Source) -> int:
-    """Pixels per latent, from the VAE's configuration alone."""
-    config = _load_part(source, lambda: diffusers.AutoencoderKL.load_config(source.components, subfolder="vae"))
-    return 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def _load_part(source: Source, load: Any) -> Any:
@@ -177,3 +178,12 @@ def _check_type(family: Family, model_type: str | None, where: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def load_layout(source: Source) -> tuple[Layout, dict]:
+    """LoRA names and shapes of the model, and the transformer's configuration, without loading a weight."""
+    cls = getattr(diffusers, source.family.transformer_class)
+    config = _load_part(source, lambda: cls.load_config(source.components, subfolder="transformer"))
+    with torch.device("meta"):
+        transformer = cls.from_config(config)
+    return source.family.layout(transformer), dict(transformer.config)

@@ -1,0 +1,81 @@
+"""A labelled picture grid: a row for each prompt, a column for each model, marks for right and wrong where known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 8
+TEXT_WIDTH = 230
+SMALLEST, LARGEST = 128, 512
+INK, PAPER, RIGHT, WRONG = (35, 35, 40), (250, 250, 250), (20, 140, 60), (205, 40, 40)
+
+
+def draw_grid(
+    prompts: Sequence[str],
+    columns: Mapping[str, Sequence[np.ndarray]],
+    passed: Mapping[str, Sequence[bool]] | None = None,
+    title: str = "",
+) -> Image.Image:
+    """The grid as an RGB picture.
+
+    `columns`: a model's label -> uint8 pictures [h, w, 3], one per prompt; sizes may differ between prompts. Small
+    pictures are enlarged pixel by pixel, large ones shrunk. `passed`: label -> one bool per prompt, drawn as a mark.
+    """
+    cells = {label: [fit(picture) for picture in pictures] for label, pictures in columns.items()}
+    rows = list(zip(*cells.values(), strict=True))
+    heights = [max(cell.height for cell in row) for row in rows]
+    side = max(cell.width for row in rows for cell in row)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    top = GAP + (26 if title else 0) + 24
+    size = GAP + TEXT_WIDTH + len(columns) * (side + GAP), top + sum(heights) + GAP * len(heights)
+    canvas = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(canvas)
+    pen.text((GAP, GAP), title, fill=INK, font=font)
+    for column, label in enumerate(cells):
+        middle = GAP + TEXT_WIDTH + column * (side + GAP) + side // 2
+        pen.multiline_text((middle, top - 6), wrap(label, side, small), fill=INK, font=small, anchor="md")
+    for row, prompt in enumerate(prompts):
+        y = top + sum(heights[:row]) + GAP * row
+        text = wrap(prompt, TEXT_WIDTH - GAP, small)
+        pen.multiline_text((GAP, y + heights[row] // 2), text, fill=INK, font=small, anchor="lm")
+        for column, (label, cell) in enumerate(zip(cells, rows[row], strict=True)):
+            x = GAP + TEXT_WIDTH + column * (side + GAP)
+            canvas.paste(cell, (x, y))
+            if passed is not None and label in passed:
+                _draw_mark(pen, x + cell.width - 20, y + cell.height - 20, passed[label][row])
+    return canvas
+
+
+def fit(picture: np.ndarray) -> Image.Image:
+    """A picture of at least SMALLEST and at most LARGEST pixels on its longer side."""
+    image = Image.fromarray(picture)
+    longest = max(image.size)
+    if longest < SMALLEST:
+        factor = -(-SMALLEST // longest)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if longest > LARGEST:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return image
+
+
+def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """Break text into lines of at most `width` pixels, between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+def _draw_mark(pen: ImageDraw.ImageDraw, left: int, top: int, good: bool) -> None:
+    """A tick or a cross in a disc of 16 pixels: legible on every background."""
+    pen.ellipse((left, top, left + 16, top + 16), fill=RIGHT if good else WRONG, outline=PAPER, width=1)
+    strokes = [[(4, 8), (7, 11), (12, 5)]] if good else [[(5, 5), (11, 11)], [(5, 11), (11, 5)]]
+    for stroke in strokes:
+        pen.line([(left + x, top + y) for x, y in stroke], fill=PAPER, width=2)

@@ -1,0 +1,144 @@
+"""One base in memory: the transformer, its teachers and the student, each as a velocity field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.adapters import Adapters
+from danceopd_ext.lora.algebra import compress, extract, merge
+from danceopd_ext.lora.weights import Lora
+from danceopd_ext.method import Field, generator, guided
+from danceopd_ext.models.family import Family, TextConditions
+from danceopd_ext.models.loading import load_transformer
+from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, TeacherSource, torch_dtype
+
+Autocast = Callable[[], AbstractContextManager]
+
+
+class AdapterField:
+    """The velocity of the base with one adapter on it (None: the bare base).
+
+    The adapter stays active after the call: gradient checkpointing computes the student's forward again in backward.
+    The student's dropout works in the gradient pass only; a rollout is what the finished LoRA would do.
+    """
+
+    def __init__(self, family: Family, adapters: Adapters, name: str | None, autocast: Autocast):
+        self.family, self.adapters, self.name, self.autocast = family, adapters, name, autocast
+        transformer = adapters.transformer
+        self.dropouts = [m for m in transformer.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
+
+    def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
+        self.adapters.activate(self.name)
+        for dropout in self.dropouts:
+            dropout.train(torch.is_grad_enabled() and self.name == STUDENT)
+        with self.autocast():
+            return self.family.velocity(self.adapters.transformer, latents, sigma, condition).float()
+
+
+class CheckpointField:
+    """The velocity of a second transformer, which is kept off the device and streamed through it when asked."""
+
+    def __init__(self, family: Family, transformer: torch.nn.Module, device: torch.device, autocast: Autocast):
+        self.family, self.transformer, self.autocast = family, transformer, autocast
+        if device.type != "cpu":
+            transformer.enable_group_offload(
+                onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level"
+            )
+
+    def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
+        with torch.no_grad(), self.autocast():
+            return self.family.velocity(self.transformer, latents, sigma, condition).float()
+
+
+@dataclass
+class Fields:
+    """The model of a run: every field is one shared transformer, but for checkpoint teachers."""
+
+    adapters: Adapters
+    base: Field
+    teachers: dict[str, Field]
+    student: Field
+    plain_student: Field
+    """The student without student_guidance_scale, for previews."""
+
+
+def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[str], None]) -> Fields:
+    """Load the base, put teachers and student on it. Raises UserError when weights do not load."""
+    preset, family = prepared.preset, prepared.family
+    dtype = torch_dtype(preset.training.mixed_precision)
+    transformer = load_transformer(prepared.source, dtype)
+    select_attention(family, transformer, preset.attention)
+    loras = {name: _teacher_lora(name, found, transformer, prepared, say) for name, found in prepared.teachers.items()}
+    transformer.to(accelerator.device)
+    adapters = Adapters(transformer)
+    for name, lora in loras.items():
+        if lora:
+            adapters.add(name, lora)
+    add_student(adapters, prepared, [lora for lora in loras.values() if lora])
+    if preset.training.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()  # diffusers uses it where gradients are enabled, and only there
+    base = AdapterField(family, adapters, None, accelerator.autocast)
+    student = AdapterField(family, adapters, STUDENT, accelerator.autocast)
+    teachers = {
+        name: guided(_teacher_field(name, found, loras[name], base, accelerator), found.settings.guidance_scale)
+        for name, found in prepared.teachers.items()
+    }
+    return Fields(adapters, base, teachers, guided(student, preset.danceopd.student_guidance_scale), student)
+
+
+def select_attention(family: Family, transformer: torch.nn.Module, name: str) -> None:
+    """Choose the attention backend. Raises UserError naming the key when it does not exist or does not work here."""
+    try:
+        family.select_attention(transformer, name)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        raise UserError(f'attn_mode = "{name}" does not work here ({error}). "sdpa" always does.') from error
+
+
+def add_student(adapters: Adapters, prepared: Prepared, teachers: list[Lora]) -> None:
+    """The trainable LoRA: fresh, from network_weights, or from the merge of the LoRA teachers."""
+    network, options = prepared.preset.network, prepared.preset.danceopd
+    start = prepared.start
+    if options.student_init != "fresh":
+        start = merge(teachers, options.student_init.removeprefix("merge_"))
+    if start is not None and any(m.rank > network.network_dim for m in start.modules.values()):
+        start = compress(start, network.network_dim)
+    adapters.add_student(
+        STUDENT,
+        network.network_dim,
+        network.network_alpha or network.network_dim,
+        prepared.targets,
+        dropout=network.network_dropout or 0.0,
+        generator=generator(prepared.preset.training.seed, "student"),
+        init=start,
+    )
+
+
+def _teacher_lora(
+    name: str, found: TeacherSource, transformer: torch.nn.Module, prepared: Prepared, say: Callable[[str], None]
+) -> Lora | None:
+    """The teacher's LoRA, extracted from its checkpoint if asked; None for the base and for whole checkpoints."""
+    rank = found.settings.extract_rank
+    if not (found.checkpoint and rank):
+        return found.lora
+    tuned = load_transformer(found.checkpoint, torch.float32)
+    lora, errors = extract(transformer.state_dict(), tuned.state_dict(), list(prepared.layout.shapes), rank)
+    worst = max(errors.values(), default=0.0)
+    mean = sum(errors.values()) / max(len(errors), 1)
+    missed = f"{mean:.1%} of a layer's change on average, {worst:.1%} at worst"
+    say(f"teacher {name}: rank {rank} of {found.checkpoint.name} misses {missed}")
+    return lora
+
+
+def _teacher_field(name: str, found: TeacherSource, lora: Lora | None, base: AdapterField, accelerator: Accelerator):
+    if lora:
+        return AdapterField(base.family, base.adapters, name, base.autocast)
+    if found.checkpoint:
+        tuned = load_transformer(found.checkpoint, base.adapters.transformer.dtype)
+        return CheckpointField(base.family, tuned, accelerator.device, base.autocast)
+    return base

@@ -1,0 +1,109 @@
+"""What the run tells while it goes on: a progress bar, a JSONL log, and the trackers that the user asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image
+from tqdm import tqdm
+
+from danceopd_ext.config import Preset
+from danceopd_ext.files import whole_file
+from danceopd_ext.method import Report
+
+#: updates of a route that its shown loss is the mean of
+RECENT = 50
+
+
+class Journal:
+    """One record per update, on the main process. `say` prints a line without breaking the progress bar."""
+
+    def __init__(self, preset: Preset, accelerator: Accelerator, start: int):
+        self.accelerator, self.total = accelerator, preset.training.max_train_steps
+        self.main = accelerator.is_main_process
+        self.path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.log.jsonl"
+        self.recent: dict[str, deque[float]] = {}
+        self.last = time.perf_counter()
+        if self.main:
+            keep_until(self.path, start)
+            self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+        self.bar = tqdm(total=self.total, initial=start, desc="training", unit="step", disable=not self.main)
+        if preset.logging.log_with:
+            self._start_trackers(preset)
+
+    def _start_trackers(self, preset: Preset) -> None:
+        wandb = {"name": preset.logging.wandb_run_name or preset.saving.output_name}
+        self.accelerator.init_trackers(preset.logging.log_tracker_name, init_kwargs={"wandb": wandb})
+
+    def say(self, line: str) -> None:
+        if self.main:
+            tqdm.write(line)
+
+    def record(self, step: int, report: Report, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Log update number `step` (counted from 1)."""
+        now = time.perf_counter()
+        seconds, self.last = now - self.last, now
+        recent = self.recent.setdefault(report.route, deque(maxlen=RECENT))
+        recent.append(loss)
+        entry = {
+            "step": step,
+            "route": report.route,
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "query_sigma": report.mean_query_sigma,
+            "rollout_forwards_per_sample": report.rollout_forwards / report.samples,
+            "teacher_forwards_per_sample": report.teacher_forwards / report.samples,
+            "student_forwards_per_sample": report.student_forwards / report.samples,
+            "samples": report.samples,
+            "seconds": round(seconds, 4),
+        }
+        if self.main:
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
+            self._track(entry, step)
+        losses = {name: f"{sum(values) / len(values):.3g}" for name, values in sorted(self.recent.items())}
+        self.bar.set_postfix(losses, refresh=False)
+        self.bar.update()
+
+    def _track(self, entry: dict[str, Any], step: int) -> None:
+        values = {k: v for k, v in entry.items() if isinstance(v, (int, float)) and k != "step"}
+        self.accelerator.log({**values, f"loss/{entry['route']}": entry["loss"]}, step=step)
+
+    def picture(self, image: Image.Image, step: int) -> None:
+        """Show a preview grid in the trackers."""
+        pixels = np.asarray(image)[None]
+        for tracker in self.accelerator.trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"samples": pixels}, step=step, **layout)
+
+    def pause(self) -> None:
+        """Leave what happened since the last record (a save, a preview) out of the next update's seconds."""
+        self.last = time.perf_counter()
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.main:
+            self.file.close()
+        self.accelerator.end_training()
+
+
+def keep_until(path: Path, steps: int) -> None:
+    """Drop log lines of steps after `steps`: a resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= steps:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # a line that a killed process left unfinished
+    with whole_file(path) as part:
+        part.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,128 @@
+"""Optimizers under sd-scripts' names, and learning-rate schedules."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from danceopd_ext.config.schema import OptimizerSection
+from danceopd_ext.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where an optimizer lives, and the pip package that brings it."""
+
+    path: str
+    package: str = "torch"
+
+
+KNOWN = {
+    "AdamW": Known("torch.optim.AdamW"),
+    "SGDNesterov": Known("torch.optim.SGD"),
+    "AdamW8bit": Known("bitsandbytes.optim.AdamW8bit", "bitsandbytes"),
+    "PagedAdamW8bit": Known("bitsandbytes.optim.PagedAdamW8bit", "bitsandbytes"),
+    "PagedAdamW": Known("bitsandbytes.optim.PagedAdamW", "bitsandbytes"),
+    "PagedAdamW32bit": Known("bitsandbytes.optim.PagedAdamW32bit", "bitsandbytes"),
+    "Lion8bit": Known("bitsandbytes.optim.Lion8bit", "bitsandbytes"),
+    "PagedLion8bit": Known("bitsandbytes.optim.PagedLion8bit", "bitsandbytes"),
+    "Lion": Known("lion_pytorch.Lion", "lion-pytorch"),
+    "Adafactor": Known("transformers.optimization.Adafactor", "transformers"),
+    "Prodigy": Known("prodigyopt.Prodigy", "prodigyopt"),
+    "AdamWScheduleFree": Known("schedulefree.AdamWScheduleFree", "schedulefree"),
+    "RAdamScheduleFree": Known("schedulefree.RAdamScheduleFree", "schedulefree"),
+    "SGDScheduleFree": Known("schedulefree.SGDScheduleFree", "schedulefree"),
+}
+
+
+def default_optimizer(device: torch.device) -> str:
+    """AdamW8bit where bitsandbytes works (a CUDA GPU and its wheel), else AdamW."""
+    if device.type != "cuda":
+        return "AdamW"
+    try:
+        importlib.import_module("bitsandbytes.optim")
+    except (ImportError, RuntimeError, OSError):
+        return "AdamW"
+    return "AdamW8bit"
+
+
+def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimizer]:
+    """The class for an sd-scripts name (any case) or a dotted path. Raises UserError with the remedy."""
+    by_case = {known.lower(): known for known in KNOWN}
+    known = KNOWN.get(by_case.get(name.lower(), ""))
+    if known is None and "." not in name:
+        raise UserError(f'optimizer_type = "{name}" is unknown.{nearest(name, KNOWN)} Known: {", ".join(KNOWN)}.')
+    path, package = (known.path, known.package) if known else (name, name.partition(".")[0])
+    if package == "bitsandbytes" and device.type == "cpu":
+        raise UserError(f'optimizer_type = "{name}" needs a GPU; without one use "AdamW".')
+    module, _, cls = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), cls)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise UserError(
+            f'optimizer_type = "{name}" needs the package {package}, which does not import ({error}). '
+            f'Install it with `pip install {package}`, or use optimizer_type = "AdamW".'
+        ) from error
+    except AttributeError:
+        raise UserError(f'optimizer_type = "{name}": {module} has no {cls}.') from None
+
+
+def parse_arguments(pairs: Iterable[str], key: str) -> dict[str, Any]:
+    """`["betas=0.9,0.99", "d_coef=2"]` -> keyword arguments. Raises UserError."""
+    arguments = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign:
+            raise UserError(f'{key}: "{pair}" must have the form name=value.')
+        try:
+            arguments[name.strip()] = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            arguments[name.strip()] = text.strip()
+    return arguments
+
+
+def make_optimizer(section: OptimizerSection, parameters: list[torch.nn.Parameter], device: torch.device):
+    """The optimizer that the preset asks for. Raises UserError for an unknown one or wrong arguments."""
+    name = section.optimizer_type or default_optimizer(device)
+    cls = optimizer_class(name, device)
+    arguments = {"lr": section.learning_rate, "weight_decay": 0.0}
+    if name.lower() == "adafactor":
+        arguments |= {"relative_step": False, "scale_parameter": False}
+    if name.lower() == "sgdnesterov":
+        arguments |= {"nesterov": True, "momentum": 0.9}
+    arguments |= parse_arguments(section.optimizer_args, "optimizer_args")
+    if arguments.get("relative_step"):
+        arguments["lr"] = None
+    try:
+        return cls(parameters, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer_args do not fit {name}: {error}.") from error
+
+
+def make_schedule(section: OptimizerSection, optimizer: torch.optim.Optimizer, steps: int):
+    """The learning-rate schedule, stepped once per optimizer step. Raises UserError for an unknown name."""
+    warmup = section.lr_warmup_steps
+    warmup = int(warmup * steps) if warmup < 1 else int(warmup)
+    specific: dict[str, Any] = parse_arguments(section.lr_scheduler_args, "lr_scheduler_args")
+    if section.lr_scheduler == "cosine_with_restarts":
+        specific.setdefault("num_cycles", section.lr_scheduler_num_cycles)
+    if section.lr_scheduler == "polynomial":
+        specific.setdefault("power", section.lr_scheduler_power)
+    try:
+        return transformers.get_scheduler(
+            section.lr_scheduler, optimizer, warmup, steps, scheduler_specific_kwargs=specific
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f'lr_scheduler = "{section.lr_scheduler}": {error}.') from error
+
+
+def is_schedule_free(optimizer: Any) -> bool:
+    """Whether the optimizer keeps two sets of weights and must be told which are wanted (schedulefree)."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return hasattr(inner, "train") and hasattr(inner, "eval")

@@ -1,0 +1,123 @@
+"""LoRA files and state folders: what is written when, under sd-scripts' names, and which old ones go."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from danceopd_ext import __version__
+from danceopd_ext.lora.adapters import Adapters
+from danceopd_ext.lora.metadata import build_metadata, stem
+from danceopd_ext.lora.write import write_lora
+from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, torch_dtype
+from danceopd_ext.toolkits.native.state import save_state
+
+
+class Output:
+    """Writes the run's results to output_dir. Only the main process writes."""
+
+    def __init__(self, prepared: Prepared, adapters: Adapters, optimizer_state: Callable[[], dict]):
+        self.prepared, self.adapters, self.optimizer_state = prepared, adapters, optimizer_state
+        self.saving = prepared.preset.saving
+        self.folder = Path(self.saving.output_dir)
+        self.started_at = time.time()
+
+    @property
+    def format(self) -> str:
+        chosen = self.saving.save_model_as
+        return self.prepared.family.default_format if chosen in ("auto", "safetensors") else chosen
+
+    def lora_path(self, step: int | None) -> Path:
+        """`NAME-step00000300.safetensors`, or `NAME.safetensors` at the end."""
+        return self.folder / f"{self._name(step)}.safetensors"
+
+    def state_path(self, step: int | None) -> Path:
+        return self.folder / f"{self._name(step)}-state"
+
+    def _name(self, step: int | None) -> str:
+        return self.saving.output_name + ("" if step is None else f"-step{step:08d}")
+
+    def save_lora(self, steps_done: int, final: bool = False) -> Path:
+        """Write the student as it is now and compare the file with it."""
+        path = self.lora_path(None if final else steps_done)
+        lora = self.adapters.state(STUDENT)
+        dtype = torch_dtype(self.saving.save_precision)
+        write_lora(path, lora, self.prepared.layout, self.format, self.metadata(steps_done), dtype)
+        if not final and self.saving.save_last_n_steps:
+            self._forget(".safetensors", steps_done - self.saving.save_last_n_steps)
+        return path
+
+    def save_state(self, steps_done: int, final: bool = False) -> Path:
+        """Write everything that resume needs."""
+        path = self.state_path(None if final else steps_done)
+        student = self.adapters.state_dict(STUDENT)
+        save_state(path, steps_done, self.prepared.identity, student, self.optimizer_state())
+        keep = self.saving.save_last_n_steps_state or self.saving.save_last_n_steps
+        if not final and keep:
+            self._forget("-state", steps_done - keep)
+        return path
+
+    def _forget(self, ending: str, before: int) -> None:
+        """Remove this run's files of steps before `before` (sd-scripts keeps those of the last n steps)."""
+        pattern = re.compile(re.escape(self.saving.output_name) + r"-step(\d{8})" + re.escape(ending) + "$")
+        for path in self.folder.iterdir():
+            found = pattern.match(path.name)
+            if found and int(found[1]) < before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def metadata(self, steps_done: int) -> dict[str, str]:
+        """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
+        preset, saving = self.prepared.preset, self.saving
+        options = preset.danceopd
+        teachers = {name: self._describe(name) for name in options.teachers}
+        extra = {
+            "ss_danceopd_version": __version__,
+            "ss_danceopd_method": options.method,
+            "ss_danceopd_teachers": teachers,
+            "ss_danceopd_routes": self.prepared.plan.weights,
+            "ss_danceopd_rollout_steps": options.rollout_steps,
+            "ss_danceopd_query": options.query,
+            "ss_danceopd_num_queries": options.num_queries,
+            "ss_danceopd_student_init": options.student_init,
+            "ss_steps": steps_done,
+            "ss_seed": preset.training.seed,
+            "ss_learning_rate": preset.optimizer.learning_rate,
+            "ss_optimizer": preset.optimizer.optimizer_type,
+            "ss_lr_scheduler": preset.optimizer.lr_scheduler,
+            "ss_mixed_precision": preset.training.mixed_precision,
+            "ss_gradient_accumulation_steps": preset.training.gradient_accumulation_steps,
+            "ss_training_comment": saving.training_comment,
+            "modelspec.license": saving.metadata_license,
+            "modelspec.tags": saving.metadata_tags,
+        }
+        width, height = next(iter(self.prepared.plan.summary()[0].sizes))
+        return build_metadata(
+            title=saving.metadata_title or saving.output_name,
+            architecture=self.prepared.family.architecture,
+            base_model=self.prepared.source.name,
+            rank=preset.network.network_dim,
+            teachers=[f"{name} ({what})" for name, what in teachers.items()],
+            author=saving.metadata_author,
+            description=saving.metadata_description,
+            trigger_phrase=saving.metadata_trigger_phrase,
+            resolution=(width, height),
+            steps=preset.training.max_train_steps,
+            started_at=self.started_at,
+            finished_at=time.time(),
+            extra=extra,
+        )
+
+    def _describe(self, name: str) -> str:
+        """A teacher in a few words, with file names but no folders."""
+        teacher = self.prepared.preset.danceopd.teachers[name]
+        parts = [
+            f"{stem(p)} x{s:g}" if s != 1 else stem(p) for p, s in zip(teacher.loras, teacher.strengths, strict=True)
+        ]
+        if teacher.checkpoint:
+            parts.append(stem(teacher.checkpoint))
+        if teacher.guidance_scale != 1:
+            parts.append(f"guidance {teacher.guidance_scale:g}")
+        return " + ".join(parts) or "base"

@@ -1,0 +1,67 @@
+"""Pictures of base, teachers and student side by side, from the same prompts and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from danceopd_ext.files import whole_file
+from danceopd_ext.method import Field, generator, guided, rollout
+from danceopd_ext.models.decoding import decode
+from danceopd_ext.models.loading import load_vae
+from danceopd_ext.pictures import draw_grid
+from danceopd_ext.toolkits.native.batches import StepData
+from danceopd_ext.toolkits.native.build import Fields
+from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
+from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
+
+
+class Previews:
+    """Draws the preview prompts. Base and teachers do not change, so they are drawn once."""
+
+    def __init__(self, prepared: Prepared, fields: Fields, data: StepData, device: torch.device):
+        self.prepared, self.fields, self.data, self.device = prepared, fields, data, device
+        self.folder = Path(prepared.preset.saving.output_dir) / "sample"
+        self.fixed: dict[str, list[np.ndarray]] = {}
+        self.vae = load_vae(prepared.source, torch_dtype(prepared.preset.training.mixed_precision))
+
+    def draw(self, step: int, say: Callable[[str], None]) -> Image.Image:
+        """Draw all prompts, write `sample/NAME-step00000300.png`, and return the grid."""
+        if not self.fixed:
+            columns: Mapping[str, Field] = {"base": self.fields.base, **self._other_teachers()}
+            self.fixed = {name: self._column(field) for name, field in columns.items()}
+        columns = {**self.fixed, "student": self._column(self.fields.plain_student)}
+        prompts = [line.prompt for line in self.prepared.previews]
+        grid = draw_grid(prompts, columns, title=f"step {step}")
+        path = self.folder / f"{self.prepared.preset.saving.output_name}-step{step:08d}.png"
+        with whole_file(path) as part:
+            grid.save(part, format="PNG")
+        say(f"pictures: {path}")
+        return grid
+
+    def _other_teachers(self) -> dict[str, Field]:
+        return {name: field for name, field in self.fields.teachers.items() if field is not self.fields.base}
+
+    def _column(self, field: Field) -> list[np.ndarray]:
+        return [self._picture(field, line, place) for place, line in enumerate(self.prepared.previews)]
+
+    @torch.no_grad()
+    def _picture(self, field: Field, line: PreviewPrompt, place: int) -> np.ndarray:
+        """uint8 [H, W, 3]: the field's own sampler, on the pipeline's sigma grid."""
+        rng = torch.Generator("cpu").manual_seed(line.seed) if line.seed is not None else self._own_noise(place)
+        noise = torch.randn((1, *self.data.latent_shape(line.width, line.height)), generator=rng).to(self.device)
+        condition = self.data.conditions([line.prompt], line.negative_prompt)
+        sigmas = self.data.sigmas(line.width, line.height, line.steps)
+        end = torch.tensor([[line.steps]])
+        latents = rollout(guided(field, line.guidance_scale), noise, sigmas, condition, end)[:, 0]
+        self.vae.to(self.device)
+        picture = decode(self.vae, latents)[0]
+        self.vae.to("cpu")
+        return picture
+
+    def _own_noise(self, place: int) -> torch.Generator:
+        return generator(self.prepared.preset.training.seed, "preview", place)

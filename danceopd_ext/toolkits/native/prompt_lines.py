@@ -1,0 +1,70 @@
+"""Preview prompts in kohya's syntax: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.models.loading import Source
+
+FLAG = re.compile(r"\s+--(\w+)(?:\s+|$)")
+
+
+@dataclass(frozen=True)
+class PreviewPrompt:
+    """One picture to draw. Sizes in pixels; `guidance_scale` 1 is none; `seed` None draws with the run's seed."""
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int = 1024
+    height: int = 1024
+    seed: int | None = None
+    guidance_scale: float = 1.0
+    steps: int = 28
+
+
+def parse_line(line: str) -> PreviewPrompt:
+    """A line of a sample prompt file (sd-scripts, docs of `--sample_prompts`). Raises ValueError for a bad number."""
+    parts = FLAG.split(" " + line.strip())
+    values: dict[str, object] = {"prompt": parts[0].strip()}
+    for flag, value in zip(parts[1::2], parts[2::2], strict=True):
+        if flag == "n":
+            values["negative_prompt"] = value.strip()
+        elif flag in ("w", "h", "d", "s"):
+            values[{"w": "width", "h": "height", "d": "seed", "s": "steps"}[flag]] = int(value)
+        elif flag == "l":
+            values["guidance_scale"] = float(value)
+    return PreviewPrompt(**values)
+
+
+def read_preview_prompts(path: str, source: Source, config: dict) -> list[PreviewPrompt]:
+    """All prompts of the file. Raises UserError naming the file and line, also for a size the model cannot draw."""
+    file, limits = Path(path), source.family.size_limits(config, source.vae_scale_factor)
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} (sample_prompts) does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} (sample_prompts) cannot be read as UTF-8 text ({error}).") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            prompt = parse_line(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error}.") from error
+        for side in (prompt.width, prompt.height):
+            if side % limits.multiple or not 0 < side <= limits.maximum:
+                raise UserError(
+                    f"{path}, line {number}: {prompt.width}x{prompt.height} cannot be drawn; "
+                    f"sides are multiples of {limits.multiple}, up to {limits.maximum} (--w and --h)."
+                )
+        if prompt.steps < 1:
+            raise UserError(f"{path}, line {number}: --s must be 1 or more.")
+        prompts.append(prompt)
+    if not prompts:
+        raise UserError(f"{path} (sample_prompts) has no prompt.")
+    return prompts

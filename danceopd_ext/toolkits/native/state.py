@@ -1,0 +1,104 @@
+"""The whole training state in a folder: a resumed run is the run that was not interrupted.
+
+What is random follows from (seed, step), so weights, optimizer, schedule and step are all there is to save. Folders
+appear whole or not at all; every file's digest is in state.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.files import whole_folder
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state folder that was checked. `step`: optimizer steps done."""
+
+    folder: Path
+    step: int
+
+    def student(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "student.safetensors")
+
+    def optimizer(self) -> dict[str, Any]:
+        return torch.load(self.folder / "optimizer.pt", map_location="cpu", weights_only=True)
+
+
+def save_state(
+    folder: Path,
+    step: int,
+    identity: Mapping[str, object],
+    student: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, Any],
+) -> None:
+    """Write a state folder, whole or not at all. `optimizer`: optimizer, schedule and gradient scaler states."""
+    with whole_folder(folder) as part:
+        tensors = {name: t.detach().cpu().contiguous() for name, t in student.items()}
+        save_file(tensors, part / "student.safetensors")
+        torch.save(dict(optimizer), part / "optimizer.pt")
+        digests = {file.name: _digest(file) for file in sorted(part.iterdir())}
+        facts = {"version": VERSION, "step": step, "identity": identity, "sha256": digests}
+        (part / "state.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: int) -> SavedState:
+    """Check a state folder against this run. Raises UserError when it is damaged or belongs to another run."""
+    try:
+        facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        if facts["version"] != VERSION:
+            raise UserError(f"{folder} (resume) was written by another version of danceopd_ext.")
+        saved, step, digests = facts["identity"], int(facts["step"]), facts["sha256"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} (resume) is not a state folder: it has no state.json.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'state.json'} (resume) is damaged ({error}): use an earlier state.") from error
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or _digest(folder / name) != digest:
+            raise UserError(f"{folder / name} (resume) is missing or damaged: use an earlier state.")
+    for key, value in json.loads(json.dumps(identity)).items():
+        if saved.get(key) != value:
+            raise UserError(
+                f"{folder} (resume) is of another run: {key} was {_short(saved.get(key))} and is {_short(value)}. "
+                "Give the preset its old value, or start a new run from the LoRA with network_weights."
+            )
+    if step >= max_train_steps:
+        raise UserError(f"{folder} (resume) has done {step} steps: raise max_train_steps = {max_train_steps}.")
+    return SavedState(folder, step)
+
+
+def check_loadable(state: SavedState) -> dict[str, Any]:
+    """The optimizer's state. Raises UserError when it cannot be read without running code from it."""
+    try:
+        return state.optimizer()
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{state.folder / 'optimizer.pt'} (resume) cannot be read: use an earlier state.") from error
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,61 @@
+"""The command `train_danceopd.py --config preset.toml [--any_argument value]`."""
+
+from __future__ import annotations
+
+import sys
+
+from danceopd_ext.config.load import flat_keys, load_preset
+from danceopd_ext.errors import UserError, nearest
+
+USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
+
+Trains one LoRA from the teachers that the preset names. Every preset key is also an argument and then wins over the
+file; the README lists them all."""
+
+
+def parse_command(arguments: list[str]) -> tuple[str, dict[str, str]]:
+    """`--config FILE --key value ...` -> the file and the overrides. Raises UserError."""
+    values: dict[str, str] = {}
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    place = 0
+    while place < len(words):
+        flag, following = words[place], words[place + 1 :]
+        if not flag.startswith("--"):
+            raise UserError(f'unexpected "{flag}": arguments are written --name value.')
+        taken = []
+        while following and not following[0].startswith("--"):
+            taken.append(following.pop(0))
+        values[flag[2:].replace("-", "_")] = " ".join(taken) or "true"
+        place += 1 + len(taken)
+    config = values.pop("config", None) or values.pop("config_file", None)
+    known = flat_keys()
+    for name in values:
+        if name not in known:
+            raise UserError(f"unknown argument --{name}.{nearest(name, [*known, 'config'])}")
+    if not config or config == "true":
+        raise UserError("no preset: give --config preset.toml (presets/ has one for each purpose).")
+    return config, values
+
+
+def quieten() -> None:
+    """Keep the libraries' notes about themselves off the screen; what a user can act on, we say ourselves."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the preset and hand it to its toolkit. Raises UserError and TrainingError (see cli.run)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    preset = load_preset(*parse_command(arguments))
+    quieten()
+    from danceopd_ext.toolkits.native.train import train  # here, because it takes seconds to import
+
+    path = train(preset)
+    print(f"done: {path}")

@@ -1,0 +1,1 @@
+"""Tiny random models in the real formats, made on the spot."""

@@ -1,0 +1,9 @@
+"""accelerate launch train_danceopd.py --config preset.toml"""
+
+import sys
+
+from danceopd_ext.cli import run
+from danceopd_ext.toolkits.run import main
+
+if __name__ == "__main__":
+    sys.exit(run(main))
