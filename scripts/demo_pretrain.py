@@ -97,12 +97,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--out", type=Path, default=Path("outputs/demo_pretrain"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to PyTorch")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads; the shipped files were made with 1; 0 leaves the choice to PyTorch",
+    )
     parser.add_argument("--seeds", type=int, default=4, help="pictures per test prompt in the evaluation")
     parser.add_argument("--vae_steps", type=int, default=2500)
-    parser.add_argument("--base_steps", type=int, default=4000)
-    parser.add_argument("--teacher_steps", type=int, default=1200)
-    parser.add_argument("--teacher_learning_rate", type=float, default=1e-3)
+    parser.add_argument("--base_steps", type=int, default=3000)
+    parser.add_argument("--teacher_steps", type=int, default=500)
+    parser.add_argument("--teacher_learning_rate", type=float, default=5e-4)
     return parser.parse_args()
 
 
