@@ -73,9 +73,8 @@ class BucketRules:
         """
         if self.enable_bucket and self.bucket_no_upscale:
             size = self._shrunk(image)
-        elif image in self.buckets:
-            size = image
         else:
+            # No two buckets have the same shape, so an image of bucket size finds its own.
             aspect = image[0] / image[1]
             size = min(self.buckets, key=lambda bucket: abs(bucket[0] / bucket[1] - aspect))
         if min(size) < 1:

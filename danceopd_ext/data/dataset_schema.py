@@ -76,7 +76,7 @@ INHERITED_KEYS: dict[str, Check] = {
 }
 """Keys of a subset that may also stand in its dataset or in [general]."""
 
-SUBSET_KEYS: dict[str, Check] = {"image_dir": _TEXT, "metadata_file": _TEXT, "conditioning_data_dir": _TEXT}
+SUBSET_KEYS: dict[str, Check] = {"image_dir": _word, "metadata_file": _word, "conditioning_data_dir": _word}
 """Keys of [[datasets.subsets]] alone."""
 
 IGNORED_KEYS = (

@@ -283,6 +283,7 @@ def test_a_json_configuration_is_read_too(folder):
         (subset(teacher=""), ["which teacher", 'custom_attributes.teacher = "..."', "t2i, style"]),
         (subset(teacher='custom_attributes.teacher = "stlye"'), ['"stlye"', 'Did you mean "style"?', "t2i, style"]),
         (subset(teacher='custom_attributes = "style"'), ["custom_attributes = 'style'", "table"]),
+        (subset().replace('"cats"', '""'), ["image_dir = ''", "not empty"]),
         (subset().replace('"cats"', '"dogs"'), ['image_dir: there is no folder "dogs"', "data.toml"]),
         (subset('metadata_file = "no.json"'), ['metadata_file: there is no file "no.json"']),
         (subset().replace('image_dir = "cats"', ""), ["image_dir is missing"]),

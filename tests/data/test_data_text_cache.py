@@ -212,6 +212,16 @@ def test_fingerprint_sees_every_change(tmp_path, change):
     assert fingerprint(paths) != before
 
 
+def test_fingerprint_sees_which_folder_a_file_lies_in(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, name in ((one, "a"), (one, "b"), (two, "c")):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    before = fingerprint([one, two])
+    (one / "b").rename(two / "b")
+    assert fingerprint([one, two]) != before
+
+
 def test_fingerprint_of_nothing_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no files of a text encoder"):
         fingerprint([tmp_path / "no"])
