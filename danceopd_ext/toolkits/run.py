@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.errors import UserError, nearest
@@ -42,6 +44,7 @@ def quieten() -> None:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning)
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -55,7 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     preset = load_preset(*parse_command(arguments))
     quieten()
-    from danceopd_ext.toolkits.native.train import train  # here, because it takes seconds to import
+    from danceopd_ext.toolkits.native.processes import all_processes  # here: they take seconds to import
+    from danceopd_ext.toolkits.native.train import train
 
-    path = train(preset)
-    print(f"done: {path}")
+    with all_processes():
+        path = train(preset)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"done: {path}")

@@ -30,6 +30,7 @@ from danceopd_ext.toolkits.native.optimizers import (
 from danceopd_ext.toolkits.native.output import Output
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, check_writable, prepare
 from danceopd_ext.toolkits.native.previews import Previews
+from danceopd_ext.toolkits.native.processes import has_accelerator
 from danceopd_ext.toolkits.native.state import check_loadable
 
 
@@ -68,6 +69,7 @@ def make_accelerator(preset: Preset) -> Accelerator:
         mixed_precision=precision,
         log_with=preset.logging.log_with,
         project_dir=logging_dir,
+        cpu=not has_accelerator(),
         # encoding many prompts on the main process takes longer than the usual limit of a waiting process
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
     )
