@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusers import AutoencoderKL, ZImagePipeline
 
+from danceopd_ext.demo import LORAS
 from danceopd_ext.demo.pretrain.flow import encode_skills, train_flow
 from danceopd_ext.demo.pretrain.pipeline import build_pipeline, save_pipeline
 from danceopd_ext.demo.pretrain.teachers import train_teacher, use_loras
@@ -26,8 +27,8 @@ from danceopd_ext.demo.pretrain.vae import train_vae
 from danceopd_ext.demo.score import score
 from danceopd_ext.demo.world import SKILLS
 
+TEACHERS = tuple(LORAS)
 STAGES = ("vae", "base", "teachers", "evaluate")
-TEACHERS = ("hollow", "checkered")
 MODELS: dict[str, dict[str, float]] = {
     "base": {},
     "teacher:hollow": {"hollow": 1.0},
@@ -104,7 +105,7 @@ def parse_args() -> argparse.Namespace:
         help="CPU threads; the shipped files were made with 1; 0 leaves the choice to PyTorch",
     )
     parser.add_argument("--seeds", type=int, default=4, help="pictures per test prompt in the evaluation")
-    parser.add_argument("--vae_steps", type=int, default=2500)
+    parser.add_argument("--vae_steps", type=int, default=4000)
     parser.add_argument("--base_steps", type=int, default=3000)
     parser.add_argument("--teacher_steps", type=int, default=500)
     parser.add_argument("--teacher_learning_rate", type=float, default=5e-4)

@@ -1,1 +1,17 @@
-"""The embedded demo: a small world with exact checks, and a small pretrained Z-Image pipeline that draws it."""
+"""The embedded demo: a small world with exact checks, and a small pretrained Z-Image pipeline that draws it.
+
+- `world`: scenes, captions, pictures, reading pictures back, skills
+- `score`: draws captions with a pipeline and checks the drawings
+- `grid`: a labelled picture grid
+- `pretrain`: how `pipeline/` and `loras/` were made (see `scripts/demo_pretrain.py`)
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+PIPELINE = FOLDER / "pipeline"
+"""A `diffusers.ZImagePipeline`."""
+LORAS = {name: FOLDER / "loras" / f"{name}.safetensors" for name in ("hollow", "checkered")}
+"""Teacher -> its LoRA."""
+PROMPTS = {name: FOLDER / "prompts" / f"{name}.txt" for name in ("base", *LORAS)}
+"""Route -> its training prompts, one per line."""

@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
 from diffusers import ZImagePipeline
 
-from .world import IMAGE_SIZE, SKILLS, Scene
+from .world import IMAGE_SIZE, SKILLS, Scene, read_scenes, shows
 
 STEPS = 8
 MAX_PROMPT_TOKENS = 64
@@ -116,7 +117,9 @@ def encode_images(pipeline: ZImagePipeline, images: np.ndarray) -> torch.Tensor:
     return (means.float() - vae.config.shift_factor) * vae.config.scaling_factor
 
 
-def pick_prompts(skill: str, split: str = "test", limit: int | None = None) -> list[tuple[str, Scene]]:
+def pick_prompts(
+    skill: str, split: Literal["train", "test"] = "test", limit: int | None = None
+) -> list[tuple[str, Scene]]:
     """Up to `limit` (caption, scene) pairs of a skill, spread evenly over its list; repeated if it is shorter."""
     pairs = SKILLS[skill].prompts(split)
     if limit is None:
@@ -124,18 +127,24 @@ def pick_prompts(skill: str, split: str = "test", limit: int | None = None) -> l
     return [pairs[index * len(pairs) // limit % len(pairs)] for index in range(limit)]
 
 
+def draw_and_check(
+    pipeline: ZImagePipeline, pairs: Sequence[tuple[str, Scene]], **options
+) -> tuple[np.ndarray, list[bool]]:
+    """Draws (caption, scene) pairs: uint8 [N, 32, 32, 3], and whether each shows its scene; `options` as `generate`."""
+    images = generate(pipeline, [text for text, _ in pairs], **options)
+    reads = read_scenes(images)
+    return images, [shows(read, error, scene) for (read, error), (_, scene) in zip(reads, pairs, strict=True)]
+
+
 def score(
     pipeline: ZImagePipeline,
     skills: Sequence[str] = tuple(SKILLS),
-    split: str = "test",
+    split: Literal["train", "test"] = "test",
     limit: int | None = None,
-    seed: int = 0,
     **options,
 ) -> dict[str, float]:
-    """The fraction of right drawings, 0..1, per skill; `options` go to `generate`."""
-    result = {}
-    for name in skills:
-        pairs = pick_prompts(name, split, limit)
-        images = generate(pipeline, [text for text, _ in pairs], seed=seed, **options)
-        result[name] = float(np.mean(SKILLS[name].check_all(images, [scene for _, scene in pairs])))
-    return result
+    """The fraction of right drawings, 0..1, per skill, of `limit` prompts each (None: all); `options`: see `generate`."""
+    return {
+        name: float(np.mean(draw_and_check(pipeline, pick_prompts(name, split, limit), **options)[1]))
+        for name in skills
+    }

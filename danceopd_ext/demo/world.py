@@ -134,8 +134,8 @@ def caption(scene: Scene) -> str:
 @cache
 def _contents() -> tuple[tuple[str, str, bool] | None, ...]:
     """All K contents of a cell: nothing, or (shape, colour, hollow)."""
-    filled = [(shape, colour, hollow) for shape in SHAPES for colour in COLOURS for hollow in (False, True)]
-    return (None, *filled)
+    looks = [(shape, colour, hollow) for shape in SHAPES for colour in COLOURS for hollow in (False, True)]
+    return (None, *looks)
 
 
 @cache

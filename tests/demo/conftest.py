@@ -1,22 +1,25 @@
 """The shipped pipeline, loaded once for all tests of the demo."""
 
-from pathlib import Path
-
 import pytest
+import torch
 
-DEMO = Path(__file__).resolve().parents[2] / "danceopd_ext" / "demo"
+from danceopd_ext.demo import PIPELINE
 
 
-@pytest.fixture(scope="session")
-def demo_folder() -> Path:
-    return DEMO
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The model is so small that threads cost more than they bring, and one thread repeats exactly."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
 def shared_pipeline():
     from diffusers import ZImagePipeline
 
-    pipeline = ZImagePipeline.from_pretrained(DEMO / "pipeline", local_files_only=True)
+    pipeline = ZImagePipeline.from_pretrained(PIPELINE, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from ..world import BACKGROUNDS, CELLS, COLOURS, COUNT_WORDS, SHAPES
 
-MAX_PROMPT_TOKENS = 32
 TEXT_DIM = 64
 SPECIAL_WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
 CHAT_TEMPLATE = (

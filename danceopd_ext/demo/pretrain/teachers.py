@@ -1,5 +1,6 @@
 """Teachers are LoRAs on the base, each trained on one skill alone; and what comes of merging them."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def use_loras(pipeline: ZImagePipeline, files: Mapping[str, Path], weights: Mapp
     strength 1/2 each the exact average.
     """
     pipeline.unload_lora_weights()
-    for name in weights:
-        pipeline.load_lora_weights(str(files[name].parent), weight_name=files[name].name, adapter_name=name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
+        for name in weights:
+            pipeline.load_lora_weights(str(files[name].parent), weight_name=files[name].name, adapter_name=name)
     if weights:
         pipeline.set_adapters(list(weights), list(weights.values()))

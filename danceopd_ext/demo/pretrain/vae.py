@@ -28,12 +28,18 @@ def build_vae(channels: tuple[int, ...] = (16, 32, 48), latent_channels: int = 8
 
 
 def random_pictures(count: int, generator: torch.Generator) -> torch.Tensor:
-    """float32 [N, 3, 32, 32] in -1..1; a cell is empty half of the time."""
+    """float32 [N, 3, 32, 32] in -1..1, from crowded to empty; in half of them all objects are equal.
+
+    Equal objects matter: the VAE normalises over the whole picture, so four red squares are not four times one.
+    """
     templates = torch.from_numpy(cell_templates())
     n_backgrounds, n_contents = templates.shape[:2]
     background = torch.randint(n_backgrounds, (count, 1), generator=generator)
     content = torch.randint(n_contents, (count, 4), generator=generator)
-    content *= torch.rand(count, 4, generator=generator) < 0.5
+    equal = torch.rand(count, 1, generator=generator) < 0.5
+    content = torch.where(equal, content[:, :1], content)
+    crowd = torch.rand(count, 1, generator=generator)
+    content *= torch.rand(count, 4, generator=generator) < crowd
     cells = templates[background, content, torch.arange(4)]
     grid = cells.view(count, 2, 2, CELL_SIZE, CELL_SIZE, 3).permute(0, 5, 1, 3, 2, 4)
     return grid.reshape(count, 3, IMAGE_SIZE, IMAGE_SIZE) * 2 - 1
