@@ -50,6 +50,7 @@ def _compress(change: LowRank, rank: int) -> LowRank:
     return LowRank(root.unsqueeze(1) * (right[:rank] @ down_q.T), (up_q @ left[:, :rank]) * root)
 
 
+@torch.no_grad()
 def extract(
     base: torch.nn.Module | Mapping[str, torch.Tensor],
     tuned: Mapping[str, torch.Tensor],

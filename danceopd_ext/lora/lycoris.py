@@ -45,7 +45,13 @@ def lokr(parts: dict[str, torch.Tensor], alpha: float | None) -> LowRank:
     up2, down2 = _factors(parts, "lokr_w2")
     factored = [parts[name].shape[1] for name in ("lokr_w1_a", "lokr_w2_a") if name in parts]
     scale = _scale(alpha, factored[0]) if factored else 1.0
-    return LowRank(torch.kron(down1, down2), torch.kron(up1, up2) * scale)
+    return LowRank(_kron(down1, down2), _kron(up1, up2) * scale)
+
+
+def _kron(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """torch.kron, which refuses some matrices with one column by their strides."""
+    product = a[:, None, :, None] * b[None, :, None, :]
+    return product.reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])
 
 
 def _factors(parts: dict[str, torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,6 +64,6 @@ def _factors(parts: dict[str, torch.Tensor], name: str) -> tuple[torch.Tensor, t
     else:
         matrix = parts[name]
     left, singular, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    kept = max(1, int((singular > singular[0] * torch.finfo(torch.float32).eps * 0.1).sum()))
+    kept = max(1, int((singular > singular[0] * torch.finfo(torch.float32).eps * 4).sum()))
     root = singular[:kept].sqrt()
     return (left[:, :kept] * root).float(), (root.unsqueeze(1) * right[:kept]).float()

@@ -44,6 +44,7 @@ def write_lora(
         raise UserError(f'LoRA format "{format}" is unknown. Choose one of {", ".join(FORMATS)}.')
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: LoRA files are written as .safetensors; change the name.")
+    lora = balanced(lora, layout)
     tensors = to_tensors(lora, layout, format, dtype)
     entries = with_hashes(tensors, _entries(lora.metadata if metadata is None else metadata, tensors))
     with whole_file(path) as part:
@@ -62,39 +63,50 @@ def _entries(metadata: Mapping[str, object], tensors: Mapping[str, torch.Tensor]
 
 
 def to_tensors(lora: Lora, layout: Layout, format: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The file's tensors by key."""
+    """The file's tensors by key; `lora` is balanced."""
     names = {"kohya": layout.kohya_names, "comfyui": layout.comfyui_names, "diffusers": "diffusers"}[format]
     changes = to_native(lora, layout) if names == "native" else lora.modules
     tensors = {}
     for name, change in changes.items():
-        change = balanced(change)
-        down, up = (factor.detach().to("cpu", dtype).contiguous() for factor in (change.down_RI, change.up_OR))
+        # clones: safetensors refuses tensors that share memory, as q, k and v of a fused LoRA do
+        down, up = (
+            factor.detach().to("cpu", dtype, copy=True).contiguous() for factor in (change.down_RI, change.up_OR)
+        )
         if format == "kohya":
             layer = "lora_unet_" + name.replace(".", "_")
             tensors[f"{layer}.lora_down.weight"], tensors[f"{layer}.lora_up.weight"] = down, up
             tensors[f"{layer}.alpha"] = torch.tensor(float(change.rank))  # float32: bfloat16 has no 257
         else:
             layer = ("transformer." if format == "diffusers" else "diffusion_model.") + name
-            # clones: safetensors refuses tensors that share memory, as q, k and v of a fused LoRA do
-            tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"] = down.clone(), up.clone()
+            tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"] = down, up
     return tensors
 
 
-def balanced(change: LowRank) -> LowRank:
-    """Shift a power of two between the factors so that both have about the same size: exact, and safe in float16."""
-    up, down = float(change.up_OR.abs().max()), float(change.down_RI.abs().max())
-    if not (up and down and math.isfinite(up) and math.isfinite(down)):
-        return change
-    factor = 2.0 ** round(math.log2(up / down) / 2)
-    return LowRank(change.down_RI * factor, change.up_OR / factor)
+def balanced(lora: Lora, layout: Layout) -> Lora:
+    """Shift powers of two between the factors so that both have about the same size: exact, and safe in float16.
+
+    Layers that are fused natively are shifted together, so that downs they share stay equal.
+    """
+    groups = [[name for name in parts if name in lora.modules] for parts in layout.native.values()]
+    grouped = {name for group in groups for name in group}
+    groups += [[name] for name in lora.modules if name not in grouped]
+    modules = dict.fromkeys(lora.modules)
+    for group in filter(None, groups):
+        changes = {name: _down_near_one(lora.modules[name]) for name in group}
+        largest = max(float(change.up_OR.abs().max()) for change in changes.values())
+        usable = largest and math.isfinite(largest)
+        factor = 2.0 ** round(math.log2(largest) / 2) if usable else 1.0
+        for name, change in changes.items():
+            modules[name] = LowRank(change.down_RI * factor, change.up_OR / factor)
+    return Lora(modules, lora.metadata, lora.name)
 
 
-def _down_first(change: LowRank) -> LowRank:
-    """Bring the largest entry of down to between 1 and 2 by a power of two, so that equal downs are seen as equal."""
-    down = float(change.down_RI.abs().max())
-    if not (down and math.isfinite(down)):
+def _down_near_one(change: LowRank) -> LowRank:
+    """Bring the largest entry of down to between 1 and 2 by a power of two."""
+    largest = float(change.down_RI.abs().max())
+    if not (largest and math.isfinite(largest)):
         return change
-    factor = 2.0 ** -math.floor(math.log2(down))
+    factor = 2.0 ** -math.floor(math.log2(largest))
     return LowRank(change.down_RI * factor, change.up_OR / factor)
 
 
@@ -125,10 +137,8 @@ def to_native(lora: Lora, layout: Layout) -> dict[str, LowRank]:
 def _fuse(present: Mapping[str, LowRank], parts: tuple[str, ...]) -> LowRank:
     """Stack the outputs of `parts`; a part without a change gets zero rows.
 
-    Parts with the same down, up to a power of two, share it; else downs are stacked and up is block-diagonal: the rank
-    is then the sum.
+    Parts with the same down share it; else downs are stacked and up is block-diagonal: the rank is then the sum.
     """
-    present = {name: _down_first(change) for name, change in present.items()}
     changes = list(present.values())
     outputs = changes[0].shape[0]
     first = changes[0].down_RI
@@ -157,8 +167,7 @@ def _check(written: Lora, lora: Lora, dtype: torch.dtype) -> None:
         copy = written.modules.get(name)
         if copy is None or copy.shape != change.shape:
             raise RuntimeError(f"written LoRA reads back without {name}")
-        scaled = balanced(change)
-        up, down = scaled.up_OR.detach().cpu().double(), scaled.down_RI.detach().cpu().double()
+        up, down = change.up_OR.detach().cpu().double(), change.down_RI.detach().cpu().double()
         probe = torch.randn(change.shape[1], 4, generator=generator, dtype=torch.float64)
         error = copy.up_OR.double() @ (copy.down_RI.double() @ probe) - up @ (down @ probe)
         bound = (up.abs() + tiny) @ ((down.abs() + tiny) @ probe.abs()) * unit * 4
