@@ -56,8 +56,9 @@ def predict_velocity(
     transformer: torch.nn.Module, latents: torch.Tensor, sigma: torch.Tensor, embeddings: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """d latents / d sigma = noise - clean, for latents [N, c, h, w] and noise levels sigma [N] in 0..1."""
-    inputs = list(latents.to(transformer.dtype).unsqueeze(2).unbind(0))
-    output = transformer(inputs, 1 - sigma, list(embeddings), return_dict=False)[0]
+    dtype = next(transformer.parameters()).dtype
+    inputs = list(latents.to(dtype).unsqueeze(2).unbind(0))
+    output = transformer(inputs, 1 - sigma, [row.to(dtype) for row in embeddings], return_dict=False)[0]
     return -torch.stack(output).squeeze(2).float()  # Z-Image's time runs from noise (0) to clean (1)
 
 
@@ -143,7 +144,7 @@ def score(
     limit: int | None = None,
     **options,
 ) -> dict[str, float]:
-    """The fraction of right drawings, 0..1, per skill, of `limit` prompts each (None: all); `options`: see `generate`."""
+    """The fraction of right drawings, 0..1, per skill, of `limit` prompts each (None: all). Options: see `generate`."""
     return {
         name: float(np.mean(draw_and_check(pipeline, pick_prompts(name, split, limit), **options)[1]))
         for name in skills
