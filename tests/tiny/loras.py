@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora, LowRank
+from danceopd_ext.lora.write import write_lora
+from danceopd_ext.models.loading import find_source, load_layout
 
 
 def random_lora(layout: Layout, endings: tuple[str, ...], seed: int, rank: int = 4, size: float = 0.3) -> Lora:
@@ -18,3 +22,23 @@ def random_lora(layout: Layout, endings: tuple[str, ...], seed: int, rank: int =
             up = torch.randn(outputs, rank, generator=rng) / rank**0.5 * size
             modules[layer] = LowRank(down, up)
     return Lora(modules, name=f"random_{seed}")
+
+
+def layout_of(model: Path) -> Layout:
+    """The LoRA names of the transformer in a pipeline folder."""
+    return load_layout(find_source(str(model)))[0]
+
+
+def write_random_lora(
+    path: Path,
+    model: Path,
+    seed: int,
+    format: str = "kohya",
+    rank: int = 2,
+    size: float = 0.3,
+    endings: tuple[str, ...] | None = None,
+) -> Path:
+    """A LoRA file for the pipeline in `model`, by default on the layers that its family trains."""
+    layout = layout_of(model)
+    endings = endings or find_source(str(model)).family.lora_targets
+    return write_lora(path, random_lora(layout, endings, seed, rank, size), layout, format, dtype=torch.float32)

@@ -117,6 +117,10 @@ PIPELINES = {"sd3": sd3_pipeline, "z_image": z_image_pipeline}
 
 
 def save_pipeline(family: str, folder: Path, seed: int = 0) -> Path:
-    """A hub-layout folder of a tiny random pipeline."""
-    PIPELINES[family](seed).save_pretrained(folder)
+    """A hub-layout folder of a tiny random pipeline, whose velocity depends on the prompt clearly."""
+    pipeline = PIPELINES[family](seed)
+    for name, part in pipeline.components.items():
+        if name.startswith("text_encoder"):
+            randomise(part, seed, scale=0.5)
+    pipeline.save_pretrained(folder)
     return folder

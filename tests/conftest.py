@@ -1,0 +1,31 @@
+"""For all tests: no network, one thread, fixed seeds, and the tiny models made once."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import random
+
+import numpy
+import pytest
+import torch
+
+from tests.tiny.pipelines import PIPELINES, save_pipeline
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """What a test draws does not depend on the tests before it."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """Family name -> the folder of its tiny pipeline. Nobody writes there."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    return {family: save_pipeline(family, folder / family) for family in PIPELINES}
