@@ -6,8 +6,10 @@ import os
 import sys
 import warnings
 
+from danceopd_ext.config.fields import key_types
 from danceopd_ext.config.load import flat_keys, load_preset
-from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.config.schema import SECTIONS
+from danceopd_ext.errors import TrainingError, UserError, nearest
 
 USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
@@ -18,7 +20,9 @@ file; the README lists them all."""
 def parse_command(arguments: list[str]) -> tuple[str, dict[str, str]]:
     """`--config FILE --key value ...` -> the file and the overrides. Raises UserError."""
     values: dict[str, str] = {}
+    known = flat_keys()
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    switches = {name for name, section in known.items() if key_types(SECTIONS[section])[name] is bool}
     place = 0
     while place < len(words):
         flag, following = words[place], words[place + 1 :]
@@ -27,14 +31,16 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, str]]:
         taken = []
         while following and not following[0].startswith("--"):
             taken.append(following.pop(0))
-        values[flag[2:].replace("-", "_")] = " ".join(taken) or "true"
+        name = flag[2:].replace("-", "_")
+        if not taken and name not in switches:
+            raise UserError(f"{flag} needs a value: write {flag} VALUE.")
+        values[name] = " ".join(taken) or "true"
         place += 1 + len(taken)
     config = values.pop("config", None) or values.pop("config_file", None)
-    known = flat_keys()
     for name in values:
         if name not in known:
             raise UserError(f"unknown argument --{name}.{nearest(name, [*known, 'config'])}")
-    if not config or config == "true":
+    if not config:
         raise UserError("no preset: give --config preset.toml (presets/ has one for each purpose).")
     return config, values
 
@@ -62,6 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
     from danceopd_ext.toolkits.native.train import train
 
     with all_processes():
-        path = train(preset)
+        try:
+            path = train(preset)
+        except (UserError, TrainingError):
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                sys.exit(2)  # every process has the same problem; the first one tells it
+            raise
     if os.environ.get("RANK", "0") == "0":
         print(f"done: {path}")

@@ -57,7 +57,7 @@ def vae(channels: int, seed: int) -> AutoencoderKL:
     ).eval()  # fmt: skip
 
 
-def z_image_transformer(seed: int = 0, layers: int = 2, dim: int = 32) -> ZImageTransformer2DModel:
+def z_image_transformer(seed: int = 0, layers: int = 2, dim: int = 64) -> ZImageTransformer2DModel:
     torch.manual_seed(seed)
     model = ZImageTransformer2DModel(
         in_channels=4, dim=dim, n_layers=layers, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from danceopd_ext.errors import UserError
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.algebra import compress, extract, merge
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field, generator, guided
 from danceopd_ext.models.family import Family, TextConditions
 from danceopd_ext.models.loading import load_transformer
+from danceopd_ext.toolkits.native.checks import select_attention
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, TeacherSource, torch_dtype
 
 Autocast = Callable[[], AbstractContextManager]
@@ -83,6 +83,7 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     add_student(adapters, prepared, [lora for lora in loras.values() if lora])
     if preset.training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()  # diffusers uses it where gradients are enabled, and only there
+    prepared.forget_loras()  # the adapters hold them now
     base = AdapterField(family, adapters, None, accelerator.autocast)
     student = AdapterField(family, adapters, STUDENT, accelerator.autocast)
     teachers = {
@@ -90,14 +91,6 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
         for name, found in prepared.teachers.items()
     }
     return Fields(adapters, base, teachers, guided(student, preset.danceopd.student_guidance_scale), student)
-
-
-def select_attention(family: Family, transformer: torch.nn.Module, name: str) -> None:
-    """Choose the attention backend. Raises UserError naming the key when it does not exist or does not work here."""
-    try:
-        family.select_attention(transformer, name)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        raise UserError(f'attn_mode = "{name}" does not work here ({error}). "sdpa" always does.') from error
 
 
 def add_student(adapters: Adapters, prepared: Prepared, teachers: list[Lora]) -> None:

@@ -64,7 +64,7 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
     module, _, cls = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), cls)
-    except (ImportError, RuntimeError, OSError) as error:
+    except (ImportError, RuntimeError, OSError, ValueError) as error:
         raise UserError(
             f'optimizer_type = "{name}" needs the package {package}, which does not import ({error}). '
             f'Install it with `pip install {package}`, or use optimizer_type = "AdamW".'
@@ -101,12 +101,14 @@ def make_optimizer(section: OptimizerSection, parameters: list[torch.nn.Paramete
         arguments["lr"] = None
     try:
         return cls(parameters, **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer_args do not fit {name}: {error}.") from error
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"optimizer_args = {section.optimizer_args} do not fit {name}: {error}.") from error
 
 
 def make_schedule(section: OptimizerSection, optimizer: torch.optim.Optimizer, steps: int):
     """The learning-rate schedule, stepped once per optimizer step. Raises UserError for an unknown name."""
+    if optimizer.param_groups[0]["lr"] is None:  # Adafactor with relative_step finds its own
+        return transformers.optimization.AdafactorSchedule(optimizer)
     warmup = section.lr_warmup_steps
     warmup = int(warmup * steps) if warmup < 1 else int(warmup)
     specific: dict[str, Any] = parse_arguments(section.lr_scheduler_args, "lr_scheduler_args")
@@ -120,6 +122,15 @@ def make_schedule(section: OptimizerSection, optimizer: torch.optim.Optimizer, s
         )
     except (ValueError, TypeError) as error:
         raise UserError(f'lr_scheduler = "{section.lr_scheduler}": {error}.') from error
+
+
+def set_learning_rate(schedule: Any, learning_rate: float) -> None:
+    """Let a schedule that was loaded go on with this learning rate, wherever it stands."""
+    for group, factor in zip(schedule.optimizer.param_groups, getattr(schedule, "lr_lambdas", []), strict=False):
+        if group["lr"] is not None and not isinstance(schedule, transformers.optimization.AdafactorSchedule):
+            group["initial_lr"] = learning_rate
+            group["lr"] = learning_rate * factor(schedule.last_epoch)
+            schedule.base_lrs = [learning_rate] * len(schedule.base_lrs)
 
 
 def is_schedule_free(optimizer: Any) -> bool:

@@ -93,7 +93,7 @@ class Output:
             "modelspec.license": saving.metadata_license,
             "modelspec.tags": saving.metadata_tags,
         }
-        width, height = next(iter(self.prepared.plan.summary()[0].sizes))
+        width, height = next(size for route in self.prepared.plan.summary() for size in route.sizes)
         return build_metadata(
             title=saving.metadata_title or saving.output_name,
             architecture=self.prepared.family.architecture,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, find_source, load_layout
+from danceopd_ext.toolkits.native.checks import check_attention, check_machine, check_weights, check_writable
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.state import SavedState, open_state
 
@@ -50,63 +50,65 @@ class Prepared:
     start: Lora | None
     targets: list[str]
     previews: list[PreviewPrompt]
-    resume: SavedState | None
+    resume: SavedState | None = None
+    identity: dict[str, object] = field(default_factory=dict)
+    """What must be equal for a saved state to be continued."""
 
     @property
     def family(self) -> Family:
         return self.source.family
 
-    @property
-    def identity(self) -> dict[str, object]:
-        """What must be equal for a saved state to be continued."""
-        network, options = self.preset.network, self.preset.danceopd
-        return {
-            "pretrained_model_name_or_path": self.source.name,
-            "network_dim": network.network_dim,
-            "network_alpha": network.network_alpha or network.network_dim,
-            "lora_targets": self.targets,
-            "optimizer_type": self.preset.optimizer.optimizer_type,
-            "seed": self.preset.training.seed,
-            "rollout_steps": options.rollout_steps,
-            "query": options.query,
-            "num_queries": options.num_queries,
-            "teachers": {name: _teacher_identity(found) for name, found in self.teachers.items()},
-            "data": self.plan.fingerprint(),
-        }
+    def forget_loras(self) -> None:
+        """Free the LoRAs that were read, once the model holds them."""
+        self.start = None
+        for found in self.teachers.values():
+            found.lora = None
 
 
 def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     """Find and check everything that the preset names. Raises UserError; writes nothing."""
-    _check_device(preset, accelerator)
+    check_machine(preset, accelerator)
     source = find_source(
         preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
     )
+    check_weights(source)
     layout, config = load_layout(source)
+    check_attention(source, config, preset.attention)
     plan, notes = _load_plan(preset, accelerator.num_processes)
     _check_sizes(plan, source, config)
     teachers = {name: _find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
-    targets = choose_targets(preset, source.family, layout, teachers)
-    start = read_lora(preset.network.network_weights, layout) if preset.network.network_weights else None
-    previews = read_preview_prompts(preset.sampling.sample_prompts, source, config) if _draws(preset) else []
-    prepared = Prepared(preset, source, layout, config, plan, notes, teachers, start, targets, previews, None)
+    start = _find_start(preset, layout)
+    targets = choose_targets(preset, source.family, layout, teachers, start)
+    previews = _find_previews(preset, source, config, notes)
+    prepared = Prepared(preset, source, layout, config, plan, notes, teachers, start, targets, previews)
+    prepared.identity = _identity(prepared)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
     check_writable(Path(preset.saving.output_dir))
     return prepared
 
 
-def choose_targets(preset: Preset, family: Family, layout: Layout, teachers: dict[str, TeacherSource]) -> list[str]:
-    """Names of the layers that the student changes; one that starts as the merge also has its teachers' layers."""
+def choose_targets(
+    preset: Preset, family: Family, layout: Layout, teachers: dict[str, TeacherSource], start: Lora | None
+) -> list[str]:
+    """Names of the layers that the student changes, with all layers of the LoRAs that it starts from."""
     endings = preset.danceopd.lora_targets or list(family.lora_targets)
     unused = [e for e in endings if not any(_ends_with(layer, e) for layer in layout.shapes)]
     if unused:
-        raise UserError(f"lora_targets: no layer of {family.title} ends with {unused[0]}.")
+        default = ", ".join(family.lora_targets)
+        raise UserError(f"lora_targets: no layer of {family.title} ends with {unused[0]}. Its default is {default}.")
     chosen = {layer for layer in layout.shapes if any(_ends_with(layer, e) for e in endings)}
+    if start:
+        chosen.update(start.modules)
     if preset.danceopd.student_init != "fresh":
         loras = [found.lora for found in teachers.values() if found.lora]
-        if not loras:
-            raise UserError(f"student_init = {preset.danceopd.student_init}: no teacher is a LoRA, nothing to merge.")
-        chosen.update(*(lora.modules for lora in loras))
+        extracted = any(found.settings.extract_rank for found in teachers.values())
+        if not loras and not extracted:
+            raise UserError(
+                f'student_init = "{preset.danceopd.student_init}": no teacher is a LoRA, there is nothing to merge. '
+                'Use "fresh".'
+            )
+        chosen.update(*(lora.modules for lora in loras), layout.shapes if extracted else ())
     return sorted(chosen)
 
 
@@ -114,15 +116,23 @@ def _ends_with(layer: str, ending: str) -> bool:
     return layer == ending or layer.endswith("." + ending)
 
 
-def _check_device(preset: Preset, accelerator: Accelerator) -> None:
-    if preset.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError('mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16".')
+def _find_start(preset: Preset, layout: Layout) -> Lora | None:
+    if not preset.network.network_weights:
+        return None
+    try:
+        return read_lora(preset.network.network_weights, layout)
+    except UserError as error:
+        raise UserError(f"network_weights: {error}") from error
 
 
-def _draws(preset: Preset) -> bool:
-    return bool(
-        preset.sampling.sample_prompts and (preset.sampling.sample_every_n_steps or preset.sampling.sample_at_first)
-    )
+def _find_previews(preset: Preset, source: Source, config: dict, notes: list[str]) -> list[PreviewPrompt]:
+    sampling = preset.sampling
+    wanted = sampling.sample_every_n_steps or sampling.sample_at_first
+    if wanted and not sampling.sample_prompts:
+        notes.append("no pictures will be drawn: sample_prompts names no file")
+    if sampling.sample_prompts and not wanted:
+        notes.append("no pictures will be drawn: set sample_every_n_steps as well as sample_prompts")
+    return read_preview_prompts(sampling.sample_prompts, source, config) if sampling.sample_prompts else []
 
 
 def _load_plan(preset: Preset, processes: int) -> tuple[Plan, list[str]]:
@@ -151,6 +161,8 @@ def _find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) 
     try:
         if settings.checkpoint:
             checkpoint = find_source(settings.checkpoint, source.family.name, str(source.components))
+            check_weights(checkpoint)
+            _check_same_size(checkpoint, layout)
             return TeacherSource(settings, checkpoint=checkpoint)
         ignore = settings.ignore_text_encoder
         loras = [read_lora(place, layout, ignore_text_encoder=ignore) for place in settings.loras]
@@ -159,29 +171,44 @@ def _find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) 
     return TeacherSource(settings, lora=combine(list(zip(loras, settings.strengths, strict=True))) if loras else None)
 
 
+def _check_same_size(checkpoint: Source, layout: Layout) -> None:
+    other = load_layout(checkpoint)[0].shapes
+    wrong = [name for name in {**layout.shapes, **other} if layout.shapes.get(name) != other.get(name)]
+    if wrong:
+        raise UserError(
+            f"{checkpoint.name} is another size of model than the base: {len(wrong)} layers differ, such as "
+            f"{wrong[0]}. Use a checkpoint that was trained from exactly this base."
+        )
+
+
+def _identity(prepared: Prepared) -> dict[str, object]:
+    network, options = prepared.preset.network, prepared.preset.danceopd
+    return {
+        "pretrained_model_name_or_path": prepared.source.name,
+        "network_dim": network.network_dim,
+        "network_alpha": network.network_alpha or network.network_dim,
+        "lora_targets": prepared.targets,
+        "optimizer_type": prepared.preset.optimizer.optimizer_type,
+        "seed": prepared.preset.training.seed,
+        "rollout_steps": options.rollout_steps,
+        "query": options.query,
+        "num_queries": options.num_queries,
+        "teachers": {name: _teacher_identity(found) for name, found in prepared.teachers.items()},
+        "data": prepared.plan.fingerprint(),
+    }
+
+
 def _teacher_identity(found: TeacherSource) -> str:
     """The teacher in words, with a digest of its LoRA: another file under the same name is another teacher."""
     what = found.checkpoint.name if found.checkpoint else "base"
     if found.lora:
-        total = sum(float(m.up_OR.double().sum() * 3 + m.down_RI.double().sum()) for m in found.lora.modules.values())
-        what = f"LoRA {len(found.lora.modules)} layers {total:.6e}"
+        digest = hashlib.sha256()
+        for layer, change in sorted(found.lora.modules.items()):
+            digest.update(layer.encode())
+            for factor in (change.down_RI, change.up_OR):
+                digest.update(factor.contiguous().numpy().tobytes())
+        what = f"LoRA {digest.hexdigest()[:12]}"
     return f"{what}, guidance {found.settings.guidance_scale:g}, extract {found.settings.extract_rank}"
-
-
-def check_writable(folder: Path) -> None:
-    """Raise UserError unless files can be made in `folder` (or the folder itself, where it does not exist yet)."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    try:
-        if not existing.is_dir():
-            raise NotADirectoryError(20, "it is a file, not a folder", str(existing))
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"output_dir = {os.fspath(folder)!r} cannot be written ({error.strerror or error}): choose another folder."
-        ) from error
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Several processes on a machine without a GPU.
+"""Several processes: what they share in a step, and starting them on a machine without a GPU.
 
 `accelerate launch --num_processes N` starts N processes on GPUs, but only one on a CPU (it leaves the rest to MPI).
 The one process then starts the others itself, with the environment that accelerate expects of them.
@@ -11,9 +11,42 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import torch
+from accelerate import Accelerator
+
+from danceopd_ext.method import Report
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is up on any process."""
+    if accelerator.num_processes == 1:
+        return flag
+    mine = torch.tensor(float(flag), device=accelerator.device)
+    return bool(accelerator.reduce(mine, "sum") > 0)
+
+
+def average_gradients(accelerator: Accelerator, parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Average the gradient over the processes, once a step and past DDP, so that adapters can switch freely."""
+    if accelerator.num_processes == 1:
+        return
+    flat = accelerator.reduce(torch.cat([p.grad.flatten() for p in parameters]), "mean")
+    for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad.copy_(grad.view_as(p))
+
+
+def whole_report(accelerator: Accelerator, report: Report) -> Report:
+    """The report of the whole step: means and sums over all processes."""
+    if accelerator.num_processes == 1:
+        return report
+    names = ("samples", "rollout_forwards", "teacher_forwards", "student_forwards")
+    values = [report.loss, report.mean_query_sigma, *(float(getattr(report, name)) for name in names)]
+    total = accelerator.reduce(torch.tensor(values, device=accelerator.device), "sum").tolist()
+    counts = {name: int(value) for name, value in zip(names, total[2:], strict=True)}
+    loss, sigma = (value / accelerator.num_processes for value in total[:2])
+    return replace(report, loss=loss, mean_query_sigma=sigma, **counts)
 
 
 def has_accelerator() -> bool:

@@ -10,6 +10,14 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import Source
 
 FLAG = re.compile(r"\s+--(\w+)(?:\s+|$)")
+#: flag -> the value's name and type
+NUMBERS = {
+    "w": ("width", int),
+    "h": ("height", int),
+    "d": ("seed", int),
+    "s": ("steps", int),
+    "l": ("guidance_scale", float),
+}
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,13 @@ def parse_line(line: str) -> PreviewPrompt:
     for flag, value in zip(parts[1::2], parts[2::2], strict=True):
         if flag == "n":
             values["negative_prompt"] = value.strip()
-        elif flag in ("w", "h", "d", "s"):
-            values[{"w": "width", "h": "height", "d": "seed", "s": "steps"}[flag]] = int(value)
-        elif flag == "l":
-            values["guidance_scale"] = float(value)
+        elif flag in NUMBERS:
+            name, kind = NUMBERS[flag]
+            try:
+                values[name] = kind(value)
+            except ValueError:
+                wanted = "whole number" if kind is int else "number"
+                raise ValueError(f'--{flag} takes a {wanted}, not "{value.strip()}"') from None
     return PreviewPrompt(**values)
 
 

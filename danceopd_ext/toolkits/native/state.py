@@ -68,15 +68,28 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
     for name, digest in digests.items():
         if not (folder / name).is_file() or _digest(folder / name) != digest:
             raise UserError(f"{folder / name} (resume) is missing or damaged: use an earlier state.")
-    for key, value in json.loads(json.dumps(identity)).items():
-        if saved.get(key) != value:
-            raise UserError(
-                f"{folder} (resume) is of another run: {key} was {_short(saved.get(key))} and is {_short(value)}. "
-                "Give the preset its old value, or start a new run from the LoRA with network_weights."
-            )
+    _check_same_run(folder, saved, json.loads(json.dumps(identity)))
     if step >= max_train_steps:
         raise UserError(f"{folder} (resume) has done {step} steps: raise max_train_steps = {max_train_steps}.")
     return SavedState(folder, step)
+
+
+def _check_same_run(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in now.items():
+        before = saved.get(key)
+        if before == value:
+            continue
+        if key == "data":
+            what = "its prompts, datasets, batch sizes, route weights or number of processes were others"
+        elif isinstance(value, dict) and isinstance(before, dict):
+            name = next(name for name in {**value, **before} if value.get(name) != before.get(name))
+            what = f"{key}.{name} was {_short(before.get(name))} and is {_short(value.get(name))}"
+        else:
+            what = f"{key} was {_short(before)} and is {_short(value)}"
+        raise UserError(
+            f"{folder} (resume) is of another run: {what}. Give the preset its old values, or start a new run from "
+            "the LoRA with network_weights."
+        )
 
 
 def check_loadable(state: SavedState) -> dict[str, Any]:

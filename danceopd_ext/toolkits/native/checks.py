@@ -1,0 +1,107 @@
+"""What the machine and its packages must be able to do, tried out before anything is loaded or written."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import diffusers
+import torch
+from accelerate import Accelerator
+
+from danceopd_ext.config import Preset
+from danceopd_ext.config.schema import OptimizerSection
+from danceopd_ext.errors import UserError
+from danceopd_ext.models.family import Family
+from danceopd_ext.models.loading import Source, checkpoint_keys
+from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
+
+
+def check_machine(preset: Preset, accelerator: Accelerator) -> None:
+    """Raise UserError for a precision, an optimizer or a tracker that does not work here."""
+    if preset.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError('mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16".')
+    check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps)
+    wanted = {"all": ("tensorboard", "wandb"), None: ()}.get(preset.logging.log_with, (preset.logging.log_with,))
+    for package in wanted:
+        if not importlib.util.find_spec(package):
+            raise UserError(
+                f'log_with = "{preset.logging.log_with}" needs the package {package}: `pip install {package}`, '
+                "or leave log_with out (a JSONL log is always written)."
+            )
+
+
+def check_optimizer(section: OptimizerSection, device: torch.device, steps: int) -> None:
+    """Take one step with the optimizer and its schedule. Raises UserError for what does not fit them."""
+    parameter = torch.nn.Parameter(torch.zeros(2, 2, device=device))
+    optimizer = make_optimizer(section, [parameter], device)
+    schedule = make_schedule(section, optimizer, steps)
+    parameter.grad = torch.ones_like(parameter)
+    try:
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+        optimizer.step()
+    except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"optimizer_type = {section.optimizer_type} with optimizer_args = {section.optimizer_args} "
+            f"cannot take a step: {error}."
+        ) from error
+    try:
+        schedule.step()
+    except TypeError as error:
+        raise UserError(f'lr_scheduler = "{section.lr_scheduler}" cannot be used here: {error}.') from error
+
+
+def check_attention(source: Source, config: Mapping, name: str) -> None:
+    """Select the attention backend on a model without weights. Raises UserError."""
+    if name != "sdpa":
+        with torch.device("meta"):
+            transformer = getattr(diffusers, source.family.transformer_class).from_config(config)
+        select_attention(source.family, transformer, name)
+
+
+def select_attention(family: Family, transformer: torch.nn.Module, name: str) -> None:
+    """Choose the attention backend. Raises UserError naming the key when it does not exist or does not work here."""
+    try:
+        family.select_attention(transformer, name)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        reason = str(error).strip().rstrip(".")
+        raise UserError(f'attn_mode = "{name}" does not work here: {reason}. Use "sdpa", which always does.') from error
+
+
+def check_weights(source: Source) -> None:
+    """Raise UserError for a weight file that is missing or only half downloaded."""
+    if source.transformer.is_file():
+        checkpoint_keys(source.transformer)
+    else:
+        _check_folder(source.transformer / "transformer")
+    for folder in source.text_files:
+        if folder.name.startswith("text_encoder"):
+            _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        checkpoint_keys(file)
+    if not files and not any(folder.glob("*.bin")):
+        raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless files can be made in `folder` (or the folder itself, where it does not exist yet)."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(20, f"{existing} is a file, not a folder")
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output_dir = {os.fspath(folder)!r} cannot be written ({error.strerror or error}): choose another folder."
+        ) from error

@@ -1,0 +1,200 @@
+"""The loop: update, save, draw, stop."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from danceopd_ext.errors import TrainingError
+from danceopd_ext.method import Method, Report, derive_seed, update
+from danceopd_ext.toolkits.native.batches import StepData
+from danceopd_ext.toolkits.native.build import Fields
+from danceopd_ext.toolkits.native.journal import Journal
+from danceopd_ext.toolkits.native.optimizers import (
+    is_schedule_free,
+    make_optimizer,
+    make_schedule,
+    set_learning_rate,
+)
+from danceopd_ext.toolkits.native.output import Output
+from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared
+from danceopd_ext.toolkits.native.previews import Previews
+from danceopd_ext.toolkits.native.processes import any_process, average_gradients, whole_report
+from danceopd_ext.toolkits.native.state import check_loadable
+from danceopd_ext.toolkits.native.stop import StopRequest
+
+OUT_OF_MEMORY = (
+    "Set gradient_checkpointing = true, train_batch_size = 1 (with more gradient_accumulation_steps), "
+    "rollout_batch_size = 1 or a smaller resolution, and close other programs that use the GPU."
+)
+
+
+class Run:
+    """The loop and what it carries from step to step."""
+
+    def __init__(self, prepared: Prepared, accelerator: Accelerator, fields: Fields, data: StepData):
+        preset = prepared.preset
+        self.prepared, self.preset = prepared, preset
+        self.accelerator, self.fields, self.data = accelerator, fields, data
+        self.parameters = fields.adapters.student_parameters()
+        optimizer = make_optimizer(preset.optimizer, self.parameters, accelerator.device)
+        self.schedule = make_schedule(preset.optimizer, optimizer, preset.training.max_train_steps)
+        self.optimizer = accelerator.prepare(optimizer)
+        self.output = Output(prepared, fields.adapters, self.optimizer_state)
+        self.method = Method(
+            rollout_steps=preset.danceopd.rollout_steps,
+            query=preset.danceopd.query,
+            num_queries=preset.danceopd.num_queries,
+            rollout_batch_size=preset.danceopd.rollout_batch_size,
+        )
+        self.step, self.total = 0, preset.training.max_train_steps
+        if prepared.resume:
+            self.restore()
+        self.journal = Journal(preset, accelerator, self.step)
+        self.previews = Previews(prepared, fields, data, accelerator.device) if prepared.previews else None
+        self.stop = StopRequest()
+
+    def go(self) -> Path:
+        """Run to max_train_steps, or until Ctrl-C; return the path of the last LoRA written."""
+        sampling, saving = self.preset.sampling, self.preset.saving
+        with self.stop:
+            if sampling.sample_at_first and self.step == 0:
+                self.preview()
+            while self.step < self.total:
+                self.one_step()
+                if self.step == self.total:
+                    break
+                if any_process(self.accelerator, self.stop.requested):
+                    return self.finish_early()
+                if _due(self.step, saving.save_every_n_steps):
+                    self.save(saving.save_state)
+                if _due(self.step, sampling.sample_every_n_steps):
+                    self.preview()
+            return self.finish()
+
+    def one_step(self) -> None:
+        """One optimizer step: the method's update, then the usual care for gradients."""
+        self.learn(True)
+        torch.manual_seed(derive_seed(self.preset.training.seed, "dropout", self.step, self.accelerator.process_index))
+        try:
+            report = update(
+                self.method, self.step, self.preset.training.seed, self.data.plan.weights, self.data,
+                self.fields.teachers, self.fields.student, self.accelerator.backward, self.accelerator.device,
+            )  # fmt: skip
+        except torch.OutOfMemoryError as error:
+            # The other processes wait in their own step: nothing can be saved together any more.
+            alone = self.accelerator.num_processes == 1
+            saved = self.keep_what_is_good() if alone else ""
+            problem = f"the GPU's memory does not suffice for step {self.step + 1}. {OUT_OF_MEMORY}{saved}"
+            raise TrainingError(problem) from error
+        report = whole_report(self.accelerator, report)
+        norm = self.average_and_clip()
+        if not math.isfinite(report.loss) or not (math.isfinite(norm) or self.accelerator.scaler):
+            self.stop_for_nan(report)
+        self.optimizer.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.journal.record(self.step, report, report.loss, rate, norm)
+
+    def average_and_clip(self) -> float:
+        """Average the gradient over the processes, clip it, and return its norm before clipping."""
+        average_gradients(self.accelerator, self.parameters)
+        limit = self.preset.optimizer.max_grad_norm or math.inf
+        return float(self.accelerator.clip_grad_norm_(self.parameters, limit))
+
+    def learn(self, wanted: bool) -> None:
+        """Schedule-free optimizers keep two sets of weights: one to learn with, one to save and draw with."""
+        if is_schedule_free(self.optimizer):
+            self.optimizer.train() if wanted else self.optimizer.eval()
+
+    def save(self, state: bool, final: bool = False) -> Path:
+        """Write the LoRA, and the state if wanted, on the main process."""
+        self.learn(False)
+        path = self.output.lora_path(None if final else self.step)
+        if self.accelerator.is_main_process:
+            self.output.save_lora(self.step, final)
+            self.journal.say(f"saved {path}")
+            if state:
+                folder = self.output.save_state(self.step, final)
+                self.journal.say(f"saved {folder}")
+        self.accelerator.wait_for_everyone()
+        self.journal.pause()
+        return path
+
+    def preview(self) -> None:
+        """Draw the preview prompts, if there are any."""
+        if not self.previews:
+            return
+        self.learn(False)
+        if self.accelerator.is_main_process:
+            picture = self.previews.draw(self.step, self.journal.say)
+            self.journal.picture(picture, self.step)
+        self.accelerator.wait_for_everyone()
+        self.journal.pause()
+
+    def finish(self) -> Path:
+        """Save, then draw: pictures that fail cost no training."""
+        saving = self.preset.saving
+        path = self.save(state=saving.save_state or saving.save_state_on_train_end, final=True)
+        if self.preset.sampling.sample_every_n_steps:
+            self.preview()
+        self.journal.close()
+        return path
+
+    def finish_early(self) -> Path:
+        """Ctrl-C: keep what was learnt, and say how to go on."""
+        path = self.save(state=True)
+        self.journal.say(f"stopped after step {self.step}. Go on with: --resume {self.output.state_path(self.step)}")
+        self.journal.close()
+        return path
+
+    def stop_for_nan(self, report: Report) -> None:
+        """The weights are still those of the last good step: save them, then say what to try."""
+        saved = self.keep_what_is_good()
+        what = "loss" if not math.isfinite(report.loss) else "gradient"
+        raise TrainingError(
+            f"the {what} of step {self.step + 1} (route {report.route}) is not a number. Try a lower learning_rate, "
+            'mixed_precision = "bf16" instead of "fp16", or a lower max_grad_norm; if it happens in the first steps, '
+            f"check teacher {report.route}: its LoRA or its guidance_scale may be too strong.{saved}"
+        )
+
+    def keep_what_is_good(self) -> str:
+        """Save LoRA and state of the last good step before an error; return the sentence that says so."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.learn(False)
+        if not all(bool(p.isfinite().all()) for p in self.parameters):
+            self.journal.close()
+            return " The student's weights broke down as well and were not saved: go on from an earlier state."
+        path = self.save(state=True)
+        self.journal.close()
+        return f" The weights of step {self.step} are saved in {path}; --resume {self.output.state_path(self.step)}"
+
+    def optimizer_state(self) -> dict:
+        scaler = self.accelerator.scaler
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+        }
+
+    def restore(self) -> None:
+        """Continue from the saved state; the learning rate and its schedule are the preset's."""
+        saved = self.prepared.resume
+        state = check_loadable(saved)
+        self.fields.adapters.load_state(STUDENT, saved.student())
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        set_learning_rate(self.schedule, self.preset.optimizer.learning_rate)
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = saved.step
+
+
+def _due(step: int, every: int | None) -> bool:
+    return bool(every) and step % every == 0

@@ -1,0 +1,32 @@
+"""Ctrl-C means: finish the step, save, and say how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from tqdm import tqdm
+
+
+class StopRequest:
+    """Inside the block, Ctrl-C (and SIGTERM) sets `requested`; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        tqdm.write("finishing this step, then saving; press Ctrl-C again to stop at once")
