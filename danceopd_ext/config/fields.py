@@ -51,7 +51,18 @@ def convert(name: str, value: Any, annotation: Any) -> Any:
     hint = ""
     if typing.get_origin(annotation) is Literal and isinstance(value, str):
         hint = nearest(value, typing.get_args(annotation))
+    elif isinstance(value, str) and any(_convert(v, annotation) is not _WRONG for v in _unquoted(value)):
+        hint = " Write it without quotes."
     raise UserError(f"{name} = {value!r}: this key takes {wanted}.{hint}")
+
+
+def _unquoted(text: str) -> list[Any]:
+    """What a quoted TOML value may have been meant to be."""
+    try:
+        number = float(text)
+    except ValueError:
+        return [{"true": True, "false": False}.get(text.lower(), text)]
+    return [number, int(number)] if number.is_integer() else [number]
 
 
 _WRONG = object()

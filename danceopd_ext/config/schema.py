@@ -208,7 +208,10 @@ class DanceOPDSection:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.num_queries > self.rollout_steps:
-            raise UserError(f"num_queries = {self.num_queries}: a rollout has only {self.rollout_steps} states.")
+            raise UserError(
+                f"num_queries = {self.num_queries}: a rollout of rollout_steps = {self.rollout_steps} has only "
+                f"{self.rollout_steps} states to ask about. Use num_queries = {self.rollout_steps} or less."
+            )
 
 
 SECTIONS = {
@@ -245,6 +248,9 @@ class Preset:
             raise UserError("pretrained_model_name_or_path is missing: name the base model in [model].")
         if not self.danceopd.teachers:
             raise UserError("no teacher: add a [danceopd.teachers.NAME] section for each skill (empty: the base).")
+        name = self.saving.output_name
+        if not name or name.startswith(".") or any(mark in name for mark in '/\\:*?"<>|'):
+            raise UserError(f"output_name = {name!r} cannot be a file name: no folders (see output_dir), no ending.")
         if self.model.xformers and self.model.sdpa:
             raise UserError("sdpa and xformers are both true: choose one.")
         if (self.network.network_dropout or 0) >= 1:
