@@ -7,16 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import TrainingError, UserError
 
 DTYPES = ("fp16", "bf16", "float")
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main` and return the exit code: 0 done, 2 the user's input is wrong (one message, no traceback).
+    """Call `main` and return the exit code: 0 done, 2 the user's input is wrong, 1 the run had to stop.
 
-    Any other exception passes through, so that Python prints it and exits with 1. Output is UTF-8 whatever the
-    console's code page, and a character that cannot be shown is replaced rather than fatal.
+    Both say one message without a traceback; 130 is Ctrl-C before there was anything to save. Any other exception
+    passes through, so that Python prints it and exits with 1. Output is UTF-8 whatever the console's code page, and a
+    character that cannot be shown is replaced rather than fatal.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -26,6 +27,12 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except UserError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
+    except TrainingError as problem:
+        print(f"stopped: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
 
 
