@@ -1,0 +1,88 @@
+"""Runs of the real entry point inside this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+
+from danceopd_ext.cli import run
+from danceopd_ext.toolkits.run import main
+from tests.tiny.loras import write_random_lora
+
+
+def forget_accelerate() -> None:
+    """accelerate keeps precision and device for the whole process; every run here is as in a fresh one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    forget_accelerate()
+    yield
+    forget_accelerate()
+
+
+@pytest.fixture(scope="session")
+def loras(pipelines, tmp_path_factory):
+    """(family, place) -> a random LoRA file; the first in kohya's names, the second in diffusers'."""
+    folder = tmp_path_factory.mktemp("loras")
+    formats = ("kohya", "diffusers", "comfyui")
+    return {
+        (family, place): write_random_lora(folder / f"{family}_{place}.safetensors", model, place, format, size=0.15)
+        for family, model in pipelines.items()
+        for place, format in enumerate(formats)
+    }
+
+
+@pytest.fixture(scope="session")
+def two_teachers(loras):
+    """Family name -> two LoRA teachers for a preset."""
+    return {
+        family: {"one": {"lora": str(loras[family, 0])}, "two": {"lora": str(loras[family, 1])}}
+        for family in ("sd3", "z_image")
+    }
+
+
+@pytest.fixture
+def launch():
+    """Run a preset to its end and return its output folder."""
+
+    def launch(preset: Path, *arguments: object) -> Path:
+        forget_accelerate()
+        main(["--config", str(preset), *map(str, arguments)])
+        return preset.parent / "output"
+
+    return launch
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a preset that is wrong: exit code 2, nothing written, and one message, which is returned."""
+
+    def refused(preset: Path, *arguments: object) -> str:
+        before = sorted(preset.parent.rglob("*"))
+        forget_accelerate()
+        code = run(main, ["--config", str(preset), *map(str, arguments)])
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert code == 2
+        assert len(lines) == 1
+        assert sorted(preset.parent.rglob("*")) == before, "something was written"
+        return lines[0]
+
+    return refused
+
+
+def log_of(output: Path, name: str = "fused") -> list[dict]:
+    """The run's JSONL log."""
+    return [json.loads(line) for line in (output / f"{name}.log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    """Whether two safetensors files hold the same tensors, bit for bit."""
+    a, b = load_file(one), load_file(other)
+    return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
