@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except tomllib.TOMLDecodeError as error:
+        backslash = any(word in str(error).lower() for word in ("escape", "hex value"))  # "C:\new", "C:\users"
         hint = " In double quotes a backslash must be doubled: write paths with / or in 'single quotes'."
-        raise UserError(f"{path}: {error}.{hint if 'escape' in str(error).lower() else ''}") from None
+        raise UserError(f"{path}: {error}.{hint if backslash else ''}") from None
 
 
-def load_preset(path: str | Path, overrides: dict[str, str] | None = None) -> Preset:
-    """Read and check a preset. `overrides`: flags of the command line, flat key -> text.
+def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | None = None) -> Preset:
+    """Read and check a preset. `overrides`: flags of the command line, flat key -> text, or its words.
 
     Raises UserError for an unknown key (naming the nearest), a wrong type or range, or a missing file.
     """
@@ -141,13 +143,15 @@ def _find(value: str | None, folder: Path) -> str | None:
     return str(beside) if beside.exists() else value
 
 
-def parse_flag(name: str, text: str) -> Any:
-    """The value of a command-line flag: text that its key's type can take. Raises UserError."""
+def parse_flag(name: str, text: str | list[str]) -> Any:
+    """The value of a command-line flag: text, or its words, that its key's type can take. Raises UserError."""
     known = flat_keys()
     if name not in known:
         raise UserError(f"unknown argument --{name}.{nearest(name, known)}")
     annotation = key_types(SECTIONS[known[name]])[name]
-    for candidate in _readings(text):
+    words = text.split() if isinstance(text, str) else text
+    text = " ".join(words)
+    for candidate in [*_readings(text), words]:
         try:
             return convert(name, candidate, annotation)
         except UserError:
@@ -165,4 +169,4 @@ def _readings(text: str) -> list[Any]:
             readings.append(number(text))
         except ValueError:
             continue
-    return [*readings, text, text.split()]
+    return [*readings, text]

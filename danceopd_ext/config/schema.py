@@ -114,7 +114,12 @@ class SavingSection:
     save_state: bool = key(False, "Save the whole training state with each LoRA, for resume.")
     save_state_on_train_end: bool = key(False, "Save the training state at the end of the run.")
     save_last_n_steps_state: int | None = key(None, "Like save_last_n_steps, for states.", minimum=1)
-    resume: str | None = key(None, "Continue from this state folder as if the run had not stopped.", path=True)
+    resume: str | None = key(
+        None,
+        "Continue from this state folder as if the run had not stopped; only the learning rate and its schedule, "
+        "max_train_steps, and what is saved, drawn and logged may change.",
+        path=True,
+    )
     metadata_title: str | None = key(None, "Title in the LoRA's metadata. Default: output_name.")
     metadata_author: str | None = key(None, "Author in the metadata.")
     metadata_description: str | None = key(None, "Description in the metadata.")

@@ -17,9 +17,9 @@ Trains one LoRA from the teachers that the preset names. Every preset key is als
 file; the README lists them all."""
 
 
-def parse_command(arguments: list[str]) -> tuple[str, dict[str, str]]:
-    """`--config FILE --key value ...` -> the file and the overrides. Raises UserError."""
-    values: dict[str, str] = {}
+def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
+    """`--config FILE --key word ...` -> the file and the words of each override. Raises UserError."""
+    values: dict[str, list[str]] = {}
     known = flat_keys()
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     switches = {name for name, section in known.items() if key_types(SECTIONS[section])[name] is bool}
@@ -34,9 +34,9 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, str]]:
         name = flag[2:].replace("-", "_")
         if not taken and name not in switches:
             raise UserError(f"{flag} needs a value: write {flag} VALUE.")
-        values[name] = " ".join(taken) or "true"
+        values[name] = taken or ["true"]
         place += 1 + len(taken)
-    config = values.pop("config", None) or values.pop("config_file", None)
+    config = " ".join(values.pop("config", None) or values.pop("config_file", []))
     for name in values:
         if name not in known:
             raise UserError(f"unknown argument --{name}.{nearest(name, [*known, 'config'])}")

@@ -23,7 +23,6 @@ from danceopd_ext.toolkits.native.output import Output
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared
 from danceopd_ext.toolkits.native.previews import Previews
 from danceopd_ext.toolkits.native.processes import any_process, average_gradients, whole_report
-from danceopd_ext.toolkits.native.state import check_loadable
 from danceopd_ext.toolkits.native.stop import StopRequest
 
 OUT_OF_MEMORY = (
@@ -186,7 +185,7 @@ class Run:
     def restore(self) -> None:
         """Continue from the saved state; the learning rate and its schedule are the preset's."""
         saved = self.prepared.resume
-        state = check_loadable(saved)
+        state = saved.optimizer()
         self.fields.adapters.load_state(STUDENT, saved.student())
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

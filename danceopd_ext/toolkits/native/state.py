@@ -34,7 +34,12 @@ class SavedState:
         return load_file(self.folder / "student.safetensors")
 
     def optimizer(self) -> dict[str, Any]:
-        return torch.load(self.folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        """Optimizer, schedule and scaler. Raises UserError when they cannot be read without running code from them."""
+        file = self.folder / "optimizer.pt"
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            raise UserError(f"{file} (resume) cannot be read: use an earlier state.") from error
 
 
 def save_state(
@@ -71,7 +76,9 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
     _check_same_run(folder, saved, json.loads(json.dumps(identity)))
     if step >= max_train_steps:
         raise UserError(f"{folder} (resume) has done {step} steps: raise max_train_steps = {max_train_steps}.")
-    return SavedState(folder, step)
+    state = SavedState(folder, step)
+    state.optimizer()
+    return state
 
 
 def _check_same_run(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
@@ -90,14 +97,6 @@ def _check_same_run(folder: Path, saved: dict[str, Any], now: dict[str, Any]) ->
             f"{folder} (resume) is of another run: {what}. Give the preset its old values, or start a new run from "
             "the LoRA with network_weights."
         )
-
-
-def check_loadable(state: SavedState) -> dict[str, Any]:
-    """The optimizer's state. Raises UserError when it cannot be read without running code from it."""
-    try:
-        return state.optimizer()
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{state.folder / 'optimizer.pt'} (resume) cannot be read: use an earlier state.") from error
 
 
 def _digest(path: Path) -> str:
