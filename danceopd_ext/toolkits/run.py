@@ -9,7 +9,7 @@ import warnings
 from danceopd_ext.config.fields import key_types
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import SECTIONS
-from danceopd_ext.errors import TrainingError, UserError, nearest
+from danceopd_ext.errors import UserError, nearest
 
 USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     with all_processes():
         try:
             path = train(preset)
-        except (UserError, TrainingError):
+        except UserError:
             if os.environ.get("LOCAL_RANK", "0") != "0":
                 sys.exit(2)  # every process has the same problem; the first one tells it
             raise

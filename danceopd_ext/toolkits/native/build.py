@@ -79,7 +79,7 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     adapters = Adapters(transformer)
     for name, lora in loras.items():
         if lora:
-            adapters.add(name, lora)
+            adapters.add(adapter_name(name), lora)
     add_student(adapters, prepared, [lora for lora in loras.values() if lora])
     if preset.training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()  # diffusers uses it where gradients are enabled, and only there
@@ -91,6 +91,11 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
         for name, found in prepared.teachers.items()
     }
     return Fields(adapters, base, teachers, guided(student, preset.danceopd.student_guidance_scale), student)
+
+
+def adapter_name(teacher: str) -> str:
+    """A name that no attribute of a torch module has: teachers may be called "half" or "type"."""
+    return f"teacher_{teacher}"
 
 
 def add_student(adapters: Adapters, prepared: Prepared, teachers: list[Lora]) -> None:
@@ -130,7 +135,7 @@ def _teacher_lora(
 
 def _teacher_field(name: str, found: TeacherSource, lora: Lora | None, base: AdapterField, accelerator: Accelerator):
     if lora:
-        return AdapterField(base.family, base.adapters, name, base.autocast)
+        return AdapterField(base.family, base.adapters, adapter_name(name), base.autocast)
     if found.checkpoint:
         tuned = load_transformer(found.checkpoint, base.adapters.transformer.dtype)
         return CheckpointField(base.family, tuned, accelerator.device, base.autocast)

@@ -15,6 +15,7 @@ from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
 from danceopd_ext.toolkits.native.optimizers import (
     is_schedule_free,
+    learning_rate,
     make_optimizer,
     make_schedule,
     set_learning_rate,
@@ -93,10 +94,10 @@ class Run:
         norm = self.average_and_clip()
         if not math.isfinite(report.loss) or not (math.isfinite(norm) or self.accelerator.scaler):
             self.stop_for_nan(report)
+        rate = learning_rate(self.optimizer)
         self.optimizer.step()
         if not self.accelerator.optimizer_step_was_skipped:
             self.schedule.step()
-        rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.journal.record(self.step, report, report.loss, rate, norm)

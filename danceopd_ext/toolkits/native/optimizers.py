@@ -133,6 +133,12 @@ def set_learning_rate(schedule: Any, learning_rate: float) -> None:
             schedule.base_lrs = [learning_rate] * len(schedule.base_lrs)
 
 
+def learning_rate(optimizer: Any) -> float:
+    """The learning rate of the step to come, with what Prodigy and D-Adaptation found out (their `d`)."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"] or 0.0) * float(group.get("d", 1.0))
+
+
 def is_schedule_free(optimizer: Any) -> bool:
     """Whether the optimizer keeps two sets of weights and must be told which are wanted (schedulefree)."""
     inner = getattr(optimizer, "optimizer", optimizer)
