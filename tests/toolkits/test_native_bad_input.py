@@ -11,6 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext.cli import run
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.native import train as train_module
 from danceopd_ext.toolkits.run import main
 from tests.tiny.pipelines import sd3_pipeline
 from tests.tiny.presets import SMALL, write_preset
@@ -312,6 +314,25 @@ def test_output_below_a_file(preset, refused, tmp_path):
 
 def test_unknown_lora_targets(preset, refused):
     says(refused(preset(lora_targets=["to_x"])), "lora_targets", "to_x", "attn.to_q")
+
+
+def test_only_the_first_process_tells(preset, monkeypatch, capsys):
+    def wrong(_):
+        raise UserError("something is wrong")
+
+    monkeypatch.setattr(train_module, "train", wrong)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as stopped:
+        run(main, ["--config", str(preset())])
+    assert stopped.value.code == 2
+    assert "something is wrong" not in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    says(refused_once(preset(), capsys), "something is wrong")
+
+
+def refused_once(path, capsys):
+    assert run(main, ["--config", str(path)]) == 2
+    return capsys.readouterr().err
 
 
 def test_nothing_to_merge(preset, refused):
