@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from danceopd_ext.lora.read import read_lora
+from danceopd_ext.toolkits.native.journal import Journal
 from tests.tiny.loras import layout_of
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import log_of
@@ -312,6 +313,18 @@ def test_resume_with_another_learning_rate(ran, launch, tmp_path):
     output = ran(max_train_steps=4, save_every_n_steps=2, save_state=True)
     launch(tmp_path / "run" / "preset.toml", "--resume", output / "fused-step00000002-state", "--learning_rate", "1e-4")
     assert [entry["learning_rate"] for entry in log_of(output)] == [1e-2, 1e-2, 1e-4, 1e-4]
+
+
+def test_every_step_drops_out_something_else(ran, monkeypatch):
+    seeds, record = [], Journal.record
+
+    def spy(*arguments):
+        seeds.append(torch.initial_seed())
+        record(*arguments)
+
+    monkeypatch.setattr(Journal, "record", spy)
+    ran(max_train_steps=4, network_dropout=0.5)
+    assert len(set(seeds)) == 4
 
 
 def test_text_cache_is_used_again(ran, capsys, tmp_path):

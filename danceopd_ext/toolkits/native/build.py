@@ -36,7 +36,7 @@ class AdapterField:
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
         self.adapters.activate(self.name)
         for dropout in self.dropouts:
-            dropout.train(torch.is_grad_enabled() and self.name == STUDENT)
+            dropout.train(torch.is_grad_enabled())
         with self.autocast():
             return self.family.velocity(self.adapters.transformer, latents, sigma, condition).float()
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from danceopd_ext.config import Preset
 from danceopd_ext.files import whole_file
+from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Report
 
 #: updates of a route that its shown loss is the mean of
@@ -63,6 +64,7 @@ class Journal:
             "student_forwards_per_sample": report.student_forwards / report.samples,
             "samples": report.samples,
             "seconds": round(seconds, 4),
+            "peak_memory_mb": round(peak_memory_mb(self.accelerator.device), 1),
         }
         if self.main:
             self.file.write(json.dumps(entry) + "\n")

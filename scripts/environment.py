@@ -1,0 +1,54 @@
+"""Makes the project's own virtual environment. Standard library only: it runs before anything is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".venv"
+CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
+
+
+def python_of(folder: Path) -> Path:
+    """The interpreter of a virtual environment."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def environment() -> dict[str, str]:
+    """Variables for every process that is started: UTF-8 everywhere, whatever the console's code page is."""
+    return {**os.environ, "PYTHONUTF8": "1"}
+
+
+def ensure(extras: str) -> tuple[Path, float]:
+    """The interpreter of `.venv` with this project and `extras` in it, and the seconds that it took to get there.
+
+    What is installed already, from the same pins, is not installed again.
+    """
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        sys.exit(f"Python 3.10 to 3.13 is needed; this is {sys.version.split()[0]}. Start it with another python.")
+    start = time.perf_counter()
+    python, stamp = python_of(FOLDER), FOLDER / f"installed-{extras.replace(',', '-')}.txt"
+    wanted = hashlib.sha256(CONSTRAINTS.read_bytes() + (ROOT / "setup.py").read_bytes()).hexdigest()
+    if not (python.is_file() and stamp.is_file() and stamp.read_text() == wanted):
+        print(f"Installing into {FOLDER} (once; a few minutes, depending on your connection) ...", flush=True)
+        if not python.is_file():
+            venv.create(FOLDER, with_pip=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # torch by itself first: its pin then decides which build the other packages find installed
+        run([*pip, "--constraint", str(CONSTRAINTS), "torch"])
+        run([*pip, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extras}]"])
+        stamp.write_text(wanted)
+    return python, time.perf_counter() - start
+
+
+def run(command: list[str], **variables: str) -> None:
+    """Run a command in the project's folder; if it fails, leave with its exit code and no traceback of ours."""
+    done = subprocess.run(command, cwd=ROOT, env={**environment(), **variables}, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)

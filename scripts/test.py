@@ -1,0 +1,25 @@
+"""Everything that CI checks, on a fresh machine: `python scripts/test.py [pytest arguments]`.
+
+Makes `.venv`, installs, checks the style, and runs the tests on all cores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from environment import ensure, run
+
+
+def main() -> None:
+    python, _ = ensure("native,optimizers,dev")
+    run([str(python), "-m", "ruff", "check", "."])
+    run([str(python), "-m", "ruff", "format", "--check", "."])
+    # one thread each: the tests' models are so small that threads only wait for each other
+    workers = str(max(os.cpu_count() or 1, 1))
+    arguments = sys.argv[1:] or ["tests"]
+    run([str(python), "-m", "pytest", "-q", "-n", workers, *arguments], OMP_NUM_THREADS="1")
+
+
+if __name__ == "__main__":
+    main()
