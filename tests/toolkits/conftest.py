@@ -12,6 +12,10 @@ from safetensors.torch import load_file
 from danceopd_ext.cli import run
 from danceopd_ext.toolkits.run import main
 from tests.tiny.loras import write_random_lora
+from tests.tiny.presets import write_preset
+
+BASE = {"base": {}}
+QUICK = {"max_train_steps": 2, "rollout_steps": 2, "gradient_accumulation_steps": 1}
 
 
 def forget_accelerate() -> None:
@@ -86,3 +90,30 @@ def same_tensors(one: Path, other: Path) -> bool:
     """Whether two safetensors files hold the same tensors, bit for bit."""
     a, b = load_file(one), load_file(other)
     return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
+
+
+@pytest.fixture
+def changed(pipelines, tmp_path):
+    """Write a preset for the tiny SD3 with one keyword changed."""
+
+    def changed(teachers=BASE, family="sd3", **keys):
+        return write_preset(tmp_path / "run", keys.pop("model", pipelines[family]), teachers, **keys)
+
+    return changed
+
+
+def says(message: str, *parts: object) -> None:
+    """The message holds all these parts."""
+    for part in parts:
+        assert str(part) in message
+
+
+@pytest.fixture
+def ran(pipelines, two_teachers, launch, tmp_path):
+    """Run a tiny preset with these keys and return its output folder."""
+
+    def ran(teachers=None, family="z_image", name="run", **keys):
+        teachers = two_teachers[family] if teachers is None else teachers
+        return launch(write_preset(tmp_path / name, pipelines[family], teachers, **{**QUICK, **keys}))
+
+    return ran

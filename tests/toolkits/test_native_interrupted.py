@@ -150,6 +150,12 @@ def test_two_processes_are_one(pipelines, two_teachers, launch, tmp_path):
     size = sum(float(change(one, key).norm() ** 2) for key in one if "lora_A" in key)
     assert size > 0
     assert difference**0.5 / size**0.5 < 1e-3
+    samples, forwards = (
+        [[e[k] for e in log_of(p.parent / "output")] for p in (alone, together)]
+        for k in ("samples", "rollout_forwards_per_sample")
+    )
+    assert samples[0] == samples[1] == [8] * 10, "each process has its own half of the samples"
+    assert forwards[0] == pytest.approx(forwards[1])
     losses = [[entry["loss"] for entry in log_of(p.parent / "output")] for p in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
