@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -113,14 +115,23 @@ def sd3_pipeline(seed: int = 0) -> StableDiffusion3Pipeline:
     )
 
 
-PIPELINES = {"sd3": sd3_pipeline, "z_image": z_image_pipeline}
+def listening(make: Callable[[int], DiffusionPipeline]) -> Callable[[int], DiffusionPipeline]:
+    """The pipeline with text encoders so random that its velocity clearly depends on the prompt."""
+
+    def made(seed: int = 0) -> DiffusionPipeline:
+        pipeline = make(seed)
+        for name, part in pipeline.components.items():
+            if name.startswith("text_encoder"):
+                randomise(part, seed, scale=0.5)
+        return pipeline
+
+    return made
+
+
+PIPELINES = {"sd3": listening(sd3_pipeline), "z_image": listening(z_image_pipeline)}
 
 
 def save_pipeline(family: str, folder: Path, seed: int = 0) -> Path:
-    """A hub-layout folder of a tiny random pipeline, whose velocity depends on the prompt clearly."""
-    pipeline = PIPELINES[family](seed)
-    for name, part in pipeline.components.items():
-        if name.startswith("text_encoder"):
-            randomise(part, seed, scale=0.5)
-    pipeline.save_pretrained(folder)
+    """A hub-layout folder of a tiny random pipeline."""
+    PIPELINES[family](seed).save_pretrained(folder)
     return folder
