@@ -17,7 +17,7 @@ setup(
     packages=find_packages(include=["danceopd_ext", "danceopd_ext.*"]),
     package_data={"danceopd_ext.demo": ["pipeline/**/*", "pipeline/*", "loras/*", "prompts/*"]},
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.5",
         "numpy",
         "safetensors>=0.4.5",
         "tqdm",

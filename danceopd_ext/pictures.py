@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GAP = 8
+MARK = 16
 TEXT_WIDTH = 230
 SMALLEST, LARGEST = 128, 512
 INK, PAPER, RIGHT, WRONG = (35, 35, 40), (250, 250, 250), (20, 140, 60), (205, 40, 40)
@@ -30,22 +31,23 @@ def draw_grid(
     side = max(cell.width for row in rows for cell in row)
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     top = GAP + (26 if title else 0) + 24
-    size = GAP + TEXT_WIDTH + len(columns) * (side + GAP), top + sum(heights) + GAP * len(heights)
+    pitch = side + GAP + (MARK + 4 if passed else 0)  # marks stand beside the pictures, never on them
+    size = GAP + TEXT_WIDTH + len(columns) * pitch, top + sum(heights) + GAP * len(heights)
     canvas = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(canvas)
     pen.text((GAP, GAP), title, fill=INK, font=font)
     for column, label in enumerate(cells):
-        middle = GAP + TEXT_WIDTH + column * (side + GAP) + side // 2
+        middle = GAP + TEXT_WIDTH + column * pitch + side // 2
         pen.multiline_text((middle, top - 6), wrap(label, side, small), fill=INK, font=small, anchor="md")
     for row, prompt in enumerate(prompts):
         y = top + sum(heights[:row]) + GAP * row
         text = wrap(prompt, TEXT_WIDTH - GAP, small)
         pen.multiline_text((GAP, y + heights[row] // 2), text, fill=INK, font=small, anchor="lm")
         for column, (label, cell) in enumerate(zip(cells, rows[row], strict=True)):
-            x = GAP + TEXT_WIDTH + column * (side + GAP)
+            x = GAP + TEXT_WIDTH + column * pitch
             canvas.paste(cell, (x, y))
-            if passed is not None and label in passed:
-                _draw_mark(pen, x + cell.width - 20, y + cell.height - 20, passed[label][row])
+            if passed and label in passed:
+                _draw_mark(pen, x + cell.width + 4, y + cell.height - MARK - 1, passed[label][row])
     return canvas
 
 
@@ -74,8 +76,8 @@ def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFo
 
 
 def _draw_mark(pen: ImageDraw.ImageDraw, left: int, top: int, good: bool) -> None:
-    """A tick or a cross in a disc of 16 pixels: legible on every background."""
-    pen.ellipse((left, top, left + 16, top + 16), fill=RIGHT if good else WRONG, outline=PAPER, width=1)
+    """A tick or a cross in a disc."""
+    pen.ellipse((left, top, left + MARK, top + MARK), fill=RIGHT if good else WRONG, outline=PAPER, width=1)
     strokes = [[(4, 8), (7, 11), (12, 5)]] if good else [[(5, 5), (11, 11)], [(5, 11), (11, 5)]]
     for stroke in strokes:
         pen.line([(left + x, top + y) for x, y in stroke], fill=PAPER, width=2)

@@ -2,7 +2,7 @@
 
 - `world`: scenes, captions, pictures, reading pictures back, skills
 - `score`: draws captions with a pipeline and checks the drawings
-- `grid`: a labelled picture grid
+- `report`: what the quickstart leaves: scores of every model, and a picture grid
 - `pretrain`: how `pipeline/` and `loras/` were made (see `scripts/demo_pretrain.py`)
 """
 

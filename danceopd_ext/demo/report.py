@@ -133,9 +133,7 @@ def main(folder: Path, seconds: dict[str, float]) -> None:
         grid.save(part, format="PNG")
     with whole_file(folder / "report.json") as part:
         part.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    print(
-        f"\n{table(scores)}\n(* owns the skill; fractions of pictures that are exactly right, on unseen prompts)\n"
-    )
+    print(f"\n{table(scores)}\n(* owns the skill; fractions of pictures that are exactly right, on unseen prompts)\n")
     for what, name in (("LoRA", student.name), ("pictures", "grid.png"), ("report", "report.json")):
         print(f"{what:9}{os.path.relpath(folder / name)}")
     print(f"{'time':9}{seconds['total'] / 60:.1f} minutes")

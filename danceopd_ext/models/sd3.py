@@ -70,7 +70,7 @@ class StableDiffusion3(Family):
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
     ) -> torch.Tensor:
-        dtype = transformer.dtype
+        dtype = transformer.pos_embed.proj.weight.dtype  # transformer.dtype walks through all parameters
         return transformer(
             hidden_states=z_BCHW.to(dtype),
             timestep=sigma_B * 1000,

@@ -41,7 +41,7 @@ class ZImage(Family):
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
     ) -> torch.Tensor:
-        dtype = transformer.dtype
+        dtype = transformer.x_pad_token.dtype  # transformer.dtype walks through all parameters
         images = list(z_BCHW.to(dtype).unsqueeze(2).unbind(0))  # each [C, 1, H, W]: one frame
         captions = [item["embeds"].to(dtype) for item in condition.items]
         time = (1000 - sigma_B * 1000) / 1000  # the pipeline's own arithmetic

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from diffusers import ZImagePipeline
 from tqdm import trange
 
-from ..score import encode_captions, encode_images, predict_velocity
+from danceopd_ext.models.family import PromptTensors, TextConditions
+
+from ..score import FAMILY, encode_captions, encode_images
 from ..world import SKILLS, caption, render
 
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3"]
+LORA_TARGETS = list(FAMILY.lora_targets)
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,10 @@ class Examples:
 
     latents: torch.Tensor
     """float32 [scenes, c, h, w]"""
-    embeddings: list[torch.Tensor]
-    """one [tokens, features] per scene"""
-    empty: torch.Tensor
-    """the empty caption, [tokens, features]"""
+    embeddings: list[PromptTensors]
+    """the encoded caption of each scene"""
+    empty: PromptTensors
+    """the encoded empty caption"""
 
 
 def encode_skills(pipeline: ZImagePipeline, skills: Iterable[str], split: str | None = None) -> Examples:
@@ -51,7 +53,8 @@ def flow_loss(
     blank = torch.rand(batch, generator=generator) < dropout
     words = [examples.empty if gone else examples.embeddings[i] for i, gone in zip(index, blank, strict=True)]
     level = sigma.view(-1, 1, 1, 1)
-    velocity = predict_velocity(transformer, (1 - level) * clean + level * noise, sigma, words)
+    condition = TextConditions(words, examples.empty)
+    velocity = FAMILY.velocity(transformer, (1 - level) * clean + level * noise, sigma, condition)
     return F.mse_loss(velocity, noise - clean)
 
 
