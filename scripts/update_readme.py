@@ -1,0 +1,51 @@
+"""Writes the generated parts of the README: `python scripts/update_readme.py`.
+
+The table of preset keys comes from the schema; the quickstart's table from outputs/quickstart/report.json, if there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from danceopd_ext.config.explain import explain
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORT = ROOT / "outputs" / "quickstart" / "report.json"
+
+
+def fill(text: str, part: str, content: str) -> str:
+    """Replace what stands between `<!-- part... -->` and `<!-- /part -->`."""
+    pattern = re.compile(rf"(<!-- {part}[^>]*-->\n).*?(<!-- /{part} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"README.md has no part {part}")
+    return pattern.sub(lambda found: found[1] + content.rstrip("\n") + "\n" + found[2], text)
+
+
+def quickstart_table(report: dict) -> str:
+    """The scores as Markdown; the owner of a skill is bold."""
+    names = [name for name in next(iter(report["scores"].values())) if name != "merge"]
+    lines = ["| skill | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for skill, row in report["scores"].items():
+        owner = report["owners"][skill]
+        cells = (f"**{row[name]:.2f}**" if name == owner else f"{row[name]:.2f}" for name in names)
+        lines.append(f"| {skill} | " + " | ".join(cells) + " |")
+    worst = (f"{min(row[name] for row in report['scores'].values()):.2f}" for name in names)
+    lines.append("| worst | " + " | ".join(worst) + " |")
+    seconds, count = report["seconds"], min(report["images_per_score"].values())
+    cost = f"{seconds['train']:.0f} s of training on {report['versions']['cores']} CPU cores, "
+    cost += f"{report['peak_memory_mb']:.0f} MiB; at least {count} pictures a score. Bold: who owns the skill."
+    return "\n".join([*lines, "", cost])
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    text = fill(path.read_text(encoding="utf-8"), "keys", explain())
+    if REPORT.is_file():
+        text = fill(text, "quickstart", quickstart_table(json.loads(REPORT.read_text(encoding="utf-8"))))
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Every preset that is shipped: both TOML readers take it, and with its blanks filled in it passes every check."""
+
+import re
+from pathlib import Path
+
+import pytest
+import toml
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from danceopd_ext.config import load_preset
+from danceopd_ext.config.load import read_toml
+from danceopd_ext.lora.write import write_lora
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.native.prepare import prepare
+from tests.tiny.loras import random_lora
+from tests.tiny.pipelines import PIPELINES, save_pipeline
+from tests.tiny.single_file import to_single_file
+
+FOLDER = Path(__file__).resolve().parents[1] / "presets"
+PRESETS = sorted(FOLDER.glob("*.toml"))
+REAL = [path for path in PRESETS if path.stem != "quickstart"]
+
+
+def test_every_purpose_has_a_preset_for_every_model():
+    purposes = ("fuse_loras", "absorb_checkpoint", "absorb_guidance")
+    assert {p.stem for p in REAL} == {f"{model}_{what}" for model in ("sd35_medium", "z_image") for what in purposes}
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_both_readers_and_the_schema_take_it(path):
+    text = path.read_text(encoding="utf-8")
+    assert toml.loads(text) == read_toml(path)
+    preset = load_preset(path)
+    assert preset.danceopd.teachers.keys() == preset.danceopd.prompts.keys()
+    for words in ("What it is for", "What it costs"):
+        assert words in text[:800]
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_with_its_blanks_filled_in_it_passes_every_check(path, tmp_path, monkeypatch):
+    family = FAMILIES["sd3" if "sd35" in path.stem else "z_image"]
+    model = save_pipeline(family.name, tmp_path / "model")
+    transformer = PIPELINES[family.name]().transformer
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r'(pretrained_model_name_or_path = )".*?"', r'\1"model"', text)
+    text = re.sub(r"resolution = 1024", "resolution = 32", text).replace('"AdamW8bit"', '"AdamW"')
+    (tmp_path / "preset.toml").write_text(text, encoding="utf-8")
+    for name in re.findall(r'"((?:loras|prompts|checkpoints)/.*?)"', text):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        if file.parent.name == "prompts":
+            file.write_text("a red cat --w 32 --h 32\n", encoding="utf-8")
+        elif file.parent.name == "loras":
+            layout = family.layout(transformer)
+            write_lora(file, random_lora(layout, family.lora_targets, 1), layout, "kohya", {}, torch.float32)
+        else:
+            to_single_file(family.name, transformer, file)
+    monkeypatch.chdir(tmp_path)
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    prepared = prepare(load_preset("preset.toml"), Accelerator(cpu=True))
+    assert model.is_dir()
+    assert prepared.family is family
+    assert prepared.previews
+    assert set(prepared.teachers) == set(prepared.plan.routes)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name == "output") == []
