@@ -23,6 +23,14 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _usual_mode(path: Path) -> None:
+    """The permissions of any new file: some libraries make theirs readable by the owner only."""
+    if os.name == "posix":
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it is flushed and renamed to `path`."""
@@ -31,6 +39,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     part = _temporary_name(path)
     try:
         yield part
+        _usual_mode(part)
         _flush(part)
         os.replace(part, path)
     finally:
@@ -51,6 +60,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         yield part
         for file in part.rglob("*"):
             if file.is_file():
+                _usual_mode(file)
                 _flush(file)
         if path.exists():
             old = _temporary_name(path)

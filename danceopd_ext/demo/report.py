@@ -7,7 +7,6 @@ noise are given to every model. Run as `python -m danceopd_ext.demo.report FOLDE
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from diffusers import ZImagePipeline
 from PIL import Image
+from tqdm import tqdm
 
 from danceopd_ext.demo import LORAS, PIPELINE
 from danceopd_ext.demo.score import draw_and_check, pick_prompts
@@ -24,6 +24,7 @@ from danceopd_ext.demo.world import SKILLS
 from danceopd_ext.files import whole_file
 from danceopd_ext.machine import versions
 from danceopd_ext.pictures import draw_grid
+from danceopd_ext.quiet import quieten
 
 #: noise seeds of the report; nothing was tuned on them (tuning used seeds below 1000)
 SEEDS = (20260701, 20260702)
@@ -64,16 +65,20 @@ def score_all(pipeline: ZImagePipeline) -> tuple[dict[str, dict[str, float]], Im
     scores: dict[str, dict[str, float]] = {name: {} for name in SKILLS}
     columns: dict[str, list[np.ndarray]] = {}
     passed: dict[str, list[bool]] = {}
+    bar = tqdm(total=len(models("student")) * len(SKILLS), desc="scoring", unit="score")
     for model, strengths in models("student").items():
         use(pipeline, strengths)
         columns[model], passed[model] = [], []
         for skill in SKILLS:
+            bar.set_postfix_str(f"{model}, {skill}")
+            bar.update()
             rounds = [draw_and_check(pipeline, pick_prompts(skill), seed=seed) for seed in SEEDS]
             scores[skill][model] = float(np.mean([right for _, rights in rounds for right in rights]))
             images, rights = rounds[0]
             for place in shown(len(images)):
                 columns[model].append(images[place])
                 passed[model].append(rights[place])
+    bar.close()
     prompts = [pick_prompts(skill)[i][0] for skill in SKILLS for i in shown(len(pick_prompts(skill)))]
     return scores, draw_grid(prompts, columns, passed)
 
@@ -111,9 +116,8 @@ def peak_memory_of(log: Path) -> float:
 
 def main(folder: Path, seconds: dict[str, float]) -> None:
     """Write report.json and grid.png into `folder`, which holds the trained LoRA."""
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    quieten()
     torch.set_num_threads(os.cpu_count() or 1)
-    print("Scoring every model on every skill ...", flush=True)
     start = time.perf_counter()
     student = folder / "fused.safetensors"
     scores, grid = score_all(load(student))

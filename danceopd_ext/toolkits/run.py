@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 
 from danceopd_ext.config.fields import key_types
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import SECTIONS
 from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.quiet import quieten
 
 USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
@@ -43,17 +43,6 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
     if not config:
         raise UserError("no preset: give --config preset.toml (presets/ has one for each purpose).")
     return config, values
-
-
-def quieten() -> None:
-    """Keep the libraries' notes about themselves off the screen; what a user can act on, we say ourselves."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
 
 
 def main(arguments: list[str] | None = None) -> None:
