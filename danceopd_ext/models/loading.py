@@ -13,6 +13,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.hooks import apply_group_offloading
 from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError
@@ -84,12 +85,28 @@ def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device | str) -> Any:
-    """The family's pipeline with text encoders and tokenizers only."""
+    """The family's pipeline with text encoders and tokenizers only, ready to encode on the device.
+
+    Encoders that do not fit into the device's memory (T5-XXL alone takes 9 GiB) are streamed through it.
+    """
     cls = getattr(diffusers, source.family.pipeline_class)
     pipeline = _load_part(
         source, lambda: cls.from_pretrained(source.components, transformer=None, vae=None, torch_dtype=dtype)
     )
-    return pipeline.to(device)
+    try:
+        return pipeline.to(device)
+    except torch.OutOfMemoryError:
+        pipeline.to("cpu")
+        torch.cuda.empty_cache()
+    for name, part in pipeline.components.items():
+        if name.startswith("text_encoder") and part is not None:
+            stream(part, torch.device(device))
+    return pipeline
+
+
+def stream(module: torch.nn.Module, device: torch.device) -> None:
+    """Keep the module's weights in main memory and bring them to the device layer by layer when they are used."""
+    apply_group_offloading(module, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level")
 
 
 def load_scheduler(source: Source) -> Any:

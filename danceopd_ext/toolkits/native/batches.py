@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -10,12 +11,15 @@ from accelerate import Accelerator
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.plan import MicroBatch, Plan
 from danceopd_ext.data.text_cache import TextCache
+from danceopd_ext.errors import UserError
 from danceopd_ext.method import Batch
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import load_scheduler, load_text_pipeline
 from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
 
 EMPTY = ""
+#: caches larger than this are announced
+SHOWN_BYTES = 2**30
 
 
 def encode_texts(prepared: Prepared, cache: TextCache, accelerator: Accelerator, say: Callable[[str], None]) -> None:
@@ -30,12 +34,30 @@ def encode_texts(prepared: Prepared, cache: TextCache, accelerator: Accelerator,
         def encode(prompts: list[str]):
             return prepared.family.encode_prompts(pipeline, prompts)
 
+        check_room(cache, texts, encode, say)
         count = cache.encode_missing(texts, encode, preset.dataset.text_encoder_batch_size)
         say(f"encoded {count} prompts; the text encoders are freed")
         del pipeline
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
     accelerator.wait_for_everyone()
+
+
+def check_room(cache: TextCache, texts: list[str], encode: Callable, say: Callable[[str], None]) -> None:
+    """Encode the empty prompt, and tell how much disk the others will take. Raises UserError when there is too little.
+
+    shuffle_caption, wildcards and dropout make many texts out of one caption.
+    """
+    cache.encode_missing([EMPTY], encode, progress=False)
+    needed = cache.estimate(len(cache.missing(texts)), cache.get(EMPTY))
+    free = shutil.disk_usage(cache.folder).free
+    if needed > free:
+        raise UserError(
+            f"{cache.folder}: the encoded prompts need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free. "
+            "Choose another text_encoder_cache_dir, or fewer texts (shuffle_caption and wildcards make many of one)."
+        )
+    if needed > SHOWN_BYTES:
+        say(f"the encoded prompts will take about {needed / 2**30:.1f} GiB in {cache.folder}")
 
 
 def open_cache(prepared: Prepared, folder: str) -> TextCache:

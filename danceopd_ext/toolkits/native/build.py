@@ -14,7 +14,7 @@ from danceopd_ext.lora.algebra import compress, extract, merge
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field, generator, guided
 from danceopd_ext.models.family import Family, TextConditions
-from danceopd_ext.models.loading import load_transformer
+from danceopd_ext.models.loading import load_transformer, stream
 from danceopd_ext.toolkits.native.checks import select_attention
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, TeacherSource, torch_dtype
 
@@ -47,9 +47,7 @@ class CheckpointField:
     def __init__(self, family: Family, transformer: torch.nn.Module, device: torch.device, autocast: Autocast):
         self.family, self.transformer, self.autocast = family, transformer, autocast
         if device.type != "cpu":
-            transformer.enable_group_offload(
-                onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level"
-            )
+            stream(transformer, device)
 
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
         with torch.no_grad(), self.autocast():

@@ -39,7 +39,8 @@ class Journal:
             self._start_trackers(preset)
 
     def _start_trackers(self, preset: Preset) -> None:
-        wandb = {"name": preset.logging.wandb_run_name or preset.saving.output_name}
+        name = preset.logging.wandb_run_name or preset.saving.output_name
+        wandb = {"name": name, "dir": preset.saving.output_dir}
         self.accelerator.init_trackers(preset.logging.log_tracker_name, init_kwargs={"wandb": wandb})
 
     def say(self, line: str) -> None:

@@ -1,0 +1,82 @@
+"""Encoding prompts: room on the disk, and text encoders that do not fit into the GPU."""
+
+from collections import namedtuple
+
+import pytest
+import torch
+
+from danceopd_ext.data.text_cache import TextCache
+from danceopd_ext.errors import UserError
+from danceopd_ext.models.family import TextConditions
+from danceopd_ext.models.loading import find_source, load_text_pipeline, stream
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.native import batches
+from danceopd_ext.toolkits.native.build import CheckpointField
+from tests.tiny.pipelines import PIPELINES, save_pipeline
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def encode(prompts):
+    return [{"embeds": torch.zeros(1000)} for _ in prompts]
+
+
+def room(cache, texts, free, monkeypatch):
+    told = []
+    monkeypatch.setattr(batches.shutil, "disk_usage", lambda folder: Usage(0, 0, free))
+    batches.check_room(cache, texts, encode, told.append)
+    return told
+
+
+def test_a_cache_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    cache = TextCache(tmp_path, "key")
+    texts = [str(i) for i in range(100)]
+    with pytest.raises(UserError, match="text_encoder_cache_dir"):
+        room(cache, texts, 300_000, monkeypatch)
+    assert room(cache, texts, 600_000, monkeypatch) == []
+
+
+def test_a_large_cache_is_announced(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "SHOWN_BYTES", 1000)
+    told = room(TextCache(tmp_path, "key"), ["a", "b"], 10**9, monkeypatch)
+    assert len(told) == 1
+    assert str(tmp_path) in told[0]
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_encoders_that_do_not_fit_are_streamed_and_give_the_same(name, tmp_path, monkeypatch):
+    source = find_source(str(save_pipeline(name, tmp_path / "model")))
+    family = FAMILIES[name]
+    expected = family.encode_prompts(load_text_pipeline(source, torch.float32, "cpu"), ["a cat"])[0]
+    import diffusers
+
+    cls = getattr(diffusers, family.pipeline_class)
+    whole = cls.to
+
+    def full(self, device, *arguments, **more):
+        if not getattr(self, "refused", False):
+            self.refused = True
+            raise torch.OutOfMemoryError("full")
+        return whole(self, device, *arguments, **more)
+
+    monkeypatch.setattr(cls, "to", full)
+    pipeline = load_text_pipeline(source, torch.float32, "cpu")
+    assert pipeline.refused
+    assert hasattr(pipeline.text_encoder, "_diffusers_hook") or any(
+        hasattr(module, "_diffusers_hook") for module in pipeline.text_encoder.modules()
+    )
+    found = family.encode_prompts(pipeline, ["a cat"])[0]
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_streamed_checkpoint_teacher_has_the_same_velocity(name):
+    from contextlib import nullcontext
+
+    family, pipeline = FAMILIES[name], PIPELINES[name]()
+    text = family.encode_prompts(pipeline, ["a cat"])
+    z, sigma, condition = torch.randn(1, 4, 16, 16), torch.tensor([0.5]), TextConditions(text, text[0])
+    field = CheckpointField(family, pipeline.transformer, torch.device("cpu"), nullcontext)
+    before = field(z, sigma, condition)
+    stream(pipeline.transformer, torch.device("cpu"))
+    assert torch.equal(field(z, sigma, condition), before)
