@@ -1,13 +1,12 @@
 """Seconds, transformer forwards and memory of an update, ours against the plain way, on this machine.
 
     python scripts/benchmark.py                                                       # the embedded demo
-    python scripts/benchmark.py --model random --family sd3                           # a small random SD3
     python scripts/benchmark.py --model random --family sd3 --size real --updates 3   # SD3.5 medium's size: for a GPU
 
-The plain way: one sample at a time, the whole rollout whatever is asked about, a merged copy of the transformer for
-every teacher, text encoders that stay and encode every prompt of every step. Both ways have the same base, teachers,
-student, prompts, noise and queries, hence the same gradient, which is checked. Each measurement is a process of its
-own, and the ways take turns. Random models have text encoders of a few layers, whatever --size says.
+The plain way: one sample at a time, whole rollouts whatever is asked about, a merged copy of the transformer for every
+teacher, text encoders that stay and encode every prompt of every step. Both ways have the same base, teachers, student,
+prompts, noise and queries, hence the same gradient, which is checked. They take turns, each in a process of its own.
+Random models have text encoders of a few layers, whatever --size says.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext import machine
-from danceopd_ext.config.load import build_preset
-from danceopd_ext.config.schema import Preset
+from danceopd_ext.config.load import Preset, build_preset
 from danceopd_ext.demo import LORAS, PIPELINE, PROMPTS
 from danceopd_ext.demo.pretrain.pipeline import build_tokenizer
 from danceopd_ext.lora.adapters import Adapters
@@ -42,17 +40,14 @@ from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.method import CountedField, Field, Method, draw_query_indices, draw_route, sample_noise, update
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import find_source, load_layout, load_text_pipeline, load_transformer
+from danceopd_ext.models.loading import load_text_pipeline, load_transformer
+from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.batches import StepData, encode_texts, open_cache
 from danceopd_ext.toolkits.native.build import add_student, build_fields
-from danceopd_ext.toolkits.native.optimizers import make_optimizer
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare, torch_dtype
-from danceopd_ext.toolkits.native.train import make_accelerator
 
-#: gradients that differ by a smaller share differ by the order of roundings alone
-SAME = 1e-4
-#: (pixels, rank of the student)
-SIZES = {"demo": (32, 32), "small": (128, 8), "real": (1024, 128)}
+SAME = 1e-4  # gradients that differ by a smaller share differ by the order of roundings alone
+SIZES = {"demo": (32, 32), "small": (128, 8), "real": (1024, 128)}  # pixels, rank of the student
 TRANSFORMERS: dict[tuple[str, str], dict[str, Any]] = {
     ("sd3", "small"): {
         "num_layers": 4, "num_attention_heads": 3, "caption_projection_dim": 192, "pos_embed_max_size": 32,
@@ -63,22 +58,16 @@ TRANSFORMERS: dict[tuple[str, str], dict[str, Any]] = {
         "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
     },
     ("z_image", "small"): {
-        "dim": 192, "n_layers": 4, "n_refiner_layers": 1, "n_heads": 3, "n_kv_heads": 3, "cap_feat_dim": 64,
-        "axes_dims": [16, 24, 24],
+        "dim": 192, "n_layers": 4, "n_heads": 3, "n_kv_heads": 3, "cap_feat_dim": 64, "axes_dims": [16, 24, 24],
     },
 }  # fmt: skip
-Measurement = dict[str, float]
-#: key of a measurement -> heading of its row
+Measurement = dict[str, float]  # the keys of ROWS
 ROWS = {
-    "seconds": "seconds per update",
-    "rollout_forwards": "rollout forwards per update",
-    "teacher_forwards": "teacher forwards per update",
-    "student_forwards": "student forwards per update",
-    "peak_mb": "peak memory, MiB",
-    "work_mb": "peak memory above the imports, MiB",
-    "parameters_mb": "parameters held, MiB",
-    "setup_seconds": "seconds before the first update",
-}
+    "seconds": "seconds per update", "rollout_forwards": "rollout forwards per update",
+    "teacher_forwards": "teacher forwards per update", "student_forwards": "student forwards per update",
+    "peak_mb": "peak memory, MiB", "work_mb": "peak memory above the imports, MiB",
+    "parameters_mb": "parameters held, MiB", "setup_seconds": "seconds before the first update",
+}  # fmt: skip
 COUNTS = tuple(key for key in ROWS if key.endswith("_forwards"))
 
 
@@ -87,7 +76,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", choices=("demo", "random"), default="demo")
-    add("--family", choices=("sd3", "z_image"), default="sd3", help="of the random model")
+    add("--family", choices=tuple(FAMILIES), default="sd3", help="of the random model")
     add("--size", choices=("small", "real"), default="small", help="of the random model")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("no", "bf16"), help="default: no (float32) on a CPU, bf16 on a GPU")
@@ -98,7 +87,6 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--rank", type=int, help="of the student; default: 32 (demo), 8 (small), 128 (real)")
     add("--updates", type=int, default=10, help="timed updates of each measurement")
     add("--repeats", type=int, default=3, help="measurements of each way")
-    add("--seed", type=int, default=42)
     add("--json", type=Path, metavar="FILE", help="also write all measurements there")
     add("--worker", choices=("make", *WAYS), help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
@@ -117,44 +105,42 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 def text_encoders(family: str, real: bool) -> dict[str, Any]:
     """The text part of a pipeline: few layers, of the widths that the transformer expects."""
     if family == "z_image":
-        shape = dict.fromkeys(("hidden_size", "intermediate_size"), 2560 if real else 64)
-        heads = {"num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2}
-        encoder = transformers.Qwen3Model(transformers.Qwen3Config(vocab_size=64, **shape, **heads))
-        return {"text_encoder": encoder, "tokenizer": build_tokenizer()}
+        shape = dict.fromkeys(("hidden_size", "intermediate_size"), 2560 if real else 64) | {"num_hidden_layers": 3}
+        config = transformers.Qwen3Config(vocab_size=64, num_attention_heads=2, num_key_value_heads=2, **shape)
+        return {"text_encoder": transformers.Qwen3Model(config), "tokenizer": build_tokenizer()}
     parts: dict[str, Any] = {name: build_tokenizer() for name in ("tokenizer", "tokenizer_2", "tokenizer_3")}
     parts["tokenizer"].model_max_length = parts["tokenizer_2"].model_max_length = 77
     for name, width in {"text_encoder": 768 if real else 32, "text_encoder_2": 1280 if real else 32}.items():
         shape = dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim"), width)
         config = transformers.CLIPTextConfig(vocab_size=64, num_hidden_layers=3, num_attention_heads=2, **shape)
         parts[name] = transformers.CLIPTextModelWithProjection(config)
-    shape = dict.fromkeys(("d_model", "d_ff"), 4096 if real else 64)
-    t5 = transformers.T5Config(vocab_size=64, num_layers=2, num_heads=2, **shape)
+    t5 = transformers.T5Config(vocab_size=64, d_model=4096 if real else 64, d_ff=64, num_layers=2, num_heads=2)
     return {**parts, "text_encoder_3": transformers.T5EncoderModel(t5)}
 
 
-def make_random(args: argparse.Namespace) -> None:
-    """Write a random pipeline and its two teachers to the folder."""
+def make_random(args: argparse.Namespace) -> Path:
+    """Write a random pipeline and its two teachers to the folder, and return it."""
     torch.manual_seed(0)
-    kind = {"sd3": ("SD3", "StableDiffusion3"), "z_image": ("ZImage", "ZImage")}[args.family]
-    transformer = getattr(diffusers, f"{kind[0]}Transformer2DModel")(**TRANSFORMERS.get((args.family, args.size), {}))
+    family = FAMILIES[args.family]
+    transformer = getattr(diffusers, family.transformer_class)(**TRANSFORMERS.get((family.name, args.size), {}))
     for parameter in transformer.parameters():
         if parameter.ndim > 1:  # fresh transformers end in zeros
             torch.nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = diffusers.AutoencoderKL(latent_channels=16, block_out_channels=(4,) * 4, norm_num_groups=2, **blocks)
-    parts = text_encoders(args.family, args.size == "real") | {"vae": vae, "transformer": transformer}
-    parts["scheduler"] = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipeline = getattr(diffusers, f"{kind[1]}Pipeline")(**parts)
+    parts = text_encoders(family.name, args.size == "real") | {"transformer": transformer, "vae": vae}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipeline = getattr(diffusers, family.pipeline_class)(scheduler=scheduler, **parts)
     pipeline.to(torch_dtype(args.precision)).save_pretrained(args.folder / "pipeline")
-    source = find_source(str(args.folder / "pipeline"))
-    layout, _ = load_layout(source)
+    layout = family.layout(transformer)
     for path in LORAS.values():
         modules = {}
         for layer, (outputs, inputs) in layout.shapes.items():
-            if layer.endswith(source.family.lora_targets):
+            if layer.endswith(family.lora_targets):
                 down, up = torch.randn(args.rank, inputs), torch.randn(outputs, args.rank)
                 modules[layer] = LowRank(down / inputs**0.5, up * 0.1 / args.rank**0.5)
         write_lora(args.folder / path.name, Lora(modules), layout, "diffusers", dtype=torch.float32)
+    return args.folder
 
 
 def preset_of(args: argparse.Namespace) -> Preset:
@@ -165,7 +151,7 @@ def preset_of(args: argparse.Namespace) -> Preset:
         "resolution": args.resolution, "network_dim": args.rank, "optimizer_type": "AdamW",
         "max_train_steps": args.updates + 1, "train_batch_size": args.micro_batch,
         "gradient_accumulation_steps": args.batch // args.micro_batch, "mixed_precision": args.precision,
-        "seed": args.seed, "output_dir": str(args.folder), "student_init": "merge_average",
+        "output_dir": str(args.folder), "student_init": "merge_average",
         "teachers": {name: {"lora": str(path if demo else args.folder / path.name)} for name, path in LORAS.items()},
         "prompts": {name: str(PROMPTS[name]) for name in LORAS},
     }, args.folder)  # fmt: skip
@@ -175,8 +161,7 @@ class Ours:
     """The native toolkit: prompts encoded once, one transformer with adapters, the package's own update."""
 
     def __init__(self, prepared: Prepared, accelerator: Accelerator, folder: str):
-        self.prepared, self.device = prepared, accelerator.device
-        cache = open_cache(prepared, folder)
+        self.device, cache = accelerator.device, open_cache(prepared, folder)
         encode_texts(prepared, cache, accelerator, lambda line: None)
         self.data = StepData(prepared, cache, accelerator)
         self.fields = build_fields(prepared, accelerator, lambda line: None)
@@ -184,9 +169,8 @@ class Ours:
 
     def update(self, step: int) -> tuple[int, ...]:
         """Accumulate the gradient of a step; return the forwards that COUNTS names."""
-        seed, weights, fields = self.prepared.preset.training.seed, self.data.plan.weights, self.fields
-        then = (fields.teachers, fields.student, torch.Tensor.backward, self.device)
-        report = update(Method(), step, seed, weights, self.data, *then)
+        who = (self.fields.teachers, self.fields.student, torch.Tensor.backward, self.device)
+        report = update(Method(), step, self.data.plan.seed, self.data.plan.weights, self.data, *who)
         return tuple(getattr(report, key) for key in COUNTS)
 
 
@@ -194,7 +178,7 @@ class Plain:
     """One sample at a time, whole rollouts, a merged transformer for each teacher, text encoders always there."""
 
     def __init__(self, prepared: Prepared, accelerator: Accelerator, folder: str):
-        self.prepared, self.family, self.accelerator = prepared, prepared.family, accelerator
+        self.plan, self.family, self.accelerator = prepared.plan, prepared.family, accelerator
         self.device, dtype = accelerator.device, torch_dtype(prepared.preset.training.mixed_precision)
         self.encoders = load_text_pipeline(prepared.source, dtype, self.device)
         data = StepData(prepared, open_cache(prepared, folder), accelerator)  # of which no text is asked
@@ -233,8 +217,8 @@ class Plain:
 
     def update(self, step: int) -> tuple[int, ...]:
         """Accumulate the gradient of a step; return the forwards that COUNTS names."""
-        seed, plan, steps = self.prepared.preset.training.seed, self.prepared.plan, len(self.sigmas) - 1
-        texts, route = plan.step(step).texts, draw_route(plan.weights, seed, step)
+        seed, steps, texts = self.plan.seed, len(self.sigmas) - 1, self.plan.step(step).texts
+        route = draw_route(self.plan.weights, seed, step)
         rolling, teacher, student = map(CountedField, (self.student, self.teachers[route], self.student))
         for i, text in enumerate(texts):
             condition = self.encode(text)
@@ -266,44 +250,36 @@ def measure(args: argparse.Namespace, way: str) -> Measurement:
     """Build one way and run it. The first update is not timed, and leaves its gradient in the folder."""
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.allow_tf32 = False
-    device, began = torch.device(args.device), time.perf_counter()
-    imports_mb = machine.peak_memory_mb(device)
-    preset = preset_of(args)
-    accelerator = make_accelerator(preset)
+    imports_mb, began = machine.peak_memory_mb(torch.device(args.device)), time.perf_counter()
+    preset, accelerator = preset_of(args), Accelerator(cpu=args.device == "cpu", mixed_precision=args.precision)
     with tempfile.TemporaryDirectory(dir=args.folder) as cache:
         made = WAYS[way](prepare(preset, accelerator), accelerator, cache)
         setup_seconds = time.perf_counter() - began
         weights = made.adapters.state_dict(STUDENT)
-        optimizer = make_optimizer(preset.optimizer, list(weights.values()), device)
+        optimizer = torch.optim.AdamW(weights.values(), lr=preset.optimizer.learning_rate, weight_decay=0.0)
         counts, seconds = [], []
         for step in range(args.updates + 1):
             began = time.perf_counter()
             counts.append(made.update(step))
             if step == 0:
-                grads = {name: weight.grad.cpu().contiguous() for name, weight in weights.items()}
-                save_file(grads, args.folder / f"{way}.gradient")
-            torch.nn.utils.clip_grad_norm_(weights.values(), preset.optimizer.max_grad_norm)
+                save_file({name: p.grad.contiguous() for name, p in weights.items()}, args.folder / f"{way}.gradient")
+            float(torch.nn.utils.clip_grad_norm_(weights.values(), preset.optimizer.max_grad_norm))  # waits for a GPU
             optimizer.step()
             optimizer.zero_grad()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - began)
     forwards = {key: statistics.mean(own) for key, own in zip(COUNTS, zip(*counts[1:], strict=True), strict=True)}
-    held = {p: p.numel() * p.element_size() for part in made.held for p in part.parameters()}
-    memory = {"peak_mb": machine.peak_memory_mb(device), "parameters_mb": sum(held.values()) / 2**20}
-    memory["work_mb"] = memory["peak_mb"] - imports_mb
+    held, peak_mb = {p for part in made.held for p in part.parameters()}, machine.peak_memory_mb(accelerator.device)
+    memory = {"peak_mb": peak_mb, "work_mb": peak_mb - imports_mb}
+    memory["parameters_mb"] = sum(p.numel() * p.element_size() for p in held) / 2**20
     return {"seconds": statistics.mean(seconds[1:]), **forwards, **memory, "setup_seconds": setup_seconds}
 
 
 def in_its_own_process(words: Sequence[str], args: argparse.Namespace) -> str:
     """Run this script again, so that the peak of memory is this work's alone; return its last line."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONUTF8": "1"}
-    if args.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, __file__, *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment, check=False)
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, encoding="utf-8", env=environment)
     if done.returncode:
-        sys.exit(f"{shlex.join(words)}: failed with exit code {done.returncode}")
+        sys.exit(f"{shlex.join(words)} failed with exit code {done.returncode}:\n{done.stderr[-4000:]}")
     return (done.stdout.splitlines() or [""])[-1]
 
 
@@ -318,8 +294,7 @@ def take_turns(words: Sequence[str]) -> tuple[dict[str, list[Measurement]], floa
         for i in range(args.repeats):
             for way, measurements in found.items():
                 measurements.append(json.loads(in_its_own_process([*start, way], args)))
-                line = f"{i + 1}/{args.repeats} {way}: {measurements[-1]['seconds']:.3f} s per update"
-                print(line, file=sys.stderr, flush=True)
+                print(f"{i + 1}/{args.repeats} {way}: {measurements[-1]['seconds']:.3f} s per update", file=sys.stderr)
         return found, difference(Path(folder))
 
 

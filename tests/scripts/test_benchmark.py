@@ -27,8 +27,7 @@ def test_both_ways_do_the_same_with_other_forwards(measured):
     assert benchmark.difference(args.folder) < benchmark.SAME
     steps = range(1, args.updates + 1)  # the first is not timed
     queries = [
-        draw_query_indices("low_noise", 1, 16, seed=args.seed, step=step, indices=[0, 1, 2], total=3).sum()
-        for step in steps
+        draw_query_indices("low_noise", 1, 16, seed=42, step=step, indices=[0, 1, 2], total=3).sum() for step in steps
     ]
     assert found["plain"]["rollout_forwards"] == 16 * 3
     assert found["ours"]["rollout_forwards"] == sum(map(int, queries)) / args.updates
