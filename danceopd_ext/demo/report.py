@@ -117,7 +117,7 @@ def peak_memory_of(log: Path) -> float:
 def main(folder: Path, seconds: dict[str, float]) -> None:
     """Write report.json and grid.png into `folder`, which holds the trained LoRA."""
     quieten()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)  # threads wait for each other as soon as a core is busy elsewhere
     start = time.perf_counter()
     student = folder / "fused.safetensors"
     scores, grid = score_all(load(student))

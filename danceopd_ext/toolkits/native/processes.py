@@ -50,7 +50,9 @@ def whole_report(accelerator: Accelerator, report: Report) -> Report:
 
 
 def has_accelerator() -> bool:
-    """Whether there is a GPU or another device than the CPU to train on."""
+    """Whether there is a GPU or another device to train on, and `accelerate launch --cpu` does not forbid it."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return False
     return torch.cuda.is_available() or torch.backends.mps.is_available() or _has("xpu")
 
 
