@@ -35,7 +35,8 @@ def quickstart_table(report: dict) -> str:
     lines.append("| worst | " + " | ".join(worst) + " |")
     seconds, count = report["seconds"], min(report["images_per_score"].values())
     cost = f"{seconds['train']:.0f} s of training on {report['versions']['cores']} CPU cores, "
-    cost += f"{report['peak_memory_mb']:.0f} MiB in each of two processes; at least {count} pictures a score. Bold: who owns the skill."
+    cost += f"{report['peak_memory_mb']:.0f} MiB in each of two processes; "
+    cost += f"at least {count} pictures a score. Bold: who owns the skill."
     return "\n".join([*lines, "", cost])
 
 
