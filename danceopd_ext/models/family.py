@@ -70,8 +70,6 @@ class Family(ABC):
     default_format: str
     #: substrings of tensor names that only this family's checkpoints have
     checkpoint_marks: tuple[str, ...]
-    #: scale that the family's own pipeline needs for a plain, unguided image
-    pipeline_unguided_scale: float
 
     @abstractmethod
     def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:

@@ -58,7 +58,6 @@ class StableDiffusion3(Family):
     )  # fmt: skip
     default_format = "diffusers"
     checkpoint_marks = ("joint_blocks.", "transformer_blocks.0.attn.add_q_proj")
-    pipeline_unguided_scale = 1.0
 
     def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
         embeds, _, pooled, _ = pipeline.encode_prompt(

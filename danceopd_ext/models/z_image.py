@@ -32,7 +32,6 @@ class ZImage(Family):
     default_format = "comfyui"
     file_names = {"kohya_names": "native", "comfyui_names": "diffusers"}  # noqa: RUF012
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
-    pipeline_unguided_scale = 0.0
 
     def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
         embeds, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
