@@ -122,7 +122,7 @@ def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, t
     return Subset(
         where=where,
         dataset=dataset,
-        route=_route(get("custom_attributes", {}), teachers, where),
+        route=route_of(get("custom_attributes", {}), teachers, where),
         image_dir=_existing(own, "image_dir", path, where),
         metadata_file=_existing(own, "metadata_file", path, where),
         caption_extension=get("caption_extension", ".caption"),
@@ -147,7 +147,7 @@ def _existing(table: Mapping, key: str, config: Path, where: str) -> Path | None
     return path
 
 
-def _route(attributes: Mapping, teachers: Sequence[str], where: str) -> str:
+def route_of(attributes: Mapping, teachers: Sequence[str], where: str) -> str:
     """Return the teacher whom the subset belongs to; the only teacher when none is named."""
     named = attributes.get("teacher")
     names = ", ".join(teachers)

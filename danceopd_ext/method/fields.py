@@ -5,7 +5,7 @@ A field maps latents z at noise level sigma under a condition to the velocity dz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -54,6 +54,24 @@ def mixture(fields: Sequence[Field], weights: Sequence[float]) -> Field:
         return torch.stack(list(parts)).sum(dim=0)
 
     return mixed_field
+
+
+def by_route(fields: Mapping[str, Field], routes: Callable[[Condition], Sequence[str]]) -> Field:
+    """Hard routing of single samples: each is answered by the field of its own route, and by no other.
+
+    `routes(condition)` names the route of each sample. Each field is asked once, for all of its samples together.
+    """
+
+    def routed_field(latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
+        rows_of: dict[str, list[int]] = {}
+        for row, route in enumerate(routes(condition)):
+            rows_of.setdefault(route, []).append(row)
+        answers = torch.empty_like(latents)
+        for route, rows in rows_of.items():
+            answers[rows] = fields[route](latents[rows], sigma[rows], condition.select(rows)).to(answers.dtype)
+        return answers
+
+    return routed_field
 
 
 class CountedField:

@@ -59,9 +59,20 @@ class Report:
     student_forwards: int
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch came to. `loss_B`: each sample's loss, the mean over its elements and queries, on the CPU."""
+
+    loss_B: torch.Tensor
+    sigma_BK: torch.Tensor
+    rollout_forwards: int
+    teacher_forwards: int
+    student_forwards: int
+
+
 def velocity_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The plain mean squared error of two velocities, in float32."""
-    return torch.nn.functional.mse_loss(student.float(), teacher.float())
+    """The plain mean squared error of two velocities in float32, for each sample: [B]."""
+    return torch.nn.functional.mse_loss(student.float(), teacher.float(), reduction="none").flatten(1).mean(dim=1)
 
 
 def update(
@@ -83,36 +94,61 @@ def update(
     # 1. Route: draw one teacher, and conditions from that teacher's own data only.
     route = draw_route(routes, seed, step)
     batches = data(route, step)
-    rolling, teacher, learner = CountedField(student), CountedField(teachers[route]), CountedField(student)
-    states = sum(len(batch.indices) for batch in batches) * method.num_queries
-    loss_sum, sigma_sum = 0.0, 0.0
 
-    for batch in batches:
-        # 2. Roll out the current student from fresh noise,
-        # 3. and query one state (or K) of its trajectory; the rollout stops there. No gradient flows through it.
-        noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
-        query_BK = draw_query_indices(
-            method.query, method.num_queries, method.rollout_steps,
-            seed=seed, step=step, indices=batch.indices, total=batch.total,
-        )  # fmt: skip
-        z_BK = roll_out_in_chunks(method, rolling, noise, batch, query_BK)
-        sigma_BK = batch.sigmas[query_BK].to(z_BK)
-        sigma_sum += float(sigma_BK.sum())
-
-        # 4. Ask the teacher for its velocity there.
-        target_BK = ask(teacher, z_BK, sigma_BK, batch)
-
-        # 5. Match: the student's velocity at the same state, plain MSE, gradient into the student only.
-        for rows, k in pieces(batch, method.num_queries):
-            velocity = learner(z_BK[rows, k], sigma_BK[rows, k], batch.condition.select(rows))
-            loss = velocity_mse(velocity, target_BK[rows, k]) * (len(rows) / states)
-            backward(loss)
-            loss_sum += float(loss.detach())
-
+    samples = sum(len(batch.indices) for batch in batches)
+    outcomes = []
+    for batch in batches:  # one for each size of picture
+        share = len(batch.indices) / samples
+        outcomes.append(distil(method, step, seed, batch, teachers[route], student, backward, share, device))
     return Report(
-        route, loss_sum, states // method.num_queries, sigma_sum / states,
-        rolling.samples, teacher.samples, learner.samples,
+        route,
+        float(torch.cat([o.loss_B for o in outcomes]).mean()),
+        samples,
+        float(torch.cat([o.sigma_BK for o in outcomes]).mean()),
+        sum(o.rollout_forwards for o in outcomes),
+        sum(o.teacher_forwards for o in outcomes),
+        sum(o.student_forwards for o in outcomes),
+    )
+
+
+def distil(
+    method: Method,
+    step: int,
+    seed: int,
+    batch: Batch,
+    teacher: Field,
+    student: Field,
+    backward: Callable[[torch.Tensor], None],
+    share: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """Steps 2 to 5 for samples whose route is known; `share` weighs their mean loss.
+
+    A trainer that reads its data before it knows the route calls this alone, with `by_route` as the teacher.
+    """
+    rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
+
+    # 2. Roll out the current student from fresh noise,
+    # 3. and query one state (or K) of its trajectory; the rollout stops there. No gradient flows through it.
+    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
+    query_BK = draw_query_indices(
+        method.query, method.num_queries, method.rollout_steps,
+        seed=seed, step=step, indices=batch.indices, total=batch.total,
     )  # fmt: skip
+    z_BK = roll_out_in_chunks(method, rolling, noise, batch, query_BK)
+    sigma_BK = batch.sigmas[query_BK].to(z_BK)
+
+    # 4. Ask the teacher for its velocity there.
+    target_BK = ask(asked, z_BK, sigma_BK, batch)
+
+    # 5. Match: the student's velocity at the same state, plain MSE, gradient into the student only.
+    loss_BK = torch.zeros(query_BK.shape)
+    for rows, k in pieces(batch, method.num_queries):
+        velocity = learner(z_BK[rows, k], sigma_BK[rows, k], batch.condition.select(rows))
+        loss_R = velocity_mse(velocity, target_BK[rows, k])
+        backward(loss_R.sum() * (share / query_BK.numel()))
+        loss_BK[rows, k] = loss_R.detach().cpu()
+    return Outcome(loss_BK.mean(dim=1), sigma_BK.cpu(), rolling.samples, asked.samples, learner.samples)
 
 
 def pieces(batch: Batch, num_queries: int) -> list[tuple[list[int], int]]:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from danceopd_ext import __version__
 from danceopd_ext.lora.adapters import Adapters
-from danceopd_ext.lora.metadata import build_metadata, stem
+from danceopd_ext.lora.metadata import build_metadata
 from danceopd_ext.lora.write import write_lora
+from danceopd_ext.toolkits.metadata import danceopd_entries
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, torch_dtype
 from danceopd_ext.toolkits.native.state import save_state
 
@@ -72,16 +72,9 @@ class Output:
         """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
         preset, saving = self.prepared.preset, self.saving
         options = preset.danceopd
-        teachers = {name: self._describe(name) for name in options.teachers}
+        entries = danceopd_entries(options, self.prepared.plan.weights)
         extra = {
-            "ss_danceopd_version": __version__,
-            "ss_danceopd_method": options.method,
-            "ss_danceopd_teachers": teachers,
-            "ss_danceopd_routes": self.prepared.plan.weights,
-            "ss_danceopd_rollout_steps": options.rollout_steps,
-            "ss_danceopd_query": options.query,
-            "ss_danceopd_num_queries": options.num_queries,
-            "ss_danceopd_student_init": options.student_init,
+            **entries,
             "ss_steps": steps_done,
             "ss_seed": preset.training.seed,
             "ss_learning_rate": preset.optimizer.learning_rate,
@@ -99,7 +92,7 @@ class Output:
             architecture=self.prepared.family.architecture,
             base_model=self.prepared.source.name,
             rank=preset.network.network_dim,
-            teachers=[f"{name} ({what})" for name, what in teachers.items()],
+            teachers=[f"{name} ({what})" for name, what in entries["ss_danceopd_teachers"].items()],
             author=saving.metadata_author,
             description=saving.metadata_description,
             trigger_phrase=saving.metadata_trigger_phrase,
@@ -109,15 +102,3 @@ class Output:
             finished_at=time.time(),
             extra=extra,
         )
-
-    def _describe(self, name: str) -> str:
-        """A teacher in a few words, with file names but no folders."""
-        teacher = self.prepared.preset.danceopd.teachers[name]
-        parts = [
-            f"{stem(p)} x{s:g}" if s != 1 else stem(p) for p, s in zip(teacher.loras, teacher.strengths, strict=True)
-        ]
-        if teacher.checkpoint:
-            parts.append(stem(teacher.checkpoint))
-        if teacher.guidance_scale != 1:
-            parts.append(f"guidance {teacher.guidance_scale:g}")
-        return " + ".join(parts) or "base"

@@ -1,0 +1,28 @@
+"""What an architecture of a toolkit has to say about itself, so that the method's update can run on its trainer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from danceopd_ext.toolkits.hosted.conditions import Conditions
+
+
+class Adapter(Protocol):
+    """Three functions; everything else is the same for all architectures of both toolkits.
+
+    Shape suffixes: B samples, N solver steps.
+    """
+
+    def condition(self, *given, routes: list[str]) -> Conditions:
+        """What the toolkit's seam gets about a batch's texts and source images, as the method's condition."""
+        ...
+
+    def velocity(self, transformer: torch.nn.Module, z_B: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions):
+        """dz/dsigma [B, ...] at noise level sigma in 0..1 (1 is pure noise), as the toolkit's own sampler has it."""
+        ...
+
+    def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
+        """The toolkit's own sampling grid [N + 1], from 1 to 0, for latents of this shape (without the batch axis)."""
+        ...

@@ -1,0 +1,188 @@
+"""The method's update on a borrowed trainer.
+
+The toolkit owns data, optimizer, accumulation, saving and sampling. For each micro-batch it asks us for one number to
+call backward on, and that is what `Distiller.loss` gives: steps 2 to 5 of the method (`method.distil`) on samples
+whose routes the data has decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.method import (
+    Batch,
+    Field,
+    Method,
+    Outcome,
+    by_route,
+    distil,
+    guided,
+    rollout,
+    sample_noise,
+    velocity_mse,
+)
+from danceopd_ext.toolkits.hosted.adapter import Adapter
+from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
+from danceopd_ext.toolkits.hosted.switch import STUDENT, Switch
+
+
+@dataclass
+class Progress:
+    """How far the run is: all that our random numbers need, since they are drawn from (seed, step, sample).
+
+    accelerate saves it with the state (`register_for_checkpointing`) and restores it on resume.
+    """
+
+    step: int = 0
+    micro_batch: int = 0
+
+    def next(self, is_update: bool) -> None:
+        """After a micro-batch; `is_update`: it was the last one of an optimizer step."""
+        self.step, self.micro_batch = (self.step + 1, 0) if is_update else (self.step, self.micro_batch + 1)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step, "micro_batch": self.micro_batch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.step, self.micro_batch = state["step"], state["micro_batch"]
+
+
+@dataclass
+class HostedField:
+    """The velocity of the toolkit's transformer with one voice (see Switch) heard.
+
+    The voice stays after the call. `leaf_inputs`: latents ask for a gradient while learning, without which reentrant
+    gradient checkpointing gives none.
+    """
+
+    adapter: Adapter
+    switch: Switch
+    name: str | None
+    transformer: torch.nn.Module
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    leaf_inputs: bool = False
+
+    def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: Conditions) -> torch.Tensor:
+        learning = torch.is_grad_enabled()
+        self.switch.to(self.name, learning)
+        if learning and self.leaf_inputs:
+            latents = latents.detach().requires_grad_(True)
+        with self.autocast():
+            return self.adapter.velocity(self.transformer, latents, sigma, condition).float()
+
+
+@dataclass
+class Distiller:
+    """One run's method on a toolkit's trainer.
+
+    `accelerator`: the toolkit's own. `seed`: of the run. `leaf_inputs`: see HostedField.
+    """
+
+    options: DanceOPDSection
+    adapter: Adapter
+    switch: Switch
+    accelerator: Any
+    seed: int
+    leaf_inputs: bool = False
+    progress: Progress = field(default_factory=Progress)
+    logs: dict[str, float] = field(default_factory=dict)
+    """Of the last micro-batch: the loss of each route in it, and the mean noise level asked about."""
+
+    def __post_init__(self) -> None:
+        options = self.options
+        self.method = Method(
+            rollout_steps=options.rollout_steps,
+            query=options.query,
+            num_queries=options.num_queries,
+            rollout_batch_size=options.rollout_batch_size,
+        )
+        self._pieces: list[torch.Tensor] = []
+
+    def loss(self, transformer: torch.nn.Module, condition: Conditions, latent_shape: Sequence[int]) -> torch.Tensor:
+        """The loss of this micro-batch, for the toolkit's own backward, which must follow at once."""
+        is_update = self.accelerator.sync_gradients
+        outcome = self._distil(self.batch(condition, latent_shape), transformer)
+        self.progress.next(is_update)
+        self.logs = route_logs(outcome, condition.routes)
+        return self._pieces.pop()
+
+    @torch.no_grad()
+    def validation_loss(
+        self, transformer: torch.nn.Module, condition: Conditions, latent_shape: Sequence[int], seed: int, sigma: float
+    ) -> torch.Tensor:
+        """The loss at the state nearest to noise level `sigma`, in the rollout from the noise of `seed`.
+
+        Nothing about it depends on the step, so values of a run can be compared.
+        """
+        batch = self.batch(condition, latent_shape)
+        samples = list(range(len(condition)))
+        index = int((batch.sigmas[:-1] - sigma).abs().argmin())
+        teacher, student = self.fields(transformer)
+        try:
+            noise = sample_noise(seed, 0, samples, batch.latent_shape).to(self.accelerator.device)
+            z_B = rollout(student, noise, batch.sigmas, condition, torch.tensor([[index]] * len(samples)))[:, 0]
+            sigma_B = batch.sigmas[index].to(z_B).expand(len(samples))
+            loss_B = velocity_mse(student(z_B, sigma_B, condition), teacher(z_B, sigma_B, condition))
+        finally:
+            self.switch.restore()
+        return loss_B.mean()
+
+    def batch(self, condition: Conditions, latent_shape: Sequence[int]) -> Batch:
+        """The samples' places in the whole step: micro-batch by micro-batch, and within one rank by rank."""
+        count, world = len(condition), self.accelerator.num_processes
+        first = (self.progress.micro_batch * world + self.accelerator.process_index) * count
+        return Batch(
+            condition=condition,
+            indices=list(range(first, first + count)),
+            total=count * world * self.accelerator.gradient_accumulation_steps,
+            latent_shape=tuple(latent_shape),
+            sigmas=self.adapter.sigmas(self.method.rollout_steps, tuple(latent_shape)),
+            micro_batch_size=count,
+        )
+
+    def fields(self, transformer: torch.nn.Module) -> tuple[Field, Field]:
+        """(teacher, student): the teacher answers each sample by the field of its own route."""
+
+        def voice(name: str | None) -> HostedField:
+            return HostedField(
+                self.adapter, self.switch, name, transformer, self.accelerator.autocast, self.leaf_inputs
+            )
+
+        teachers = {
+            name: guided(voice(name if name in self.switch.teachers else None), teacher.guidance_scale)
+            for name, teacher in self.options.teachers.items()
+        }
+        return by_route(teachers, routes_of), guided(voice(STUDENT), self.options.student_guidance_scale)
+
+    def _distil(self, batch: Batch, transformer: torch.nn.Module) -> Outcome:
+        teacher, student = self.fields(transformer)
+        self._pieces = []
+        try:
+            return distil(
+                self.method, self.progress.step, self.seed, batch, teacher, student, self._backward,
+                device=self.accelerator.device,
+            )  # fmt: skip
+        finally:
+            self.switch.restore()
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Keep the last piece for the toolkit's own backward; do those before it (num_queries > 1) at once."""
+        self._pieces.append(loss)
+        if len(self._pieces) < self.method.num_queries:
+            self.accelerator.backward(loss)
+            self._pieces[-1] = loss.detach()
+
+
+def route_logs(outcome: Outcome, routes: Sequence[str]) -> dict[str, float]:
+    """`loss/NAME` for each route of a batch, and the noise level that was asked about."""
+    of: dict[str, list[float]] = {}
+    for route, loss in zip(routes, outcome.loss_B.tolist(), strict=True):
+        of.setdefault(route, []).append(loss)
+    logs = {f"loss/{route}": sum(losses) / len(losses) for route, losses in of.items()}
+    return {**logs, "danceopd/query_sigma": float(outcome.sigma_BK.mean())}

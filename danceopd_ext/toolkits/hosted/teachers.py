@@ -1,0 +1,84 @@
+"""Teachers' LoRA files, of any dialect, under the names that a toolkit's own network module reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.algebra import combine
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.read import read_lora
+from danceopd_ext.lora.weights import Lora
+from danceopd_ext.lora.write import balanced, to_tensors
+from danceopd_ext.models.family import Family
+from danceopd_ext.toolkits.hosted.switch import STUDENT
+
+#: name of a linear layer in the toolkit's transformer -> (outputs, inputs)
+Linears = Mapping[str, tuple[int, int]]
+
+
+def linear_layers(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """The linear layers of the toolkit's transformer, before any network is applied to it."""
+    modules = transformer.named_modules()
+    return {name: (m.out_features, m.in_features) for name, m in modules if isinstance(m, torch.nn.Linear)}
+
+
+def host_layout(family: Family | None, name: str, linears: Linears) -> Layout:
+    """The LoRA names of the toolkit's transformer. Its layers are called as diffusers has them, or natively.
+
+    `family` None: an architecture of which we know no other names than the toolkit's own (`name` is for messages).
+    """
+    if family is None:
+        own = {layer: (layer,) for layer in linears}
+        return Layout(name, dict.fromkeys(linears), own)
+    reference = family.reference_layers()
+    native = {layer: parts for layer, parts in family.native_names(reference).items() if layer in linears}
+    by_diffusers = [layer for layer in reference if layer in linears]
+    if len(by_diffusers) > len(native):
+        native = {layer: parts for layer, parts in family.native_names(by_diffusers).items()}
+        return _layout(family, by_diffusers, native, "diffusers")
+    return _layout(family, [part for parts in native.values() for part in parts], native, "native")
+
+
+def _layout(family: Family, layers: list[str], native: Mapping[str, tuple[str, ...]], names: str) -> Layout:
+    swapped = family.swapped_layers(layers)
+    return Layout(family.name, dict.fromkeys(layers), native, swapped, kohya_names=names, comfyui_names=names)
+
+
+def read_teachers(options: DanceOPDSection, layout: Layout) -> dict[str, Lora]:
+    """The LoRA of every teacher that has one, its files combined. Raises UserError naming teacher, file and remedy."""
+    loras = {}
+    for name, teacher in options.teachers.items():
+        if name == STUDENT:
+            raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose another word.')
+        try:
+            ignore = teacher.ignore_text_encoder
+            parts = [read_lora(place, layout, ignore_text_encoder=ignore) for place in teacher.loras]
+        except UserError as error:
+            raise UserError(f"[danceopd.teachers.{name}] {error}") from error
+        if parts:
+            loras[name] = combine(list(zip(parts, teacher.strengths, strict=True)))
+    return loras
+
+
+def network_tensors(name: str, lora: Lora, layout: Layout, linears: Linears) -> dict[str, torch.Tensor]:
+    """The teacher as a kohya state dict in the toolkit's own layer names, float32, alpha = rank.
+
+    Raises UserError when a layer has another size than the model's.
+    """
+    tensors = to_tensors(balanced(lora, layout), layout, "kohya", torch.float32)
+    sizes = {"lora_unet_" + layer.replace(".", "_"): (layer, size) for layer, size in linears.items()}
+    for key in (key for key in tensors if key.endswith(".lora_down.weight")):
+        module = key.removesuffix(".lora_down.weight")
+        outputs, inputs = tensors[f"{module}.lora_up.weight"].shape[0], tensors[key].shape[1]
+        layer, size = sizes.get(module, (module, None))
+        if size != (outputs, inputs):
+            what = f"{size} in the model" if size else "not in the model"
+            raise UserError(
+                f"[danceopd.teachers.{name}] {lora.name}: {layer} is {(outputs, inputs)} (outputs, inputs) in the "
+                f"LoRA and {what}. Use a LoRA made for exactly the base model that you train."
+            )
+    return tensors

@@ -1,0 +1,36 @@
+"""What a fused LoRA says about how it was made, the same words from every toolkit; file names, never folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from danceopd_ext import __version__
+from danceopd_ext.config.schema import DanceOPDSection, Teacher
+from danceopd_ext.lora.metadata import stem
+
+
+def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> dict[str, object]:
+    """The `ss_danceopd_*` entries. `weights`: of every route."""
+    return {
+        "ss_danceopd_version": __version__,
+        "ss_danceopd_toolkit": options.toolkit,
+        "ss_danceopd_method": options.method,
+        "ss_danceopd_teachers": {name: describe_teacher(teacher) for name, teacher in options.teachers.items()},
+        "ss_danceopd_routes": dict(weights),
+        "ss_danceopd_rollout_steps": options.rollout_steps,
+        "ss_danceopd_query": options.query,
+        "ss_danceopd_num_queries": options.num_queries,
+        "ss_danceopd_student_init": options.student_init,
+        "ss_danceopd_student_guidance_scale": options.student_guidance_scale,
+    }
+
+
+def describe_teacher(teacher: Teacher) -> str:
+    """A teacher in a few words."""
+    files = zip(teacher.loras, teacher.strengths, strict=True)
+    parts = [stem(place) if strength == 1 else f"{stem(place)} x{strength:g}" for place, strength in files]
+    if teacher.checkpoint:
+        parts.append(stem(teacher.checkpoint))
+    if teacher.guidance_scale != 1:
+        parts.append(f"guidance {teacher.guidance_scale:g}")
+    return " + ".join(parts) or "base"
