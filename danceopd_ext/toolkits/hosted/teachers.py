@@ -38,7 +38,7 @@ def host_layout(family: Family | None, name: str, linears: Linears) -> Layout:
     native = {layer: parts for layer, parts in family.native_names(reference).items() if layer in linears}
     by_diffusers = [layer for layer in reference if layer in linears]
     if len(by_diffusers) > len(native):
-        native = {layer: parts for layer, parts in family.native_names(by_diffusers).items()}
+        native = family.native_names(by_diffusers)
         return _layout(family, by_diffusers, native, "diffusers")
     return _layout(family, [part for parts in native.values() for part in parts], native, "native")
 
