@@ -1,7 +1,18 @@
 import pytest
 import torch
 
-from danceopd_ext.method import Batch, Method, draw_query_indices, draw_route, guided, mixture, sample_noise, update
+from danceopd_ext.method import (
+    Batch,
+    Method,
+    by_route,
+    distil,
+    draw_query_indices,
+    draw_route,
+    guided,
+    mixture,
+    sample_noise,
+    update,
+)
 from danceopd_ext.method.chunks import run_in_chunks
 from tests.method.fields2d import Linear, Target, straight
 
@@ -153,3 +164,50 @@ def test_running_out_of_memory_halves_the_chunk():
     assert sizes == [7, 4, 2, 2, 2, 1]
     with pytest.raises(torch.OutOfMemoryError):
         run_in_chunks(lambda rows: (_ for _ in ()).throw(torch.OutOfMemoryError()), 2, None)
+
+
+def test_each_sample_is_answered_by_the_field_of_its_own_route():
+    asked = []
+
+    def constant(value):
+        def field(z, sigma, condition):
+            asked.append((value, len(condition), condition.points.tolist()))
+            return torch.full_like(z, value)
+
+        return field
+
+    x, routes = Target(torch.arange(8.0).reshape(4, 2)), ["b", "a", "b", "b"]
+    routed = by_route({"a": constant(1.0), "b": constant(2.0), "c": constant(3.0)}, lambda condition: routes)
+    answers = routed(torch.zeros(4, 2), torch.full((4,), 0.5), x)
+    assert answers[:, 0].tolist() == [2.0, 1.0, 2.0, 2.0]
+    assert asked == [(2.0, 3, [[0, 1], [4, 5], [6, 7]]), (1.0, 1, [[2, 3]])]
+
+
+def test_a_mixed_batch_gives_the_gradient_of_its_routes_apart():
+    """Samples 0 and 1 of one teacher, the others of another: the mean of both, weighted by their numbers."""
+    student, other = Linear(0), Linear(4)
+
+    def gradient(indices, teacher):
+        student.zero_grad(set_to_none=True)
+        outcome = distil(METHOD, STEP, SEED, batches(indices)[0], teacher, student, torch.Tensor.backward)
+        return outcome.loss_B, torch.cat([p.grad.flatten() for p in student.parameters()])
+
+    places = {tuple(point.tolist()): ("one" if i < 2 else "two") for i, point in enumerate(POINTS)}
+    routed = by_route(
+        {"one": straight, "two": other}, lambda condition: [places[tuple(p.tolist())] for p in condition.points]
+    )
+    loss_B, mixed = gradient(range(COUNT), routed)
+    first_loss, first = gradient([0, 1], straight)
+    second_loss, second = gradient([2, 3, 4, 5], other)
+    assert torch.allclose(loss_B, torch.cat([first_loss, second_loss]), rtol=1e-5)
+    assert torch.allclose(mixed, (2 * first + 4 * second) / 6, rtol=1e-5, atol=1e-6)
+
+
+def test_share_weighs_a_batch():
+    student = Linear(0)
+    gradients = []
+    for share in (1.0, 0.25):
+        student.zero_grad(set_to_none=True)
+        distil(METHOD, STEP, SEED, batches()[0], straight, student, torch.Tensor.backward, share)
+        gradients.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
+    assert torch.allclose(gradients[1], gradients[0] / 4)

@@ -1,0 +1,82 @@
+"""The core installs into a toolkit's own environment without moving its pins."""
+
+import subprocess
+import sys
+from importlib.metadata import requires, version
+
+import pytest
+from packaging.requirements import Requirement
+
+#: what sd-scripts (main of 2026-02-16) and musubi-tuner (0.3.4) pin, and the oldest torch that each supports
+PINS = {
+    "sd-scripts": {
+        "torch": "2.6.0",
+        "accelerate": "1.6.0",
+        "transformers": "4.54.1",
+        "diffusers": "0.32.1",
+        "safetensors": "0.4.5",
+        "toml": "0.10.2",
+        "huggingface-hub": "0.34.3",
+        "einops": "0.7.0",
+    },
+    "musubi-tuner": {
+        "torch": "2.5.1",
+        "accelerate": "1.6.0",
+        "transformers": "4.57.6",
+        "diffusers": "0.32.1",
+        "safetensors": "0.4.5",
+        "toml": "0.10.2",
+        "huggingface-hub": "0.34.3",
+        "pillow": "11.3.0",
+        "tqdm": "4.67.1",
+    },
+}
+NATIVE_ONLY = {"diffusers", "transformers", "peft", "accelerate", "psutil"}
+
+
+def core_requirements() -> dict[str, Requirement]:
+    found = [Requirement(line) for line in requires("danceopd_ext")]
+    return {r.name: r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})}
+
+
+def test_the_core_needs_nothing_that_only_the_native_toolkit_uses():
+    core = core_requirements()
+    assert {"torch", "safetensors"} <= set(core)
+    assert not NATIVE_ONLY & set(core)
+
+
+@pytest.mark.parametrize("toolkit", PINS)
+def test_no_pin_of_a_toolkit_has_to_move(toolkit):
+    core = core_requirements()
+    moved = {name: pin for name, pin in PINS[toolkit].items() if name in core and pin not in core[name].specifier}
+    assert not moved
+
+
+def test_what_is_installed_is_this_version():
+    from danceopd_ext import __version__
+
+    assert version("danceopd_ext") == __version__
+
+
+def test_what_runs_in_a_toolkit_imports_without_the_native_libraries():
+    """Each in a fresh interpreter that cannot import them."""
+    script = f"""
+import importlib, pkgutil, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(NATIVE_ONLY)!r}:
+            raise ImportError(name + " is not to be imported here")
+sys.meta_path.insert(0, Refuse())
+import danceopd_ext
+names = ["danceopd_ext.cli", "danceopd_ext.toolkits.run", "danceopd_ext.data.load"]
+for package in ("method", "config", "toolkits.hosted", "toolkits.sd_scripts", "toolkits.musubi"):
+    names.append("danceopd_ext." + package)
+    module = importlib.import_module(names[-1])
+    names += [found.name for found in pkgutil.iter_modules(module.__path__, names[-1] + ".")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 20
