@@ -67,9 +67,9 @@ def _positive(text: str) -> int:
 
 
 def _layouts() -> dict:
-    from danceopd_ext.models.registry import FAMILIES
+    from danceopd_ext.models.registry import NAMES
 
-    return {name: family.reference_layout() for name, family in FAMILIES.items()}
+    return {name: names.reference_layout() for name, names in NAMES.items()}
 
 
 def _inspect(arguments: argparse.Namespace) -> None:

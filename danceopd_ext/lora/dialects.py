@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from danceopd_ext.lora.layout import Layout
 
 PREFIXES = (
@@ -46,6 +48,7 @@ _KEY = re.compile(
 REFUSED = ("DoRA", "full difference", "bias", "Tucker")
 
 _FAMILY_SIGNS = (
+    ("FLUX.2", r"to_qkv_mlp_proj|ff(_context)?[._]linear_(in|out)|(double|single)_stream_modulation"),
     ("FLUX", r"double_blocks|single_blocks|single_transformer_blocks"),
     ("Qwen-Image", r"transformer_blocks[._]\d+[._](img_mlp|txt_mlp|img_mod|txt_mod)"),
     ("SD 1.5 or SDXL", r"(down|up)_blocks[._]\d|mid_block|input_blocks|output_blocks"),
@@ -54,7 +57,13 @@ _FAMILY_SIGNS = (
     ("Wan", r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)"),
 )
 
-OUR_NAMES = {"sd3": "Stable Diffusion 3", "z_image": "Z-Image"}
+OUR_NAMES = {
+    "sd3": "Stable Diffusion 3",
+    "z_image": "Z-Image",
+    "flux": "FLUX.1",
+    "flux_2": "FLUX.2",
+    "qwen_image": "Qwen-Image",
+}
 
 
 @dataclass
@@ -148,9 +157,19 @@ def guess_family(keys: Iterable[str]) -> str | None:
     return None
 
 
-def best_layout(keys: Iterable[str], layouts: Mapping[str, Layout]) -> Layout | None:
+def best_layout(tensors: Mapping[str, torch.Tensor], layouts: Mapping[str, Layout]) -> Layout | None:
     """Return the layout that most of the file's layers fit, None when no layer fits any."""
-    keys = list(keys)
-    fits = {name: len(parse(keys, layout).groups) for name, layout in layouts.items()}
-    best = max(fits, key=lambda name: fits[name], default=None)
-    return layouts[best] if best is not None and fits[best] else None
+
+    def fits(layout: Layout) -> int:
+        return sum(_in_proportion(group, tensors, layout) for group in parse(tensors, layout).groups)
+
+    best = max(layouts.values(), key=fits, default=None)
+    return best if best is not None and fits(best) else None
+
+
+def _in_proportion(group: Group, tensors: Mapping[str, torch.Tensor], layout: Layout) -> bool:
+    """Whether the layer has as many outputs per input as the layout says, where it says and the file shows it."""
+    if not {"down", "up"} <= set(group.parts) or not any(target in layout.ratios for target in group.targets):
+        return True
+    inputs, outputs = tensors[group.parts["down"]].shape[1], tensors[group.parts["up"]].shape[0]
+    return outputs == inputs * sum(layout.ratios.get(target, 1) for target in group.targets)

@@ -7,8 +7,8 @@ need to know of a family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Layout:
 
     `native`: native layer name -> the diffusers layers whose outputs, stacked in this order, are its outputs.
     `swapped`: diffusers layers whose two halves of outputs (scale, shift) stand in the other order natively.
+    `ratios`: diffusers layer -> outputs per input, where it is not 1 and matters: a native layer of unequal parts is
+    cut by them when shapes are unknown, and they tell apart architectures whose layers have the same names.
     `kohya_names`: which names the family's kohya-style files use: "native" or "diffusers".
     `comfyui_names`: likewise for ComfyUI's `diffusion_model.*` files.
     """
@@ -25,5 +27,11 @@ class Layout:
     shapes: Mapping[str, tuple[int, int] | None]
     native: Mapping[str, tuple[str, ...]]
     swapped: frozenset[str] = frozenset()
+    ratios: Mapping[str, int] = field(default_factory=dict)
     kohya_names: str = "native"
     comfyui_names: str = "native"
+
+    def shares(self, parts: Sequence[str]) -> list[int]:
+        """How the outputs of a native layer are divided among the diffusers layers that it fuses."""
+        shapes = [self.shapes.get(part) for part in parts]
+        return [shape[0] if shape else self.ratios.get(part, 1) for part, shape in zip(parts, shapes, strict=True)]

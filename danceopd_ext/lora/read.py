@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -66,7 +67,7 @@ def check_keys(source: Source, parsed: Parsed, layout: Layout, ignore_text_encod
     path, keys = source.path, source.tensors
     ours = OUR_NAMES.get(layout.family, layout.family)
     looks = guess_family(keys)
-    other_family = f" It looks like a LoRA of {looks}." if looks and looks != ours else ""
+    other_family = f" It looks like a LoRA of {looks}." if looks and not ours.startswith(looks) else ""
     if not keys:
         raise UserError(f"{path}: holds no tensors. Download or copy it again.")
     if not parsed.groups and not parsed.strangers and not parsed.text_encoder:
@@ -177,15 +178,21 @@ def _fits_pattern(pattern: str, layer: str) -> bool:
 def split_native(change: LowRank, group: Group, layout: Layout, source: Source) -> list[LowRank]:
     """Cut a native layer's change into those of its diffusers layers: rows of up; down is shared.
 
+    The parts may differ in size: FLUX.1 fuses q, k and v with an MLP that is four times as large as each of them.
     A layer of `layout.swapped` has two outputs per input natively, in the other order; a native layer of that name
     with six outputs per input is another block's modulation and stays as it is.
     """
     if not group.native:
         return [change]
     outputs, inputs = change.shape
-    if outputs % len(group.targets):
-        raise UserError(f"{source.path}: {group.layer} has {outputs} outputs, not a multiple of {len(group.targets)}.")
-    ups = change.up_OR.chunk(len(group.targets))
+    shares = layout.shares(group.targets)
+    if any(outputs * share % sum(shares) for share in shares):
+        ratio = " : ".join(str(share // math.gcd(*shares)) for share in shares)
+        raise UserError(
+            f"{source.path}: {group.layer} has {outputs} outputs, which cannot be cut into {ratio}. Use a LoRA made for"
+            " exactly the base model that you train."
+        )
+    ups = change.up_OR.split([outputs * share // sum(shares) for share in shares])
     parts = []
     for name, up in zip(group.targets, ups, strict=True):
         if is_swapped(layout, name, (up.shape[0], inputs)):

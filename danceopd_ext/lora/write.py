@@ -127,32 +127,34 @@ def to_native(lora: Lora, layout: Layout) -> dict[str, LowRank]:
             else change
             for name, change in present.items()
         }
-        changes[native] = swapped[parts[0]] if len(parts) == 1 else _fuse(swapped, parts)
+        changes[native] = swapped[parts[0]] if len(parts) == 1 else _fuse(swapped, parts, layout)
     lost = [name for name in lora.modules if name not in covered]
     if lost:
         raise UserError(f"{lora.name or 'LoRA'}: {lost[0]} has no native name, so this format cannot hold it.")
     return changes
 
 
-def _fuse(present: Mapping[str, LowRank], parts: tuple[str, ...]) -> LowRank:
-    """Stack the outputs of `parts`; a part without a change gets zero rows.
+def _fuse(present: Mapping[str, LowRank], parts: tuple[str, ...], layout: Layout) -> LowRank:
+    """Stack the outputs of `parts`, which may differ in number; a part without a change gets zero rows.
 
     Parts with the same down share it; else downs are stacked and up is block-diagonal: the rank is then the sum.
     """
-    changes = list(present.values())
-    outputs = changes[0].shape[0]
-    first = changes[0].down_RI
-    if all(change.down_RI.shape == first.shape and torch.equal(change.down_RI, first) for change in changes):
-        rows = [present[part].up_OR if part in present else first.new_zeros(outputs, first.shape[0]) for part in parts]
-        return LowRank(first, torch.cat(rows))
-    up = first.new_zeros(outputs * len(parts), sum(change.rank for change in changes))
-    column = 0
-    for row, part in enumerate(parts):
+    shares = dict(zip(parts, layout.shares(parts), strict=True))
+    known, change = next(iter(present.items()))
+    outputs = {part: change.shape[0] * share // shares[known] for part, share in shares.items()}
+    changes, first = list(present.values()), change.down_RI
+    if all(other.down_RI.shape == first.shape and torch.equal(other.down_RI, first) for other in changes):
+        zeros = {part: first.new_zeros(outputs[part], first.shape[0]) for part in parts if part not in present}
+        return LowRank(first, torch.cat([present[part].up_OR if part in present else zeros[part] for part in parts]))
+    up = first.new_zeros(sum(outputs.values()), sum(other.rank for other in changes))
+    row = column = 0
+    for part in parts:
         if part in present:
             rank = present[part].rank
-            up[row * outputs : (row + 1) * outputs, column : column + rank] = present[part].up_OR
+            up[row : row + outputs[part], column : column + rank] = present[part].up_OR
             column += rank
-    return LowRank(torch.cat([change.down_RI for change in changes]), up)
+        row += outputs[part]
+    return LowRank(torch.cat([present[part].down_RI for part in parts if part in present]), up)
 
 
 def _check(written: Lora, lora: Lora, dtype: torch.dtype) -> None:

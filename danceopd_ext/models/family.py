@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.lora.layout import Layout
+from danceopd_ext.models.layer_names import LayerNames
 
 #: what the text encoders give for one prompt: the family's own names -> tensors without a batch axis
 PromptTensors = dict[str, torch.Tensor]
@@ -50,24 +50,17 @@ class SizeLimits:
     maximum: int
 
 
-class Family(ABC):
-    """One architecture: how to load it, its sigma grid, its latents and its velocity."""
+class Family(LayerNames, ABC):
+    """One architecture: how to load it, its sigma grid, its latents, its velocity and its layers' names.
 
-    #: the preset's model_type
-    name: str
-    #: for messages
-    title: str
-    #: value of modelspec.architecture without "/lora"
-    architecture: str
+    `name` is the preset's model_type.
+    """
+
     #: class names in diffusers
     pipeline_class: str
     transformer_class: str
     #: hub id that supplies what a single .safetensors file does not contain
     default_components: str
-    #: endings of the linear layers that a LoRA is put on by default (paper, training details)
-    lora_targets: tuple[str, ...]
-    #: the LoRA dialect that most UIs read for this family
-    default_format: str
     #: substrings of tensor names that only this family's checkpoints have
     checkpoint_marks: tuple[str, ...]
 
@@ -86,19 +79,7 @@ class Family(ABC):
         """What the family's pipeline passes to `scheduler.set_timesteps` for this latent size."""
 
     @abstractmethod
-    def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Native layer name -> the diffusers layers that it fuses, for these diffusers layer names."""
-
-    @abstractmethod
     def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits: ...
-
-    @abstractmethod
-    def reference_layers(self) -> list[str]:
-        """Names of all linear layers of the largest published model, for converting files without a model."""
-
-    def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:
-        """Layers whose scale and shift halves stand in the other order natively."""
-        return frozenset()
 
     def select_attention(self, transformer: torch.nn.Module, name: str) -> None:
         """Use the attention backend `name` (diffusers' names; "sdpa" is torch's own). Raises ValueError."""
@@ -114,29 +95,6 @@ class Family(ABC):
     def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
         """(C, H, W) of the latents of a picture of width x height pixels."""
         return transformer_config["in_channels"], height // vae_scale_factor, width // vae_scale_factor
-
-    def layout(self, transformer: torch.nn.Module) -> Layout:
-        """The LoRA names of this very transformer, with the shapes of its linear layers."""
-        linears = {name: m for name, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
-        names = {name.removesuffix(".base_layer"): m for name, m in linears.items() if ".lora_" not in name}
-        return self._layout({name: (m.out_features, m.in_features) for name, m in names.items()})
-
-    def reference_layout(self) -> Layout:
-        """The LoRA names of the largest published model, shapes unknown."""
-        return self._layout(dict.fromkeys(self.reference_layers()))
-
-    def _layout(self, shapes: dict) -> Layout:
-        layers = list(shapes)
-        return Layout(
-            family=self.name,
-            shapes=shapes,
-            native=self.native_names(layers),
-            swapped=self.swapped_layers(layers),
-            **self.file_names,
-        )
-
-    #: which names the family's LoRA files use; see lora.layout
-    file_names: Mapping[str, str] = {}
 
 
 def flow_match_shift(config: Mapping, image_tokens: int, default_max_shift: float) -> float:

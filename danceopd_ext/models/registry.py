@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from danceopd_ext.models.family import Family
+from danceopd_ext.models.flux_2_names import Flux2Names
+from danceopd_ext.models.flux_names import FluxNames
+from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.sd3 import StableDiffusion3
 from danceopd_ext.models.z_image import ZImage
 
@@ -13,6 +17,18 @@ FAMILIES: dict[str, Family] = {
     for family in (
         StableDiffusion3(),
         ZImage(),
+    )
+}
+
+#: every architecture whose LoRA files are read and written, by name; the first wins where names cannot tell
+NAMES: dict[str, LayerNames] = {
+    names.name: names
+    for names in (
+        StableDiffusion3(),
+        ZImage(),
+        FluxNames(),
+        Flux2Names(),
+        QwenImageNames(),
     )
 }
 

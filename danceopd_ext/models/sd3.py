@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, TextConditions, flow_match_shift
+from danceopd_ext.models.layer_names import Blocks
 
 #: inside a block: diffusers ending -> native ending
 BLOCK_NAMES = {
@@ -39,7 +40,6 @@ OUTER_NAMES = {
     "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
     "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
 }
-BLOCK = "transformer_blocks."
 
 
 class StableDiffusion3(Family):
@@ -57,6 +57,8 @@ class StableDiffusion3(Family):
         "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
     )  # fmt: skip
     default_format = "diffusers"
+    blocks = {"transformer_blocks": Blocks("joint_blocks", 38, BLOCK_NAMES)}  # noqa: RUF012
+    outer = OUTER_NAMES
     checkpoint_marks = ("joint_blocks.", "transformer_blocks.0.attn.add_q_proj")
 
     def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
@@ -96,28 +98,7 @@ class StableDiffusion3(Family):
         pixels = transformer_config["patch_size"] * vae_scale_factor
         return SizeLimits(multiple=pixels, maximum=transformer_config["pos_embed_max_size"] * pixels)
 
-    def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        native: dict[str, list[str]] = {}
-        for layer in layers:
-            native.setdefault(_native_name(layer), []).append(layer)
-        return {name: tuple(sorted(parts, key=_qkv_order)) for name, parts in native.items()}
-
     def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:
         # A continuous AdaLayerNorm (2 outputs an input) keeps (scale, shift); the original keeps (shift, scale).
         # norm1_context is one only in the last block: the reader and writer look at its number of outputs.
         return frozenset(n for n in layers if n == "norm_out.linear" or n.endswith("norm1_context.linear"))
-
-    def reference_layers(self) -> list[str]:
-        return [f"{BLOCK}{i}.{name}" for i in range(38) for name in BLOCK_NAMES] + list(OUTER_NAMES)
-
-
-def _qkv_order(layer: str) -> int:
-    ends = ("q", "k", "v") if layer.endswith(("to_q", "to_k", "to_v")) else ("q_proj", "k_proj", "v_proj")
-    return next((i for i, end in enumerate(ends) if layer.endswith(end)), 0)
-
-
-def _native_name(layer: str) -> str:
-    if layer.startswith(BLOCK):
-        index, _, inner = layer[len(BLOCK) :].partition(".")
-        return f"joint_blocks.{index}.{BLOCK_NAMES.get(inner, inner)}"
-    return OUTER_NAMES.get(layer, layer)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, TextConditions, flow_match_shift
+from danceopd_ext.models.layer_names import Blocks
 
-#: diffusers ending -> native ending; three layers of one native name are fused there
-RENAMED = {
+#: inside a context refiner block: diffusers name -> native name
+REFINER = {
     "attention.to_q": "attention.qkv",
     "attention.to_k": "attention.qkv",
     "attention.to_v": "attention.qkv",
     "attention.to_out.0": "attention.out",
+    "feed_forward.w1": "feed_forward.w1",
+    "feed_forward.w2": "feed_forward.w2",
+    "feed_forward.w3": "feed_forward.w3",
 }
-RENAMED_PREFIX = {"all_x_embedder.2-1": "x_embedder", "all_final_layer.2-1.": "final_layer."}
+#: the other blocks also know the time
+MODULATED = {**REFINER, "adaLN_modulation.0": "adaLN_modulation.0"}
+OUTER_NAMES = {
+    "all_x_embedder.2-1": "x_embedder",
+    "all_final_layer.2-1.linear": "final_layer.linear",
+    "all_final_layer.2-1.adaLN_modulation.1": "final_layer.adaLN_modulation.1",
+    "cap_embedder.1": "cap_embedder.1",
+    "t_embedder.mlp.0": "t_embedder.mlp.0",
+    "t_embedder.mlp.2": "t_embedder.mlp.2",
+}
 
 
 class ZImage(Family):
@@ -31,6 +44,12 @@ class ZImage(Family):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
     default_format = "comfyui"
     file_names = {"kohya_names": "native", "comfyui_names": "diffusers"}  # noqa: RUF012
+    blocks = {  # noqa: RUF012
+        "layers": Blocks("layers", 30, MODULATED),
+        "noise_refiner": Blocks("noise_refiner", 2, MODULATED),
+        "context_refiner": Blocks("context_refiner", 2, REFINER),
+    }
+    outer = OUTER_NAMES
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
 
     def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
@@ -56,33 +75,3 @@ class ZImage(Family):
         patch = max(transformer_config["all_patch_size"])
         places = min(transformer_config["axes_lens"][1:])
         return SizeLimits(multiple=vae_scale_factor * patch, maximum=places * patch * vae_scale_factor)
-
-    def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        native: dict[str, list[str]] = {}
-        for layer in layers:
-            native.setdefault(_native_name(layer), []).append(layer)
-        return {name: tuple(sorted(parts, key=_qkv_order)) for name, parts in native.items()}
-
-    def reference_layers(self) -> list[str]:
-        inner = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
-        inner += ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
-        blocks = [f"layers.{i}" for i in range(30)]
-        blocks += [f"{kind}.{i}" for kind in ("noise_refiner", "context_refiner") for i in range(2)]
-        names = [f"{block}.{name}" for block in blocks for name in inner]
-        names += [f"{block}.adaLN_modulation.0" for block in blocks if not block.startswith("context")]
-        names += ["all_x_embedder.2-1", "all_final_layer.2-1.linear", "all_final_layer.2-1.adaLN_modulation.1"]
-        return [*names, "cap_embedder.1", "t_embedder.mlp.0", "t_embedder.mlp.2"]
-
-
-def _qkv_order(layer: str) -> int:
-    return next((i for i, end in enumerate(("to_q", "to_k", "to_v")) if layer.endswith(end)), 0)
-
-
-def _native_name(layer: str) -> str:
-    for prefix, native in RENAMED_PREFIX.items():
-        if layer.startswith(prefix):
-            return native + layer[len(prefix) :]
-    for ending, native in RENAMED.items():
-        if layer.endswith(ending):
-            return layer[: -len(ending)] + native
-    return layer

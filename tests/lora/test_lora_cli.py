@@ -40,12 +40,12 @@ def test_inspect_tells_what_does_not_fit(tmp_path, capsys):
 
 
 def test_inspect_another_family(tmp_path, capsys):
-    tensors = {"lora_unet_double_blocks_0_img_mlp_0.lora_down.weight": torch.ones(2, 4)}
+    tensors = {"lora_unet_blocks_0_self_attn_q.lora_down.weight": torch.ones(2, 4)}
     assert run(main, ["inspect", str(save(tmp_path / "x.safetensors", tensors))]) == 0
-    assert "FLUX (not supported here)" in capsys.readouterr().out
+    assert "Wan (not supported here)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("family", ["sd3", "z_image"])
+@pytest.mark.parametrize("family", ["sd3", "z_image", "flux", "flux_2", "qwen_image"])
 @pytest.mark.parametrize("to", ["kohya", "diffusers", "comfyui"])
 def test_convert(family, to, tmp_path, capsys):
     file, out = kohya_file(tmp_path / "x.safetensors", family), tmp_path / "new" / "y.safetensors"

@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import (
+    convert_flux2_transformer_checkpoint_to_diffusers,
+    convert_flux_transformer_checkpoint_to_diffusers,
     convert_sd3_transformer_checkpoint_to_diffusers,
     convert_z_image_transformer_checkpoint_to_diffusers,
 )
@@ -14,9 +16,9 @@ from tiny_lora import block_lora, deltas_equal, keyed, layout, random_lora, save
 
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora, LowRank
-from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.registry import NAMES
 
-FAMILY_NAMES = ("sd3", "z_image")
+FAMILY_NAMES = ("sd3", "z_image", "flux", "flux_2", "qwen_image")
 PEFT = (".lora_A.weight", ".lora_B.weight")
 KOHYA = (".lora_down.weight", ".lora_up.weight")
 DIFFUSERS_NAMED = {
@@ -43,7 +45,7 @@ NATIVE_NAMED = {
 def test_diffusers_names(family, dialect, tmp_path):
     lora = random_lora(family)
     file = save(tmp_path / "x.safetensors", keyed(lora.modules, *DIFFUSERS_NAMED[dialect]))
-    for known in (layout(family), FAMILIES[family].reference_layout()):
+    for known in (layout(family), NAMES[family].reference_layout()):
         read = read_lora(file, known)
         assert read.modules.keys() == lora.modules.keys()
         assert deltas_equal(read, lora)
@@ -65,6 +67,12 @@ def converted(family: str, changes: dict[str, LowRank]) -> dict[str, torch.Tenso
     weights = {f"{name}.weight": change.delta() for name, change in changes.items()}
     if family == "z_image":
         return convert_z_image_transformer_checkpoint_to_diffusers(weights)
+    if family == "flux_2":
+        return convert_flux2_transformer_checkpoint_to_diffusers(weights)
+    if family == "flux":
+        return converted_flux(weights)
+    if family == "qwen_image":
+        return weights
     weights |= {f"{name}.bias": torch.zeros(change.shape[0]) for name, change in changes.items()}
     weights |= {"pos_embed": torch.zeros(1), "x_embedder.proj.weight": torch.zeros(1), "x_embedder.proj.bias": torch.zeros(1)}  # fmt: skip  # noqa: E501
     for block in (
@@ -78,13 +86,32 @@ def converted(family: str, changes: dict[str, LowRank]) -> dict[str, torch.Tenso
     return convert_sd3_transformer_checkpoint_to_diffusers(weights)
 
 
+def converted_flux(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The converter knows one size of linear1, so its four parts stand in the first rows of places of that size."""
+    weights |= {name.replace(".weight", ".bias"): value[:, 0] for name, value in weights.items()}
+    for name in [name for name in weights if "linear1" in name]:
+        parts = weights[name].split([32, 32, 32, 128])
+        weights[name] = torch.cat(
+            [torch.cat([part, part.new_zeros(96 * len(part) - len(part), *part.shape[1:])]) for part in parts]
+        )
+    norms = [f"double_blocks.{i}.{kind}_attn.norm." for i in range(2) for kind in ("img", "txt")]
+    norms += [f"single_blocks.{i}.norm." for i in range(2)]
+    weights |= {f"{norm}{part}_norm.scale": torch.zeros(1) for norm in norms for part in ("query", "key")}
+    made = convert_flux_transformer_checkpoint_to_diffusers(weights)
+    return {name: value[: value.shape[0] // 96] if is_in_linear1(name) else value for name, value in made.items()}
+
+
+def is_in_linear1(name: str) -> bool:
+    return "single_" in name and any(f"{part}." in name for part in ("to_q", "to_k", "to_v", "proj_mlp"))
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("dialect", NATIVE_NAMED)
 def test_native_names_agree_with_diffusers_checkpoint_converter(family, dialect, tmp_path):
     changes = native_lora(family)
     file = save(tmp_path / "x.safetensors", keyed(changes, *NATIVE_NAMED[dialect], alpha=6.0))
     expected = converted(family, changes)
-    for known in (layout(family), FAMILIES[family].reference_layout()):
+    for known in (layout(family), NAMES[family].reference_layout()):
         read = read_lora(file, known)
         assert read.modules.keys() == layout(family).shapes.keys()
         for name, change in read.modules.items():

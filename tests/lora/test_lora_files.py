@@ -11,7 +11,13 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline, ZImagePipeline
+from diffusers import (
+    Flux2Pipeline,
+    FluxKontextPipeline,
+    QwenImagePipeline,
+    StableDiffusion3Pipeline,
+    ZImagePipeline,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_lora import block_lora, build, deltas_equal, layout, merged, random_lora, save, shared, velocity
@@ -23,7 +29,7 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import FORMATS, write_lora
 
-FAMILY_NAMES = ("sd3", "z_image")
+FAMILY_NAMES = ("sd3", "z_image", "flux", "flux_2", "qwen_image")
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -88,17 +94,48 @@ def test_fused_rank_survives_other_formats(tmp_path):
     assert {value.shape[0] for key, value in load_file(path).items() if "down" in key} == {3}
 
 
+PIPELINES = {
+    "sd3": (StableDiffusion3Pipeline, ("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")),
+    "z_image": (ZImagePipeline, ()),
+    "flux": (FluxKontextPipeline, ("text_encoder_2", "tokenizer_2")),
+    "flux_2": (Flux2Pipeline, ()),
+    "qwen_image": (QwenImagePipeline, ()),
+}
+
+
 def pipeline(family: str, transformer: torch.nn.Module):
-    empty = dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer"))
-    if family == "z_image":
-        return ZImagePipeline(transformer=transformer, **empty)
-    more = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
-    return StableDiffusion3Pipeline(transformer=transformer, **empty, **more)
+    cls, more = PIPELINES[family]
+    return cls(transformer=transformer, **dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer", *more)))
 
 
-@pytest.mark.parametrize("family, format", [("sd3", "diffusers"), ("z_image", "diffusers"), ("z_image", "comfyui"), ("z_image", "kohya")])  # fmt: skip  # noqa: E501
+def without(lora: Lora, *endings: str) -> Lora:
+    return Lora({name: change for name, change in lora.modules.items() if not name.endswith(endings)})
+
+
+#: what diffusers reads, with the layers that its converter of that dialect knows
+FLUX_FUSED = tuple(f".{i}.{part}" for i in (0, 1) for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"))
+DIFFUSERS_READS = {
+    ("sd3", "diffusers"): random_lora,
+    ("z_image", "diffusers"): random_lora,
+    ("z_image", "comfyui"): random_lora,
+    ("z_image", "kohya"): block_lora,
+    ("flux", "diffusers"): random_lora,
+    # linear1 is read in one size only: test_lora_flux.py
+    ("flux", "kohya"): lambda family: Lora(
+        {n: c for n, c in block_lora(family).modules.items() if not (n.startswith("single") and n.endswith(FLUX_FUSED))}
+    ),
+    ("flux_2", "diffusers"): random_lora,
+    ("flux_2", "comfyui"): lambda family: without(random_lora(family), "norm_out.linear"),  # not exchanged there
+    ("flux_2", "kohya"): block_lora,
+    ("qwen_image", "diffusers"): random_lora,
+    ("qwen_image", "comfyui"): random_lora,
+    ("qwen_image", "kohya"): random_lora,
+}
+
+
+@pytest.mark.parametrize("family, format", DIFFUSERS_READS)
 def test_diffusers_loads_the_file(family, format, tmp_path, caplog, recwarn):
-    lora = random_lora(family) if format != "kohya" else block_lora(family)
+    lora = DIFFUSERS_READS[family, format](family)
     metadata = build_metadata(title="x", architecture="y", base_model="z", rank=3)
     file = write_lora(tmp_path / "x.safetensors", lora, layout(family), format, metadata, torch.float32)
     model = build(family)

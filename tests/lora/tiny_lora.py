@@ -6,28 +6,49 @@ import functools
 from pathlib import Path
 
 import torch
-from diffusers import SD3Transformer2DModel, ZImageTransformer2DModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    ZImageTransformer2DModel,
+)
 from safetensors.torch import save_file
 
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora, LowRank
-from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.registry import NAMES
+
+
+def make(family: str) -> torch.nn.Module:
+    """A transformer of two blocks of each kind."""
+    heads = {"num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": 24}
+    if family == "sd3":
+        return SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, caption_projection_dim=32, pooled_projection_dim=16,
+            out_channels=4, pos_embed_max_size=8, dual_attention_layers=(0,), qk_norm="rms_norm", **heads,
+        )  # fmt: skip
+    if family == "flux":
+        return FluxTransformer2DModel(
+            in_channels=16, num_single_layers=2, pooled_projection_dim=16, guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6), **heads,
+        )  # fmt: skip
+    if family == "flux_2":
+        return Flux2Transformer2DModel(
+            in_channels=16, num_single_layers=2, timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), **heads
+        )
+    if family == "qwen_image":
+        return QwenImageTransformer2DModel(in_channels=16, out_channels=4, axes_dims_rope=(4, 6, 6), **heads)
+    return ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
+        axes_dims=[4, 6, 6], axes_lens=[64, 32, 32],
+    )  # fmt: skip
 
 
 def build(family: str) -> torch.nn.Module:
-    """A transformer with two blocks, every parameter random (models start with zero outputs otherwise)."""
+    """`make`, with every parameter random (models start with zero outputs otherwise)."""
     torch.manual_seed(0)
-    if family == "sd3":
-        model = SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=24, caption_projection_dim=32, pooled_projection_dim=16, out_channels=4,
-            pos_embed_max_size=8, dual_attention_layers=(0,), qk_norm="rms_norm",
-        )  # fmt: skip
-    else:
-        model = ZImageTransformer2DModel(
-            in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
-            axes_dims=[4, 6, 6], axes_lens=[64, 32, 32],
-        )  # fmt: skip
+    model = make(family)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     # frozen, as every base is: torch picks another convolution for weights that ask for gradients
@@ -41,7 +62,7 @@ def shared(family: str) -> torch.nn.Module:
 
 
 def layout(family: str) -> Layout:
-    return FAMILIES[family].layout(shared(family))
+    return NAMES[family].layout(shared(family))
 
 
 def velocity(family: str, model: torch.nn.Module) -> torch.Tensor:
@@ -52,13 +73,20 @@ def velocity(family: str, model: torch.nn.Module) -> torch.Tensor:
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
+    if family == "z_image":
+        out = model([noise(4, 1, 8, 8)], torch.tensor([0.3]), [noise(5, 24)], return_dict=False)[0]
+        return torch.stack(out)
+    text = {"encoder_hidden_states": noise(2, 5, 24), "return_dict": False}
     if family == "sd3":
-        return model(
-            noise(2, 4, 8, 8), encoder_hidden_states=noise(2, 5, 24), pooled_projections=noise(2, 16),
-            timestep=torch.tensor([300.0, 700.0]), return_dict=False,
-        )[0]  # fmt: skip
-    out = model([noise(4, 1, 8, 8)], torch.tensor([0.3]), [noise(5, 24)], return_dict=False)[0]
-    return torch.stack(out)
+        picture, time = noise(2, 4, 8, 8), torch.tensor([300.0, 700.0])
+        return model(picture, pooled_projections=noise(2, 16), timestep=time, **text)[0]
+    packed = {"hidden_states": noise(2, 16, 16), "timestep": torch.tensor([0.3, 0.7]), **text}
+    if family == "qwen_image":
+        return model(img_shapes=[[(1, 4, 4)]] * 2, **packed)[0]
+    axes = 4 if family == "flux_2" else 3
+    places = {"img_ids": torch.arange(16.0)[:, None].repeat(1, axes), "txt_ids": torch.zeros(5, axes)}
+    more = {"pooled_projections": noise(2, 16)} if family == "flux" else {}
+    return model(guidance=torch.ones(2), **packed, **places, **more)[0]
 
 
 def random_lora(family: str, rank: int = 3, seed: int = 1, only: str = "") -> Lora:
@@ -77,7 +105,7 @@ def random_lora(family: str, rank: int = 3, seed: int = 1, only: str = "") -> Lo
 def block_lora(family: str, **keywords) -> Lora:
     """A LoRA of the layers inside blocks, which every dialect can name."""
     lora = random_lora(family, **keywords)
-    inside = ("transformer_blocks.", "layers.", "noise_refiner.", "context_refiner.")
+    inside = ("transformer_blocks.", "single_transformer_blocks.", "layers.", "noise_refiner.", "context_refiner.")
     return Lora({name: change for name, change in lora.modules.items() if name.startswith(inside)}, name="blocks")
 
 

@@ -1,0 +1,66 @@
+"""LoRA names of FLUX.1 (dev, schnell, Kontext, Krea, Fill): one transformer, one set of names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from danceopd_ext.models.layer_names import Blocks, LayerNames
+
+DOUBLE = {
+    "attn.to_q": "img_attn.qkv",
+    "attn.to_k": "img_attn.qkv",
+    "attn.to_v": "img_attn.qkv",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.add_q_proj": "txt_attn.qkv",
+    "attn.add_k_proj": "txt_attn.qkv",
+    "attn.add_v_proj": "txt_attn.qkv",
+    "attn.to_add_out": "txt_attn.proj",
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+SINGLE = {
+    "attn.to_q": "linear1",
+    "attn.to_k": "linear1",
+    "attn.to_v": "linear1",
+    "proj_mlp": "linear1",
+    "proj_out": "linear2",
+    "norm.linear": "modulation.lin",
+}
+
+
+class FluxNames(LayerNames):
+    """`linear1` of a single block is q, k, v and the first half of the MLP, which is four times as large as q."""
+
+    name = "flux"
+    title = "FLUX.1"
+    architecture = "flux-1-dev"
+    lora_targets = (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+        "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
+    )  # fmt: skip
+    default_format = "kohya"
+    blocks = {  # noqa: RUF012
+        "transformer_blocks": Blocks("double_blocks", 19, DOUBLE),
+        "single_transformer_blocks": Blocks("single_blocks", 38, SINGLE),
+    }
+    outer = {  # noqa: RUF012
+        "x_embedder": "img_in",
+        "context_embedder": "txt_in",
+        "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+        "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+        "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+        "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+        "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+        "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "proj_out": "final_layer.linear",
+    }
+    ratios = {"proj_mlp": 4, "ff.net.0.proj": 4, "ff_context.net.0.proj": 4}  # noqa: RUF012
+
+    def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:
+        return frozenset({"norm_out.linear"}.intersection(layers))

@@ -1,0 +1,102 @@
+"""How one architecture's linear layers are called in LoRA files: tables, and the `Layout` made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from danceopd_ext.lora.layout import Layout
+
+#: layers that one native layer fuses stand in it in this order, whatever order they are met in
+FUSED_ORDER = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "proj_mlp")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Repeated blocks: `native` is what they are called natively, `depth` how many the largest published model has.
+
+    `layers`: a linear layer inside a block in diffusers -> natively; several of one native name are fused there.
+    """
+
+    native: str
+    depth: int
+    layers: Mapping[str, str]
+
+
+class LayerNames:
+    """One architecture's names. Families of the same transformer share them."""
+
+    #: short name; a family's is the preset's model_type
+    name: str
+    #: for messages
+    title: str
+    #: value of modelspec.architecture without "/lora"
+    architecture: str
+    #: endings of the linear layers that a LoRA is put on by default
+    lora_targets: tuple[str, ...]
+    #: the LoRA dialect that most UIs read
+    default_format: str
+    #: diffusers name of a list of blocks -> what is in them
+    blocks: Mapping[str, Blocks]
+    #: linear layers outside of blocks, diffusers name -> native name
+    outer: Mapping[str, str]
+    #: endings -> outputs per input, for parts of unequal size and to tell apart architectures of the same names
+    ratios: Mapping[str, int] = {}
+    #: which names LoRA files use; see lora.layout
+    file_names: Mapping[str, str] = {}
+
+    def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Native layer name -> the diffusers layers that it fuses, for these diffusers layer names."""
+        native: dict[str, list[str]] = {}
+        for layer in layers:
+            native.setdefault(self._native_name(layer), []).append(layer)
+        return {name: tuple(sorted(parts, key=_place_in_fused)) for name, parts in native.items()}
+
+    def _native_name(self, layer: str) -> str:
+        kind, _, rest = layer.partition(".")
+        if kind in self.blocks:
+            index, _, inner = rest.partition(".")
+            return f"{self.blocks[kind].native}.{index}.{self.blocks[kind].layers.get(inner, inner)}"
+        return self.outer.get(layer, layer)
+
+    def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:
+        """Layers whose scale and shift halves stand in the other order natively."""
+        return frozenset()
+
+    def reference_layers(self) -> list[str]:
+        """Names of all linear layers of the largest published model, for converting files without a model."""
+        inside = [
+            f"{kind}.{index}.{layer}"
+            for kind, blocks in self.blocks.items()
+            for index in range(blocks.depth)
+            for layer in blocks.layers
+        ]
+        return inside + list(self.outer)
+
+    def layout(self, transformer: torch.nn.Module) -> Layout:
+        """The LoRA names of this very transformer, with the shapes of its linear layers."""
+        linears = {name: m for name, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
+        names = {name.removesuffix(".base_layer"): m for name, m in linears.items() if ".lora_" not in name}
+        return self._layout({name: (m.out_features, m.in_features) for name, m in names.items()})
+
+    def reference_layout(self) -> Layout:
+        """The LoRA names of the largest published model, shapes unknown."""
+        return self._layout(dict.fromkeys(self.reference_layers()))
+
+    def _layout(self, shapes: dict) -> Layout:
+        layers = list(shapes)
+        ratios = {layer: ratio for end, ratio in self.ratios.items() for layer in layers if layer.endswith("." + end)}
+        return Layout(
+            family=self.name,
+            shapes=shapes,
+            native=self.native_names(layers),
+            swapped=self.swapped_layers(layers),
+            ratios=ratios,
+            **self.file_names,
+        )
+
+
+def _place_in_fused(layer: str) -> int:
+    return next((place for place, end in enumerate(FUSED_ORDER) if layer.endswith(end)), 0)
