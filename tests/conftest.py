@@ -11,8 +11,6 @@ import numpy
 import pytest
 import torch
 
-from tests.tiny.pipelines import PIPELINES, save_pipeline
-
 torch.set_num_threads(1)
 
 
@@ -27,5 +25,7 @@ def fixed_seeds():
 @pytest.fixture(scope="session")
 def pipelines(tmp_path_factory):
     """Family name -> the folder of its tiny pipeline. Nobody writes there."""
+    from tests.tiny.pipelines import PIPELINES, save_pipeline  # here: a toolkit's environment has an older diffusers
+
     folder = tmp_path_factory.mktemp("pipelines")
     return {family: save_pipeline(family, folder / family) for family in PIPELINES}
