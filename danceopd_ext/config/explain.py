@@ -16,7 +16,9 @@ def explain() -> str:
     parts.append(_table("[danceopd.teachers.NAME]", Teacher))
     parts.append(
         '`[danceopd.prompts]` `NAME = "prompts.txt"` (or a list of files: .txt a prompt a line, .csv, .jsonl) and '
-        "`[danceopd.routes]` `NAME = 1.0` (how often the route is drawn; all equal by default) name a teacher each."
+        "`[danceopd.routes]` `NAME = 1.0` (how often the route is drawn; all equal by default) name a teacher each; so "
+        "does, with musubi-tuner, `[danceopd.datasets]` `NAME = 1` (which `[[datasets]]` entry of the dataset file is "
+        "this teacher's: its number from 1, its cache_directory, image_directory or image_jsonl_file, or a list)."
     )
     return "\n\n".join(parts) + "\n"
 

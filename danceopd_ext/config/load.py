@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TABLES = ("teachers", "prompts", "routes")
+TABLES = ("teachers", "prompts", "routes", "datasets")
 
 
 def flat_keys() -> dict[str, str]:
@@ -53,63 +53,98 @@ def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | Non
     return build_preset(values, path.parent)
 
 
+def entries(document: dict[str, Any], path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Section ("" is the top of the file), key and value of each entry: one level of sections is dissolved.
+
+    Raises UserError for a key that stands in two sections: which of them counts would be a guess.
+    """
+    seen: dict[str, str] = {}
+    for name, value in document.items():
+        section = name if isinstance(value, dict) else ""
+        for key, entry in value.items() if isinstance(value, dict) else [(name, value)]:
+            if key in seen and not is_table(section, key):
+                first, second = (f"in [{one}]" if one else "before all sections" for one in (seen[key], section))
+                raise UserError(f'{path}: "{key}" is given twice, {first} and {second}. Remove one.')
+            if not is_table(section, key):
+                seen[key] = section
+            yield section, key, entry
+
+
+def is_table(section: str, key: str) -> bool:
+    """Whether this is [danceopd.teachers] or another of the tables that stay tables."""
+    return section == "danceopd" and key in TABLES
+
+
 def flatten(document: dict[str, Any], path: Path) -> dict[str, Any]:
     """One level of sections is dissolved, as sd-scripts does; the tables of [danceopd] stay tables."""
     known, flat = flat_keys(), {}
     for name, value in document.items():
         if isinstance(value, dict) and name not in SECTIONS:
             raise UserError(f"{path}: unknown section [{name}].{nearest(name, SECTIONS)}")
-        for key, entry in value.items() if isinstance(value, dict) else [(name, value)]:
-            if key in TABLES and name == "danceopd":
-                flat[key] = entry
-            elif key not in known:
-                raise UserError(f'{path}: unknown key "{key}" in [{name}].{nearest(key, [*known, *TABLES])}')
-            elif key in flat:
-                raise UserError(f'{path}: "{key}" is given twice.')
-            else:
-                flat[key] = entry
+    for section, key, entry in entries(document, path):
+        if key not in known and not is_table(section, key):
+            where = f" in [{section}]" if section else ""
+            raise UserError(f'{path}: unknown key "{key}"{where}.{nearest(key, [*known, *TABLES])}')
+        flat[key] = entry
     return flat
 
 
 def build_preset(values: dict[str, Any], folder: Path) -> Preset:
     """Checked sections from flat values; paths are looked up from the current directory, then from `folder`."""
-    sections = {}
-    for section, cls in SECTIONS.items():
-        annotations, arguments = key_types(cls), {}
-        for field in dataclasses.fields(cls):
-            if field.name in values and field.name not in TABLES:
-                value = convert(field.name, values[field.name], annotations[field.name])
-                arguments[field.name] = _find(value, folder) if field.metadata.get("path") else value
-        if section == "danceopd":
-            arguments |= _danceopd_tables(values, folder)
-        sections[section] = cls(**arguments)
+    sections = {name: build_section(name, values, folder) for name in SECTIONS}
     sections["model"].pretrained_model_name_or_path = _find(sections["model"].pretrained_model_name_or_path, folder)
     sections["model"].components_from = _find(sections["model"].components_from, folder)
     return Preset(**sections)
 
 
+def build_section(section: str, values: dict[str, Any], folder: Path) -> Any:
+    """One checked section from flat values. Raises UserError."""
+    cls = SECTIONS[section]
+    annotations, arguments = key_types(cls), {}
+    for field in dataclasses.fields(cls):
+        if field.name in values and field.name not in TABLES:
+            value = convert(field.name, values[field.name], annotations[field.name])
+            arguments[field.name] = _find(value, folder) if field.metadata.get("path") else value
+    if section == "danceopd":
+        arguments |= _danceopd_tables(values, folder)
+    return cls(**arguments)
+
+
 def _danceopd_tables(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    teachers = {name: _teacher(name, entry, folder) for name, entry in _table(values, "teachers", "teachers").items()}
+    teachers = {name: _teacher(name, entry, folder) for name, entry in _table(values, "teachers").items()}
     prompts = {}
-    for name, entry in _table(values, "prompts", "prompts").items():
+    for name, entry in _table(values, "prompts").items():
         files = convert(f"[danceopd.prompts] {name}", entry, str | list[str])
         prompts[name] = [_find(f, folder) for f in ([files] if isinstance(files, str) else files)]
-    routes = {
-        name: convert(f"[danceopd.routes] {name}", entry, float)
-        for name, entry in _table(values, "routes", "routes").items()
+    tables = {
+        "prompts": prompts,
+        "routes": {n: convert(f"[danceopd.routes] {n}", e, float) for n, e in _table(values, "routes").items()},
+        "datasets": {name: _datasets(name, entry) for name, entry in _table(values, "datasets").items()},
     }
-    for table, names in (("prompts", prompts), ("routes", routes)):
+    for table, names in tables.items():
         for name in names:
             if name not in teachers:
                 raise UserError(
                     f"[danceopd.{table}] names {name}, but there is no [danceopd.teachers.{name}]."
                     f"{nearest(name, teachers)}"
                 )
-    return {"teachers": teachers, "prompts": prompts, "routes": routes}
+    return {"teachers": teachers, **tables}
 
 
-def _table(values: dict[str, Any], key: str, name: str) -> dict[str, Any]:
-    table = values.get(key, {})
+def _datasets(name: str, entry: Any) -> int | str | list[int | str]:
+    """Which entries of musubi-tuner's dataset file belong to a teacher: numbers from 1, or their folders."""
+    where = f"[danceopd.datasets] {name}"
+    which = convert(where, entry, int | str | list[int | str])
+    for one in which if isinstance(which, list) else [which]:
+        if isinstance(one, int) and one < 1:
+            raise UserError(f"{where} = {one}: the first [[datasets]] entry is number 1.")
+    if which in ("", []):
+        raise UserError(f"{where} is empty: give the number of a [[datasets]] entry, or its folder.")
+    return which
+
+
+def _table(values: dict[str, Any], name: str) -> dict[str, Any]:
+    table = values.get(name, {})
     if not isinstance(table, dict):
         raise UserError(f"[danceopd.{name}] must be a table of names.")
     return table
@@ -144,13 +179,18 @@ def _find(value: str | None, folder: Path) -> str | None:
 
 
 def parse_flag(name: str, text: str | list[str]) -> Any:
-    """The value of a command-line flag: text, or its words, that its key's type can take. Raises UserError."""
+    """The value of a command-line flag: text, or its words, that its key's type can take. Raises UserError.
+
+    A true/false key without words is switched on.
+    """
     known = flat_keys()
     if name not in known:
-        raise UserError(f"unknown argument --{name}.{nearest(name, known)}")
+        raise UserError(f"unknown argument --{name}.{nearest(name, [*known, 'config'])}")
     annotation = key_types(SECTIONS[known[name]])[name]
     words = text.split() if isinstance(text, str) else text
-    text = " ".join(words)
+    if not words and annotation is not bool:
+        raise UserError(f"--{name} needs a value: write --{name} VALUE.")
+    text = " ".join(words or ["true"])
     for candidate in [*_readings(text), words]:
         try:
             return convert(name, candidate, annotation)

@@ -5,9 +5,11 @@ Sections are for the reader: keys are flat (sd-scripts forgets its section names
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from danceopd_ext.config.danceopd import DanceOPDSection
+from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schema, in a file of its own
 from danceopd_ext.config.fields import check_ranges, key
 from danceopd_ext.errors import UserError
 
@@ -150,75 +152,6 @@ class LoggingSection:
     wandb_run_name: str | None = key(None, "Run name in W&B. Default: output_name.")
 
 
-@dataclass(kw_only=True)
-class Teacher:
-    """One teacher: nothing is the frozen base; else LoRAs or a checkpoint, each with or without guidance."""
-
-    lora: str | list[str] | None = key(None, "A LoRA, or a list that is applied together: files, folders or hub ids.")
-    strength: float | list[float] = key(1.0, "Strength of the LoRA, or one for each of the list.")
-    checkpoint: str | None = key(None, "A full model as teacher: hub id, diffusers folder or .safetensors file.")
-    extract_rank: int | None = key(
-        None, "Turn the checkpoint into a LoRA of this rank first: less memory, nearly the same teacher.", minimum=1
-    )
-    guidance_scale: float = key(
-        1.0,
-        "Classifier-free guidance that the student absorbs (alpha); 1 is none. SD's CFG scale has the same meaning.",
-    )
-    ignore_text_encoder: bool = key(False, "Use a LoRA although its text-encoder part cannot be distilled.")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.lora and self.checkpoint:
-            raise UserError("a teacher has either lora or checkpoint, not both.")
-        if self.extract_rank and not self.checkpoint:
-            raise UserError("extract_rank belongs to a teacher with a checkpoint.")
-        if isinstance(self.strength, list) and len(self.strength) != len(self.loras):
-            raise UserError(f"{len(self.loras)} LoRAs, but {len(self.strength)} strengths.")
-
-    @property
-    def loras(self) -> list[str]:
-        return [self.lora] if isinstance(self.lora, str) else list(self.lora or [])
-
-    @property
-    def strengths(self) -> list[float]:
-        return self.strength if isinstance(self.strength, list) else [self.strength] * len(self.loras)
-
-
-@dataclass(kw_only=True)
-class DanceOPDSection:
-    """The method, and what sd-scripts has no word for."""
-
-    toolkit: Literal["native"] = key("native", "Who owns the training loop.")
-    method: Literal["danceopd"] = key("danceopd", "The training method.")
-    rollout_steps: int = key(16, "Solver steps of the student's full rollout.", minimum=1)
-    query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
-        "low_noise", "Where on the rollout the teacher is asked."
-    )
-    num_queries: int = key(1, "States asked about in each rollout (K).", minimum=1)
-    rollout_batch_size: int | None = key(
-        None, "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.", minimum=1
-    )
-    student_guidance_scale: float = key(
-        1.0,
-        "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
-    )
-    student_init: Literal["fresh", "merge_average", "merge_sum"] = key(
-        "fresh", "Start of the student: nothing, or its LoRA teachers merged and compressed to network_dim."
-    )
-    lora_targets: list[str] = key([], "Endings of the layers that get a LoRA. Default: the family's attention layers.")
-    teachers: dict[str, Teacher] = field(default_factory=dict)
-    prompts: dict[str, str | list[str]] = field(default_factory=dict)
-    routes: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.num_queries > self.rollout_steps:
-            raise UserError(
-                f"num_queries = {self.num_queries}: a rollout of rollout_steps = {self.rollout_steps} has only "
-                f"{self.rollout_steps} states to ask about. Use num_queries = {self.rollout_steps} or less."
-            )
-
-
 SECTIONS = {
     "model": ModelSection,
     "dataset": DatasetSection,
@@ -251,8 +184,7 @@ class Preset:
             check_ranges(getattr(self, name))
         if not self.model.pretrained_model_name_or_path:
             raise UserError("pretrained_model_name_or_path is missing: name the base model in [model].")
-        if not self.danceopd.teachers:
-            raise UserError("no teacher: add a [danceopd.teachers.NAME] section for each skill (empty: the base).")
+        self.danceopd.require_teachers()
         name = self.saving.output_name
         if not name or name.startswith(".") or any(mark in name for mark in '/\\:*?"<>|'):
             raise UserError(f"output_name = {name!r} cannot be a file name: no folders (see output_dir), no ending.")

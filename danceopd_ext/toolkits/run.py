@@ -4,44 +4,42 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from danceopd_ext.config.fields import key_types
 from danceopd_ext.config.load import flat_keys, load_preset
-from danceopd_ext.config.schema import SECTIONS
+from danceopd_ext.config.schema import Preset
+from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.errors import UserError, nearest
-from danceopd_ext.quiet import quieten
 
 USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
 Trains one LoRA from the teachers that the preset names. Every preset key is also an argument and then wins over the
-file; the README lists them all."""
+file; the README lists them all. With toolkit = "sd-scripts" or "musubi-tuner" so is every argument of that toolkit."""
 
 
 def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
-    """`--config FILE --key word ...` -> the file and the words of each override. Raises UserError."""
+    """`--config FILE --key word ...` -> the file and the words of each flag; only the preset can say what they mean.
+
+    Raises UserError.
+    """
     values: dict[str, list[str]] = {}
-    known = flat_keys()
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    switches = {name for name, section in known.items() if key_types(SECTIONS[section])[name] is bool}
-    place = 0
-    while place < len(words):
-        flag, following = words[place], words[place + 1 :]
-        if not flag.startswith("--"):
-            raise UserError(f'unexpected "{flag}": arguments are written --name value.')
-        taken = []
-        while following and not following[0].startswith("--"):
-            taken.append(following.pop(0))
-        name = flag[2:].replace("-", "_")
-        if not taken and name not in switches:
-            raise UserError(f"{flag} needs a value: write {flag} VALUE.")
-        values[name] = taken or ["true"]
-        place += 1 + len(taken)
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:].replace("-", "_")
+            values[name] = []
+        elif name:
+            values[name].append(word)
+        else:
+            raise UserError(f'unexpected "{word}": arguments are written --name value.')
     config = " ".join(values.pop("config", None) or values.pop("config_file", []))
-    for name in values:
-        if name not in known:
-            raise UserError(f"unknown argument --{name}.{nearest(name, [*known, 'config'])}")
     if not config:
-        raise UserError("no preset: give --config preset.toml (presets/ has one for each purpose).")
+        typo = next((name for name in values if name not in flat_keys() and nearest(name, ["config"])), None)
+        hint = f" --{typo} is not --config." if typo else ""
+        raise UserError(f"no preset: give --config preset.toml (presets/ has one for each purpose).{hint}")
     return config, values
 
 
@@ -51,17 +49,41 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return
-    preset = load_preset(*parse_command(arguments))
+    with told_once():
+        config, flags = parse_command(arguments)
+        hosted = split_preset(config, flags)
+        path = train_native(load_preset(config, flags)) if hosted is None else train_hosted(hosted)
+    if path is not None and os.environ.get("RANK", "0") == "0":
+        print(f"done: {path}")
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Every process has the same problem; the first one of a machine tells it."""
+    try:
+        yield
+    except UserError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            sys.exit(2)
+        raise
+
+
+def train_native(preset: Preset) -> Path:
+    """Train with our own loop."""
+    from danceopd_ext.quiet import quieten  # here: a toolkit's environment lacks what these need, and they are slow
+
     quieten()
-    from danceopd_ext.toolkits.native.processes import all_processes  # here: they take seconds to import
+    from danceopd_ext.toolkits.native.processes import all_processes
     from danceopd_ext.toolkits.native.train import train
 
     with all_processes():
-        try:
-            path = train(preset)
-        except UserError:
-            if os.environ.get("LOCAL_RANK", "0") != "0":
-                sys.exit(2)  # every process has the same problem; the first one tells it
-            raise
-    if os.environ.get("RANK", "0") == "0":
-        print(f"done: {path}")
+        return train(preset)
+
+
+def train_hosted(preset: HostedPreset) -> Path | None:
+    """Train inside the toolkit that the preset names."""
+    if preset.toolkit == "sd-scripts":
+        from danceopd_ext.toolkits.sd_scripts.run import train
+    else:
+        from danceopd_ext.toolkits.musubi.run import train
+    return train(preset)

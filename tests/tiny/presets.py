@@ -32,6 +32,7 @@ def write_preset(folder: Path, model: Path, teachers: Mapping[str, Mapping], **k
     """
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"teachers": dict(teachers), "prompts": keys.pop("prompts", None), "routes": keys.pop("routes", {})}
+    tables["datasets"] = keys.pop("datasets", {})
     if tables["prompts"] is None:
         tables["prompts"] = {name: write_prompts(folder, name, place) for place, name in enumerate(teachers)}
     values = {"pretrained_model_name_or_path": str(model), "output_dir": str(folder / "output"), **SMALL, **keys}

@@ -1,0 +1,132 @@
+"""The [danceopd] section of a preset and its teachers: the part that is ours whoever owns the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from danceopd_ext.config.fields import check_ranges, key
+from danceopd_ext.errors import UserError
+
+
+@dataclass(kw_only=True)
+class Teacher:
+    """One teacher: nothing is the frozen base; else LoRAs or a checkpoint, each with or without guidance."""
+
+    lora: str | list[str] | None = key(None, "A LoRA, or a list that is applied together: files, folders or hub ids.")
+    strength: float | list[float] = key(1.0, "Strength of the LoRA, or one for each of the list.")
+    checkpoint: str | None = key(None, "A full model as teacher: hub id, diffusers folder or .safetensors file.")
+    extract_rank: int | None = key(
+        None, "Turn the checkpoint into a LoRA of this rank first: less memory, nearly the same teacher.", minimum=1
+    )
+    guidance_scale: float = key(
+        1.0,
+        "Classifier-free guidance that the student absorbs (alpha); 1 is none. SD's CFG scale has the same meaning.",
+    )
+    ignore_text_encoder: bool = key(False, "Use a LoRA although its text-encoder part cannot be distilled.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.lora and self.checkpoint:
+            raise UserError("a teacher has either lora or checkpoint, not both.")
+        if self.extract_rank and not self.checkpoint:
+            raise UserError("extract_rank belongs to a teacher with a checkpoint.")
+        if isinstance(self.strength, list) and len(self.strength) != len(self.loras):
+            raise UserError(f"{len(self.loras)} LoRAs, but {len(self.strength)} strengths.")
+
+    @property
+    def loras(self) -> list[str]:
+        return [self.lora] if isinstance(self.lora, str) else list(self.lora or [])
+
+    @property
+    def strengths(self) -> list[float]:
+        return self.strength if isinstance(self.strength, list) else [self.strength] * len(self.loras)
+
+
+@dataclass(kw_only=True)
+class DanceOPDSection:
+    """The method, and what sd-scripts has no word for."""
+
+    toolkit: Literal["native", "sd-scripts", "musubi-tuner"] = key(
+        "native", "Who owns the training loop: this package, or your checkout of kohya's sd-scripts or musubi-tuner."
+    )
+    toolkit_dir: str | None = key(
+        None,
+        "The folder of the toolkit's checkout. Default: SD_SCRIPTS_DIR or MUSUBI_TUNER_DIR in the environment, then "
+        "the current directory.",
+        path=True,
+    )
+    method: Literal["danceopd"] = key("danceopd", "The training method.")
+    rollout_steps: int = key(16, "Solver steps of the student's full rollout.", minimum=1)
+    query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
+        "low_noise", "Where on the rollout the teacher is asked."
+    )
+    num_queries: int = key(1, "States asked about in each rollout (K).", minimum=1)
+    rollout_batch_size: int | None = key(
+        None, "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.", minimum=1
+    )
+    student_guidance_scale: float = key(
+        1.0,
+        "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
+    )
+    student_init: Literal["fresh", "merge_average", "merge_sum"] = key(
+        "fresh", "Start of the student: nothing, or its LoRA teachers merged and compressed to network_dim."
+    )
+    lora_targets: list[str] = key([], "Endings of the layers that get a LoRA. Default: the family's attention layers.")
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    prompts: dict[str, str | list[str]] = field(default_factory=dict)
+    routes: dict[str, float] = field(default_factory=dict)
+    datasets: dict[str, int | str | list[int | str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.num_queries > self.rollout_steps:
+            raise UserError(
+                f"num_queries = {self.num_queries}: a rollout of rollout_steps = {self.rollout_steps} has only "
+                f"{self.rollout_steps} states to ask about. Use num_queries = {self.rollout_steps} or less."
+            )
+        self._check_datasets()
+        if self.toolkit == "native":
+            self._check_native()
+        else:
+            self._check_hosted()
+
+    def require_teachers(self) -> None:
+        """Raise UserError where there is nobody to learn from."""
+        if not self.teachers:
+            raise UserError("no teacher: add a [danceopd.teachers.NAME] section for each skill (empty: the base).")
+
+    def _check_native(self) -> None:
+        if self.toolkit_dir:
+            raise UserError(
+                f'toolkit_dir = "{self.toolkit_dir}" belongs to toolkit = "sd-scripts" or "musubi-tuner"; here '
+                'toolkit = "native". Name the toolkit, or remove toolkit_dir.'
+            )
+
+    def _check_datasets(self) -> None:
+        if self.datasets and self.toolkit != "musubi-tuner":
+            raise UserError(
+                f'[danceopd.datasets] belongs to toolkit = "musubi-tuner"; with toolkit = "{self.toolkit}" a subset in '
+                "the dataset file names its teacher with custom_attributes.teacher."
+            )
+
+    def _check_hosted(self) -> None:
+        """A toolkit attaches LoRA teachers to its one transformer and makes the student itself."""
+        where = f'toolkit = "{self.toolkit}"'
+        if self.lora_targets:
+            raise UserError(
+                f"lora_targets: with {where} the toolkit's network module chooses the layers. Remove it and use "
+                "network_args."
+            )
+        if self.student_init != "fresh":
+            raise UserError(
+                f'student_init = "{self.student_init}": with {where} the toolkit makes the student. Remove it; to '
+                "start from a LoRA, merge the teachers into one file and name it in network_weights."
+            )
+        for name, teacher in self.teachers.items():
+            if teacher.checkpoint:
+                raise UserError(
+                    f"[danceopd.teachers.{name}] checkpoint: {where} takes LoRA teachers only, on the one transformer. "
+                    "Turn the checkpoint into a LoRA first, for example with the toolkit's own extraction script, or "
+                    'use toolkit = "native".'
+                )

@@ -1,0 +1,98 @@
+"""A preset for a user's own checkout of a toolkit: what is ours of it, and what the toolkit's own parser reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danceopd_ext.config.danceopd import DanceOPDSection
+from danceopd_ext.config.fields import convert, key_types
+from danceopd_ext.config.load import TABLES, build_section, entries, flat_keys, is_table, parse_flag, read_toml
+from danceopd_ext.errors import UserError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostedPreset:
+    """A preset whose training loop is a toolkit's.
+
+    danceopd: checked, as in a native preset. values: the toolkit's arguments as TOML gave them, flat. flags: the
+    words of those that were given on the command line; they win over the file. Both are not checked yet: only the
+    toolkit's own parser can (see toolkits/hosted/arguments.py).
+    """
+
+    path: Path
+    toolkit: str
+    danceopd: DanceOPDSection
+    model_type: str | None
+    values: dict[str, Any]
+    flags: dict[str, list[str]]
+
+
+def danceopd_keys() -> list[str]:
+    """The flat keys of [danceopd]: ours in every section and on the command line, as natively."""
+    return [name for name, section in flat_keys().items() if section == "danceopd"]
+
+
+def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None) -> HostedPreset | None:
+    """The preset for a toolkit, or None: it is a native one (see load_preset). `flags`: key -> its words.
+
+    Raises UserError for what is wrong with our part, or cannot be a toolkit's argument at all.
+    """
+    path, flags = Path(path), dict(flags or {})
+    document = read_toml(path)
+    toolkit = _toolkit(document, flags)
+    if toolkit == "native":
+        return None
+    ours, theirs = _split(document, path)
+    for name in [*danceopd_keys(), "model_type"]:
+        if name in flags:
+            words = flags.pop(name)
+            ours[name] = " ".join(words) if name == "model_type" else parse_flag(name, words)
+    model_type = convert("model_type", ours.pop("model_type", None), str | None)
+    danceopd = build_section("danceopd", ours, path.parent)
+    danceopd.require_teachers()
+    return HostedPreset(
+        path=path, toolkit=toolkit, danceopd=danceopd, model_type=model_type or None, values=theirs, flags=flags
+    )
+
+
+def _toolkit(document: Mapping[str, Any], flags: Mapping[str, list[str]]) -> str:
+    """Who owns the training loop; looked up before anything else, since it decides how the rest is read."""
+    if "toolkit" in flags:
+        return parse_flag("toolkit", flags["toolkit"])
+    sections = [document, *(value for value in document.values() if isinstance(value, dict))]
+    given = next((section["toolkit"] for section in sections if "toolkit" in section), "native")
+    return convert("toolkit", given, key_types(DanceOPDSection)["toolkit"])
+
+
+def _split(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The flat entries that are ours, and the toolkit's."""
+    ours: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
+    known = [*danceopd_keys(), "model_type"]
+    for section, key, entry in entries(document, path):
+        if key in known or is_table(section, key):
+            ours[key] = entry
+        elif section == "danceopd":
+            raise UserError(
+                f'{path}: unknown key "{key}" in [danceopd].{nearest(key, [*known, *TABLES])} '
+                "What is the toolkit's belongs in another section."
+            )
+        else:
+            _check_plain(path, section, key, entry)
+            theirs[key] = entry
+    return ours, theirs
+
+
+def _check_plain(path: Path, section: str, key: str, entry: Any) -> None:
+    """An argument of a toolkit is a value or a list of values."""
+    if isinstance(entry, dict):
+        where = f"[{section}.{key}]"
+    elif isinstance(entry, list) and any(isinstance(one, dict) for one in entry):
+        where = f"[[{section}.{key}]]" if section else f"[[{key}]]"
+    else:
+        return
+    hint = " Datasets are described in the file that dataset_config names." if key in ("datasets", "general") else ""
+    raise UserError(f"{path}: {where} is a table, but the toolkit's arguments are single values or lists.{hint}")

@@ -1,0 +1,81 @@
+"""The command: which preset, which flags, and which toolkit's trainer gets them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from danceopd_ext.cli import run
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.run import main, parse_command
+
+PRESET = '[danceopd]\ntoolkit = "musubi-tuner"\n[danceopd.teachers.base]\n'
+
+
+def test_words_of_the_command():
+    assert parse_command(["--config", "a b.toml", "--x", "1", "-2", "--y=3=4", "--z", "--some-key", "5"]) == (
+        "a b.toml",
+        {"x": ["1", "-2"], "y": ["3=4"], "z": [], "some_key": ["5"]},
+    )
+    assert parse_command(["--config_file=a.toml"]) == ("a.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["preset.toml"], 'unexpected "preset.toml"'),
+        (["--seed", "3"], "no preset: give --config preset.toml (presets/ has one for each purpose)."),
+        (["--confg", "preset.toml"], "--confg is not --config"),
+        (["--dataset_config", "a.toml"], "no preset"),
+        (["--config"], "no preset"),
+    ],
+)
+def test_wrong_commands(words, expected):
+    with pytest.raises(UserError) as error:
+        parse_command(words)
+    assert expected in str(error.value)
+    assert "--dataset_config is" not in str(error.value)
+
+
+@pytest.mark.parametrize(("toolkit", "folder"), [("sd-scripts", "sd_scripts"), ("musubi-tuner", "musubi")])
+def test_the_toolkits_trainer_is_called(tmp_path, monkeypatch, capsys, toolkit, folder):
+    """And nothing of the native loop is imported for it."""
+    seen = []
+    trainer = ModuleType("trainer")
+    trainer.train = lambda preset: seen.append(preset) or tmp_path / "fused.safetensors"
+    monkeypatch.setitem(sys.modules, f"danceopd_ext.toolkits.{folder}", ModuleType("package"))
+    monkeypatch.setitem(sys.modules, f"danceopd_ext.toolkits.{folder}.run", trainer)
+    monkeypatch.setitem(sys.modules, "danceopd_ext.toolkits.native.train", None)  # importing it would fail
+    monkeypatch.setitem(sys.modules, "danceopd_ext.quiet", None)
+    path = tmp_path / "preset.toml"
+    path.write_text(PRESET.replace("musubi-tuner", toolkit), encoding="utf-8")
+    assert run(main, ["--config", str(path), "--anything", "1"]) == 0
+    assert [(preset.toolkit, preset.flags) for preset in seen] == [(toolkit, {"anything": ["1"]})]
+    assert capsys.readouterr().out == f"done: {tmp_path / 'fused.safetensors'}\n"
+
+
+@pytest.mark.parametrize("text", [PRESET + "[danceopd.routes]\nstile = 1\n", "[danceopd.teachers.base]\n"])
+def test_only_the_first_process_tells_what_is_wrong(tmp_path, monkeypatch, capsys, text):
+    path = tmp_path / "preset.toml"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert run(main, ["--config", str(path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as stop:
+        run(main, ["--config", str(path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_needs_none_of_the_native_libraries():
+    """A toolkit's environment has other versions of them, or none."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'diffusers', 'peft', 'psutil', 'transformers', 'accelerate'): sys.modules[name] = None\n"
+        "import danceopd_ext.toolkits.run\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
