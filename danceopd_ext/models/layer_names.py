@@ -79,13 +79,14 @@ class LayerNames:
         """The LoRA names of this very transformer, with the shapes of its linear layers."""
         linears = {name: m for name, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
         names = {name.removesuffix(".base_layer"): m for name, m in linears.items() if ".lora_" not in name}
-        return self._layout({name: (m.out_features, m.in_features) for name, m in names.items()})
+        return self.layout_of({name: (m.out_features, m.in_features) for name, m in names.items()})
 
     def reference_layout(self) -> Layout:
         """The LoRA names of the largest published model, shapes unknown."""
-        return self._layout(dict.fromkeys(self.reference_layers()))
+        return self.layout_of(dict.fromkeys(self.reference_layers()))
 
-    def _layout(self, shapes: dict) -> Layout:
+    def layout_of(self, shapes: Mapping[str, tuple[int, int] | None]) -> Layout:
+        """The LoRA names of these diffusers layers; a shape is None where only the name is known."""
         layers = list(shapes)
         ratios = {layer: ratio for end, ratio in self.ratios.items() for layer in layers if layer.endswith("." + end)}
         return Layout(

@@ -60,7 +60,7 @@ def true_size(depth: int = 2) -> Layout:
         else:
             shapes |= {f"{kind}.attn.add_{part}_proj": (3072, 3072) for part in "qkv"}
             shapes |= {f"{kind}.attn.to_out.0": (3072, 3072), f"{kind}.ff.net.0.proj": (12288, 3072)}
-    return NAMES["flux"]._layout(shapes)
+    return NAMES["flux"].layout_of(shapes)
 
 
 def _blocks(depth: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -13,7 +14,7 @@ from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import balanced, to_tensors
-from danceopd_ext.models.family import Family
+from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.toolkits.hosted.switch import STUDENT
 
 #: name of a linear layer in the toolkit's transformer -> (outputs, inputs)
@@ -26,26 +27,25 @@ def linear_layers(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (m.out_features, m.in_features) for name, m in modules if isinstance(m, torch.nn.Linear)}
 
 
-def host_layout(family: Family | None, name: str, linears: Linears) -> Layout:
+def host_layout(names: LayerNames | None, name: str, linears: Linears) -> Layout:
     """The LoRA names of the toolkit's transformer. Its layers are called as diffusers has them, or natively.
 
-    `family` None: an architecture of which we know no other names than the toolkit's own (`name` is for messages).
+    `names` None: an architecture of which we know no other names than the toolkit's own (`name` is for messages).
     """
-    if family is None:
+    if names is None:
         own = {layer: (layer,) for layer in linears}
         return Layout(name, dict.fromkeys(linears), own)
-    reference = family.reference_layers()
-    native = {layer: parts for layer, parts in family.native_names(reference).items() if layer in linears}
+    reference = names.reference_layers()
+    native = {layer: parts for layer, parts in names.native_names(reference).items() if layer in linears}
     by_diffusers = [layer for layer in reference if layer in linears]
     if len(by_diffusers) > len(native):
-        native = family.native_names(by_diffusers)
-        return _layout(family, by_diffusers, native, "diffusers")
-    return _layout(family, [part for parts in native.values() for part in parts], native, "native")
+        return _layout(names, by_diffusers, "diffusers")
+    return _layout(names, [part for parts in native.values() for part in parts], "native")
 
 
-def _layout(family: Family, layers: list[str], native: Mapping[str, tuple[str, ...]], names: str) -> Layout:
-    swapped = family.swapped_layers(layers)
-    return Layout(family.name, dict.fromkeys(layers), native, swapped, kohya_names=names, comfyui_names=names)
+def _layout(names: LayerNames, layers: list[str], own: str) -> Layout:
+    """`own`: whose names the toolkit's transformer has."""
+    return replace(names.layout_of(dict.fromkeys(layers)), kohya_names=own, comfyui_names=own)
 
 
 def read_teachers(options: DanceOPDSection, layout: Layout) -> dict[str, Lora]:
