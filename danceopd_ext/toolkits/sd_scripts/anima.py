@@ -1,0 +1,43 @@
+"""Anima in sd-scripts.
+
+Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+
+#: of the toolkit's sampler, unless a sample prompt says otherwise
+SHIFT = 3.0
+
+
+@dataclass(frozen=True)
+class AnimaAdapter(TextAdapter):
+    """The transformer takes sigma as its time and gives dz/dsigma as it is, on latents of one video frame."""
+
+    texts = ("embeds", "mask", "t5_ids", "t5_mask")
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_B: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
+    ) -> torch.Tensor:
+        """`z_B`: [B, C, H, W], or [B, C, 1, H, W] as old caches have it; the answer likewise."""
+        frame = z_B.unsqueeze(2) if z_B.ndim == 4 else z_B
+        out = transformer(
+            frame,
+            sigma_B,
+            condition["embeds"],
+            padding_mask=torch.zeros_like(frame[:, :1, 0]),  # [B, 1, H, W]: nothing of the picture is padding
+            target_input_ids=condition["t5_ids"].long(),  # cached tokens and masks arrive as floats
+            target_attention_mask=condition["t5_mask"],
+            source_attention_mask=condition["mask"],
+        )
+        return out.reshape(z_B.shape)
+
+    def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
+        plain = torch.linspace(1.0, 0.0, steps + 1)
+        return plain * SHIFT / (1 + (SHIFT - 1) * plain)

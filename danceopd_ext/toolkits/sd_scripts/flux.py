@@ -1,0 +1,75 @@
+"""FLUX.1 (dev, schnell) and Chroma in sd-scripts.
+
+Shape suffixes: B samples, C latent channels, H and W latent height and width, T tokens, N solver steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import torch
+
+from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+
+
+@dataclass(frozen=True)
+class FluxAdapter(TextAdapter):
+    """The transformer takes sigma as its time and gives dz/dsigma as it is, both on packed latents.
+
+    `guidance_scale`: the guidance that FLUX.1 dev has learnt as an input (0 for Chroma, unused by schnell), the same
+    for student and teachers. `apply_t5_attn_mask`: as the toolkit's argument; Chroma always needs it.
+    `shifted`: the grid is shifted by the picture's size; schnell's is not.
+    """
+
+    texts = ("pooled", "embeds", "ids", "mask")
+
+    guidance_scale: float
+    apply_t5_attn_mask: bool
+    shifted: bool = True
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
+    ) -> torch.Tensor:
+        count, _, height, width = z_BCHW.shape
+        guidance_B = torch.full_like(sigma_B, self.guidance_scale)
+        with torch.no_grad():  # Chroma's modulation is not trained; FLUX.1 has None here
+            modulation = transformer.get_mod_vectors(timesteps=sigma_B, guidance=guidance_B, batch_size=count)
+        packed = transformer(
+            img=pack(z_BCHW),
+            img_ids=image_ids(count, height // 2, width // 2).to(z_BCHW.device),
+            txt=condition["embeds"],
+            txt_ids=condition["ids"],
+            y=condition["pooled"],
+            timesteps=sigma_B,
+            guidance=guidance_B,
+            txt_attention_mask=condition["mask"] if self.apply_t5_attn_mask else None,
+            mod_vectors=modulation,
+        )
+        return unpack(packed, height, width)
+
+    def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
+        tokens = (latent_shape[1] // 2) * (latent_shape[2] // 2)
+        schedule = importlib.import_module("library.flux_train_utils").get_schedule
+        return torch.tensor(schedule(steps, tokens, shift=self.shifted))
+
+
+def pack(z_BCHW: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, T, 4 C]: each is 2 x 2 latents, its channels outermost."""
+    count, channels, height, width = z_BCHW.shape
+    tiles = z_BCHW.reshape(count, channels, height // 2, 2, width // 2, 2)
+    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(count, (height // 2) * (width // 2), channels * 4)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Latents [B, C, H, W] of tokens [B, T, 4 C]."""
+    count, _, features = tokens.shape
+    tiles = tokens.reshape(count, height // 2, width // 2, features // 4, 2, 2)
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(count, features // 4, height, width)
+
+
+def image_ids(count: int, rows: int, columns: int) -> torch.Tensor:
+    """The place of every token [B, T, 3]: 0, row, column."""
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
+    return torch.nn.functional.pad(places, (1, 0)).expand(count, -1, -1)

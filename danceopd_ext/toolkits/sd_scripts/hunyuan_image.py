@@ -1,0 +1,44 @@
+"""HunyuanImage-2.1 in sd-scripts.
+
+Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import torch
+
+from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+
+#: of the toolkit's sampler, unless a sample prompt says otherwise
+SHIFT = 5.0
+
+
+@dataclass(frozen=True)
+class HunyuanImageAdapter(TextAdapter):
+    """The transformer takes 1000 * sigma as its time and gives dz/dsigma as it is.
+
+    The toolkit cuts the time down to a whole number; here it stays exact, as the velocity is asked for at exactly this
+    sigma.
+    """
+
+    texts = ("embeds", "mask", "byt5_embeds", "byt5_mask", "ocr")  # the last is read by the sampler's own guidance only
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
+    ) -> torch.Tensor:
+        return transformer(
+            z_BCHW,
+            sigma_B * 1000,
+            condition["embeds"],
+            condition["mask"],
+            condition["byt5_embeds"],
+            condition["byt5_mask"],
+        )
+
+    def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
+        utils = importlib.import_module("library.hunyuan_image_utils")
+        return utils.get_timesteps_sigmas(steps, SHIFT, torch.device("cpu"))[1]

@@ -1,0 +1,36 @@
+"""Lumina Image 2.0 (and Neta Lumina) in sd-scripts.
+
+Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import torch
+
+from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+
+#: of the toolkit's sampler, whatever the training arguments say
+SHIFT = 6.0
+
+
+@dataclass(frozen=True)
+class LuminaAdapter(TextAdapter):
+    """The transformer's time runs from noise (0) to the picture (1), its velocity likewise: both are turned round."""
+
+    texts = ("embeds", "ids", "mask")
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
+    ) -> torch.Tensor:
+        mask = condition["mask"].to(torch.int32)  # cached masks arrive as floats
+        return -transformer(x=z_BCHW.contiguous(), t=1 - sigma_B, cap_feats=condition["embeds"], cap_mask=mask)
+
+    def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
+        """The scheduler shifts its own end a second time: the grid is not `shift(linspace(1, 0))`."""
+        scheduler = importlib.import_module("library.sd3_train_utils").FlowMatchEulerDiscreteScheduler(shift=SHIFT)
+        scheduler.set_timesteps(steps)
+        return scheduler.sigmas.float().cpu()
