@@ -1,0 +1,148 @@
+"""Where the user's checkout of a toolkit is, which version it is, and whether its trainer still has our seams."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.commit import read_commit
+
+#: files that are in every checkout of a toolkit, and in none of the other's
+MARKS = {
+    "sd-scripts": ("train_network.py", "library/train_util.py"),
+    "musubi-tuner": ("src/musubi_tuner/networks/lora.py", "src/musubi_tuner/dataset/config_utils.py"),
+}
+
+#: the variable in the environment that names the checkout
+VARIABLES = {"sd-scripts": "SD_SCRIPTS_DIR", "musubi-tuner": "MUSUBI_TUNER_DIR"}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A version that our trainers were run with. version: as the toolkit calls it, empty where it has no numbers."""
+
+    version: str
+    commit: str
+    name: str
+
+
+TESTED = {
+    "sd-scripts": Tested("", "48d368fa557731ad0488c07304dfeba8c07910eb", "main of 2026-02-16, commit 48d368fa"),
+    "musubi-tuner": Tested("0.3.4", "30c658c4f4b0bf05038b3346eff9670259b10fc7", "0.3.4, commit 30c658c"),
+}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A toolkit's folder. version: for people; "unknown" where nothing says it. tested: it is one of TESTED."""
+
+    folder: Path
+    version: str
+    tested: bool
+    toolkit: str
+
+
+def find_toolkit(
+    toolkit: str, toolkit_dir: str | None, environ: Mapping[str, str] = os.environ, cwd: Path | None = None
+) -> Checkout:
+    """The checkout: toolkit_dir, else the folder that the environment names, else the current directory.
+
+    Raises UserError where a folder was named and is not it, or where none of the three is.
+    """
+    variable, here = VARIABLES[toolkit], cwd or Path.cwd()
+    if toolkit_dir:
+        return describe(toolkit, _named(toolkit, toolkit_dir, "toolkit_dir", here))
+    if environ.get(variable):
+        return describe(toolkit, _named(toolkit, environ[variable], variable, here))
+    if _is(toolkit, here):
+        return describe(toolkit, here)
+    raise UserError(
+        f'toolkit = "{toolkit}" runs in your checkout of kohya-ss/{toolkit}, and it was not found. Name its folder '
+        f"with toolkit_dir in [danceopd] (or --toolkit_dir), or with {variable} in the environment, or start from "
+        f"inside it.{_hint(toolkit, here)}"
+    )
+
+
+def describe(toolkit: str, folder: Path) -> Checkout:
+    """The checkout at a folder that is one."""
+    commit, number, tested = read_commit(folder), _number(folder), TESTED[toolkit]
+    same_commit = commit == tested.commit
+    if not tested.version:
+        return Checkout(folder, commit[:8] if commit else "unknown", same_commit, toolkit)
+    version = f"{number or 'unknown'} ({commit[:8]})" if commit else number or "unknown"
+    return Checkout(folder, version, number == tested.version and (same_commit or not commit), toolkit)
+
+
+def version_note(checkout: Checkout) -> str | None:
+    """A line for the user where the version is not the one that was tested; None where it is."""
+    if checkout.tested:
+        return None
+    known = "of unknown version" if checkout.version == "unknown" else f"version {checkout.version}"
+    return (
+        f"note: {checkout.toolkit} at {checkout.folder} is {known}; tested with {TESTED[checkout.toolkit].name}. "
+        "Should it fail, check that one out."
+    )
+
+
+def check_seams(cls: type, expected: Mapping[str, tuple[str, ...]], checkout: Checkout) -> None:
+    """Check that a toolkit's trainer has the methods that we override or call, with the parameters that we rely on.
+
+    Raises UserError: better before the model is loaded than in the middle of a run.
+    """
+    problems = []
+    for name, parameters in expected.items():
+        method = getattr(cls, name, None)
+        if method is None:
+            problems.append(f"{cls.__name__}.{name} is missing")
+            continue
+        missing = [one for one in parameters if one not in inspect.signature(method).parameters]
+        if missing:
+            problems.append(f"{cls.__name__}.{name} lacks {', '.join(missing)}")
+    if problems:
+        raise UserError(
+            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) is not a version that this works "
+            f"with: {'; '.join(problems)}. Tested: {TESTED[checkout.toolkit].name}; check that one out."
+        )
+
+
+def _is(toolkit: str, folder: Path) -> bool:
+    return all((folder / mark).is_file() for mark in MARKS[toolkit])
+
+
+def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
+    """The folder that the user named, if it is the checkout."""
+    folder = (here / Path(text).expanduser()).resolve()
+    if _is(toolkit, folder):
+        return folder
+    there = "does not exist" if not folder.exists() else f"is not a checkout of kohya-ss/{toolkit}"
+    raise UserError(
+        f'{origin} = "{text}" {there}: the right folder has {" and ".join(MARKS[toolkit])}.{_hint(toolkit, folder)}'
+    )
+
+
+def _hint(toolkit: str, folder: Path) -> str:
+    """What the folder is instead, if that tells where the right one is."""
+    for other in MARKS:
+        if other != toolkit and _is(other, folder):
+            return f' {folder} is {other}: write toolkit = "{other}" to use that.'
+    try:
+        inside = sorted(child for child in folder.iterdir() if child.is_dir() and _is(toolkit, child))
+    except OSError:
+        inside = []
+    right = next(iter([*inside, *(parent for parent in folder.parents[:3] if _is(toolkit, parent))]), None)
+    return f" Did you mean {right}?" if right else ""
+
+
+def _number(folder: Path) -> str | None:
+    """The version in pyproject.toml."""
+    try:
+        text = (folder / "pyproject.toml").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r'^version\s*=\s*["\']([^"\']+)', text, re.MULTILINE)
+    return found[1] if found else None
