@@ -1,0 +1,114 @@
+"""A hosted preset -> the arguments of the toolkit's trainer, checked against the toolkit's own parser.
+
+The toolkits read a preset without looking: an unknown key is kept, a wrong type arrives in the middle of the run. Here
+every key is held against the parser's own action, so the same keys are right or wrong as on its command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danceopd_ext.config.load import flat_keys
+from danceopd_ext.config.split import HostedPreset, danceopd_keys
+from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.toolkits.hosted.values import Wrong, can_be_given, from_toml, from_words, shown
+
+#: what a toolkit's parser knows and a preset cannot hold
+NOT_HERE = {
+    "config_file": "a preset cannot read another one: write its keys here.",
+    "output_config": "it writes a preset and stops, nothing would be trained. Remove it.",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the toolkit's trainer gets as `args`, and what the user said of it.
+
+    given: each argument that was given (also where it is the default), and how the user wrote it. defaults: what the
+    parser has for those that were not.
+    """
+
+    namespace: argparse.Namespace
+    given: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    path: Path
+
+
+def build_arguments(parser: argparse.ArgumentParser, preset: HostedPreset, ours: Collection[str] = ()) -> Arguments:
+    """The parser's defaults, under the preset's values, under the command line's flags; sys.argv is not read.
+
+    `ours`: keys that the toolkit's parser need not know, because our trainer reads them from the preset itself; those
+    that it does know are checked and set like any other. Raises UserError that names the key and the remedy.
+    """
+    known, defaults = _actions(parser), _defaults(parser)
+    values, given = dict(defaults), {}
+    for name, value in preset.values.items():
+        action = _action(known, name, preset, ours, name)
+        if action is None:
+            continue
+        if action.dest in given:
+            raise UserError(f"{preset.path}: {given[action.dest]} and {name} are the same argument. Remove one.")
+        given[action.dest] = f"{name} = {shown(value)}"
+        values[action.dest] = _checked(f"{preset.path}: {given[action.dest]}", from_toml, action, name, value)
+    for name, words in preset.flags.items():
+        action = _action(known, name, preset, ours, f"--{name}")
+        if action is not None:
+            given[action.dest] = " ".join([f"--{name}", *words])
+            values[action.dest] = _checked(given[action.dest], from_words, action, name, words)
+    for action in parser._actions:
+        if action.required and action.dest not in given and action.dest not in ours:
+            raise UserError(f'{preset.path}: "{action.dest}" is missing: {preset.toolkit} needs it.')
+    return Arguments(argparse.Namespace(**values), given, defaults, preset.path)
+
+
+def _checked(where: str, read: Callable[..., Any], action: argparse.Action, name: str, value: Any) -> Any:
+    try:
+        return read(action, name, value)
+    except Wrong as problem:
+        raise UserError(f"{where}: {problem}") from None
+
+
+def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Every name that an argument goes by, as a preset writes it: its destination and its option strings."""
+    names = {}
+    for action in parser._actions:
+        for option in action.option_strings:
+            names[option.lstrip("-").replace("-", "_")] = action
+    by_destination = {action.dest: action for action in parser._actions if action.dest != argparse.SUPPRESS}
+    return {**by_destination, **names}
+
+
+def _defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """What the parser gives for an empty command line, also if it requires more than that."""
+    required = [action for action in parser._actions if action.required]
+    try:
+        for action in required:
+            action.required = False
+        return vars(parser.parse_args([]))
+    finally:
+        for action in required:
+            action.required = True
+
+
+def _action(
+    known: Mapping[str, argparse.Action], name: str, preset: HostedPreset, ours: Collection[str], written: str
+) -> argparse.Action | None:
+    """The argument of this name; None where only we know it. `written`: name, or --name on the command line."""
+    action = known.get(name)
+    if action is None and name in ours:
+        return None
+    flag = written.startswith("--")
+    if action is None:
+        what = "unknown argument" if flag else f"{preset.path}: unknown key"
+        if name in flat_keys():
+            raise UserError(f'{what} {written}: it belongs to toolkit = "native"; {preset.toolkit} has none such.')
+        close = nearest(name, [*known, *ours, *danceopd_keys(), "model_type"])
+        raise UserError(f"{what} {written}: {preset.toolkit} has none such.{close}")
+    if name in NOT_HERE or not can_be_given(action):
+        reason = NOT_HERE.get(name, "it only acts on the toolkit's own command line. Remove it.")
+        raise UserError(f"{'' if flag else f'{preset.path}: '}{written} cannot be given here: {reason}")
+    return action

@@ -1,0 +1,130 @@
+"""The toolkit's arguments are what its own command line would make of them, wherever they were given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.toolkits.hosted_parser import build, make_parser
+
+
+def test_the_defaults_are_those_of_the_parser(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--dim", "99", "--nonsense"])
+    arguments = build()
+    assert vars(arguments.namespace) == vars(make_parser().parse_args([]))
+    assert arguments.namespace.hidden == 5 and arguments.namespace.default_text == 7
+    assert arguments.given == {}
+    assert arguments.defaults["dim"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("output_name", "a", "a"),
+        ("dataset_config", "a/b.toml", Path("a/b.toml")),
+        ("untyped", "b", "b"),
+        ("dim", 8, 8),
+        ("alpha", 8, 8.0),
+        ("alpha", 0.5, 0.5),
+        ("warmup", 100, 100),
+        ("warmup", 0.5, 0.5),
+        ("warmup", "20", 20),
+        ("flip", True, True),
+        ("flip", False, False),
+        ("flip", "true", True),
+        ("plain_bool", True, True),
+        ("plain_bool", False, False),
+        ("precision", "bf16", "bf16"),
+        ("stage", 2, 2),
+        ("network_args", ["a=1", "b=2"], ["a=1", "b=2"]),
+        ("network_args", "a=1", ["a=1"]),
+        ("network_args", [], []),
+        ("rates", 1, [1.0]),
+        ("rates", [1, 0.5], [1.0, 0.5]),
+        ("betas", [1, 2], [1.0, 2.0]),
+        ("offload", "some", "some"),
+        ("kinds", ["style"], ["style"]),
+        ("sdpa", True, True),
+        ("sdpa", False, False),
+    ],
+)
+def test_values_of_the_preset(name, value, expected):
+    arguments = build({name: value})
+    found = getattr(arguments.namespace, name)
+    assert (found, type(found)) == (expected, type(expected))
+    if isinstance(found, list):
+        assert [type(one) for one in found] == [type(one) for one in expected]
+    assert set(arguments.given) == {name}
+    others = {key: default for key, default in arguments.defaults.items() if key != name}
+    assert others == {key: found for key, found in vars(arguments.namespace).items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("output_name", ["a"], "a"),
+        ("output_name", ["5"], "5"),
+        ("dataset_config", ["a"], Path("a")),
+        ("dim", ["8"], 8),
+        ("alpha", ["8"], 8.0),
+        ("warmup", ["100"], 100),
+        ("flip", ["TRUE"], True),
+        ("plain_bool", ["false"], False),
+        ("precision", ["fp16"], "fp16"),
+        ("stage", ["1"], 1),
+        ("network_args", ["a=1", "b=2"], ["a=1", "b=2"]),
+        ("network_args", [], []),
+        ("rates", ["1", "2"], [1.0, 2.0]),
+        ("offload", [], "all"),
+        ("offload", ["some"], "some"),
+        ("sdpa", [], True),
+        ("sdpa", ["false"], False),
+        ("sdpa", ["True"], True),
+    ],
+)
+def test_words_of_the_command_line_win(name, words, expected):
+    before = {"output_name": "old", "dim": 2, "sdpa": True, "network_args": ["old=1"]}
+    arguments = build(before, {name: words})
+    found = getattr(arguments.namespace, name)
+    assert (found, type(found)) == (expected, type(expected))
+    assert arguments.given[name] == " ".join([f"--{name}", *words])
+
+
+def test_what_was_given_is_kept_as_it_was_written():
+    arguments = build({"dim": 4, "network_args": ["a=1"], "sdpa": True, "alpha": 2}, {"alpha": ["3"]})
+    assert arguments.given == {
+        "dim": "dim = 4", "network_args": 'network_args = ["a=1"]', "sdpa": "sdpa = true", "alpha": "--alpha 3"
+    }  # fmt: skip
+    assert arguments.path == Path("p.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "half", "shuffle", "flash"),
+    [
+        ({}, True, True, False),
+        ({"no_half": True}, False, True, False),
+        ({"no_half": False}, True, True, False),
+        ({"half": False}, False, True, False),
+        ({"half": True}, True, True, False),
+        ({"shuffle": False}, True, False, False),
+        ({"no_shuffle": True}, True, False, False),
+        ({"flash_attn": True}, True, True, True),
+        ({"fa": True}, True, True, True),
+        ({"attention_flash": True}, True, True, True),
+    ],
+)
+def test_switches_under_all_their_names(given, half, shuffle, flash):
+    flags = {name: [str(value).lower()] for name, value in given.items()}
+    for arguments in (build(given), build({}, flags)):
+        found = arguments.namespace
+        assert (found.half, found.shuffle, found.attention_flash) == (half, shuffle, flash)
+        assert len(arguments.given) == len(given)
+
+
+def test_ours_need_not_be_known():
+    arguments = build({"route_key": 1, "dim": 8}, {"other_key": ["x"]}, ours=("route_key", "other_key", "dim"))
+    assert arguments.namespace.dim == 8, "what the parser knows is set all the same"
+    assert not hasattr(arguments.namespace, "route_key")
+    assert set(arguments.given) == {"dim"}
