@@ -1,0 +1,88 @@
+"""Arguments of a toolkit that make no sense with this method are refused before anything is loaded.
+
+Ignored in silence, they would leave the user with a LoRA that was not trained as the preset says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.arguments import Arguments
+
+#: (the value that was given, the parser's default) -> whether it is refused
+Test = Callable[[Any, Any], bool]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """key: the argument. wrong: which of its values are refused. reason and remedy: a sentence each.
+
+    beside: the rule only holds where this other argument is on as well.
+    """
+
+    key: str
+    wrong: Test
+    reason: str
+    remedy: str = "Remove it."
+    beside: str | None = None
+
+
+def switched_on(value: Any, default: Any) -> bool:
+    """Anything but false, 0, nothing, or a list of these."""
+    return any(value) if isinstance(value, list) else bool(value)
+
+
+def switched_off(value: Any, default: Any) -> bool:
+    """False, given as such."""
+    return value is False
+
+
+def changed(value: Any, default: Any) -> bool:
+    """Another value than the toolkit's own default."""
+    return value != default
+
+
+def one_of(*refused: Any) -> Test:
+    """A test for these values."""
+    return lambda value, default: value in refused
+
+
+def other_than(*allowed: Any) -> Test:
+    """A test for anything but these values."""
+    return lambda value, default: value not in allowed
+
+
+def entry(text: str) -> Test:
+    """A test for a list of key=value texts with this one among them, in large or small letters."""
+    return lambda value, default: any(one.replace(" ", "").lower() == text.lower() for one in value or [])
+
+
+def rules(keys: str, wrong: Test, reason: str, remedy: str = "Remove it.") -> tuple[Rule, ...]:
+    """The same rule for several keys, written with blanks between them."""
+    return tuple(Rule(key, wrong, reason, remedy) for key in keys.split())
+
+
+def refuse(arguments: Arguments, rules: Iterable[Rule]) -> None:
+    """Raise UserError, one message for everything that was given and is refused, with reason and remedy."""
+    found: dict[str, list[str]] = {}
+    for rule in rules:
+        if _broken(rule, arguments):
+            found.setdefault(f"{rule.reason} {rule.remedy}", []).append(arguments.given[rule.key])
+    if not found:
+        return
+    parts = [f"{', '.join(given)}: {why}" for why, given in found.items()]
+    if len(parts) == 1:
+        raise UserError(f"{arguments.path}: {parts[0]}")
+    raise UserError("\n- ".join([f"{arguments.path} asks for what this method cannot do.", *parts]))
+
+
+def _broken(rule: Rule, arguments: Arguments) -> bool:
+    if rule.key not in arguments.given:
+        return False
+    values = vars(arguments.namespace)
+    if rule.beside and not switched_on(values.get(rule.beside), None):
+        return False
+    return rule.wrong(values[rule.key], arguments.defaults.get(rule.key))
