@@ -1,70 +1,94 @@
-"""What the adapters of musubi-tuner's architectures share: every velocity is the trainer's own `call_dit`.
+"""What an architecture says about itself on musubi's trainer; a file beside this one for each.
 
 Shape suffixes: B samples, N solver steps.
 """
 
 from __future__ import annotations
 
+import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
 
-#: what a batch holds besides conditions: the picture itself, and the noise levels of the toolkit's own training
-NO_CONDITIONS = ("latents", "timesteps")
+#: what a batch holds besides conditions: the target picture, which the method does not look at, and musubi's own times
+NOT_CONDITIONS = ("latents", "timesteps")
 
 
-class DitAdapter(ABC):
-    """One architecture. A subclass says how its sampler's grid is made, and what is particular about its batches.
+class MusubiAdapter(ABC):
+    """The velocity of musubi's transformer through the trainer's own `call_dit`, so that all of a batch reaches it.
 
-    `trainer`: the toolkit's, for `call_dit`. `network_dtype`: what the toolkit hands to `call_dit`.
+    trainer, args: musubi's. flow_shift: the user's discrete_flow_shift, or None for the sampler's own. accelerator,
+    network_dtype: set by the trainer as soon as musubi has made them. empty: entries of the empty prompt, for guidance.
     """
 
-    #: dz/dsigma = sign * what the transformer gives
-    sign = 1.0
-    #: the text that the toolkit's sampler takes where no negative prompt is given
-    empty_prompt = ""
+    #: what call_dit's prediction is multiplied with to be dz/dsigma
+    sign = 1
+    #: what musubi encodes where a sample prompt has no negative prompt
+    empty_prompt = " "
+    #: picture sides are multiples of this many pixels
+    size_step = 16
+    #: the arguments that name the text encoders' files
+    text_encoder_arguments: tuple[str, ...] = ("text_encoder",)
+    #: further arguments that change what the text encoders give
+    text_options: tuple[str, ...] = ()
 
-    def __init__(self, trainer: Any, args: Any, accelerator: Any, network_dtype: torch.dtype = torch.float32):
-        self.trainer, self.args, self.accelerator, self.network_dtype = trainer, args, accelerator, network_dtype
+    def __init__(self, trainer: Any, args: argparse.Namespace, flow_shift: float | None = None):
+        self.trainer, self.args, self.flow_shift = trainer, args, flow_shift
+        self.accelerator: Any = None
+        self.network_dtype = torch.float32
+        self.empty: Mapping[str, Entry] | None = None
 
-    @staticmethod
-    @abstractmethod
-    def complete(args: Any) -> None:
-        """What the toolkit's own script sets in its arguments before it trains. Raises UserError."""
+    @classmethod  # noqa: B027 - most have nothing to set
+    def complete(cls, args: argparse.Namespace) -> None:
+        """Set in the arguments what musubi's own script sets before it trains. Raises UserError."""
 
-    def condition(
-        self, batch: Mapping[str, Entry], routes: Sequence[str], empty: Mapping[str, Entry] | None = None
-    ) -> Conditions:
-        """The batch as it comes from the toolkit's data set: texts, and the latents of source images."""
-        kinds = (torch.Tensor, list)
-        entries = {k: v for k, v in batch.items() if k not in NO_CONDITIONS and isinstance(v, kinds)}
-        return Conditions(entries, list(routes), empty)
+    def condition(self, batch: Mapping[str, Any], routes: list[str]) -> Conditions:
+        """All of musubi's batch that the velocity may depend on: texts and source images."""
+        entries = {name: entry for name, entry in batch.items() if name not in NOT_CONDITIONS}
+        return Conditions(entries, routes, self.empty)
 
     def velocity(
         self, transformer: torch.nn.Module, z_B: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
     ) -> torch.Tensor:
-        """dz/dsigma [B, ...]. The time is 1000 * sigma in float32, without the 1 that the toolkit's training adds."""
-        # Detached: under gradient checkpointing call_dit marks what it gets as asking for a gradient.
+        """dz/dsigma [B, ...]. Times are 1000 * sigma, as in musubi's sampler (its training adds 1).
+
+        `call_dit` reads from latents and noise only their shape, and makes a target of them that nobody reads.
+        """
         batch = {name: _detached(entry) for name, entry in condition.entries.items()}
-        batch["latents"] = z_B.detach()  # call_dit looks up its shape here, and else uses it for its own target only
+        batch["latents"] = z_B
         output = self.trainer.call_dit(
-            self.args, self.accelerator, transformer, batch["latents"], batch, batch["latents"], z_B,
-            sigma_B * 1000, self.network_dtype,
-        )  # fmt: skip
+            self.args, self.accelerator, transformer, z_B, batch, z_B, z_B, sigma_B * 1000.0, self.network_dtype
+        )
         return self.sign * output.pred
 
     @abstractmethod
     def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
-        """The grid [N + 1] of the toolkit's own sampler, from 1 to 0, for latents of this shape."""
+        """The sampler's own grid [N + 1] in float32, from 1 to 0, for latents of this shape (without B)."""
 
     @abstractmethod
-    def text_entries(self, sample_parameter: Mapping[str, Any]) -> dict[str, Entry]:
-        """What `process_sample_prompts` gave for one prompt, as the entries of a batch of one sample."""
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...] | None:
+        """Shape of a batch's latents (without B) for a picture of this size; None: the model needs a source image."""
+
+    @abstractmethod
+    def text_encoder(self, device: torch.device) -> Callable[[list[Any]], None]:
+        """Load the text encoders. The result encodes the captions of musubi's ItemInfos and writes their cache files.
+
+        What it holds is freed with it.
+        """
+
+    def text_encoder_files(self) -> dict[str, Path | None]:
+        """The files or folders of the text encoders by the arguments that name them; None: not given."""
+        given = {name: getattr(self.args, name, None) for name in self.text_encoder_arguments}
+        return {name: Path(value) if value else None for name, value in given.items()}
 
 
 def _detached(entry: Entry) -> Entry:
-    return [part.detach() for part in entry] if isinstance(entry, list) else entry.detach()
+    """The same values in new tensors: with gradient checkpointing call_dit asks for gradients on what it gets."""
+    if isinstance(entry, list):
+        return [part.detach() if isinstance(part, torch.Tensor) else part for part in entry]
+    return entry.detach() if isinstance(entry, torch.Tensor) else entry

@@ -1,0 +1,59 @@
+"""The architectures of musubi-tuner by the preset's model_type. A new one is an adapter file and an entry here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.models.registry import NAMES
+from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
+from danceopd_ext.toolkits.musubi.z_image import ZImageAdapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One of musubi's trainers.
+
+    name: the preset's model_type. title: for messages. module, trainer, parser: where musubi has it. network_module:
+    of a student where the user names none. names: the layers' names in LoRA files; None: only musubi's own are known.
+    """
+
+    name: str
+    title: str
+    module: str
+    trainer: str
+    parser: str
+    network_module: str
+    adapter: type[MusubiAdapter]
+    names: LayerNames | None
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(
+            name="z_image",
+            title="Z-Image",
+            module="musubi_tuner.zimage_train_network",
+            trainer="ZImageNetworkTrainer",
+            parser="zimage_setup_parser",
+            network_module="networks.lora_zimage",
+            adapter=ZImageAdapter,
+            names=NAMES["z_image"],
+        ),
+    )
+}
+
+
+def find_architecture(model_type: str | None) -> Architecture:
+    """The architecture of a preset. Raises UserError with those that there are."""
+    known = ", ".join(ARCHITECTURES)
+    if model_type is None:
+        raise UserError(f"model_type is missing: say which of musubi-tuner's models this is: {known}.")
+    if model_type not in ARCHITECTURES:
+        raise UserError(
+            f'model_type = "{model_type}": with toolkit = "musubi-tuner" there are {known}.'
+            f"{nearest(model_type, ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[model_type]

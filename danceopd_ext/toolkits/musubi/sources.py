@@ -1,0 +1,105 @@
+"""Where a run's data comes from: musubi's dataset configuration, prompt files, or both."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from multiprocessing import Value
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from danceopd_ext.config.load import read_toml
+from danceopd_ext.data.textfiles import read_text
+from danceopd_ext.errors import UserError
+from danceopd_ext.method import derive_seed
+from danceopd_ext.toolkits.musubi import prompt_data
+from danceopd_ext.toolkits.musubi.adapter import NOT_CONDITIONS, MusubiAdapter
+from danceopd_ext.toolkits.musubi.data import RoutedGroup, routed_group
+from danceopd_ext.toolkits.musubi.routes import routes_of_datasets
+from danceopd_ext.toolkits.musubi.texts import encode_texts, text_folder
+
+if TYPE_CHECKING:
+    from danceopd_ext.toolkits.musubi.trainer import Settings
+
+
+class Sources:
+    """All data of a run. notes: for the user, after `build`."""
+
+    def __init__(self, settings: Settings, weights: Mapping[str, float], adapter: MusubiAdapter):
+        self.settings, self.weights, self.adapter = settings, weights, adapter
+        options = settings.options
+        self.items, self.notes = prompt_data.read_route_prompts(options, settings.resolutions, adapter)
+        scales = [options.student_guidance_scale, *(teacher.guidance_scale for teacher in options.teachers.values())]
+        self.guided = any(scale != 1 for scale in scales)
+        self.folder = text_folder(adapter, settings.cache) if self.items or self.guided else None
+
+    def build(self, args: argparse.Namespace, theirs: Callable | None) -> tuple[RoutedGroup, Any, Any]:
+        """musubi's (group, collator, epoch). theirs: musubi's own function that makes them; None: prompts only."""
+        datasets, routes, epoch = [], [], Value("i", 0)
+        if theirs:
+            group, _, epoch = read_datasets(args, theirs)
+            datasets = list(group.datasets)
+            routes = routes_of_datasets(datasets, self.settings.options)
+        for route, items in self.items.items():
+            seed = derive_seed(args.seed, "prompts", route) % 2**31
+            datasets.append(
+                prompt_data.prompt_dataset(items, self.adapter, self.folder, self.settings.batch_size, seed, epoch)
+            )
+            routes.append(route)
+        group = routed_group(datasets, routes, self.weights, args.seed)
+        return group, _collator(args, group, epoch), epoch
+
+    def encode(self, accelerator: Any) -> None:
+        """Write the cache files that the prompts' datasets will read, and the empty prompt's."""
+        if self.folder is None:
+            return
+        texts = [item.text for items in self.items.values() for item in items]
+        texts += [self.adapter.empty_prompt] if self.guided else []
+        encode_texts(texts, self.adapter, self.folder, accelerator)
+        if accelerator.is_local_main_process:
+            for items in self.items.values():
+                prompt_data.write_zero_latents(items, self.adapter, self.folder)
+        accelerator.wait_for_everyone()
+
+    def empty(self, device: torch.device) -> dict[str, Any] | None:
+        """The entries of a batch that hold the empty prompt, for guidance; None where nobody needs it."""
+        if not self.guided:
+            return None
+        batch = prompt_data.as_batch(prompt_data.text_path(self.folder, self.adapter.empty_prompt))
+        return {name: _to(entry, device) for name, entry in batch.items() if name not in NOT_CONDITIONS}
+
+
+def _to(entry: Any, device: torch.device) -> Any:
+    return [part.to(device) for part in entry] if isinstance(entry, list) else entry.to(device)
+
+
+def _collator(args: argparse.Namespace, group: RoutedGroup, epoch: Any) -> Any:
+    from musubi_tuner.training.accelerator_setup import collator_class
+
+    return collator_class(epoch, group if args.max_data_loader_n_workers == 0 else None)
+
+
+def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
+    """musubi's own reading of dataset_config, its complaints as UserErrors."""
+    from pathlib import Path
+
+    from voluptuous import Invalid
+
+    path = Path(args.dataset_config)
+    if path.suffix.lower() == ".json":
+        read_text(path, "dataset configuration")
+    else:
+        _check_toml(path)
+    try:
+        return theirs(args)
+    except (ValueError, Invalid) as error:
+        text = str(error).split(" / ")[0]  # it says everything again in Japanese
+        raise UserError(f"{path}: {text}{'' if text.endswith('.') else '.'}") from error
+
+
+def _check_toml(path: Any) -> None:
+    read_text(path, "dataset configuration")
+    if path.suffix.lower() != ".toml":
+        raise UserError(f"{path}: dataset_config is a .toml or .json file of musubi-tuner's form.")
+    read_toml(path)
