@@ -30,6 +30,8 @@ class MusubiAdapter(ABC):
     sign = 1
     #: what musubi encodes where a sample prompt has no negative prompt
     empty_prompt = " "
+    #: whether the text encoder reads the source images too, so that the empty prompt is another one for each of them
+    text_sees_sources = False
     #: picture sides are multiples of this many pixels
     size_step = 16
     #: the arguments that name the text encoders' files

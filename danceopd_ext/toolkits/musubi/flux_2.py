@@ -1,32 +1,42 @@
-"""FLUX.2 (dev and Klein) in musubi-tuner. Latents are [B, 128, H, W]; source images `latents_control_0`, `_1`, ..."""
+"""FLUX.2 (dev and Klein) on musubi-tuner. Latents are [B, 128, H, W]; source images are `latents_control_0`, ..."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from danceopd_ext.toolkits.hosted.conditions import Entry
-from danceopd_ext.toolkits.musubi.adapter import DitAdapter
+from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
-class Flux2(DitAdapter):
+class Flux2Adapter(MusubiAdapter):
     """The transformer gives dz/dsigma as it is.
 
-    The embedded guidance of FLUX.2-dev is 1, as in the toolkit's own training; its sampler's is 4. Klein has none.
+    The embedded guidance of FLUX.2-dev is 1, as in musubi's own training; its sampler's is 4. Klein has none.
     """
 
-    empty_prompt = " "
+    text_options = ("model_version", "fp8_text_encoder")
 
-    @staticmethod
-    def complete(args: Any) -> None:
+    @classmethod
+    def complete(cls, args: argparse.Namespace) -> None:
         args.dit_dtype, args.vae_dtype = None, args.vae_dtype or "float32"
 
     def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
         from musubi_tuner.flux_2.flux2_utils import get_schedule
 
-        return torch.tensor(get_schedule(steps, latent_shape[-2] * latent_shape[-1]))
+        return torch.tensor(get_schedule(steps, latent_shape[-2] * latent_shape[-1], self.flow_shift))
 
-    def text_entries(self, sample_parameter: Mapping[str, Any]) -> dict[str, Entry]:
-        return {"ctx_vec": sample_parameter["ctx_vec"]}
+    def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
+        return 128, height // 16, width // 16
+
+    def text_encoder(self, device: torch.device) -> Callable[[list[Any]], None]:
+        from musubi_tuner import flux_2_cache_text_encoder_outputs as cache
+        from musubi_tuner.flux_2 import flux2_utils
+
+        version = flux2_utils.FLUX2_MODEL_INFO[self.args.model_version]
+        dtype = torch.float8_e4m3fn if self.args.fp8_text_encoder else torch.bfloat16
+        encoder = flux2_utils.load_text_embedder(version, self.args.text_encoder, dtype, device, disable_mmap=True)
+        encoder.eval()
+        return lambda items: cache.encode_and_save_batch(encoder, items, device, version.architecture_full)

@@ -8,6 +8,9 @@ from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.registry import NAMES
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
+from danceopd_ext.toolkits.musubi.flux_2 import Flux2Adapter
+from danceopd_ext.toolkits.musubi.flux_kontext import FluxKontextAdapter
+from danceopd_ext.toolkits.musubi.qwen_image import QwenImageAdapter, QwenImageEditAdapter
 from danceopd_ext.toolkits.musubi.z_image import ZImageAdapter
 
 
@@ -41,6 +44,46 @@ ARCHITECTURES: dict[str, Architecture] = {
             network_module="networks.lora_zimage",
             adapter=ZImageAdapter,
             names=NAMES["z_image"],
+        ),
+        Architecture(
+            name="flux_kontext",
+            title="FLUX.1 Kontext",
+            module="musubi_tuner.flux_kontext_train_network",
+            trainer="FluxKontextNetworkTrainer",
+            parser="flux_kontext_setup_parser",
+            network_module="networks.lora_flux",
+            adapter=FluxKontextAdapter,
+            names=NAMES["flux"],
+        ),
+        Architecture(
+            name="flux_2",
+            title="FLUX.2",
+            module="musubi_tuner.flux_2_train_network",
+            trainer="Flux2NetworkTrainer",
+            parser="flux2_setup_parser",
+            network_module="networks.lora_flux_2",
+            adapter=Flux2Adapter,
+            names=NAMES["flux_2"],
+        ),
+        Architecture(
+            name="qwen_image",
+            title="Qwen-Image",
+            module="musubi_tuner.qwen_image_train_network",
+            trainer="QwenImageNetworkTrainer",
+            parser="qwen_image_setup_parser",
+            network_module="networks.lora_qwen_image",
+            adapter=QwenImageAdapter,
+            names=NAMES["qwen_image"],
+        ),
+        Architecture(
+            name="qwen_image_edit",
+            title="Qwen-Image-Edit",
+            module="musubi_tuner.qwen_image_train_network",
+            trainer="QwenImageNetworkTrainer",
+            parser="qwen_image_setup_parser",
+            network_module="networks.lora_qwen_image",
+            adapter=QwenImageEditAdapter,
+            names=NAMES["qwen_image"],
         ),
     )
 }

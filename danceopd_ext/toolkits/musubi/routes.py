@@ -45,6 +45,24 @@ def routes_of_datasets(datasets: Sequence[Any], options: DanceOPDSection) -> lis
     return [owner[index] for index in range(len(datasets))]
 
 
+def check_guidance(datasets: Sequence[Any], routes: Sequence[str], options: DanceOPDSection) -> None:
+    """Raise UserError for guidance on source images where the text encoder reads these too.
+
+    Guidance needs the empty prompt with each image, and musubi's cache files hold the caption alone. routes: the
+    teacher of each dataset.
+    """
+    for place, (dataset, route) in enumerate(zip(datasets, routes, strict=True)):
+        guided = options.teachers[route].guidance_scale != 1 or options.student_guidance_scale != 1
+        if guided and dataset.has_control:
+            where = "student_guidance_scale" if options.student_guidance_scale != 1 else f"teacher {route}"
+            raise UserError(
+                f"[danceopd] guidance of {where} on source images (dataset {place + 1} of dataset_config): the text "
+                "encoder of this model reads the source image, so guidance would need the empty prompt encoded with "
+                "each image, which musubi-tuner's cache files do not hold. Leave guidance out, or give the teacher "
+                "prompts without source images ([danceopd.prompts])."
+            )
+
+
 def _index(which: int | str, teacher: str, datasets: Sequence[Any]) -> int:
     """The place in the list of the dataset that is meant."""
     if isinstance(which, int):

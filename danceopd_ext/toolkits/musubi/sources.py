@@ -16,7 +16,7 @@ from danceopd_ext.method import derive_seed
 from danceopd_ext.toolkits.musubi import prompt_data
 from danceopd_ext.toolkits.musubi.adapter import NOT_CONDITIONS, MusubiAdapter
 from danceopd_ext.toolkits.musubi.data import RoutedGroup, routed_group
-from danceopd_ext.toolkits.musubi.routes import routes_of_datasets
+from danceopd_ext.toolkits.musubi.routes import check_guidance, routes_of_datasets
 from danceopd_ext.toolkits.musubi.texts import encode_texts, text_folder
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Sources:
             group, _, epoch = read_datasets(args, theirs)
             datasets = list(group.datasets)
             routes = routes_of_datasets(datasets, self.settings.options)
+            if self.adapter.text_sees_sources:
+                check_guidance(datasets, routes, self.settings.options)
         for route, items in self.items.items():
             seed = derive_seed(args.seed, "prompts", route) % 2**31
             datasets.append(
