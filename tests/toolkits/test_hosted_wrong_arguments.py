@@ -66,7 +66,7 @@ def test_wrong_values(values, message):
         ({"dim": []}, "--dim: needs a value: write --dim VALUE."),
         ({"output_name": ["a", "b"]}, "--output_name a b: takes one value, not 2: put quotes around one with spaces."),
         ({"sdpa": ["1"]}, "--sdpa 1: is a switch: write --sdpa, or --sdpa false."),
-        ({"sdpa": ["true", "false"]}, "is a switch"),
+        ({"sdpa": ["true", "false"]}, "--sdpa true false: is a switch"),
         ({"flip": ["maybe"]}, "--flip maybe: cannot be read."),
         ({"plain_bool": ["1"]}, "--plain_bool 1: takes true or false."),
         ({"warmup": ["x"]}, "--warmup x: cannot be read: 'x' is no number."),
@@ -79,7 +79,7 @@ def test_wrong_values(values, message):
 def test_wrong_words(flags, message):
     with pytest.raises(UserError) as error:
         build({}, flags)
-    assert message in str(error.value)
+    assert str(error.value).startswith(message)
 
 
 def test_the_path_is_named_where_the_preset_is_wrong_and_only_there():
