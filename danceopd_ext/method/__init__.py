@@ -1,16 +1,22 @@
-"""DanceOPD in pure torch (arXiv 2606.27377): knows no toolkit, no file and no model.
+"""DanceOPD in pure torch (arXiv 2606.27377), and the methods that the paper compares it with: knows no toolkit, no
+file and no model.
 
-Read in this order: `update` (the five steps), `routing`, `rollout`, `query`, `fields`, `randomness`.
+Read in this order: `update` (the five steps), `routing`, `rollout`, `query`, `fields`, `randomness`; then `methods`
+and the baselines one by one: `off_policy`, `joint`, `diffusion_opd`, `sde` with `flow_opd`, `soft`.
 """
 
 from danceopd_ext.method.fields import Condition, CountedField, Field, by_route, guided, mixture
+from danceopd_ext.method.methods import MERGES, METHODS, Recipe
 from danceopd_ext.method.query import QUERIES, draw_query_indices
 from danceopd_ext.method.randomness import derive_seed, generator, sample_noise
+from danceopd_ext.method.records import Batch, Method, Outcome, Report
 from danceopd_ext.method.rollout import rollout
-from danceopd_ext.method.routing import draw_route
-from danceopd_ext.method.update import Batch, Method, Outcome, Report, distil, update, velocity_mse
+from danceopd_ext.method.routing import draw_route, shares
+from danceopd_ext.method.update import distil, update, velocity_mse
 
 __all__ = [
+    "MERGES",
+    "METHODS",
     "QUERIES",
     "Batch",
     "Condition",
@@ -18,6 +24,7 @@ __all__ = [
     "Field",
     "Method",
     "Outcome",
+    "Recipe",
     "Report",
     "by_route",
     "derive_seed",
@@ -29,6 +36,7 @@ __all__ = [
     "mixture",
     "rollout",
     "sample_noise",
+    "shares",
     "update",
     "velocity_mse",
 ]

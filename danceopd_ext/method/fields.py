@@ -42,6 +42,7 @@ def guided(field: Field, guidance_scale: float) -> Field:
         without = field(latents, sigma, condition.unconditional())
         return without + guidance_scale * (with_text - without)
 
+    guided_field.forwards = lambda condition: 2 * forwards(field, condition)
     return guided_field
 
 
@@ -53,6 +54,7 @@ def mixture(fields: Sequence[Field], weights: Sequence[float]) -> Field:
         parts = (w / total * f(latents, sigma, condition) for f, w in zip(fields, weights, strict=True))
         return torch.stack(list(parts)).sum(dim=0)
 
+    mixed_field.forwards = lambda condition: sum(forwards(field, condition) for field in fields)
     return mixed_field
 
 
@@ -62,25 +64,37 @@ def by_route(fields: Mapping[str, Field], routes: Callable[[Condition], Sequence
     `routes(condition)` names the route of each sample. Each field is asked once, for all of its samples together.
     """
 
-    def routed_field(latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
-        rows_of: dict[str, list[int]] = {}
+    def rows_of(condition: Condition) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
         for row, route in enumerate(routes(condition)):
-            rows_of.setdefault(route, []).append(row)
+            found.setdefault(route, []).append(row)
+        return found
+
+    def routed_field(latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
         answers = torch.empty_like(latents)
-        for route, rows in rows_of.items():
+        for route, rows in rows_of(condition).items():
             answers[rows] = fields[route](latents[rows], sigma[rows], condition.select(rows)).to(answers.dtype)
         return answers
 
+    routed_field.forwards = lambda condition: sum(
+        forwards(fields[route], condition.select(rows)) for route, rows in rows_of(condition).items()
+    )
     return routed_field
 
 
+def forwards(field: Field, condition: Condition) -> int:
+    """Samples that pass through the transformer when `field` is asked with `condition`: guidance takes two each."""
+    own = getattr(field, "forwards", None)
+    return own(condition) if own else len(condition)
+
+
 class CountedField:
-    """A field that counts the samples it was asked about: the cost in transformer forwards."""
+    """A field that counts what it costs. `samples`: samples through the transformer so far (see `forwards`)."""
 
     def __init__(self, field: Field):
         self.field = field
         self.samples = 0
 
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
-        self.samples += len(latents)
+        self.samples += forwards(self.field, condition)
         return self.field(latents, sigma, condition)

@@ -23,6 +23,9 @@ def generator(seed: int, *words: int | str) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(derive_seed(seed, *words))
 
 
-def sample_noise(seed: int, step: int, indices: list[int], shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard normal noise [B, *shape] in float32, one sample of the step per entry of `indices`."""
-    return torch.stack([torch.randn(shape, generator=generator(seed, "noise", step, i)) for i in indices])
+def sample_noise(seed: int, step: int, indices: list[int], shape: tuple[int, ...], what: str = "noise") -> torch.Tensor:
+    """Standard normal noise [B, *shape] in float32, one sample of the step per entry of `indices`.
+
+    `what`: noise for another purpose is independent of it.
+    """
+    return torch.stack([torch.randn(shape, generator=generator(seed, what, step, i)) for i in indices])

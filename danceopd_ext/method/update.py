@@ -5,69 +5,18 @@ Shape suffixes: B samples of a batch, K queries a sample, N solver steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from danceopd_ext.method.accumulate import Data, accumulate, report
 from danceopd_ext.method.chunks import run_in_chunks
-from danceopd_ext.method.fields import Condition, CountedField, Field
+from danceopd_ext.method.fields import CountedField, Field
 from danceopd_ext.method.query import draw_query_indices
 from danceopd_ext.method.randomness import sample_noise
+from danceopd_ext.method.records import Backward, Batch, Method, Outcome, Report
 from danceopd_ext.method.rollout import rollout
 from danceopd_ext.method.routing import draw_route
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """What the method itself can be told; the defaults are the paper's."""
-
-    rollout_steps: int = 16
-    query: str = "low_noise"
-    num_queries: int = 1
-    rollout_batch_size: int | None = None
-    """Samples that roll out together; None takes all samples of the step (halved where memory does not suffice)."""
-
-
-@dataclass
-class Batch:
-    """Samples of one step that share a latent shape and a sigma grid.
-
-    `indices`: the samples' places among all `total` samples of the step, over all processes and micro-batches.
-    `latent_shape`: without the batch axis. `sigmas`: [N + 1], from 1 (pure noise) to 0 (clean).
-    `micro_batch_size`: samples that hold activations together in the gradient pass.
-    """
-
-    condition: Condition
-    indices: list[int]
-    total: int
-    latent_shape: tuple[int, ...]
-    sigmas: torch.Tensor
-    micro_batch_size: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an update did. Losses are means over elements; forwards count samples through the transformer."""
-
-    route: str
-    loss: float
-    samples: int
-    mean_query_sigma: float
-    rollout_forwards: int
-    teacher_forwards: int
-    student_forwards: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one batch came to. `loss_B`: each sample's loss, the mean over its elements and queries, on the CPU."""
-
-    loss_B: torch.Tensor
-    sigma_BK: torch.Tensor
-    rollout_forwards: int
-    teacher_forwards: int
-    student_forwards: int
 
 
 def velocity_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -80,10 +29,10 @@ def update(
     step: int,
     seed: int,
     routes: Mapping[str, float],
-    data: Callable[[str, int], list[Batch]],
+    data: Data,
     teachers: Mapping[str, Field],
     student: Field,
-    backward: Callable[[torch.Tensor], None],
+    backward: Backward,
     device: torch.device | str = "cpu",
 ) -> Report:
     """Accumulate the gradient of one optimizer step and report it.
@@ -94,21 +43,8 @@ def update(
     # 1. Route: draw one teacher, and conditions from that teacher's own data only.
     route = draw_route(routes, seed, step)
     batches = data(route, step)
-
-    samples = sum(len(batch.indices) for batch in batches)
-    outcomes = []
-    for batch in batches:  # one for each size of picture
-        share = len(batch.indices) / samples
-        outcomes.append(distil(method, step, seed, batch, teachers[route], student, backward, share, device))
-    return Report(
-        route,
-        float(torch.cat([o.loss_B for o in outcomes]).mean()),
-        samples,
-        float(torch.cat([o.sigma_BK for o in outcomes]).mean()),
-        sum(o.rollout_forwards for o in outcomes),
-        sum(o.teacher_forwards for o in outcomes),
-        sum(o.student_forwards for o in outcomes),
-    )
+    outcomes = accumulate(distil, method, step, seed, batches, teachers[route], student, backward, device)
+    return report({route: (1.0, outcomes)})
 
 
 def distil(
@@ -118,7 +54,7 @@ def distil(
     batch: Batch,
     teacher: Field,
     student: Field,
-    backward: Callable[[torch.Tensor], None],
+    backward: Backward,
     share: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> Outcome:
@@ -142,13 +78,31 @@ def distil(
     target_BK = ask(asked, z_BK, sigma_BK, batch)
 
     # 5. Match: the student's velocity at the same state, plain MSE, gradient into the student only.
-    loss_BK = torch.zeros(query_BK.shape)
-    for rows, k in pieces(batch, method.num_queries):
-        velocity = learner(z_BK[rows, k], sigma_BK[rows, k], batch.condition.select(rows))
-        loss_R = velocity_mse(velocity, target_BK[rows, k])
-        backward(loss_R.sum() * (share / query_BK.numel()))
-        loss_BK[rows, k] = loss_R.detach().cpu()
+    queries = query_BK.shape[1]
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, [share / queries] * queries)
     return Outcome(loss_BK.mean(dim=1), sigma_BK.cpu(), rolling.samples, asked.samples, learner.samples)
+
+
+def match(
+    student: Field,
+    z_BK: torch.Tensor,
+    sigma_BK: torch.Tensor,
+    target_BK: torch.Tensor,
+    batch: Batch,
+    backward: Backward,
+    weight_K: Sequence[float],
+) -> torch.Tensor:
+    """Add the gradient of the samples' mean of sum_k weight_k * loss_k, and return the losses [B, K] on the CPU.
+
+    loss_k is the mean squared error between the student's velocity at the k-th state and its target [B, K, ...].
+    """
+    loss_BK = torch.zeros(sigma_BK.shape)
+    for rows, k in pieces(batch, len(weight_K)):
+        velocity = student(z_BK[rows, k], sigma_BK[rows, k], batch.condition.select(rows))
+        loss_R = velocity_mse(velocity, target_BK[rows, k])
+        backward(loss_R.sum() * (weight_K[k] / len(loss_BK)))
+        loss_BK[rows, k] = loss_R.detach().cpu()
+    return loss_BK
 
 
 def pieces(batch: Batch, num_queries: int) -> list[tuple[list[int], int]]:

@@ -1,0 +1,39 @@
+"""DiffusionOPD, a baseline of the paper: every state of the student's rollout is asked about, for all routes at once.
+
+A solver step of length dt moves student and teacher to means that lie dt * |v_student - v_teacher| apart; the weight
+dt^2 / 2 of a state is what the divergence of two such steps has. The release puts 1 / N for dt, as on an even grid;
+here dt is the step of the model's own grid, which is not even where the grid is shifted.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from danceopd_ext.method.fields import CountedField, Field
+from danceopd_ext.method.randomness import sample_noise
+from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.update import ask, match, roll_out_in_chunks
+
+
+def diffusion_opd(
+    method: Method,
+    step: int,
+    seed: int,
+    batch: Batch,
+    teacher: Field,
+    student: Field,
+    backward: Backward,
+    share: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """The objective (see Objective): the sum over all N states of dt^2 / 2 times the velocities' mean squared error."""
+    rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
+    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
+    every_BK = torch.arange(method.rollout_steps).expand(len(batch.indices), -1)
+    z_BK = roll_out_in_chunks(method, rolling, noise, batch, every_BK)
+    sigma_BK = batch.sigmas[every_BK].to(z_BK)
+    target_BK = ask(asked, z_BK, sigma_BK, batch)
+    weight_K = (batch.sigmas.diff() ** 2 / 2).tolist()
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, [share * weight for weight in weight_K])
+    loss_B = (loss_BK * torch.tensor(weight_K)).sum(dim=1)
+    return Outcome(loss_B, sigma_BK.cpu(), rolling.samples, asked.samples, learner.samples)

@@ -1,0 +1,120 @@
+"""Flow-OPD, a baseline of the paper: policy gradient on stochastic rollouts, rewarded for agreeing with the teacher.
+
+Each condition gets a group of trajectories. A transition's reward is minus the divergence between the student's and
+the teacher's step (see sde); its advantage is the reward less the mean of its group at the same step. PPO's clipped
+loss follows.
+
+Where this differs from the authors' release: the release takes the reward itself as advantage, without the group's
+mean, and holds it constant. A constant reward that depends only on the state a step starts from tells nothing about
+where the step went, and its expected gradient is zero. Flow-OPD's own authors let the gradient go through the reward,
+and so do we; the group's mean is held constant. The release also puts all routes into each step; here, as the paper's
+method is stated, a step has one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from danceopd_ext.method.chunks import run_in_chunks
+from danceopd_ext.method.fields import CountedField, Field
+from danceopd_ext.method.randomness import generator
+from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.sde import SdeStep, sde_rollout, sde_steps
+from danceopd_ext.method.update import ask, pieces
+
+
+def flow_opd(
+    method: Method,
+    step: int,
+    seed: int,
+    batch: Batch,
+    teacher: Field,
+    student: Field,
+    backward: Backward,
+    share: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """The objective (see Objective): the mean PPO loss of all transitions of all groups.
+
+    The reported loss is the mean divergence: PPO's loss is about zero however far the student is from its teacher.
+    """
+    rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
+    count = len(batch.indices)
+    losses = []
+    for row in range(count):
+        one = [row] * method.flowopd_group_size
+        group = replace(batch, condition=batch.condition.select(one), indices=[batch.indices[i] for i in one])
+        played = play(method, step, seed, group, rolling, asked, device)
+        losses.append(learn(method, played, learner, backward, share / count))
+    sigma_BK = batch.sigmas[:-1].expand(count, -1)
+    return Outcome(torch.stack(losses), sigma_BK, rolling.samples, asked.samples, learner.samples)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A group's trajectories: states [G, N + 1, ...], what each step drew and what the teacher says [G, N, ...]."""
+
+    group: Batch
+    steps: list[SdeStep]
+    states_GN: torch.Tensor
+    draws_GN: torch.Tensor
+    teacher_GN: torch.Tensor
+
+    def baseline(self, n: int) -> torch.Tensor:
+        """The group's mean reward in step n, for the student that played."""
+        step, z, z_next = self.steps[n], self.states_GN[:, n], self.states_GN[:, n + 1]
+        mean = z_next - step.std * self.draws_GN[:, n]
+        return -step.divergence(mean, step.mean(z, self.teacher_GN[:, n])).mean()
+
+    def old_log_probability(self, rows: list[int], n: int) -> torch.Tensor:
+        """Of step n of these trajectories, for the student that played."""
+        drawn = self.steps[n].std * self.draws_GN[rows, n]
+        return self.steps[n].log_probability(drawn, torch.zeros_like(drawn))
+
+
+def play(
+    method: Method, step: int, seed: int, group: Batch, student: Field, teacher: Field, device: torch.device | str
+) -> Played:
+    """Roll out a group (one condition many times), and ask the teacher about every state but the last."""
+    steps = sde_steps(group.sigmas, method.sde_eta)
+    noise, draws_GN = (part.to(device) for part in group_noise(seed, step, group, len(steps)))
+
+    def roll(rows: list[int]) -> torch.Tensor:
+        return sde_rollout(student, noise[rows], draws_GN[rows], steps, group.condition.select(rows))
+
+    states_GN = run_in_chunks(roll, len(noise), method.rollout_batch_size)
+    sigma_GN = group.sigmas[:-1].to(noise).expand(len(noise), -1)
+    return Played(group, steps, states_GN, draws_GN, ask(teacher, states_GN[:, :-1], sigma_GN, group))
+
+
+def learn(method: Method, played: Played, student: Field, backward: Backward, share: float) -> torch.Tensor:
+    """Add the gradient of `share` times the mean PPO loss of the transitions; return their mean divergence."""
+    steps, size = played.steps, len(played.states_GN)
+    baselines = [played.baseline(n) for n in range(len(steps))]
+    divergence_GN = torch.zeros(size, len(steps))
+    for rows, n in pieces(played.group, len(steps)):
+        step, z, z_next = steps[n], played.states_GN[rows, n], played.states_GN[rows, n + 1]
+        sigma = torch.full((len(rows),), step.sigma, device=z.device)
+        mean = step.mean(z, student(z, sigma, played.group.condition.select(rows)))
+        divergence_R = step.divergence(mean, step.mean(z, played.teacher_GN[rows, n]))
+        advantage_R = (-divergence_R - baselines[n]).clamp(-method.advantage_clip, method.advantage_clip)
+        log_p_R = step.log_probability(z_next, mean)
+        loss_R = ppo_loss(log_p_R, played.old_log_probability(rows, n), advantage_R, method.ppo_clip)
+        backward(loss_R.sum() * (share / divergence_GN.numel()))
+        divergence_GN[rows, n] = divergence_R.detach().cpu()
+    return divergence_GN.mean()
+
+
+def group_noise(seed: int, step: int, group: Batch, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each trajectory its first state [G, ...] and what its steps add [G, N, ...]: standard normal, on the CPU."""
+    rngs = [generator(seed, "trajectory", step, index, g) for g, index in enumerate(group.indices)]
+    everything = torch.stack([torch.randn((steps + 1, *group.latent_shape), generator=rng) for rng in rngs])
+    return everything[:, 0], everything[:, 1:]
+
+
+def ppo_loss(log_p: torch.Tensor, old_log_p: torch.Tensor, advantage: torch.Tensor, clip: float) -> torch.Tensor:
+    """PPO's loss of each transition: the worse of -advantage * ratio with the ratio free and kept in 1 +- clip."""
+    ratio = torch.exp(log_p - old_log_p)
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))

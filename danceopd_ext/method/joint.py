@@ -1,0 +1,52 @@
+"""Joint training, a baseline of the paper: supervised flow matching on the mixed data, without a teacher.
+
+The release does not contain it. The data are those of DanceOPD in the same order: a drawn route in each step. Noise
+levels are drawn evenly along the model's own sigma grid, between its points as well, so that they have the density
+with which its sampler visits them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from danceopd_ext.method.fields import CountedField, Field
+from danceopd_ext.method.off_policy import forward_noised
+from danceopd_ext.method.randomness import generator, sample_noise
+from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.update import match
+
+
+def joint(
+    method: Method,
+    step: int,
+    seed: int,
+    batch: Batch,
+    teacher: Field,
+    student: Field,
+    backward: Backward,
+    share: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """The objective (see Objective): the velocity at (1 - sigma) x + sigma noise shall be noise - x.
+
+    x is the sample's target; one noise level is drawn for each sample. The teacher is not asked. Raises ValueError for
+    a sample without a target.
+    """
+    if len(batch.targets) < len(batch.indices) or any(target is None for target in batch.targets):
+        raise ValueError("joint training needs the clean latents of every sample")
+    learner = CountedField(student)
+    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
+    clean = torch.stack([target.float() for target in batch.targets]).to(device)
+    sigma_BK = draw_sigmas(batch, seed, step).unsqueeze(1).to(noise)
+    z_BK = forward_noised(clean, noise, sigma_BK)
+    loss_BK = match(learner, z_BK, sigma_BK, (noise - clean).unsqueeze(1), batch, backward, [share])
+    return Outcome(loss_BK[:, 0], sigma_BK.cpu(), 0, 0, learner.samples)
+
+
+def draw_sigmas(batch: Batch, seed: int, step: int) -> torch.Tensor:
+    """A noise level [B] in (0, 1] for each sample: the grid at a place drawn evenly, linear between its points."""
+    steps = len(batch.sigmas) - 1
+    drawn = [float(torch.rand((), generator=generator(seed, "sigma", step, i))) * steps for i in batch.indices]
+    low = [min(int(place), steps - 1) for place in drawn]
+    part = torch.tensor([place - i for place, i in zip(drawn, low, strict=True)])
+    return batch.sigmas[low] + part * (batch.sigmas[[i + 1 for i in low]] - batch.sigmas[low])

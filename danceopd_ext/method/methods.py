@@ -1,0 +1,37 @@
+"""Every method by its name in a preset, and what it asks of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from danceopd_ext.method.accumulate import Update, every_route, one_route
+from danceopd_ext.method.diffusion_opd import diffusion_opd
+from danceopd_ext.method.flow_opd import flow_opd
+from danceopd_ext.method.joint import joint
+from danceopd_ext.method.off_policy import off_policy
+from danceopd_ext.method.soft import soft
+from danceopd_ext.method.update import update
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One method. `every_route`: a step takes data of all routes, not of a drawn one. `targets`: the samples' own
+    pictures are needed, used where there are some, or not used."""
+
+    update: Update
+    every_route: bool = False
+    targets: Literal["needed", "used", "unused"] = "unused"
+
+
+METHODS: dict[str, Recipe] = {
+    "danceopd": Recipe(update),
+    "joint": Recipe(one_route(joint), targets="needed"),
+    "offpolicy": Recipe(one_route(off_policy), targets="used"),
+    "diffusionopd": Recipe(every_route(diffusion_opd), every_route=True),
+    "flowopd": Recipe(one_route(flow_opd)),
+    "soft": Recipe(soft),
+}
+
+#: methods that merge the teachers' weights and train nothing -> how (see lora.algebra.merge)
+MERGES = {"merge_average": "average", "merge_sum": "sum"}

@@ -1,0 +1,57 @@
+"""Off-policy distillation, a baseline of the paper: states that the student never went to.
+
+The state is a clean endpoint with noise added, not a point of the student's own rollout. The endpoint is the sample's
+target (the picture of its data) where there is one, else a random one. The authors' release forms the states in the
+same way; it takes fresh noise for each query of a sample, here a sample's queries lie on one straight line.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from danceopd_ext.method.fields import CountedField, Field
+from danceopd_ext.method.query import draw_query_indices
+from danceopd_ext.method.randomness import sample_noise
+from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.update import ask, match
+
+
+def off_policy(
+    method: Method,
+    step: int,
+    seed: int,
+    batch: Batch,
+    teacher: Field,
+    student: Field,
+    backward: Backward,
+    share: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Outcome:
+    """The objective (see Objective): steps 3 to 5 of DanceOPD at z = (1 - sigma) endpoint + sigma noise."""
+    asked, learner = CountedField(teacher), CountedField(student)
+    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
+    query_BK = draw_query_indices(
+        method.query, method.num_queries, method.rollout_steps,
+        seed=seed, step=step, indices=batch.indices, total=batch.total,
+    )  # fmt: skip
+    sigma_BK = batch.sigmas[query_BK].to(noise)
+    z_BK = forward_noised(endpoints(batch, seed, step).to(device), noise, sigma_BK)
+    queries = query_BK.shape[1]
+    target_BK = ask(asked, z_BK, sigma_BK, batch)
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, [share / queries] * queries)
+    return Outcome(loss_BK.mean(dim=1), sigma_BK.cpu(), 0, asked.samples, learner.samples)
+
+
+def endpoints(batch: Batch, seed: int, step: int) -> torch.Tensor:
+    """The clean ends [B, ...] in float32: each sample's target, or standard normal numbers where it has none."""
+    drawn = sample_noise(seed, step, batch.indices, batch.latent_shape, "endpoint")
+    for row, target in enumerate(batch.targets):
+        if target is not None:
+            drawn[row] = target.float()
+    return drawn
+
+
+def forward_noised(clean: torch.Tensor, noise: torch.Tensor, sigma_BK: torch.Tensor) -> torch.Tensor:
+    """The states [B, K, ...] on the straight line from each clean end to its noise, at noise levels 0..1."""
+    sigma = sigma_BK.view(*sigma_BK.shape, *[1] * (clean.ndim - 1))
+    return (1 - sigma) * clean.unsqueeze(1) + sigma * noise.unsqueeze(1)

@@ -1,0 +1,108 @@
+"""What goes into an update and what comes out of it, whatever the method.
+
+Shape suffixes: B samples of a batch, K queries a sample, N solver steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from danceopd_ext.method.fields import Condition, Field
+
+#: takes a loss and adds its gradient to the student's
+Backward = Callable[[torch.Tensor], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What the method itself can be told; the defaults are the paper's."""
+
+    rollout_steps: int = 16
+    query: str = "low_noise"
+    num_queries: int = 1
+    rollout_batch_size: int | None = None
+    """Samples that roll out together; None takes all samples of the step (halved where memory does not suffice)."""
+    flowopd_group_size: int = 16
+    """Flow-OPD: trajectories of each condition."""
+    sde_eta: float = 0.7
+    """Flow-OPD: noise level of the stochastic rollout; above 0."""
+    ppo_clip: float = 1e-4
+    """Flow-OPD: how far the probability ratio may go from 1."""
+    advantage_clip: float = 5.0
+    """Flow-OPD: largest advantage."""
+
+
+@dataclass
+class Batch:
+    """Samples of one step that share a latent shape and a sigma grid.
+
+    `indices`: the samples' places among all `total` samples of the step, over all processes and micro-batches.
+    `latent_shape`: without the batch axis. `sigmas`: [N + 1], from 1 (pure noise) to 0 (clean).
+    `micro_batch_size`: samples that hold activations together in the gradient pass.
+    `targets`: each sample's clean latents on the CPU, None where it has none; empty where the method uses none.
+    """
+
+    condition: Condition
+    indices: list[int]
+    total: int
+    latent_shape: tuple[int, ...]
+    sigmas: torch.Tensor
+    micro_batch_size: int
+    targets: Sequence[torch.Tensor | None] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an update did. Losses are means over elements; forwards count samples through the transformer.
+
+    `route`: the drawn one, or all of the step's, joined by " + ".
+    """
+
+    route: str
+    loss: float
+    samples: int
+    mean_query_sigma: float
+    rollout_forwards: int
+    teacher_forwards: int
+    student_forwards: int
+
+    @property
+    def forwards(self) -> int:
+        """All forwards of the update; those of the student's gradient pass have a backward as well."""
+        return self.rollout_forwards + self.teacher_forwards + self.student_forwards
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch came to. `loss_B`: each sample's loss, the mean over its elements and queries, on the CPU."""
+
+    loss_B: torch.Tensor
+    sigma_BK: torch.Tensor
+    rollout_forwards: int
+    teacher_forwards: int
+    student_forwards: int
+
+
+class Objective(Protocol):
+    """What a method does with one batch whose route is known: add its gradient, and say what came of it.
+
+    The gradient is that of `share` times the mean loss of the batch's samples. `backward(loss)` is called once for
+    each piece of the gradient pass, right after the student's forward.
+    """
+
+    def __call__(
+        self,
+        method: Method,
+        step: int,
+        seed: int,
+        batch: Batch,
+        teacher: Field,
+        student: Field,
+        backward: Backward,
+        share: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> Outcome: ...

@@ -1,0 +1,33 @@
+"""Soft routing, an ablation of the paper: the mean of all teachers answers, whatever the route of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from danceopd_ext.method.accumulate import Data
+from danceopd_ext.method.fields import Field, mixture
+from danceopd_ext.method.records import Backward, Method, Report
+from danceopd_ext.method.routing import shares
+from danceopd_ext.method.update import update
+
+
+def soft(
+    method: Method,
+    step: int,
+    seed: int,
+    routes: Mapping[str, float],
+    data: Data,
+    teachers: Mapping[str, Field],
+    student: Field,
+    backward: Backward,
+    device: torch.device | str = "cpu",
+) -> Report:
+    """DanceOPD's update (see `update`) on the same data, with the plain mean of the routes' teachers as each teacher.
+
+    A route that is never drawn (weight 0) has no part in the mean. Each sample costs a forward of every teacher.
+    """
+    names = list(shares(routes))
+    mean = mixture([teachers[name] for name in names], [1.0] * len(names))
+    return update(method, step, seed, routes, data, dict.fromkeys(names, mean), student, backward, device)
