@@ -38,6 +38,7 @@ setup(
         "8bit": ["bitsandbytes>=0.45"],
         "optimizers": ["prodigyopt", "schedulefree", "lion-pytorch"],
         "wandb": ["wandb"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "toml"],
+        "data": ["pyarrow"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "toml", "packaging", "pyarrow"],
     },
 )
