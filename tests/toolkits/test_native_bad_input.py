@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from danceopd_ext.cli import run
@@ -161,7 +163,6 @@ def test_resolution_that_the_model_cannot_take(changed, refused):
         ({"attn_mode": "quick"}, ['attn_mode = "quick"', '"sdpa"']),
         ({"xformers": True}, ["xformers", '"sdpa"']),
         ({"mixed_precision": "fp16"}, ["fp16", "GPU", '"bf16"']),
-        ({"log_with": "wandb"}, ["wandb", "pip install wandb"]),
     ],
 )
 @pytest.mark.parametrize("family", ["sd3", "z_image"])
@@ -169,6 +170,13 @@ def test_what_does_not_work_here(changed, refused, family, keys, parts):
     if family == "z_image" and not {"attn_mode", "xformers"} & keys.keys():
         keys = {**keys, "resolution": 32}
     says(refused(changed(family=family, **keys)), *parts)
+
+
+@pytest.mark.parametrize("log_with", ["wandb", "all"])
+def test_a_tracker_that_is_not_installed(changed, refused, monkeypatch, log_with):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else find(name, *more))
+    says(refused(changed(log_with=log_with)), f'log_with = "{log_with}"', "pip install wandb")
 
 
 def test_output_below_a_file(changed, refused, tmp_path):
