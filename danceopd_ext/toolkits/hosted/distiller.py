@@ -7,6 +7,7 @@ whose routes the data has decided.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.errors import TrainingError
 from danceopd_ext.method import (
     Batch,
     Field,
@@ -31,26 +33,32 @@ from danceopd_ext.toolkits.hosted.adapter import Adapter
 from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
 from danceopd_ext.toolkits.hosted.switch import STUDENT, Switch
 
+#: what the running mean keeps of the loss of micro-batches before
+RUNNING = 0.98
+
 
 @dataclass
 class Progress:
     """How far the run is: all that our random numbers need, since they are drawn from (seed, step, sample).
 
-    accelerate saves it with the state (`register_for_checkpointing`) and restores it on resume.
+    accelerate saves it with the state (`register_for_checkpointing`) and restores it on resume. `loss`: of late, a
+    running mean for messages.
     """
 
     step: int = 0
     micro_batch: int = 0
+    loss: float | None = None
 
-    def next(self, is_update: bool) -> None:
-        """After a micro-batch; `is_update`: it was the last one of an optimizer step."""
+    def next(self, is_update: bool, loss: float) -> None:
+        """After a micro-batch of this loss; `is_update`: it was the last one of an optimizer step."""
         self.step, self.micro_batch = (self.step + 1, 0) if is_update else (self.step, self.micro_batch + 1)
+        self.loss = loss if self.loss is None else RUNNING * self.loss + (1 - RUNNING) * loss
 
-    def state_dict(self) -> dict[str, int]:
-        return {"step": self.step, "micro_batch": self.micro_batch}
+    def state_dict(self) -> dict[str, float | None]:
+        return {"step": self.step, "micro_batch": self.micro_batch, "loss": self.loss}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.step, self.micro_batch = state["step"], state["micro_batch"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step, self.micro_batch, self.loss = state["step"], state["micro_batch"], state["loss"]
 
 
 @dataclass
@@ -108,9 +116,13 @@ class Distiller:
         """The loss of this micro-batch, for the toolkit's own backward, which must follow at once."""
         is_update = self.accelerator.sync_gradients
         outcome = self._distil(self.batch(condition, latent_shape), transformer)
-        self.progress.next(is_update)
+        loss = float(outcome.loss_B.mean())
+        if not math.isfinite(loss):
+            self.stop_for_nan(condition.routes)
+        self.progress.next(is_update, loss)
         self.logs = route_logs(outcome, condition.routes)
-        return self._pieces.pop()
+        pieces, self._pieces = self._pieces, []
+        return sum(pieces[:-1], start=pieces[-1])  # those before were learnt from already: they only add to its value
 
     @torch.no_grad()
     def validation_loss(
@@ -133,14 +145,24 @@ class Distiller:
             self.switch.restore()
         return loss_B.mean()
 
+    def stop_for_nan(self, routes: Sequence[str]) -> None:
+        """Raise TrainingError: going on would only spoil the student's weights."""
+        names = ", ".join(dict.fromkeys(routes))
+        raise TrainingError(
+            f"the loss of step {self.progress.step + 1} (route {names}) is not a number. Try a lower learning_rate, or "
+            'mixed_precision = "bf16" instead of "fp16"; if it happens in the first steps, check the teacher: its LoRA '
+            "or its guidance_scale may be too strong. What was saved before is good."
+        )
+
     def batch(self, condition: Conditions, latent_shape: Sequence[int]) -> Batch:
-        """The samples' places in the whole step: micro-batch by micro-batch, and within one rank by rank."""
+        """The samples' places in the whole step, each its own also where micro-batches are of unequal size."""
         count, world = len(condition), self.accelerator.num_processes
-        first = (self.progress.micro_batch * world + self.accelerator.process_index) * count
+        batches = world * self.accelerator.gradient_accumulation_steps
+        place = self.progress.micro_batch * world + self.accelerator.process_index
         return Batch(
             condition=condition,
-            indices=list(range(first, first + count)),
-            total=count * world * self.accelerator.gradient_accumulation_steps,
+            indices=[row * batches + place for row in range(count)],
+            total=count * batches,
             latent_shape=tuple(latent_shape),
             sigmas=self.adapter.sigmas(self.method.rollout_steps, tuple(latent_shape)),
             micro_batch_size=count,
