@@ -1,0 +1,60 @@
+"""The empty prompt, for guidance: encoded by the toolkit while its text encoders are in place."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.toolkits.hosted.conditions import Entry
+
+
+def needs_empty_prompt(options: DanceOPDSection) -> bool:
+    """Whether anybody is guided."""
+    scales = [options.student_guidance_scale, *(teacher.guidance_scale for teacher in options.teachers.values())]
+    return any(scale != 1 for scale in scales)
+
+
+@torch.no_grad()
+def encode_empty_prompt(args: Namespace, accelerator: Any, encoders: list[Any], cached: bool) -> list[Entry]:
+    """What the toolkit's encoding strategy gives for "", B = 1.
+
+    `cached`: as the toolkit's cache has it, so that texts and empty prompt are encoded alike; without a cache some
+    strategies take no attention mask, and leave the numbers in the encoders' format.
+    """
+    strategies = importlib.import_module("library.strategy_base")
+    tokenizer = strategies.TokenizeStrategy.get_strategy()
+    encoder = strategies.TextEncodingStrategy.get_strategy()
+    known = inspect.signature(encoder.encode_tokens).parameters
+    options = {"enable_dropout": False} if "enable_dropout" in known else {}
+    if cached:
+        masks = ("apply_lg_attn_mask", "apply_t5_attn_mask")
+        options |= {name: getattr(args, name) for name in masks if name in known and hasattr(args, name)}
+    with accelerator.autocast():
+        entries = encoder.encode_tokens(tokenizer, encoders, tokenizer.tokenize(""), **options)
+    return [_placed(entry, accelerator.device, cached) for entry in entries]
+
+
+def _placed(entry: Entry, device: torch.device, cached: bool) -> Entry:
+    if not isinstance(entry, torch.Tensor):
+        return entry
+    return entry.to(device, dtype=torch.float32 if cached else None)  # the data loader makes all it caches float32
+
+
+class Watched:
+    """A dataset that also tells when the text encoders are in place: the moment its own texts are encoded."""
+
+    def __init__(self, dataset: Any, then: Callable[[list[Any]], None]):
+        self._dataset, self._then = dataset, then
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def new_cache_text_encoder_outputs(self, models: list[Any], accelerator: Any) -> None:
+        self._dataset.new_cache_text_encoder_outputs(models, accelerator)
+        self._then(models)

@@ -1,0 +1,166 @@
+"""Prompt files as a dataset of sd-scripts: no picture is needed where the student makes its own.
+
+Imported only inside the toolkit. Its trainer calls `prompt_group` by name (`--dataset_class`) without its arguments,
+so they are handed over before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from library import config_util, train_util
+
+from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.data.items import Item, Size
+from danceopd_ext.data.prompts import read_prompts
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.sd_scripts.data import TEACHER
+from danceopd_ext.toolkits.sd_scripts.registry import Architecture
+
+#: what the toolkit is told to call
+CALLED = f"{__name__}.prompt_group"
+#: of the preset, as sd-scripts calls them
+CAPTION_KEYS = (
+    "shuffle_caption", "caption_separator", "keep_tokens", "keep_tokens_separator", "secondary_separator",
+    "enable_wildcard", "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate",
+    "caption_prefix", "caption_suffix", "token_warmup_min", "token_warmup_step",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The items of one file, and the teacher that they belong to."""
+
+    path: Path
+    teacher: str
+    items: tuple[Item, ...]
+
+
+_waiting: list[tuple[tuple[PromptFile, ...], Namespace, Path]] = []
+
+
+def hand_over(options: DanceOPDSection, architecture: Architecture, args: Namespace, sizes: Sequence[Size]) -> None:
+    """Read the prompt files now; the toolkit makes the dataset later. Raises UserError."""
+    files = []
+    for teacher, paths in options.prompts.items():
+        for path in [paths] if isinstance(paths, str) else paths:
+            items, notes = read_prompts(path, sizes or ((1024, 1024),))
+            for note in notes:
+                print(note)
+            _check_sizes(items, architecture)
+            files.append(PromptFile(Path(path), teacher, tuple(items)))
+    _waiting[:] = [(tuple(files), args, cache_folder(args, architecture))]
+
+
+def _check_sizes(items: Sequence[Item], architecture: Architecture) -> None:
+    multiple = architecture.size_multiple
+    for item in items:
+        if item.width % multiple or item.height % multiple:
+            raise UserError(
+                f"{item.source}: {item.width}x{item.height} is not a size that {architecture.title} takes: sides are "
+                f"multiples of {multiple}. Change resolution, or the size given with the prompt."
+            )
+
+
+def cache_folder(args: Namespace, architecture: Architecture) -> Path:
+    """Where encoded prompts are kept (cache_text_encoder_outputs_to_disk): one folder for each set of encoders."""
+    length = getattr(args, "t5xxl_max_token_length", None)
+    words = [architecture.model_type, length, *(getattr(args, name) for name in architecture.files)]
+    digest = hashlib.sha256(repr(words).encode("utf-8", "backslashreplace")).hexdigest()[:12]
+    return Path(args.output_dir).absolute() / "cache" / f"{architecture.model_type}-{digest}"
+
+
+def prompt_group(tokenizer: Any, max_token_length: Any, resolution: Any, debug_dataset: bool) -> Any:
+    """Called by the toolkit: the prompts, beside the datasets of dataset_config where there is one."""
+    files, args, cache = _waiting.pop()
+    return train_util.DatasetGroup([*_datasets(args), PromptDataset(files, args, cache)])
+
+
+def _datasets(args: Namespace) -> list[Any]:
+    """The datasets of dataset_config, made as the toolkit's trainer makes them."""
+    if not args.dataset_config:
+        return []
+    generator = config_util.BlueprintGenerator(config_util.ConfigSanitizer(True, True, args.masked_loss, True))
+    blueprint = generator.generate(config_util.load_user_config(args.dataset_config), args)
+    group, validation = config_util.generate_dataset_group_by_blueprint(blueprint.dataset_group)
+    if validation is not None:
+        raise UserError("validation_split: the toolkit validates no dataset beside prompt files. Remove one of them.")
+    return list(group.datasets)
+
+
+class PromptDataset(train_util.BaseDataset):
+    """Every prompt is an image without pixels, in a bucket of just its size."""
+
+    def __init__(self, files: Sequence[PromptFile], args: Namespace, cache: Path):
+        sizes = sorted({item.size for file in files for item in file.items})
+        super().__init__(max(sizes, key=lambda size: size[0] * size[1]), 1.0, False)
+        self.batch_size, self.prior_loss_weight = args.train_batch_size, 1.0
+        self.enable_bucket = True
+        if args.cache_text_encoder_outputs_to_disk:
+            cache.mkdir(parents=True, exist_ok=True)
+        for number, file in enumerate(files):
+            self._add(file, subset_of(file, args), number, cache)
+        self._fill(sizes)
+        self.num_train_images, self.num_reg_images = len(self.image_data), 0
+        self.set_seed(args.seed)
+
+    def _add(self, file: PromptFile, subset: Any, number: int, cache: Path) -> None:
+        self.subsets.append(subset)
+        for line, item in enumerate(file.items):
+            digest = hashlib.sha256(item.text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+            info = train_util.ImageInfo(f"{number}/{line}", 1, item.text, False, str(cache / f"{digest}.txt"))
+            info.image_size = info.bucket_reso = info.resized_size = item.size
+            self.register_image(info, subset)
+        self.set_tag_frequency(file.path.name, [item.text for item in file.items])
+
+    def _fill(self, sizes: Sequence[Size]) -> None:
+        """One bucket for each size."""
+        self.bucket_manager = train_util.BucketManager(False, None, None, None, None)
+        for size in sizes:
+            self.bucket_manager.add_if_new_reso(size)
+        for key, info in self.image_data.items():
+            self.bucket_manager.add_image(info.bucket_reso, key)
+        buckets = self.bucket_manager.buckets
+        self.bucket_info = {
+            "buckets": {b: {"resolution": sizes[b], "count": len(keys)} for b, keys in enumerate(buckets)}
+        }
+        self.buckets_indices = [
+            train_util.BucketBatchIndex(b, self.batch_size, i)
+            for b, keys in enumerate(buckets)
+            for i in range(-(-len(keys) // self.batch_size))
+        ]
+        self._length = len(self.buckets_indices)
+
+    def new_cache_text_encoder_outputs(self, models: list[Any], accelerator: Any) -> None:
+        """Encode every caption once, however many sizes and routes use it."""
+        everything = self.image_data
+        first: dict[str, str] = {}
+        for key, info in everything.items():
+            first.setdefault(info.caption, key)
+        self.image_data = {key: everything[key] for key in first.values()}
+        try:
+            super().new_cache_text_encoder_outputs(models, accelerator)
+        finally:
+            self.image_data = everything
+        for info in everything.values():
+            encoded = everything[first[info.caption]]
+            info.text_encoder_outputs = encoded.text_encoder_outputs
+            info.text_encoder_outputs_npz = encoded.text_encoder_outputs_npz
+
+
+def subset_of(file: PromptFile, args: Namespace) -> Any:
+    """The toolkit's subset for a prompt file: the caption rules of the preset, and its teacher."""
+    rules = {name: getattr(args, name) for name in CAPTION_KEYS}
+    subset = train_util.DreamBoothSubset(
+        image_dir=file.path.name, is_reg=False, class_tokens=None, caption_extension=file.path.suffix,
+        cache_info=False, alpha_mask=False, num_repeats=1, color_aug=False, flip_aug=False, face_crop_aug_range=None,
+        random_crop=False, custom_attributes={TEACHER: file.teacher}, **rules,
+    )  # fmt: skip
+    subset.img_count = len(file.items)
+    subset.metadata_file = file.path.name  # the toolkit's metadata asks for it where a dataset has no folder
+    return subset

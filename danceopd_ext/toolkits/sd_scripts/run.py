@@ -1,0 +1,134 @@
+"""`toolkit = "sd-scripts"`: a preset runs in the user's checkout."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.data.resolutions import parse_resolution
+from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.errors import TrainingError, UserError, nearest
+from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
+from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.refuse import refuse
+from danceopd_ext.toolkits.metadata import describe_teacher
+from danceopd_ext.toolkits.sd_scripts.defaults import completed
+from danceopd_ext.toolkits.sd_scripts.refused import RULES
+from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES, Architecture
+from danceopd_ext.toolkits.sd_scripts.telling import tell
+from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS, trainer_class
+
+Size = tuple[int, int]
+#: arguments that name a file or folder which must be there
+FILES = ("dataset_config", "train_data_dir", "in_json", "sample_prompts", "network_weights")
+
+
+def train(preset: HostedPreset) -> Path:
+    """Train and return the saved LoRA. Raises UserError before anything is loaded, wherever that can be known."""
+    architecture = architecture_of(preset)
+    checkout = find_toolkit("sd-scripts", preset.danceopd.toolkit_dir)
+    script = enter(checkout.folder, architecture.script)
+    base = getattr(script, architecture.trainer)
+    check_seams(base, SEAMS, checkout)
+    preset, sizes = take_sizes(preset)
+    arguments = build_arguments(script.setup_parser(), preset)
+    refuse(arguments, RULES)
+    args = trainer_arguments(arguments, architecture)
+    asked_for_cache = "cache_text_encoder_outputs" in arguments.given
+    trainer = trainer_class(base)(preset.danceopd, architecture, asked_for_cache)
+    hand_over_prompts(preset, architecture, args, sizes)
+    for line in filter(None, [version_note(checkout), *introduction(preset)]):
+        tell(line)
+    trainer.train(args)
+    saved = Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}"
+    if os.environ.get("RANK", "0") == "0" and not saved.is_file():
+        raise TrainingError("sd-scripts stopped without saving a LoRA; its own messages above say why.")
+    return saved
+
+
+def architecture_of(preset: HostedPreset) -> Architecture:
+    """The row of the preset's model_type. Raises UserError."""
+    known = ", ".join(ARCHITECTURES)
+    if preset.model_type is None:
+        raise UserError(f'{preset.path}: model_type is missing: with toolkit = "sd-scripts" it is one of {known}.')
+    if preset.model_type not in ARCHITECTURES:
+        hint = nearest(preset.model_type, ARCHITECTURES)
+        raise UserError(f'{preset.path}: model_type = "{preset.model_type}" is not one of {known}.{hint}')
+    return ARCHITECTURES[preset.model_type]
+
+
+def enter(folder: Path, script: str) -> Any:
+    """The toolkit's script as a module; its own imports need its root first on sys.path."""
+    root = str(folder)
+    if root in sys.path:
+        sys.path.remove(root)
+    sys.path.insert(0, root)
+    try:
+        return importlib.import_module(script)
+    except ImportError as error:
+        raise UserError(
+            f"sd-scripts at {folder} cannot be imported: {error}. Install what it needs into this environment "
+            "(pip install -r requirements.txt in its folder), and danceopd_ext beside it."
+        ) from error
+
+
+def take_sizes(preset: HostedPreset) -> tuple[HostedPreset, tuple[Size, ...]]:
+    """The sizes of prompts, and the preset with a `resolution` that the toolkit reads: one size, as text."""
+    given = preset.flags.get("resolution") or preset.values.get("resolution")
+    if given is None:
+        return preset, ()
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    sizes = parse_resolution(given, f"{preset.path}: resolution")
+    if len(sizes) > 1 and not preset.danceopd.prompts:
+        raise UserError(f"{preset.path}: resolution: several sizes are for [danceopd.prompts]; a dataset has buckets.")
+    width, height = sizes[0]
+    flags = {name: words for name, words in preset.flags.items() if name != "resolution"}
+    return replace(preset, values={**preset.values, "resolution": f"{width},{height}"}, flags=flags), sizes
+
+
+def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Namespace:
+    """What the toolkit's trainer gets, complete and with files found. Raises UserError."""
+    if "dataset_class" in arguments.given:
+        raise UserError(f"{arguments.path}: dataset_class: not supported here. Use dataset_config, or prompt files.")
+    args = Namespace(**completed(vars(arguments.namespace), arguments.given, architecture))
+    for name in architecture.required:
+        if not getattr(args, name):
+            raise UserError(f"{arguments.path}: {name} is missing: {architecture.title} needs it.")
+    for name in (*FILES, *architecture.files):
+        if getattr(args, name):
+            setattr(args, name, str(_existing(getattr(args, name), name, arguments.path)))
+    return args
+
+
+def _existing(value: str, name: str, preset: Path) -> Path:
+    found = find_path(value, preset.parent)
+    if not found.exists():
+        raise UserError(f'{preset}: {name} = "{value}": there is no such file in {Path.cwd()} or beside the preset.')
+    return found
+
+
+def hand_over_prompts(preset: HostedPreset, architecture: Architecture, args: Namespace, sizes: Sequence[Size]) -> None:
+    """Give [danceopd.prompts] to the dataset that the toolkit will make of them. Raises UserError where no data is."""
+    if not preset.danceopd.prompts:
+        if not (args.dataset_config or args.train_data_dir):
+            raise UserError(f"{preset.path}: no data: name prompt files in [danceopd.prompts], or a dataset_config.")
+        return
+    prompts = importlib.import_module("danceopd_ext.toolkits.sd_scripts.prompt_dataset")  # it needs the toolkit
+    prompts.hand_over(preset.danceopd, architecture, args, sizes)
+    args.dataset_class = prompts.CALLED
+
+
+def introduction(preset: HostedPreset) -> list[str]:
+    """What is about to be done."""
+    options = preset.danceopd
+    teachers = [f"  {name}: {describe_teacher(teacher)}" for name, teacher in options.teachers.items()]
+    asked = f"asked at {options.num_queries} of {options.rollout_steps} rollout steps ({options.query})"
+    return [f"DanceOPD: one student from {len(teachers)} teachers, {asked}", *teachers]

@@ -1,0 +1,46 @@
+"""Stable Diffusion 3 and 3.5 in sd-scripts.
+
+Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
+
+#: of the toolkit's sampler
+SHIFT = 3.0
+
+
+@dataclass(frozen=True)
+class Sd3Adapter:
+    """The transformer takes 1000 * sigma as its time and gives dz/dsigma as it is.
+
+    The toolkit applies attention masks, where asked for, when it encodes the texts; its transformer takes none.
+    """
+
+    def condition(self, texts: Sequence[Entry], routes: list[str], empty: Sequence[Entry] | None = None) -> Conditions:
+        return Conditions(_joined(texts), routes, _joined(empty) if empty else None)
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
+    ) -> torch.Tensor:
+        return transformer(z_BCHW, sigma_B * 1000, context=condition["context"], y=condition["pooled"])
+
+    def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
+        schedule = importlib.import_module("library.sd3_train_utils").get_all_sigmas
+        sampling = importlib.import_module("library.sd3_utils").ModelSamplingDiscreteFlow
+        return schedule(sampling(shift=SHIFT), steps)
+
+
+def _joined(texts: Sequence[Entry]) -> dict[str, Entry]:
+    """The three encoders' outputs as the transformer takes them; `texts` as the toolkit's encoding strategy gives."""
+    strategy = importlib.import_module("library.strategy_base").TextEncodingStrategy.get_strategy()
+    clip, t5, pooled, *_ = texts
+    context, pooled = strategy.concat_encodings(clip, t5, pooled)
+    return {"context": context, "pooled": pooled}
