@@ -81,12 +81,24 @@ class BucketRules:
             raise ValueError(f"{image[0]}x{image[1]} is smaller than one bucket step ({self.bucket_reso_steps})")
         return size
 
+    def resized(self, image: Size, bucket: Size) -> Size:
+        """Return the size that an image is brought to before the middle of it is cut out as its bucket."""
+        if self.enable_bucket and self.bucket_no_upscale:
+            return self._fitted(image)
+        return covering(image, bucket)
+
     def _floor(self, length: float) -> int:
         """Round to whole pixels, then down to a whole step."""
         return int(length + 0.5) // self.bucket_reso_steps * self.bucket_reso_steps
 
     def _shrunk(self, image: Size) -> Size:
         """Return the bucket of an image that may be made smaller but never larger."""
+        step = self.bucket_reso_steps
+        width, height = self._fitted(image)
+        return width // step * step, height // step * step
+
+    def _fitted(self, image: Size) -> Size:
+        """Return the size of an image that is made as small as the resolution, but never larger."""
         area = self.resolution[0] * self.resolution[1]
         aspect = image[0] / image[1]
         width, height = image
@@ -104,5 +116,10 @@ class BucketRules:
                 width, height = by_width, int(by_width / aspect + 0.5)
             else:
                 width, height = int(by_height * aspect + 0.5), by_height
-        step = self.bucket_reso_steps
-        return width // step * step, height // step * step
+        return width, height
+
+
+def covering(image: Size, size: Size) -> Size:
+    """Return the smallest size with the image's proportions that covers `size`, rounded to whole pixels."""
+    scale = max(size[0] / image[0], size[1] / image[1])
+    return int(image[0] * scale + 0.5), int(image[1] * scale + 0.5)

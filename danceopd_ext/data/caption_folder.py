@@ -37,7 +37,7 @@ def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
         else:
             silent.append(image)
             continue
-        items += subset.items(text, subset.bucket_sizes(image_size(image), str(image)), str(caption or image))
+        items += subset.items(text, subset.bucket_sizes(image_size(image), str(image)), str(caption or image), image)
     for caption in (file for file in files if file in captions and file not in used):
         items += subset.items(_caption_text(caption, subset), subset.bucket_sizes(None, str(caption)), str(caption))
     if not items:

@@ -84,7 +84,7 @@ IGNORED_KEYS = (
     *("cache_info", "is_reg", "token_warmup_min", "token_warmup_step", "network_multiplier", "prior_loss_weight"),
     *("validation_split", "validation_seed", "debug_dataset", "max_token_length"),
 )
-"""Keys of sd-scripts without a meaning where no pixel is read; accepted at every level, with a note."""
+"""Keys of sd-scripts without a meaning here: a picture is used as it is, if at all. Accepted everywhere, and noted."""
 
 _SUBSETS = _is(list, "tables written with double brackets, [[datasets.subsets]]")
 _LEVELS = {

@@ -97,7 +97,7 @@ def _subsets(config: dict, path: Path, teachers: Sequence[str], defaults: Mappin
             ignored |= dict.fromkeys(check_table(subset, "[[datasets.subsets]]", where))
             yield _subset((subset, dataset, general, defaults), path, d, where, teachers)
     if ignored:
-        notes.append(f"{path}: ignored: {', '.join(ignored)} (no pixels are read on a text-to-image route)")
+        notes.append(f"{path}: ignored: {', '.join(ignored)} (a picture is used as it is, if at all)")
 
 
 def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, teachers: Sequence[str]) -> Subset:

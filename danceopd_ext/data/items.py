@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .targets import Target
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -35,7 +39,8 @@ class Item:
 
     `text` holds several lines when wildcards are on and the caption file has several: one of them is drawn each time.
     `width` and `height` are pixels. `repeats` is how often the item appears in an epoch (at least 1). `batch_size` is
-    that of the item's own dataset (per process), or None for the run's. `source` names the file for messages.
+    that of the item's own dataset (per process), or None for the run's. `source` names the file for messages. `target`
+    is the picture that the prompt describes, where there is one; most methods do not look at it.
     """
 
     text: str
@@ -45,6 +50,7 @@ class Item:
     repeats: int = 1
     batch_size: int | None = None
     source: str = ""
+    target: Target | None = None
 
     @property
     def size(self) -> Size:

@@ -40,6 +40,7 @@ def load_data(
     micro_batches: int = 1,
     defaults: Mapping[str, object] | None = None,
     base: Path | None = None,
+    every_route: bool = False,
 ) -> LoadedData:
     """Read the data of every route and decide the run's steps.
 
@@ -47,7 +48,8 @@ def load_data(
     `prompts`. `resolution` (see resolutions.parse_resolution) is for prompt files and for datasets that name none.
     `defaults` holds keys of the preset that stand in for missing keys of the dataset configuration; those about
     captions hold for prompt files too. Relative paths count from the working directory or else from `base`, the
-    preset's folder. `train_batch_size` is per process, `micro_batches` are accumulated in a step.
+    preset's folder. `train_batch_size` is per process, `micro_batches` are accumulated in a step; with `every_route`
+    each step has that many of every route.
 
     Raises UserError for everything wrong in the files, in the weights, and for a teacher without data.
     """
@@ -76,7 +78,7 @@ def load_data(
             notes += more
     _check_all_fed(found, shares, dataset_config)
     routes = {name: RouteData(name, tuple(items)) for name, items in found.items()}
-    plan = Plan(routes, weights, seed, micro_batches, train_batch_size * processes, processes)
+    plan = Plan(routes, weights, seed, micro_batches, train_batch_size * processes, processes, every_route)
     return LoadedData(plan, notes)
 
 

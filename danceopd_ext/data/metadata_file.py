@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .items import Item, Size
-from .subset import IMAGE_SUFFIXES, Subset, image_size
+from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
 from .textfiles import read_text
 
 
@@ -30,8 +30,8 @@ def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
         if not text:
             silent += 1
             continue
-        sizes = _sizes(entry, key, subset, source)
-        items += subset.items(text, sizes, source)
+        image = _find_image(key, subset)
+        items += subset.items(text, _sizes(entry, image, subset, source), source, image)
     if not items:
         raise UserError(f"{file}: no entry with a caption or tags.")
     if silent:
@@ -77,14 +77,13 @@ def _text(entry: dict, subset: Subset, source: str) -> str:
     return "\n".join(separator.join(part for part in (line, tags) if part) for line in lines)
 
 
-def _sizes(entry: dict, key: str, subset: Subset, source: str) -> tuple[Size, ...]:
+def _sizes(entry: dict, image: Path | None, subset: Subset, source: str) -> Sized:
     trained = _pair(entry, "train_resolution", source)
     if trained is not None:
-        return (trained,)
+        return {trained: None}
     size = _pair(entry, "image_size", source)
-    if size is None:
-        image = _find_image(key, subset)
-        size = image_size(image) if image is not None else None
+    if size is None and image is not None:
+        size = image_size(image)
     return subset.bucket_sizes(size, source)
 
 

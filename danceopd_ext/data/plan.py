@@ -49,7 +49,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One optimizer step: one route, one or more micro-batches."""
+    """One route's part of an optimizer step (most methods have no other): one or more micro-batches."""
 
     route: str
     micro_batches: tuple[MicroBatch, ...]
@@ -62,7 +62,8 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class RouteSummary:
-    """What a route is fed with. `share` is the expected part of the steps, from 0 to 1."""
+    """What a route is fed with. `share` is its weight's part of all weights, from 0 to 1: the expected part of the
+    steps, or, with `every_route`, of each step's loss."""
 
     route: str
     prompts: int
@@ -70,14 +71,16 @@ class RouteSummary:
     sizes: dict[Size, int]
     weight: float
     share: float
+    every_route: bool = False
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in sorted(self.sizes.items()))
-        return f"{self.route}: {self.share:.0%} of the steps, {self.prompts} prompts, {sizes or 'no data'}"
+        part = "each step's loss" if self.every_route else "the steps"
+        return f"{self.route}: {self.share:.0%} of {part}, {self.prompts} prompts, {sizes or 'no data'}"
 
 
 class Plan:
-    """All steps of a run; `step(n)` answers for any n >= 0."""
+    """All steps of a run; `parts(n)` answers for any n >= 0."""
 
     def __init__(
         self,
@@ -87,8 +90,11 @@ class Plan:
         micro_batches: int = 1,
         batch_size: int = 1,
         processes: int = 1,
+        every_route: bool = False,
     ) -> None:
         """`micro_batches` are accumulated in one step; `batch_size` is a micro-batch of all processes together.
+
+        `every_route`: each step has a part of every route (with `micro_batches` of its own), not of a drawn one.
 
         Routes without a weight have weight 1. Raises UserError for wrong weights and for a route that would be drawn
         but has no items.
@@ -98,6 +104,7 @@ class Plan:
         self.routes = dict(routes)
         self.weights = check_weights(weights or {}, list(routes))
         self.seed, self.micro_batches, self.batch_size, self.processes = seed, micro_batches, batch_size, processes
+        self.every_route = every_route
         for name, weight in self.weights.items():
             if weight > 0 and not self.routes[name].items:
                 raise UserError(f'the route "{name}" has no data. Give it prompts, or the weight 0.')
@@ -108,12 +115,29 @@ class Plan:
         self._drawn, self._before = array("L"), array("L")
         self._counts = [0] * len(self._names)
 
+    def parts(self, number: int) -> tuple[PlannedStep, ...]:
+        """Return the parts of step `number`, counted from 0: the drawn route's, or by name those of every route.
+
+        Same number, same answer, whatever was asked before.
+        """
+        if not self.every_route:
+            return (self._part(*self._place(number), number, 0),)
+        found: list[PlannedStep] = []
+        first = 0
+        for name in self._names:
+            found.append(self._part(name, number, number, first))
+            first += len(found[-1].texts)
+        return tuple(found)
+
     def step(self, number: int) -> PlannedStep:
-        """Return step `number`, counted from 0. Same number, same answer, whatever was asked before."""
-        name, before = self._place(number)
+        """Return step `number` of a plan whose steps have one route each."""
+        (part,) = self.parts(number)
+        return part
+
+    def _part(self, name: str, before: int, number: int, first: int) -> PlannedStep:
+        """A route's part of step `number`: it had `before` parts until then, and its samples count from `first`."""
         stream = self._streams[name]
         batches = []
-        first = 0
         for k in range(self.micro_batches):
             batch = stream.batch(before * self.micro_batches + k)
             indices = tuple(range(first, first + len(batch.item_ids)))
@@ -126,12 +150,16 @@ class Plan:
         return PlannedStep(name, tuple(batches))
 
     def route(self, number: int) -> str:
-        """Return the route of step `number` without drawing its captions."""
+        """Return the route drawn for step `number` without drawing its captions."""
         return self._place(number)[0]
 
     def steps(self, stop: int, start: int = 0) -> Iterator[PlannedStep]:
-        """Yield the steps from `start` up to, not including, `stop`."""
-        return (self.step(number) for number in range(start, stop))
+        """Yield the parts of the steps from `start` up to, not including, `stop`."""
+        return (part for number in range(start, stop) for part in self.parts(number))
+
+    def items(self) -> Iterator[Item]:
+        """Yield the items of all routes that have a part in the run, by route."""
+        return (item for name in self._names for item in self.routes[name].items)
 
     def all_texts(self, num_steps: int, start: int = 0) -> list[str]:
         """Return every caption that the steps from `start` to `num_steps` use, once each, in the order of first use."""
@@ -145,7 +173,9 @@ class Plan:
             weight = self.weights[name]
             sizes = Counter(item.size for item in data.items)
             prompts = len({item.text for item in data.items})
-            found.append(RouteSummary(name, prompts, len(data.items), dict(sizes), weight, weight / total))
+            found.append(
+                RouteSummary(name, prompts, len(data.items), dict(sizes), weight, weight / total, self.every_route)
+            )
         return found
 
     def check_sizes(self, multiple: int, minimum: int = 1, maximum: int | None = None) -> None:
@@ -176,7 +206,14 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Return a short hash of all that decides the steps: equal plans give equal steps. For checks on resuming."""
-        words = [self.seed, self.micro_batches, self.batch_size, self.processes, sorted(self.weights.items())]
+        words = [
+            self.seed,
+            self.micro_batches,
+            self.batch_size,
+            self.processes,
+            sorted(self.weights.items()),
+            self.every_route,
+        ]
         digest = hashlib.sha256(repr(words).encode())
         for name in self._names:
             for item in self.routes[name].items:

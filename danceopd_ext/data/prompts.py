@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from .items import CaptionRules, Item, Size
-from .textfiles import read_text
+from .targets import Target
+from .textfiles import find_path, read_text
 
 # A flag of sd-scripts' sample prompts: " --w 1024". A word must follow the dashes at once, so that "a -- b" is text.
 _FLAG = re.compile(r"(?:^|\s)--([A-Za-z]\w*)")
@@ -28,6 +29,7 @@ class _Row:
     width: int | None
     height: int | None
     where: str
+    target: str = ""
 
 
 def read_prompts(
@@ -38,9 +40,10 @@ def read_prompts(
     """Return the items of a prompt file in the order of the file, and notes for the user.
 
     .txt has a prompt a line (blank lines and lines that begin with # are skipped; `--w` and `--h` set the size, other
-    flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with optional width and height. Every
-    prompt is used with each of `resolutions` (pixels) unless it has a size of its own. Line breaks inside a prompt
-    become blanks. Raises UserError for a missing, empty or malformed file.
+    flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with optional width and height, and an
+    optional `target`: the picture that the prompt describes (its path from the working directory or from the file's
+    folder), which is not opened here. Every prompt is used with each of `resolutions` (pixels) unless it has a size of
+    its own. Line breaks inside a prompt become blanks. Raises UserError for a missing, empty or malformed file.
     """
     path = Path(path)
     readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
@@ -51,7 +54,8 @@ def read_prompts(
     items: list[Item] = []
     for row in reader(path, read_text(path, "prompt file"), notes):
         sizes = dict.fromkeys((row.width or width, row.height or height) for width, height in resolutions)
-        items += [Item(row.text, *size, rules or CaptionRules(), source=row.where) for size in sizes]
+        target = Target(find_path(row.target, path.parent)) if row.target else None
+        items += [Item(row.text, *size, rules or CaptionRules(), source=row.where, target=target) for size in sizes]
     if not items:
         raise UserError(f"{path}: the prompt file is empty. Write one prompt a line.")
     return items, notes
@@ -93,7 +97,7 @@ def _read_csv(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
             prompt = _one_line(record["prompt"] or "")
             if prompt:
                 width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
-                yield _Row(prompt, width, height, where)
+                yield _Row(prompt, width, height, where, (record.get("target") or "").strip())
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}.") from None
 
@@ -123,7 +127,10 @@ def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
         prompt = _one_line(record["prompt"])
         if prompt:
             width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
-            yield _Row(prompt, width, height, where)
+            target = record.get("target") or ""
+            if not isinstance(target, str):
+                raise UserError(f"{where}: target = {target!r} is wrong: expected the path of a picture.")
+            yield _Row(prompt, width, height, where, target.strip())
 
 
 def _one_line(text: str) -> str:

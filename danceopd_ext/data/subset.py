@@ -8,6 +8,10 @@ from pathlib import Path
 from ..errors import UserError
 from .buckets import BucketRules
 from .items import CaptionRules, Item, Size
+from .targets import Target
+
+Sized = dict[Size, "BucketRules | None"]
+"""Sizes in pixels, each with the rules that chose it, or None where it was given."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
@@ -32,16 +36,25 @@ class Subset:
     rules: CaptionRules
     buckets: tuple[BucketRules, ...]
 
-    def items(self, text: str, sizes: tuple[Size, ...], source: str) -> list[Item]:
+    def items(self, text: str, sizes: Sized, source: str, image: Path | None = None) -> list[Item]:
         """Return one item per size."""
-        return [Item(text, *size, self.rules, self.repeats, self.batch_size, source) for size in sizes]
+        return [
+            Item(
+                text, *size, self.rules, self.repeats, self.batch_size, source,
+                None if image is None else Target(image, rules),
+            )
+            for size, rules in sizes.items()
+        ]  # fmt: skip
 
-    def bucket_sizes(self, image_size: Size | None, source: str) -> tuple[Size, ...]:
+    def bucket_sizes(self, image_size: Size | None, source: str) -> Sized:
         """Return the bucket of an image for every resolution; without an image, the resolutions themselves."""
         if image_size is None:
-            return tuple(bucket.resolution for bucket in self.buckets)
+            return {bucket.resolution: bucket for bucket in self.buckets}
         try:
-            return tuple(dict.fromkeys(bucket.select(image_size) for bucket in self.buckets))
+            found: Sized = {}
+            for bucket in self.buckets:
+                found.setdefault(bucket.select(image_size), bucket)
+            return found
         except ValueError as error:
             raise UserError(
                 f"{source}: {error}. Remove the image, or set bucket_no_upscale = false ({self.where})."

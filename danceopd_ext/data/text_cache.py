@@ -1,4 +1,4 @@
-"""Encoded prompts on disk, so that the text encoders can leave before training starts.
+"""What encoders give on disk, so that the encoders can leave before training starts.
 
 One safetensors file per text below `<folder>/<model_key>/`; it holds whatever tensors the model family's encoder gives
 for one prompt, and the text itself in its metadata.
@@ -28,15 +28,22 @@ class TextCache:
 
     Floating-point tensors are stored as `dtype` if one is given. Entries read lately stay in memory, up to
     `memory_bytes`. Processes may share a folder: entries appear whole, and the same text gives the same entry.
+    `what` is encoded, one of it, for messages; what is no prompt has a text that identifies it.
     """
 
     def __init__(
-        self, folder: Path, model_key: str, dtype: torch.dtype | None = None, memory_bytes: int = 512 * 2**20
+        self,
+        folder: Path,
+        model_key: str,
+        dtype: torch.dtype | None = None,
+        memory_bytes: int = 512 * 2**20,
+        what: str = "prompt",
     ) -> None:
         if not model_key or any(mark in model_key for mark in '/\\:*?"<>|') or model_key.startswith("."):
             raise ValueError(f"{model_key!r} cannot be the name of a folder")
         self.folder = Path(folder) / model_key
         self.dtype = dtype
+        self.what = what
         self._budget = memory_bytes
         self._memory: OrderedDict[str, Encoded] = OrderedDict()
         self._held = 0
@@ -59,7 +66,7 @@ class TextCache:
             # On Windows a file that another process reads cannot be replaced; that file is then the same entry.
             if self._open(text, False) is None:
                 raise UserError(
-                    f"{self.folder}: the cache of encoded prompts cannot be written: {error}. "
+                    f"{self.folder}: the cache of encoded {self.what}s cannot be written: {error}. "
                     "Free some space or choose another folder."
                 ) from None
         self._forget(text)
@@ -71,7 +78,7 @@ class TextCache:
             return dict(self._memory[text])
         tensors = self._open(text, True)
         if tensors is None:
-            raise KeyError(f"no encoded prompt for {text!r} in {self.folder}")
+            raise KeyError(f"no encoded {self.what} for {text!r} in {self.folder}")
         self._remember(text, tensors)
         return dict(tensors)
 
@@ -89,7 +96,8 @@ class TextCache:
         from tqdm import tqdm
 
         todo = self.missing(texts)
-        with tqdm(total=len(todo), desc="encoding prompts", unit="prompt", disable=not progress or not todo) as bar:
+        hidden = not progress or not todo
+        with tqdm(total=len(todo), desc=f"encoding {self.what}s", unit=self.what, disable=hidden) as bar:
             for start in range(0, len(todo), batch_size):
                 batch = todo[start : start + batch_size]
                 for text, tensors in zip(batch, encode(batch), strict=True):

@@ -250,3 +250,31 @@ def test_wrong_use_is_an_error():
         Plan(routes(a=1), batch_size=3, processes=2)
     with pytest.raises(ValueError, match="no step -1"):
         Plan(routes(a=1)).step(-1)
+
+
+def test_a_step_of_every_route_has_a_part_of_each():
+    data = {"n": mixed("n"), "m": mixed("m"), "never": mixed("never")}
+    plan = Plan(data, {"never": 0.0}, seed=3, micro_batches=2, batch_size=2, every_route=True)
+    for step in range(20):
+        parts = plan.parts(step)
+        assert [part.route for part in parts] == ["m", "n"]
+        indices = [index for part in parts for batch in part.micro_batches for index in batch.indices]
+        assert indices == list(range(8))
+    assert {str(route).split(": ")[1].split(",")[0] for route in plan.summary()} == {
+        "50% of each step's loss",
+        "0% of each step's loss",
+    }
+    assert {item.text[0] for item in plan.items()} == {"m", "n"}
+
+
+def test_with_every_route_each_route_sees_all_its_data():
+    plan = Plan(routes(a=6, b=9), seed=1, micro_batches=3, every_route=True)
+    steps = list(plan.steps(3))
+    assert sorted(text for part in steps if part.route == "b" for text in part.texts) == [f"b{i}" for i in range(9)]
+    assert Counter(text for part in steps if part.route == "a" for text in part.texts).most_common(1)[0][1] == 2
+    assert len(plan.all_texts(3)) == 15
+
+
+def test_one_route_and_every_route_are_other_data():
+    assert Plan(routes(a=2, b=2)).fingerprint() != Plan(routes(a=2, b=2), every_route=True).fingerprint()
+    assert Plan(routes(a=2, b=2)).parts(3) == (Plan(routes(a=2, b=2)).step(3),)

@@ -1,0 +1,107 @@
+"""The pictures that prompts describe: data of methods that learn from clean endpoints.
+
+A picture is resized and cut to the size of its item as sd-scripts does (library/train_util.py,
+trim_and_resize_if_required, without random_crop): shrunk by area averaging, enlarged by Lanczos, the middle cut out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..errors import UserError
+from .buckets import BucketRules, covering
+from .items import Size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Target:
+    """A picture file. `buckets`: the rules of its dataset, which say how it is resized; None covers the item's size."""
+
+    path: Path
+    buckets: BucketRules | None = None
+
+    def resized(self, picture: Size, size: Size) -> Size:
+        """Return what a picture of this size is resized to before the middle, `size`, is cut out."""
+        return self.buckets.resized(picture, size) if self.buckets else covering(picture, size)
+
+
+class PictureFile(NamedTuple):
+    """What a picture file is: a digest of its bytes, and (width, height) in pixels."""
+
+    digest: str
+    size: Size
+
+
+def inspect_picture(path: Path) -> PictureFile:
+    """Read a picture file's digest and size. Raises UserError when it is missing or no picture."""
+    data = _read(path)
+    return PictureFile(hashlib.sha256(data).hexdigest()[:32], _open(path, data, lambda image: image.size))
+
+
+def load_target(target: Target, size: Size) -> np.ndarray:
+    """Return the picture at the item's size, uint8 [height, width, 3]; transparency is dropped, as in sd-scripts.
+
+    Raises UserError when the file is missing or damaged.
+    """
+    image = _open(target.path, _read(target.path), lambda image: image.convert("RGB"))
+    return fitted(image, target.resized(image.size, size), size)
+
+
+def fitted(image: Image, resized: Size, size: Size) -> np.ndarray:
+    """Resize a picture to `resized`, and cut out the middle `size` of that: uint8 [height, width, 3]."""
+    from PIL.Image import Resampling
+
+    if image.size == resized:
+        pixels = np.asarray(image)
+    elif image.width >= resized[0] and image.height >= resized[1]:
+        pixels = shrunk(shrunk(np.asarray(image), resized[0], axis=1), resized[1], axis=0)
+        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    else:
+        pixels = np.asarray(image.resize(resized, Resampling.LANCZOS))
+    left, top = (resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2
+    return pixels[top : top + size[1], left : left + size[0]]
+
+
+def shrunk(pixels: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Return the averages over `length` equal stretches of an axis, which may cut through pixels.
+
+    Pillow's box filter takes whole pixels only; OpenCV's area averaging, which sd-scripts uses, cuts them like this.
+    """
+    pixels = np.moveaxis(pixels, axis, 0)
+    sums = np.cumsum(pixels, axis=0, dtype=np.int64 if pixels.dtype == np.uint8 else np.float64)
+    sums = np.concatenate([np.zeros_like(sums[:1]), sums])
+    edges = np.arange(length + 1) * (len(pixels) / length)
+    whole = np.minimum(edges.astype(int), len(pixels) - 1)
+    part = (edges - whole).reshape(-1, *[1] * (pixels.ndim - 1))
+    below = sums[whole] + part * pixels[whole]
+    return np.moveaxis(np.diff(below, axis=0) * (length / len(pixels)), 0, axis)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: picture not found. Check the path (the current folder is {Path.cwd()}).") from None
+    except OSError as error:
+        raise UserError(f"{path}: the picture cannot be read: {error.strerror or error}.") from None
+
+
+def _open(path: Path, data: bytes, use: Callable[[Image], object]):
+    """Return what `use` makes of the opened picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return use(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: this is no whole picture ({error}). Repair or remove the file.") from None
