@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from danceopd_ext.data.dataset_toml import route_of
@@ -56,6 +57,17 @@ def forget_pictures(group: Any, channels: int, scale: int) -> None:
             info.latents_original_size, info.latents_crop_ltrb = (width, height), (0, 0, width, height)
             info.alpha_mask = None
     group.new_cache_latents = nothing_to_cache
+
+
+def mend_cached_texts(group: Any) -> None:
+    """Make arrays of the numpy scalars among cached texts (HunyuanImage's): the toolkit cannot batch scalars."""
+    for dataset in group.datasets:
+        for info in dataset.image_data.values():
+            if info.text_encoder_outputs is not None:
+                parts = info.text_encoder_outputs
+                info.text_encoder_outputs = [
+                    np.asarray(part) if isinstance(part, np.generic) else part for part in parts
+                ]
 
 
 def nothing_to_cache(model: Any, accelerator: Any) -> None:

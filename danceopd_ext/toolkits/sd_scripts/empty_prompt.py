@@ -35,8 +35,10 @@ def encode_empty_prompt(args: Namespace, accelerator: Any, encoders: list[Any], 
     if cached:
         masks = ("apply_lg_attn_mask", "apply_t5_attn_mask")
         options |= {name: getattr(args, name) for name in masks if name in known and hasattr(args, name)}
+    # Lumina's sampler leaves its system prompt out of a negative prompt
+    negative = {"is_negative": True} if "is_negative" in inspect.signature(tokenizer.tokenize).parameters else {}
     with accelerator.autocast():
-        entries = encoder.encode_tokens(tokenizer, encoders, tokenizer.tokenize(""), **options)
+        entries = encoder.encode_tokens(tokenizer, encoders, tokenizer.tokenize("", **negative), **options)
     return [_placed(entry, accelerator.device, cached) for entry in entries]
 
 

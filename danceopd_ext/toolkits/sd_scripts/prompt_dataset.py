@@ -30,6 +30,11 @@ CAPTION_KEYS = (
     "enable_wildcard", "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate",
     "caption_prefix", "caption_suffix", "token_warmup_min", "token_warmup_step",
 )  # fmt: skip
+#: arguments of all architectures that change what text encoders give
+TEXT_OPTIONS = (
+    "t5xxl_max_token_length", "gemma2_max_token_length", "system_prompt", "qwen3_max_token_length",
+    "t5_max_token_length",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def _check_sizes(items: Sequence[Item], architecture: Architecture) -> None:
 
 def cache_folder(args: Namespace, architecture: Architecture) -> Path:
     """Where encoded prompts are kept (cache_text_encoder_outputs_to_disk): one folder for each set of encoders."""
-    length = getattr(args, "t5xxl_max_token_length", None)
-    words = [architecture.model_type, length, *(getattr(args, name) for name in architecture.files)]
+    options = (getattr(args, name, None) for name in TEXT_OPTIONS)
+    words = [architecture.model_type, *options, *(getattr(args, name) for name in architecture.files)]
     digest = hashlib.sha256(repr(words).encode("utf-8", "backslashreplace")).hexdigest()[:12]
     return Path(args.output_dir).absolute() / "cache" / f"{architecture.model_type}-{digest}"
 

@@ -7,9 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from danceopd_ext.models.flux_names import FluxNames
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.sd3 import StableDiffusion3
 from danceopd_ext.toolkits.hosted.adapter import Adapter
+from danceopd_ext.toolkits.sd_scripts.anima import AnimaAdapter
+from danceopd_ext.toolkits.sd_scripts.flux import FluxAdapter
+from danceopd_ext.toolkits.sd_scripts.hunyuan_image import HunyuanImageAdapter
+from danceopd_ext.toolkits.sd_scripts.lumina import LuminaAdapter
 from danceopd_ext.toolkits.sd_scripts.sd3 import Sd3Adapter
 
 
@@ -41,6 +46,16 @@ class Architecture:
     drops_cached: bool = False
 
 
+def _flux(args: Namespace, trainer: Any) -> FluxAdapter:
+    return FluxAdapter(float(args.guidance_scale), args.apply_t5_attn_mask, shifted=not trainer.is_schnell)
+
+
+def _with(*files: str) -> dict[str, tuple[str, ...]]:
+    """These files must be given beside the model itself."""
+    names = ("pretrained_model_name_or_path", *files)
+    return {"required": names, "files": names}
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.model_type: architecture
     for architecture in (
@@ -53,6 +68,60 @@ ARCHITECTURES: dict[str, Architecture] = {
             network_module="networks.lora_sd3",
             names=StableDiffusion3(),
             files=("pretrained_model_name_or_path", "clip_l", "clip_g", "t5xxl", "vae"),
+        ),
+        Architecture(
+            model_type="flux",
+            title="FLUX.1",
+            script="flux_train_network",
+            trainer="FluxNetworkTrainer",
+            adapter=_flux,
+            network_module="networks.lora_flux",
+            names=FluxNames(),
+            fixed={"model_type": "flux"},
+            **_with("clip_l", "t5xxl", "ae"),
+        ),
+        Architecture(
+            model_type="chroma",
+            title="Chroma",
+            script="flux_train_network",
+            trainer="FluxNetworkTrainer",
+            adapter=_flux,
+            network_module="networks.lora_flux",
+            names=FluxNames(),
+            # its authors removed the guidance that FLUX.1 dev has learnt, and it is trained with masked texts
+            fixed={"model_type": "chroma", "guidance_scale": 0.0, "apply_t5_attn_mask": True},
+            **_with("t5xxl", "ae"),
+        ),
+        Architecture(
+            model_type="lumina",
+            title="Lumina Image 2.0",
+            script="lumina_train_network",
+            trainer="LuminaNetworkTrainer",
+            adapter=lambda args, trainer: LuminaAdapter(),
+            network_module="networks.lora_lumina",
+            **_with("gemma2", "ae"),
+        ),
+        Architecture(
+            model_type="hunyuan_image",
+            title="HunyuanImage-2.1",
+            script="hunyuan_image_train_network",
+            trainer="HunyuanImageNetworkTrainer",
+            adapter=lambda args, trainer: HunyuanImageAdapter(),
+            network_module="networks.lora_hunyuan_image",
+            latent_channels=64,
+            latent_scale=32,
+            size_multiple=32,
+            **_with("text_encoder", "byt5", "vae"),
+        ),
+        Architecture(
+            model_type="anima",
+            title="Anima",
+            script="anima_train_network",
+            trainer="AnimaNetworkTrainer",
+            adapter=lambda args, trainer: AnimaAdapter(),
+            network_module="networks.lora_anima",
+            drops_cached=True,
+            **_with("qwen3", "vae"),
         ),
     )
 }

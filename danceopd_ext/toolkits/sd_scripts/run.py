@@ -98,6 +98,9 @@ def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Names
     """What the toolkit's trainer gets, complete and with files found. Raises UserError."""
     if "dataset_class" in arguments.given:
         raise UserError(f"{arguments.path}: dataset_class: not supported here. Use dataset_config, or prompt files.")
+    for name, value in architecture.fixed.items():
+        if name in arguments.given and (given := getattr(arguments.namespace, name)) != value:
+            raise UserError(f"{arguments.path}: {name} = {given}: {architecture.title} runs with {value}. Remove it.")
     args = Namespace(**completed(vars(arguments.namespace), arguments.given, architecture))
     for name in architecture.required:
         if not getattr(args, name):

@@ -32,7 +32,7 @@ from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.metadata import danceopd_entries
 from danceopd_ext.toolkits.sd_scripts.attach import attach_teachers, check_student
 from danceopd_ext.toolkits.sd_scripts.captions import settle_captions
-from danceopd_ext.toolkits.sd_scripts.data import TEACHER, assign_routes, balance, forget_pictures
+from danceopd_ext.toolkits.sd_scripts.data import TEACHER, assign_routes, balance, forget_pictures, mend_cached_texts
 from danceopd_ext.toolkits.sd_scripts.empty_prompt import Watched, encode_empty_prompt, needs_empty_prompt
 from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 from danceopd_ext.toolkits.sd_scripts.resume import Replay, take_resume
@@ -94,9 +94,9 @@ class DanceOPDMixin:
         def encode(models: list[Any]) -> None:
             self.empty = encode_empty_prompt(args, accelerator, models, cached=True)
 
-        if needs_empty_prompt(self.options):
-            dataset = Watched(dataset, encode)
-        super().cache_text_encoder_outputs_if_needed(args, accelerator, unet, vae, text_encoders, dataset, weight_dtype)
+        watched = Watched(dataset, encode) if needs_empty_prompt(self.options) else dataset
+        super().cache_text_encoder_outputs_if_needed(args, accelerator, unet, vae, text_encoders, watched, weight_dtype)
+        mend_cached_texts(dataset)
 
     def post_process_network(self, args, accelerator, network, text_encoders, unet) -> None:
         super().post_process_network(args, accelerator, network, text_encoders, unet)
