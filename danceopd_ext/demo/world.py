@@ -4,57 +4,32 @@ A scene is up to four objects in a 2x2 grid of cells on a background. Shapes in 
 N images, H = W = 32 pixels, C = 4 cells, B backgrounds, K contents of a cell, P = 768 numbers of a cell.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 
-IMAGE_SIZE = 32
-CELL_SIZE = 16
-SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS = {
-    "red": (225, 30, 40),
-    "green": (30, 170, 60),
-    "blue": (35, 80, 235),
-    "yellow": (250, 215, 20),
-    "purple": (165, 40, 200),
-}
-# A checkered background alternates the plain tone with the second one.
-BACKGROUNDS = {
-    "white": ((255, 255, 255), (175, 175, 175)),
-    "black": ((0, 0, 0), (80, 80, 80)),
-    "pink": ((255, 175, 185), (190, 110, 120)),
-}
-CELLS = ("top left", "top right", "bottom left", "bottom right")
-# Like the faces of a dice: a number of objects has one arrangement.
-ARRANGEMENTS = {2: (0, 3), 3: (0, 1, 2), 4: (0, 1, 2, 3)}
-COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
+from .scene import (
+    ARRANGEMENTS,
+    BACKGROUNDS,
+    CELL_SIZE,
+    COLOURS,
+    IMAGE_SIZE,
+    SHAPES,
+    CellReading,
+    Scene,
+    SceneObject,
+    caption,
+)
+from .splits import Split, split_of
+
 CHECK_SIZE = 4
 OUTLINE = 1.9
 TOLERANCE = 0.06
 """Largest root mean square error, in units of the full range 0..1, at which a picture still counts as drawn."""
-
-
-@dataclass(frozen=True, order=True)
-class SceneObject:
-    """One object: a shape of `SHAPES` in a colour of `COLOURS`, in cell 0..3 (reading order), filled or outlined."""
-
-    shape: str
-    colour: str
-    cell: int
-    hollow: bool = False
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Objects (at most one per cell) on a background of `BACKGROUNDS`, plain or checkered."""
-
-    objects: tuple[SceneObject, ...]
-    background: str
-    checkered: bool = False
+LEAN = 0.15
+"""Largest part of the way to another look at which a cell still counts as drawn; a half-filled triangle has 0.157."""
 
 
 # ----------------------------------------------------------------------------- drawing
@@ -107,25 +82,6 @@ def render(scene: Scene) -> np.ndarray:
         where = _cell_slices(item.cell)
         image[where] = (1 - mask) * image[where] + mask * np.array(COLOURS[item.colour], np.float32)
     return image.round().astype(np.uint8)
-
-
-def caption(scene: Scene) -> str:
-    """The words for a scene of one object, or of two to four equal objects.
-
-    >>> caption(Scene((SceneObject("circle", "red", 0),), "white"))
-    'a red circle at the top left on a white background'
-    """
-    first = scene.objects[0]
-    looks = {(item.shape, item.colour, item.hollow) for item in scene.objects}
-    if len(looks) != 1:
-        raise ValueError("no caption: the objects of this scene differ")
-    name = f"{'hollow ' if first.hollow else ''}{first.colour} {first.shape}"
-    if len(scene.objects) == 1:
-        what = f"a {name} at the {CELLS[first.cell]}"
-    else:
-        plural = "es" if first.shape == "cross" else "s"
-        what = f"{COUNT_WORDS[len(scene.objects)]} {name}{plural}"
-    return f"{what} on a {'checkered ' if scene.checkered else ''}{scene.background} background"
 
 
 # ----------------------------------------------------------------------------- reading
@@ -196,6 +152,38 @@ def read_scene(image: np.ndarray) -> tuple[Scene, float]:
     return read_scenes(image[None])[0]
 
 
+@cache
+def _looks() -> tuple[np.ndarray, np.ndarray]:
+    """All B * K looks of a cell, float32 [B * K, P] in 0..1, and the squared distances between them [B * K, B * K]."""
+    looks = cell_templates()[:, :, 0].reshape(-1, CELL_SIZE * CELL_SIZE * 3)  # a look is the same in every cell
+    squares = (looks.astype(np.float64) ** 2).sum(1)
+    return looks, (squares[:, None] + squares - 2 * looks.astype(np.float64) @ looks.T).astype(np.float32)
+
+
+def read_cells(images: np.ndarray) -> list[tuple[CellReading, ...]]:
+    """The four cells of uint8 images [N, 32, 32, 3], each read on its own: the nearest look, and how clear it is.
+
+    A small error alone does not tell a drawing from a blend of two looks that are near to each other (a filled circle
+    and square); the lean does, and noise and blur, which go towards no other look, hardly change it.
+    """
+    looks, apart = _looks()
+    cells = _to_cells(images.astype(np.float32) / 255).reshape(-1, looks.shape[1])
+    squared = (looks**2).sum(1) - 2 * cells @ looks.T + (cells**2).sum(1)[:, None]  # [4 N, B * K]
+    nearest, rows = squared.argmin(axis=1), np.arange(len(cells))
+    least = squared[rows, nearest]
+    gap = apart[nearest]
+    gap[rows, nearest] = np.inf
+    leans = (0.5 - (squared - least[:, None]) / (2 * gap)).clip(0)
+    leans[rows, nearest] = 0
+    errors = (least.clip(0) / looks.shape[1]) ** 0.5
+    read = []
+    for index, error, lean in zip(nearest, errors.tolist(), leans.max(axis=1).tolist(), strict=True):
+        name, checkered = _backgrounds()[index // len(_contents())]
+        content = _contents()[index % len(_contents())] or (None, None, None)
+        read.append(CellReading(*content, name, checkered, error, lean, error <= TOLERANCE and lean <= LEAN))
+    return [tuple(read[start : start + 4]) for start in range(0, len(read), 4)]
+
+
 # ----------------------------------------------------------------------------- skills
 
 
@@ -208,10 +196,10 @@ class Skill:
     """Who has this skill: "base", or the name of a teacher, "teacher:hollow"."""
     scenes: tuple[Scene, ...]
 
-    def prompts(self, split: Literal["train", "test"]) -> list[tuple[str, Scene]]:
+    def prompts(self, split: Split) -> list[tuple[str, Scene]]:
         """(caption, scene) pairs: a quarter of all captions, fixed by their hash, is "test"; the rest is "train"."""
         pairs = [(caption(scene), scene) for scene in self.scenes]
-        return [pair for pair in pairs if _in_test(pair[0]) == (split == "test")]
+        return [pair for pair in pairs if split_of(pair[0]) == split]
 
     def check(self, image: np.ndarray, scene: Scene) -> bool:
         """Whether the uint8 image [32, 32, 3] shows the scene."""
@@ -236,10 +224,6 @@ def _said(scene: Scene) -> tuple[str, bool, tuple[SceneObject, ...]]:
     if len(objects) > 1:
         objects = tuple(SceneObject(item.shape, item.colour, 0, item.hollow) for item in objects)
     return scene.background, scene.checkered, tuple(sorted(objects))
-
-
-def _in_test(text: str) -> bool:
-    return hashlib.sha256(text.encode()).digest()[0] % 4 == 0
 
 
 def _scenes(cells: Iterable[tuple[int, ...]], hollow: bool = False, checkered: bool = False) -> tuple[Scene, ...]:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipe
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from ..world import BACKGROUNDS, CELLS, COLOURS, COUNT_WORDS, SHAPES
+from ..scene import BACKGROUNDS, CELLS, COLOURS, COUNT_WORDS, SHAPES
 
 TEXT_DIM = 64
 SPECIAL_WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")
