@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from danceopd_ext.config.schema import DanceOPDSection
@@ -81,8 +81,9 @@ def _places(dataset: Any) -> dict[str, str]:
     return {name: value for name, value in given.items() if value}
 
 
-def _place(text: str) -> Path:
-    return Path(text).expanduser().resolve()
+def _place(text: str) -> str:
+    """The same for the same path, however it is written; links are not followed, as musubi does not either."""
+    return os.path.normcase(os.path.abspath(os.path.expanduser(text)))
 
 
 def _listed(datasets: Sequence[Any], which: Sequence[int] | None = None) -> str:
