@@ -1,6 +1,10 @@
 """The embedded demo: a small world with exact checks, and a small pretrained Z-Image pipeline that draws it.
 
-- `world`: scenes, captions, pictures, reading pictures back, skills
+- `scene`, `world`: scenes, captions, pictures, reading pictures back, skills
+- `kinds`, `edits`: the paper's benchmark in this world, six kinds of prompts (GenEval) and six of edits (GEditBench)
+- `edit_check`, `kind_scores`: the scores of edited pictures, and the averages of a model
+- `near_misses`, `disturb`, `check_report`: tries these checks on pictures that are nearly right
+- `route_files`: writes the benchmark's prompts and edits as training data
 - `score`: draws captions with a pipeline and checks the drawings
 - `report`: what the quickstart leaves: scores of every model, and a picture grid
 - `pretrain`: how `pipeline/` and `loras/` were made (see `scripts/demo_pretrain.py`)
