@@ -76,7 +76,12 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", choices=("demo", "random"), default="demo")
-    add("--family", choices=tuple(FAMILIES), default="sd3", help="of the random model")
+    add(
+        "--family",
+        choices=tuple(dict.fromkeys(family for family, _ in TRANSFORMERS)),
+        default="sd3",
+        help="of the random model",
+    )
     add("--size", choices=("small", "real"), default="small", help="of the random model")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("no", "bf16"), help="default: no (float32) on a CPU, bf16 on a GPU")

@@ -18,7 +18,13 @@ from danceopd_ext.errors import UserError
 class ModelSection:
     """Which model is trained, and how it runs."""
 
-    model_type: Literal["sd3", "z_image"] | None = key(None, "Model family; detected from the model where left out.")
+    model_type: (
+        Literal[
+            "sd3", "z_image", "z_image_omni", "flux", "flux_kontext", "flux_2", "flux_2_klein", "qwen_image",
+            "qwen_image_edit", "qwen_image_edit_plus",
+        ]
+        | None
+    ) = key(None, "Model family; detected from the model where left out.")  # fmt: skip
     pretrained_model_name_or_path: str = key(
         "", "The base model: a hub id, a diffusers folder or a single .safetensors file."
     )

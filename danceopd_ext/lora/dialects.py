@@ -60,9 +60,14 @@ _FAMILY_SIGNS = (
 OUR_NAMES = {
     "sd3": "Stable Diffusion 3",
     "z_image": "Z-Image",
+    "z_image_omni": "Z-Image",
     "flux": "FLUX.1",
+    "flux_kontext": "FLUX.1",
     "flux_2": "FLUX.2",
+    "flux_2_klein": "FLUX.2",
     "qwen_image": "Qwen-Image",
+    "qwen_image_edit": "Qwen-Image",
+    "qwen_image_edit_plus": "Qwen-Image",
 }
 
 

@@ -11,35 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
+from danceopd_ext.errors import UserError
+from danceopd_ext.method import Field, guided
+from danceopd_ext.models.conditions import PromptTensors, TextConditions
+from danceopd_ext.models.decoding import encode, pixels_per_latent
 from danceopd_ext.models.layer_names import LayerNames
 
-#: what the text encoders give for one prompt: the family's own names -> tensors without a batch axis
-PromptTensors = dict[str, torch.Tensor]
+__all__ = ["Family", "PromptTensors", "SizeLimits", "TextConditions", "flow_match_shift"]
 
-
-@dataclass(frozen=True)
-class TextConditions:
-    """The conditions of a batch: one entry a sample, and the empty prompt's for guidance (see method.Condition)."""
-
-    items: list[PromptTensors]
-    empty: PromptTensors
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def select(self, indices: Sequence[int]) -> TextConditions:
-        return TextConditions([self.items[i] for i in indices], self.empty)
-
-    def unconditional(self) -> TextConditions:
-        return TextConditions([self.empty] * len(self.items), self.empty)
-
-    def to(self, device: torch.device | str) -> TextConditions:
-        def move(item: PromptTensors) -> PromptTensors:
-            return {name: tensor.to(device, non_blocking=True) for name, tensor in item.items()}
-
-        return TextConditions([move(item) for item in self.items], move(self.empty))
+#: source images of one sample
+Images = Sequence[Image.Image]
 
 
 @dataclass(frozen=True)
@@ -59,14 +44,47 @@ class Family(LayerNames, ABC):
     #: class names in diffusers
     pipeline_class: str
     transformer_class: str
+    vae_class: str = "AutoencoderKL"
     #: hub id that supplies what a single .safetensors file does not contain
     default_components: str
     #: substrings of tensor names that only this family's checkpoints have
     checkpoint_marks: tuple[str, ...]
 
+    #: how many source images a sample may have; more than none makes it an edit family
+    max_sources: int = 0
+    #: whether nothing can be made without one
+    needs_source: bool = False
+    #: what the model's guidance embedding is told, for models that have one: the pipeline's default
+    embedded_guidance: float | None = None
+
+    @property
+    def can_edit(self) -> bool:
+        return self.max_sources > 0
+
     @abstractmethod
-    def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
-        """What the pipeline's own text encoders give for each prompt, on the CPU."""
+    def encode_prompts(
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+    ) -> list[PromptTensors]:
+        """What the pipeline's own text encoders give for each prompt, on the CPU.
+
+        `sources`: the source images of each prompt, for families whose text encoder sees them too.
+        """
+
+    def encode_sources(self, vae: Any, images: Images) -> PromptTensors:
+        """The latents of one sample's source images as `source_0`, `source_1`, ..., each [C, H, W], on the CPU.
+
+        Raises UserError for more images than the family takes, or one that cannot be used.
+        """
+        if not 0 < len(images) <= self.max_sources:
+            takes = f"1 to {self.max_sources}" if self.max_sources else "no"
+            raise UserError(f"{self.title} takes {takes} source images, not {len(images)}.")
+        scale = pixels_per_latent(self.vae_class, vae.config)
+        pictures = [self.source_picture(image.convert("RGB"), scale) for image in images]
+        return {f"source_{i}": encode(vae, as_pixels(p))[0].cpu().contiguous() for i, p in enumerate(pictures)}
+
+    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
+        """An RGB source image in the size in which the pipeline would encode it. Raises UserError."""
+        raise UserError(f"{self.title} takes no source images.")
 
     @abstractmethod
     def velocity(
@@ -81,6 +99,10 @@ class Family(LayerNames, ABC):
     @abstractmethod
     def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits: ...
 
+    def guided(self, field: Field, guidance_scale: float) -> Field:
+        """Classifier-free guidance as the family's pipeline has it."""
+        return guided(field, guidance_scale)
+
     def select_attention(self, transformer: torch.nn.Module, name: str) -> None:
         """Use the attention backend `name` (diffusers' names; "sdpa" is torch's own). Raises ValueError."""
         if name != "sdpa":
@@ -91,6 +113,10 @@ class Family(LayerNames, ABC):
         scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(**self.scheduler_arguments(scheduler, transformer_config, steps, latent_hw))
         return scheduler.sigmas.float().cpu()
+
+    def knows_checkpoint(self, tensor_names: Sequence[str]) -> bool:
+        """Whether a checkpoint with these tensors can be of this family."""
+        return any(mark in name for name in tensor_names for mark in self.checkpoint_marks)
 
     def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
         """(C, H, W) of the latents of a picture of width x height pixels."""
@@ -103,3 +129,9 @@ def flow_match_shift(config: Mapping, image_tokens: int, default_max_shift: floa
     base, top = config.get("base_shift", 0.5), config.get("max_shift", default_max_shift)
     slope = (top - base) / (high - low)
     return image_tokens * slope + base - slope * low
+
+
+def as_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB image as [1, 3, height, width] in -1..1."""
+    values = np.asarray(image, dtype=np.float32)[None] / 255.0
+    return 2.0 * torch.from_numpy(values.transpose(0, 3, 1, 2)) - 1.0  # strides as diffusers' processor leaves them

@@ -18,11 +18,18 @@ from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.layout import Layout
+from danceopd_ext.models.decoding import pixels_per_latent
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-TEXT_PARTS = ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3")
+TEXT_PARTS = (
+    "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "processor", "siglip", "siglip_processor",
+)  # fmt: skip
+
+#: what the transformer's tensors are called in files that hold more than it
+PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,9 @@ class Source:
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent, from the VAE's configuration alone."""
-        config = _load_part(self, lambda: diffusers.AutoencoderKL.load_config(self.components, subfolder="vae"))
-        return 2 ** (len(config["block_out_channels"]) - 1)
+        cls = library_class(self.family.vae_class)
+        config = _load_part(self, lambda: cls.load_config(self.components, subfolder="vae"))
+        return pixels_per_latent(self.family.vae_class, config)
 
 
 def find_source(where: str, model_type: str | None = None, components_from: str | None = None) -> Source:
@@ -56,7 +64,7 @@ def find_source(where: str, model_type: str | None = None, components_from: str 
     """
     path = Path(where)
     if path.is_file():
-        family = _family_of_file(path)
+        family = _family_of_file(path, model_type)
         _check_type(family, model_type, where)
         components = _folder(components_from or family.default_components, "components_from")
         return Source(family, path, components, path.stem)
@@ -68,11 +76,14 @@ def find_source(where: str, model_type: str | None = None, components_from: str 
 
 def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
     """The transformer in eval mode without gradients, on the CPU. Raises UserError when the weights do not load."""
-    cls = getattr(diffusers, source.family.transformer_class)
+    cls = library_class(source.family.transformer_class)
     try:
         if source.transformer.is_file():
             model = cls.from_single_file(
-                str(source.transformer), config=str(source.components), subfolder="transformer", torch_dtype=dtype
+                _own_names(source.transformer),
+                config=str(source.components),
+                subfolder="transformer",
+                torch_dtype=dtype,
             )
         else:
             model = cls.from_pretrained(source.transformer, subfolder="transformer", torch_dtype=dtype)
@@ -84,12 +95,23 @@ def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
+    """The file; where the transformer's names have a prefix, which diffusers does not know in every family, its tensors
+    without it and without those of other parts."""
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
+        if not prefix:
+            return str(path)
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
+
+
 def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The family's pipeline with text encoders and tokenizers only, ready to encode on the device.
 
     Encoders that do not fit into the device's memory (T5-XXL alone takes 9 GiB) are streamed through it.
     """
-    cls = getattr(diffusers, source.family.pipeline_class)
+    cls = library_class(source.family.pipeline_class)
     pipeline = _load_part(
         source, lambda: cls.from_pretrained(source.components, transformer=None, vae=None, torch_dtype=dtype)
     )
@@ -99,7 +121,7 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
         pipeline.to("cpu")
         torch.cuda.empty_cache()
     for name, part in pipeline.components.items():
-        if name.startswith("text_encoder") and part is not None:
+        if name.startswith(("text_encoder", "siglip")) and isinstance(part, torch.nn.Module):
             stream(part, torch.device(device))
     return pipeline
 
@@ -117,15 +139,25 @@ def load_scheduler(source: Source) -> Any:
 
 def load_vae(source: Source, dtype: torch.dtype) -> Any:
     """The VAE in eval mode without gradients, on the CPU."""
-    cls = diffusers.AutoencoderKL
+    cls = library_class(source.family.vae_class)
     vae = _load_part(source, lambda: cls.from_pretrained(source.components, subfolder="vae", torch_dtype=dtype))
     return vae.eval().requires_grad_(False)
+
+
+def library_class(name: str) -> Any:
+    """A class of diffusers. Raises UserError where the installed version is too old to have it."""
+    try:
+        return getattr(diffusers, name)
+    except AttributeError as error:
+        raise UserError(
+            f"diffusers {diffusers.__version__} has no {name}: this model needs a newer one (pip install -U diffusers)."
+        ) from error
 
 
 def _load_part(source: Source, load: Any) -> Any:
     try:
         return load()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(f"{source.components}: a part of the model does not load ({_first_line(error)}).") from error
 
 
@@ -179,9 +211,9 @@ def checkpoint_keys(path: Path) -> list[str]:
         ) from error
 
 
-def _family_of_file(path: Path) -> Family:
+def _family_of_file(path: Path, model_type: str | None) -> Family:
     keys = checkpoint_keys(path)
-    family = family_of_checkpoint(keys)
+    family = family_of_checkpoint(keys, model_type)
     if family is None:
         known = ", ".join(f.title for f in FAMILIES.values())
         raise UserError(f"{path} is no checkpoint of {known} (its first tensor is {keys[0] if keys else 'missing'}).")
@@ -199,7 +231,7 @@ def _first_line(error: BaseException) -> str:
 
 def load_layout(source: Source) -> tuple[Layout, dict]:
     """LoRA names and shapes of the model, and the transformer's configuration, without loading a weight."""
-    cls = getattr(diffusers, source.family.transformer_class)
+    cls = library_class(source.family.transformer_class)
     config = _load_part(source, lambda: cls.load_config(source.components, subfolder="transformer"))
     with torch.device("meta"):
         transformer = cls.from_config(config)

@@ -5,18 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from danceopd_ext.models.family import Family
+from danceopd_ext.models.flux import Flux, FluxKontext
+from danceopd_ext.models.flux_2 import Flux2, Flux2Klein
 from danceopd_ext.models.flux_2_names import Flux2Names
 from danceopd_ext.models.flux_names import FluxNames
 from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.models.qwen_image import QwenImage, QwenImageEdit, QwenImageEditPlus
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.sd3 import StableDiffusion3
 from danceopd_ext.models.z_image import ZImage
+from danceopd_ext.models.z_image_omni import ZImageOmni
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         StableDiffusion3(),
+        ZImageOmni(),
         ZImage(),
+        Flux(),
+        FluxKontext(),
+        Flux2(),
+        Flux2Klein(),
+        QwenImage(),
+        QwenImageEdit(),
+        QwenImageEditPlus(),
     )
 }
 
@@ -38,10 +50,11 @@ def family_of_pipeline(class_name: str) -> Family | None:
     return next((f for f in FAMILIES.values() if f.pipeline_class == class_name), None)
 
 
-def family_of_checkpoint(tensor_names: Iterable[str]) -> Family | None:
-    """The family that a checkpoint's tensor names belong to."""
+def family_of_checkpoint(tensor_names: Iterable[str], model_type: str | None = None) -> Family | None:
+    """The family that a checkpoint's tensor names belong to; `model_type` chooses where they can be of several.
+
+    Models that draw and models that edit often have the same names; the first, which draws, is then taken.
+    """
     names = list(tensor_names)
-    for family in FAMILIES.values():
-        if any(mark in name for name in names for mark in family.checkpoint_marks):
-            return family
-    return None
+    possible = [family for family in FAMILIES.values() if family.knows_checkpoint(names)]
+    return next((family for family in possible if family.name == model_type), possible[0] if possible else None)

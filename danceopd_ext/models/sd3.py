@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, TextConditions, flow_match_shift
+from danceopd_ext.models.family import Family, Images, PromptTensors, SizeLimits, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
 
 #: inside a block: diffusers ending -> native ending
@@ -59,9 +59,11 @@ class StableDiffusion3(Family):
     default_format = "diffusers"
     blocks = {"transformer_blocks": Blocks("joint_blocks", 38, BLOCK_NAMES)}  # noqa: RUF012
     outer = OUTER_NAMES
-    checkpoint_marks = ("joint_blocks.", "transformer_blocks.0.attn.add_q_proj")
+    checkpoint_marks = ("joint_blocks.", "pos_embed.pos_embed")
 
-    def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
+    def encode_prompts(
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+    ) -> list[PromptTensors]:
         embeds, _, pooled, _ = pipeline.encode_prompt(
             list(prompts), prompt_2=None, prompt_3=None, do_classifier_free_guidance=False
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, TextConditions, flow_match_shift
+from danceopd_ext.models.family import Family, Images, PromptTensors, SizeLimits, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
 
 #: inside a context refiner block: diffusers name -> native name
@@ -52,7 +52,9 @@ class ZImage(Family):
     outer = OUTER_NAMES
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
 
-    def encode_prompts(self, pipeline: Any, prompts: list[str]) -> list[PromptTensors]:
+    def encode_prompts(
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+    ) -> list[PromptTensors]:
         embeds, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
         return [{"embeds": e.detach().cpu().contiguous()} for e in embeds]
 

@@ -3,80 +3,58 @@
 import pytest
 import torch
 
-from danceopd_ext.method import guided, rollout
-from danceopd_ext.models.family import TextConditions
+from danceopd_ext.models.conditions import edit_item
 from danceopd_ext.models.registry import FAMILIES
-from tests.tiny.pipelines import PIPELINES, sd3_pipeline, z_image_pipeline
+from tests.tiny.calls import conditions, noise_for, ours, pictures, relative, theirs
+from tests.tiny.packed_pipelines import ALL
+from tests.tiny.pipelines import sd3_pipeline
 
 PROMPT = "a red cat on the house"
+DRAWING = [name for name, family in FAMILIES.items() if not family.needs_source]
+SCALES = [(name, scale) for name in DRAWING for scale in (1.0, 4.5) if (name, scale) != ("flux_2", 4.5)]  # has no CFG
 
 
-def relative(found, expected):
-    return float((found - expected).norm() / expected.norm())
-
-
-def our_latents(family, pipeline, prompts, noise, size, steps, scale):
-    """Noise to latents with our rollout on our sigma grid."""
-    texts = family.encode_prompts(pipeline, [*prompts, ""])
-    condition = TextConditions(texts[:-1], texts[-1])
-    sigmas = family.sigmas(pipeline.scheduler, pipeline.transformer.config, steps, tuple(noise.shape[-2:]))
-
-    def field(z, sigma, c):
-        return family.velocity(pipeline.transformer, z, sigma, c)
-
-    end = torch.full((len(noise), 1), steps)
-    return rollout(guided(field, scale), noise, sigmas, condition, end)[:, 0]
-
-
-@pytest.mark.parametrize("scale", [1.0, 4.5])
 @pytest.mark.parametrize("size", [(32, 32), (48, 32)])
-@pytest.mark.parametrize("name", list(FAMILIES))
-def test_our_sampler_gives_the_pipelines_latents(name, size, scale):
-    family, pipeline = FAMILIES[name], PIPELINES[name](seed=1)
-    width, height = size
-    noise = torch.randn(
-        1,
-        *family.latent_shape(pipeline.transformer.config, 2, width, height),
-        generator=torch.Generator().manual_seed(0),
-    )
-    # Z-Image's pipeline adds scale * (text - empty) to the text velocity: one less than the usual scale
-    theirs = scale - 1 if name == "z_image" else scale
-    expected = pipeline(
-        PROMPT, negative_prompt="", width=width, height=height, num_inference_steps=6, guidance_scale=theirs,
-        latents=noise.clone(), output_type="latent",
-    ).images  # fmt: skip
-    with torch.no_grad():
-        found = our_latents(family, pipeline, [PROMPT], noise, size, 6, scale)
+@pytest.mark.parametrize("name, scale", SCALES)
+def test_our_sampler_gives_the_pipelines_latents(name, scale, size):
+    family, pipeline = FAMILIES[name], ALL[name](seed=1)
+    noise = noise_for(family, pipeline, size)
+    expected = theirs(family, pipeline, PROMPT, noise, size, scale)
+    found = ours(family, pipeline, conditions(family, pipeline, [PROMPT]), noise, scale)
     assert relative(found, expected) < 1e-4
     assert relative(found, noise) > 0.1
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_a_batch_gives_what_its_samples_give_alone(name):
-    family, pipeline = FAMILIES[name], PIPELINES[name](seed=2)
-    prompts = ["a cat", "the big blue dog on a tree in the river photo"]
-    noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        together = our_latents(family, pipeline, prompts, noise, (32, 32), 4, 1.0)
-        alone = [our_latents(family, pipeline, [p], noise[i : i + 1], (32, 32), 4, 1.0) for i, p in enumerate(prompts)]
-    assert relative(together, torch.cat(alone)) < 1e-5
+def test_a_batch_gives_what_its_samples_give_alone(name, small_sources):
+    """Whatever the lengths of their prompts and, where a family edits, the sizes of their source images."""
+    family, pipeline = FAMILIES[name], ALL[name](seed=2)
+    prompts = ["a cat", "the big blue dog on a tree in the river photo", "old house"]
+    images = [[picture] for picture in pictures(3)] if family.can_edit else None
+    together = conditions(family, pipeline, prompts, images)
+    noise = noise_for(family, pipeline, (32, 32), samples=3)
+    scale = 1.0 if name == "flux_2" else 2.0
+    batch = ours(family, pipeline, together, noise, scale)
+    alone = [ours(family, pipeline, together.select([i]), noise[i : i + 1], scale) for i in range(3)]
+    assert relative(batch, torch.cat(alone)) < 1e-5
     assert relative(alone[0], alone[1]) > 0.1
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-@pytest.mark.parametrize("make", [sd3_pipeline, z_image_pipeline])
-def test_sigma_grid_is_the_pipelines_for_every_resolution(make, dynamic):
+@pytest.mark.parametrize("name", DRAWING)
+def test_sigma_grid_is_the_pipelines_for_every_resolution(name, dynamic):
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    pipeline = make(seed=0)
-    family = next(f for f in FAMILIES.values() if f.pipeline_class == type(pipeline).__name__)
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic)
+    family, pipeline = FAMILIES[name], ALL[name](seed=0)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+        pipeline.scheduler.config, use_dynamic_shifting=dynamic
+    )
     grids = []
-    for width, height in ((32, 32), (64, 32)):
-        pipeline(PROMPT, width=width, height=height, num_inference_steps=16, guidance_scale=0.0, output_type="latent")
-        expected = pipeline.scheduler.sigmas.clone()
-        found = family.sigmas(pipeline.scheduler, pipeline.transformer.config, 16, (height // 2, width // 2))
-        assert torch.equal(found, expected)
+    for size in ((32, 32), (64, 32)):
+        noise = noise_for(family, pipeline, size)
+        theirs(family, pipeline, PROMPT, noise, size, steps=16)
+        found = family.sigmas(pipeline.scheduler, pipeline.transformer.config, 16, tuple(noise.shape[-2:]))
+        assert torch.equal(found, pipeline.scheduler.sigmas)
         grids.append(found)
     assert torch.equal(grids[0], grids[1]) != dynamic
 
@@ -89,18 +67,49 @@ def test_sd3_grid_ends_where_the_shift_is_applied_twice():
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_sizes_that_the_model_takes(name):
-    config = PIPELINES[name]().transformer.config
+    config = ALL[name]().transformer.config
     limits = FAMILIES[name].size_limits(config, 2)
-    assert (limits.multiple, limits.maximum) == (4, {"sd3": 64, "z_image": 128}[name])
+    assert (limits.multiple, limits.maximum) == (4, {"sd3": 64, "z_image": 128, "z_image_omni": 256}.get(name, 4096))
 
 
 def test_attention_backends_by_name():
     for name in FAMILIES:
-        transformer = PIPELINES[name]().transformer
+        transformer = ALL[name]().transformer
         FAMILIES[name].select_attention(transformer, "sdpa")
         with pytest.raises(ValueError):
             FAMILIES[name].select_attention(transformer, "no_such_backend")
-    transformer = PIPELINES["z_image"]().transformer
+    transformer = ALL["z_image"]().transformer
     FAMILIES["z_image"].select_attention(transformer, "_native_math")
     assert transformer.layers[0].attention.processor._attention_backend.value == "_native_math"
     transformer.reset_attention_backend()
+
+
+@pytest.mark.parametrize("name, told", [("flux", 3.5), ("flux_kontext", 3.5), ("flux_2", 4.0)])
+def test_the_guidance_embedding_is_told_the_pipelines_default(name, told):
+    import inspect
+
+    family, pipeline = FAMILIES[name], ALL[name](seed=1)
+    assert family.embedded_guidance == told
+    assert inspect.signature(type(pipeline).__call__).parameters["guidance_scale"].default == told
+    noise = noise_for(family, pipeline, (32, 32))
+    condition = conditions(family, pipeline, [PROMPT])
+    usual = ours(family, pipeline, condition, noise)
+    other = type(family)()
+    other.embedded_guidance = 1.0
+    assert relative(ours(other, pipeline, condition, noise), usual) > 1e-3
+
+
+def test_unconditional_keeps_sources_and_takes_the_items_own_negative():
+    from danceopd_ext.models.conditions import TextConditions
+
+    def value(number):
+        return torch.tensor([float(number)])
+
+    plain = {"embeds": value(1), "source_0": value(2)}
+    own = edit_item({"embeds": value(3)}, {"source_0": value(4)}, {"embeds": value(5), "source_glance_0": value(6)})
+    assert "negative_source_glance_0" not in own
+    batch = TextConditions([plain, own], {"embeds": value(0)}).unconditional()
+    assert [{k: float(v) for k, v in item.items()} for item in batch.items] == [
+        {"embeds": 0.0, "source_0": 2.0},
+        {"embeds": 5.0, "source_0": 4.0},
+    ]

@@ -4,10 +4,11 @@ import shutil
 import diffusers
 import pytest
 import torch
+from diffusers import Flux2Pipeline
 from safetensors.torch import save_file
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.models.decoding import decode
+from danceopd_ext.models.decoding import decode, encode
 from danceopd_ext.models.loading import (
     find_source,
     load_layout,
@@ -16,14 +17,15 @@ from danceopd_ext.models.loading import (
     load_transformer,
     load_vae,
 )
-from danceopd_ext.models.registry import FAMILIES
-from tests.tiny.pipelines import PIPELINES, save_pipeline
+from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint
+from tests.tiny.calls import noise_for
+from tests.tiny.packed_pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def folder(request, tmp_path_factory):
-    return save_pipeline(request.param, tmp_path_factory.mktemp(request.param) / "model")
+    return save_any(request.param, tmp_path_factory.mktemp(request.param) / "model")
 
 
 def family_of(folder):
@@ -40,17 +42,24 @@ def test_folder_gives_every_part(folder):
     assert source.name == "model"
     assert source.vae_scale_factor == 2
     transformer = load_transformer(source, torch.float32)
-    expected = PIPELINES[source.family.name]()
+    expected = ALL[source.family.name]()
     assert same_weights(transformer, expected.transformer)
     assert not transformer.training
     assert not any(p.requires_grad for p in transformer.parameters())
+    assert load_scheduler(source).config.shift == 3.0
+    assert {path.name for path in source.text_files} >= {"tokenizer", "text_encoder"}
+
+
+#: the processor of those that see sources is transformers' only together with torchvision
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.needs_source])
+def test_text_encoders_of_a_folder(name, tmp_path):
+    source, expected = find_source(str(save_any(name, tmp_path / "model"))), ALL[name]()
     pipeline = load_text_pipeline(source, torch.float32, "cpu")
     assert pipeline.transformer is None
     assert pipeline.vae is None
-    text = source.family.encode_prompts(pipeline, ["a cat"])[0]["embeds"]
-    assert torch.equal(text, source.family.encode_prompts(expected, ["a cat"])[0]["embeds"])
-    assert load_scheduler(source).config.shift == 3.0
-    assert {path.name for path in source.text_files} >= {"tokenizer", "text_encoder"}
+    found, wanted = (source.family.encode_prompts(p, ["a cat"])[0] for p in (pipeline, expected))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -58,12 +67,17 @@ def test_precision(folder, dtype):
     assert load_transformer(find_source(str(folder)), dtype).dtype == dtype
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-def test_single_file_gives_the_same_transformer(folder, tmp_path, prefix):
-    family = family_of(folder)
-    original = PIPELINES[family.name](seed=5).transformer
+#: diffusers reads FLUX.1's fused layers in the released size only
+SINGLE_FILES = [name for name in FAMILIES if name not in ("flux", "flux_kontext")]
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
+@pytest.mark.parametrize("name", SINGLE_FILES)
+def test_single_file_gives_the_same_transformer(name, tmp_path, prefix):
+    family, folder = FAMILIES[name], save_any(name, tmp_path / "folder")
+    original = ALL[family.name](seed=5).transformer
     file = to_single_file(family.name, original, tmp_path / "my_model.safetensors", prefix)
-    source = find_source(str(file), components_from=str(folder))
+    source = find_source(str(file), family.name, components_from=str(folder))
     assert (source.family, source.name) == (family, "my_model")
     loaded = load_transformer(source, torch.float32)
     state, expected = loaded.state_dict(), original.state_dict()
@@ -72,25 +86,92 @@ def test_single_file_gives_the_same_transformer(folder, tmp_path, prefix):
     assert worst == 0
 
 
+def test_a_file_with_more_than_the_transformer(tmp_path):
+    """What UIs call a checkpoint: VAE and text encoders beside it."""
+    folder = save_any("qwen_image", tmp_path / "folder")
+    original = ALL["qwen_image"](seed=5).transformer
+    tensors = {f"model.diffusion_model.{k}": v for k, v in original.state_dict().items()}
+    save_file({**tensors, "vae.conv1.weight": torch.zeros(1)}, tmp_path / "all.safetensors")
+    source = find_source(str(tmp_path / "all.safetensors"), components_from=str(folder))
+    assert same_weights(load_transformer(source, torch.float32), original)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_checkpoints_tell_their_family(name):
+    """By the names of either kind; a model that edits is meant where the preset says so."""
+    family, transformer = FAMILIES[name], ALL[name]().transformer
+    drawing = {
+        "flux_kontext": "flux", "qwen_image_edit": "qwen_image", "qwen_image_edit_plus": "qwen_image"
+    }.get(name, name)  # fmt: skip
+    diffusers_names = list(transformer.state_dict())
+    native = [f"model.diffusion_model.{layer}.weight" for layer in family.layout(transformer).native]
+    native += [own for own in diffusers_names if "siglip" in own or "pad_token" in own]
+    for names in (diffusers_names, native):
+        assert family_of_checkpoint(names).name == drawing
+        assert family_of_checkpoint(names, name) is family
+        assert family_of_checkpoint(names, "no such family").name == drawing
+
+
+def test_a_class_that_diffusers_lacks_is_named(monkeypatch, folder):
+    source = find_source(str(folder))
+    monkeypatch.setattr(type(source.family), "transformer_class", "TransformerOfTomorrow")
+    with pytest.raises(UserError, match="no TransformerOfTomorrow: this model needs a newer one"):
+        load_transformer(source, torch.float32)
+
+
+def test_a_text_encoder_that_needs_another_library(monkeypatch, folder):
+    source = find_source(str(folder))
+
+    def refuse(*arguments, **more):
+        raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library")
+
+    monkeypatch.setattr(getattr(diffusers, source.family.pipeline_class), "from_pretrained", refuse)
+    with pytest.raises(UserError, match="requires the Torchvision library"):
+        load_text_pipeline(source, torch.float32, "cpu")
+
+
 def test_layout_knows_shapes_without_weights(folder):
     layout, config = load_layout(find_source(str(folder)))
-    transformer = PIPELINES[family_of(folder).name]().transformer
+    transformer = ALL[family_of(folder).name]().transformer
     assert dict(layout.shapes) == dict(family_of(folder).layout(transformer).shapes)
-    assert config["in_channels"] == 4
+    assert config["in_channels"] == transformer.config.in_channels
 
 
 def test_pictures_are_decoded_as_the_pipeline_does(folder):
     source = find_source(str(folder))
-    pipeline = PIPELINES[source.family.name]()
-    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-
-    def draw(output_type):
-        size = {"width": 32, "height": 32, "num_inference_steps": 2}
-        return pipeline("a cat", **size, guidance_scale=1.0, latents=noise, output_type=output_type).images
-
-    latents, expected = draw("latent"), draw("np")
+    family, pipeline = source.family, ALL[source.family.name]()
+    latents = noise_for(family, pipeline, (32, 32))
     found = decode(load_vae(source, torch.float32), latents)
+    expected = pipeline.image_processor.postprocess(vae_output(family, pipeline.vae, latents), "np")
+    assert found.shape == (1, 32, 32, 3)
     assert abs(found / 255.0 - expected).max() < 0.5 / 255 + 1e-6
+
+
+@torch.no_grad()
+def vae_output(family, vae, latents):
+    """What the pipelines do between their last step and the picture."""
+    if family.vae_class == "AutoencoderKLQwenImage":
+        mean, deviation = (
+            torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        return vae.decode(latents.unsqueeze(2) * deviation + mean, return_dict=False)[0][:, :, 0]
+    if family.vae_class == "AutoencoderKLFlux2":
+        mean, variance = (v.view(1, -1, 1, 1) for v in (vae.bn.running_mean, vae.bn.running_var))
+        latents = latents * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
+        return vae.decode(Flux2Pipeline._unpatchify_latents(latents), return_dict=False)[0]
+    return vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
+
+
+def test_latents_of_a_picture_become_that_picture(folder):
+    """encode is the inverse of decode's scale: the VAE alone stands between them."""
+    source = find_source(str(folder))
+    vae = load_vae(source, torch.float32)
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        frames = pixels.unsqueeze(2) if source.family.vae_class == "AutoencoderKLQwenImage" else pixels
+        through = vae.decode(vae.encode(frames).latent_dist.mode(), return_dict=False)[0].reshape(pixels.shape)
+    expected = ((through.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    assert abs(decode(vae, encode(vae, pixels)).astype(int) - expected).max() <= 1
 
 
 def error(where, *arguments, **more):
@@ -119,9 +200,7 @@ def test_missing_and_foreign_models(tmp_path, folder):
 
 
 def test_damaged_and_dangerous_files(tmp_path, folder):
-    file = to_single_file(
-        family_of(folder).name, PIPELINES[family_of(folder).name]().transformer, tmp_path / "m.safetensors"
-    )
+    file = to_single_file(family_of(folder).name, ALL[family_of(folder).name]().transformer, tmp_path / "m.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
     assert "m.safetensors" in error(file, components_from=str(folder))
     (tmp_path / "old.ckpt").write_bytes(b"anything")

@@ -18,7 +18,23 @@ NORMS = {
         ("pos_embed.proj", "x_embedder.proj"), ("transformer_blocks", "joint_blocks"),
     ],
     "z_image": [("attention.norm_q", "attention.q_norm"), ("attention.norm_k", "attention.k_norm")],
+    "flux_2": [
+        ("single_transformer_blocks", "single_blocks"), ("transformer_blocks", "double_blocks"),
+        ("attn.norm_q.weight", "img_attn.norm.query_norm.scale"),
+        ("attn.norm_k.weight", "img_attn.norm.key_norm.scale"),
+        ("attn.norm_added_q.weight", "txt_attn.norm.query_norm.scale"),
+        ("attn.norm_added_k.weight", "txt_attn.norm.key_norm.scale"),
+    ],
+    "qwen_image": [],
 }  # fmt: skip
+SAME_NAMES = {
+    "flux": "flux_2",
+    "flux_kontext": "flux_2",
+    "flux_2_klein": "flux_2",
+    "qwen_image_edit": "qwen_image",
+    "qwen_image_edit_plus": "qwen_image",
+    "z_image_omni": "z_image",
+}
 
 
 def to_single_file(family_name: str, transformer: torch.nn.Module, path: Path, prefix: str = "") -> Path:
@@ -37,8 +53,10 @@ def to_single_file(family_name: str, transformer: torch.nn.Module, path: Path, p
                 fused = torch.cat(fused.chunk(2)[::-1])
             original[f"{native}.{kind}"] = fused
     for name, tensor in state.items():
-        for ours, theirs in NORMS[family_name]:
+        for ours, theirs in NORMS[SAME_NAMES.get(family_name, family_name)]:
             name = name.replace(ours, theirs)
+        if name.startswith("single_blocks"):
+            name = name.replace("img_attn.norm", "norm")
         original["pos_embed" if name == "pos_embed.pos_embed" else name] = tensor
     save_file({prefix + name: tensor.contiguous() for name, tensor in original.items()}, path)
     return path

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.algebra import compress, extract, merge
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.method import Field, generator, guided
+from danceopd_ext.method import Field, generator
 from danceopd_ext.models.family import Family, TextConditions
 from danceopd_ext.models.loading import load_transformer, stream
 from danceopd_ext.toolkits.native.checks import select_attention
@@ -85,10 +85,10 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     base = AdapterField(family, adapters, None, accelerator.autocast)
     student = AdapterField(family, adapters, STUDENT, accelerator.autocast)
     teachers = {
-        name: guided(_teacher_field(name, found, loras[name], base, accelerator), found.settings.guidance_scale)
+        name: family.guided(_teacher_field(name, found, loras[name], base, accelerator), found.settings.guidance_scale)
         for name, found in prepared.teachers.items()
     }
-    return Fields(adapters, base, teachers, guided(student, preset.danceopd.student_guidance_scale), student)
+    return Fields(adapters, base, teachers, family.guided(student, preset.danceopd.student_guidance_scale), student)
 
 
 def adapter_name(teacher: str) -> str:

@@ -19,6 +19,7 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, find_source, load_layout
+from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.checks import check_attention, check_machine, check_weights, check_writable
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.state import SavedState, open_state
@@ -71,6 +72,7 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     source = find_source(
         preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
     )
+    _check_sources(source)
     check_weights(source)
     layout, config = load_layout(source)
     check_attention(source, config, preset.attention)
@@ -148,6 +150,15 @@ def _load_plan(preset: Preset, processes: int) -> tuple[Plan, list[str]]:
         processes=processes,
         micro_batches=training.gradient_accumulation_steps,
     )
+
+
+def _check_sources(source: Source) -> None:
+    if source.family.needs_source:
+        others = ", ".join(f.name for f in FAMILIES.values() if not f.needs_source)
+        raise UserError(
+            f"model_type: {source.family.title} cannot draw without a source image, and the native toolkit has no data"
+            f' with source images yet. Train one of {others}, or this model with toolkit = "musubi-tuner".'
+        )
 
 
 def _check_sizes(plan: Plan, source: Source, config: dict) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from danceopd_ext.files import whole_file
-from danceopd_ext.method import Field, generator, guided, rollout
+from danceopd_ext.method import Field, generator, rollout
 from danceopd_ext.models.decoding import decode
 from danceopd_ext.models.loading import load_vae
 from danceopd_ext.pictures import draw_grid
@@ -57,7 +57,8 @@ class Previews:
         condition = self.data.conditions([line.prompt], line.negative_prompt)
         sigmas = self.data.sigmas(line.width, line.height, line.steps)
         end = torch.tensor([[line.steps]])
-        latents = rollout(guided(field, line.guidance_scale), noise, sigmas, condition, end)[:, 0]
+        guided = self.prepared.family.guided(field, line.guidance_scale)
+        latents = rollout(guided, noise, sigmas, condition, end)[:, 0]
         self.vae.to(self.device)
         picture = decode(self.vae, latents)[0]
         self.vae.to("cpu")

@@ -1,0 +1,115 @@
+"""FLUX.1 (dev) and FLUX.1 Kontext through diffusers.
+
+Latents are the VAE's 16 channels; the transformer takes them as tokens. Shape suffixes: T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+
+from danceopd_ext.models.conditions import PromptTensors, TextConditions, numbered
+from danceopd_ext.models.family import Family, Images, SizeLimits, flow_match_shift
+from danceopd_ext.models.flux_names import FluxNames
+from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
+from danceopd_ext.models.resizing import floor_to, nearest_ratio
+
+
+class Flux(FluxNames, Family):
+    """The transformer takes sigma as its time and gives dz/dsigma as it is.
+
+    It is distilled for guidance: it is told a guidance scale and does in one forward what others do in two. Training
+    tells it what the pipeline does by default, so that rollouts are what people draw.
+    """
+
+    pipeline_class = "FluxPipeline"
+    transformer_class = "FluxTransformer2DModel"
+    default_components = "black-forest-labs/FLUX.1-dev"
+    checkpoint_marks = ("double_blocks.0.img_mod.lin.", "single_transformer_blocks.0.proj_mlp.")
+    embedded_guidance = 3.5
+
+    def encode_prompts(
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+    ) -> list[PromptTensors]:
+        embeds, pooled, _ = pipeline.encode_prompt(list(prompts), prompt_2=None)
+        pairs = zip(embeds.detach().cpu(), pooled.detach().cpu(), strict=True)
+        return [{"embeds": e.contiguous(), "pooled": p.contiguous()} for e, p in pairs]
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
+    ) -> torch.Tensor:
+        return in_groups(partial(self._velocity, transformer), z_BCHW, sigma_B, condition)
+
+    def _velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, items: Sequence[PromptTensors]
+    ) -> torch.Tensor:
+        """The velocity of samples whose conditions have the same shapes."""
+        dtype = transformer.transformer_blocks[0].attn.norm_q.weight.dtype  # transformer.dtype walks all parameters
+        height, width = z_BCHW.shape[2:]
+        pictures = [z_BCHW, *(stacked(items, f"source_{i}", z_BCHW.dtype) for i in range(len(_sources(items[0]))))]
+        tokens = [pack(picture) for picture in pictures]
+        places = [_places(*picture.shape[2:], source=i > 0) for i, picture in enumerate(pictures)]
+        embeds = stacked(items, "embeds", dtype)
+        out = transformer(
+            hidden_states=torch.cat(tokens, dim=1).to(dtype),
+            timestep=sigma_B * 1000 / 1000,  # the pipeline's own arithmetic
+            guidance=self._guidance(transformer, sigma_B),
+            pooled_projections=stacked(items, "pooled", dtype),
+            encoder_hidden_states=embeds,
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=embeds.device),
+            img_ids=torch.cat(places).to(embeds.device),
+            return_dict=False,
+        )[0]
+        return unpack(out[:, : tokens[0].shape[1]], height, width)
+
+    def _guidance(self, transformer: torch.nn.Module, sigma_B: torch.Tensor) -> torch.Tensor | None:
+        if not transformer.config.guidance_embeds:
+            return None
+        return torch.full_like(sigma_B, self.embedded_guidance, dtype=torch.float32)
+
+    def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
+        tokens = (latent_hw[0] // 2) * (latent_hw[1] // 2)
+        mu = flow_match_shift(scheduler.config, tokens, default_max_shift=1.15)
+        return {"sigmas": even_sigmas(steps), "mu": mu}
+
+    def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
+        return transformer_config["in_channels"] // 4, height // vae_scale_factor, width // vae_scale_factor
+
+    def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
+        return SizeLimits(multiple=2 * vae_scale_factor, maximum=4096)  # places have no table: any size goes
+
+
+class FluxKontext(Flux):
+    """FLUX.1 Kontext: tokens of a source image follow those of the picture, told apart by the first axis of places."""
+
+    name = "flux_kontext"
+    title = "FLUX.1 Kontext"
+    pipeline_class = "FluxKontextPipeline"
+    default_components = "black-forest-labs/FLUX.1-Kontext-dev"
+    max_sources = 1
+
+    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
+        multiple = 2 * vae_scale_factor
+        return image.resize(kontext_size(image.size, multiple), Image.Resampling.LANCZOS)
+
+
+def kontext_size(size: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
+    """The (width, height) that Kontext knows with the proportions nearest to `size`."""
+    from diffusers.pipelines.flux import pipeline_flux_kontext  # here: it takes seconds to import
+
+    known = pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS
+    return floor_to(nearest_ratio(floor_to(size, multiple), known), multiple)
+
+
+def _sources(item: PromptTensors) -> list[torch.Tensor]:
+    return numbered(item, "source_")
+
+
+def _places(height: int, width: int, source: bool) -> torch.Tensor:
+    """(is a source, row, column) of each token, [T, 3]."""
+    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    return torch.stack([torch.full_like(rows, int(source)), rows, columns], dim=-1).flatten(0, 1).float()

@@ -1,0 +1,130 @@
+"""FLUX.2 (dev) and FLUX.2 Klein through diffusers.
+
+Latents are squares of 2 x 2 of the VAE's latents, 128 channels: a token each. Shape suffixes: T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.models.conditions import PromptTensors, TextConditions, numbered
+from danceopd_ext.models.family import Family, Images, SizeLimits
+from danceopd_ext.models.flux_2_names import Flux2Names
+from danceopd_ext.models.packing import even_sigmas, in_groups, stacked
+from danceopd_ext.models.resizing import SOURCE_AREA, floor_to, middle, shrunk
+
+#: places of source images on the first axis: the first at 10, the next at 20, ...
+SOURCE_STEP = 10
+#: what the pipeline takes as a source image
+SMALLEST_SIDE, LONGEST_RATIO = 64, 8
+
+
+class Flux2(Flux2Names, Family):
+    """The transformer takes sigma as its time and gives dz/dsigma as it is; dev is told a guidance scale."""
+
+    pipeline_class = "Flux2Pipeline"
+    transformer_class = "Flux2Transformer2DModel"
+    vae_class = "AutoencoderKLFlux2"
+    default_components = "black-forest-labs/FLUX.2-dev"
+    checkpoint_marks = ("single_stream_modulation.lin",)
+    embedded_guidance = 4.0
+    max_sources = 10
+    #: dev has a guidance embedding, Klein has none: names tell them apart
+    has_guidance_embedding = True
+
+    def encode_prompts(
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+    ) -> list[PromptTensors]:
+        embeds, _ = pipeline.encode_prompt(list(prompts))
+        return [{"embeds": e.contiguous()} for e in embeds.detach().cpu()]
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
+    ) -> torch.Tensor:
+        return in_groups(partial(self._velocity, transformer), z_BCHW, sigma_B, condition)
+
+    def _velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, items: Sequence[PromptTensors]
+    ) -> torch.Tensor:
+        """The velocity of samples whose conditions have the same shapes."""
+        dtype = transformer.transformer_blocks[0].attn.norm_q.weight.dtype  # transformer.dtype walks all parameters
+        count = len(numbered(items[0], "source_"))
+        pictures = [z_BCHW, *(stacked(items, f"source_{i}", z_BCHW.dtype) for i in range(count))]
+        places = [_places(*picture.shape[2:], SOURCE_STEP * i) for i, picture in enumerate(pictures)]
+        embeds = stacked(items, "embeds", dtype)
+        guidance = None
+        if transformer.config.guidance_embeds:
+            guidance = torch.full_like(sigma_B, self.embedded_guidance, dtype=torch.float32)
+        out = transformer(
+            hidden_states=torch.cat([picture.flatten(2).mT for picture in pictures], dim=1).to(dtype),
+            timestep=sigma_B * 1000 / 1000,  # the pipeline's own arithmetic
+            guidance=guidance,
+            encoder_hidden_states=embeds,
+            txt_ids=_words(embeds.shape[1]).to(embeds.device),
+            img_ids=torch.cat(places).to(embeds.device),
+            return_dict=False,
+        )[0]
+        return out[:, : z_BCHW[0, 0].numel()].mT.reshape(z_BCHW.shape)
+
+    def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu  # here: it takes seconds to import
+
+        mu = compute_empirical_mu(image_seq_len=latent_hw[0] * latent_hw[1], num_steps=steps)
+        if scheduler.config.get("use_flow_sigmas"):
+            return {"num_inference_steps": steps, "mu": mu}
+        return {"sigmas": even_sigmas(steps), "mu": mu}
+
+    def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
+        pixels = 2 * vae_scale_factor
+        return transformer_config["in_channels"], height // pixels, width // pixels
+
+    def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
+        return SizeLimits(multiple=2 * vae_scale_factor, maximum=4096)  # places have no table: any size goes
+
+    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
+        check_source(image, self.title)
+        image = shrunk(image, SOURCE_AREA)
+        return middle(image, floor_to(image.size, 2 * vae_scale_factor))
+
+    def knows_checkpoint(self, tensor_names: Sequence[str]) -> bool:
+        told = any("guidance_in." in name or "guidance_embedder." in name for name in tensor_names)
+        return super().knows_checkpoint(tensor_names) and told == self.has_guidance_embedding
+
+
+class Flux2Klein(Flux2):
+    """FLUX.2 Klein: another text encoder, no guidance embedding; the base models are guided by the empty prompt."""
+
+    name = "flux_2_klein"
+    title = "FLUX.2 Klein"
+    architecture = "Flux.2-klein-4b"
+    pipeline_class = "Flux2KleinPipeline"
+    default_components = "black-forest-labs/FLUX.2-klein-base-4B"
+    embedded_guidance = None
+    has_guidance_embedding = False
+
+
+def check_source(image: Image.Image, title: str) -> None:
+    """Raise UserError for a source image that the pipeline would not take."""
+    if min(image.size) < SMALLEST_SIDE or max(image.size) > LONGEST_RATIO * min(image.size):
+        raise UserError(
+            f"{title}: a source image of {image.width} x {image.height} is too small or too long. Each side must have"
+            f" {SMALLEST_SIDE} pixels, and the longer at most {LONGEST_RATIO} times those of the shorter."
+        )
+
+
+def _places(height: int, width: int, source: int) -> torch.Tensor:
+    """(source, row, column, 0) of each token, [T, 4]."""
+    zero = torch.zeros(1, dtype=torch.long)
+    return torch.cartesian_prod(zero + source, torch.arange(height), torch.arange(width), zero)
+
+
+def _words(count: int) -> torch.Tensor:
+    """(0, 0, 0, place in the text) of each text token, [T, 4]."""
+    zero = torch.zeros(1, dtype=torch.long)
+    return torch.cartesian_prod(zero, zero, zero, torch.arange(count))

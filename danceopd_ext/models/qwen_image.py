@@ -1,0 +1,155 @@
+"""Qwen-Image, Qwen-Image-Edit and Qwen-Image-Edit-Plus through diffusers.
+
+Latents are the VAE's 16 channels without its axis of frames; the transformer takes them as tokens.
+Shape suffixes: B samples, L text tokens, D text features, C latent channels, H and W latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.method import Field
+from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
+from danceopd_ext.models.family import Family, Images, SizeLimits, flow_match_shift
+from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
+from danceopd_ext.models.qwen_image_names import QwenImageNames
+from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, of_area
+
+
+class QwenImage(QwenImageNames, Family):
+    """The transformer takes sigma as its time and gives dz/dsigma as it is; texts are padded and masked."""
+
+    pipeline_class = "QwenImagePipeline"
+    transformer_class = "QwenImageTransformer2DModel"
+    vae_class = "AutoencoderKLQwenImage"
+    default_components = "Qwen/Qwen-Image"
+    checkpoint_marks = ("transformer_blocks.0.img_mlp.net.0.proj.",)
+
+    def encode_prompts(
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+    ) -> list[PromptTensors]:
+        embeds, mask = pipeline.encode_prompt(list(prompts))
+        return _without_padding(embeds, mask)
+
+    def velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
+    ) -> torch.Tensor:
+        return in_groups(partial(self._velocity, transformer), z_BCHW, sigma_B, condition, SOURCE)
+
+    def _velocity(
+        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, items: Sequence[PromptTensors]
+    ) -> torch.Tensor:
+        """The velocity of samples whose source images have the same sizes."""
+        dtype = transformer.txt_norm.weight.dtype  # transformer.dtype walks through all parameters
+        height, width = z_BCHW.shape[2:]
+        count = len(numbered(items[0], SOURCE))
+        pictures = [z_BCHW, *(stacked(items, f"{SOURCE}{i}", z_BCHW.dtype) for i in range(count))]
+        tokens = [pack(picture) for picture in pictures]
+        embeds, mask = _padded([item["embeds"] for item in items], dtype)
+        out = transformer(
+            hidden_states=torch.cat(tokens, dim=1).to(dtype),
+            timestep=sigma_B * 1000 / 1000,  # the pipeline's own arithmetic
+            encoder_hidden_states=embeds,
+            encoder_hidden_states_mask=mask,
+            img_shapes=[[(1, p.shape[2] // 2, p.shape[3] // 2) for p in pictures]] * len(items),
+            return_dict=False,
+        )[0]
+        return unpack(out[:, : tokens[0].shape[1]], height, width)
+
+    def guided(self, field: Field, guidance_scale: float) -> Field:
+        """Guidance that keeps the length which each token's velocity has without it, as the pipeline does."""
+        plain = super().guided(field, guidance_scale)
+        if guidance_scale <= 1.0:
+            return plain
+
+        def rescaled(latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
+            with_text = field(latents, sigma, condition)
+            without = field(latents, sigma, condition.unconditional())
+            tokens = pack(without + guidance_scale * (with_text - without))
+            length = pack(with_text).norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True)
+            return unpack(tokens * length, *latents.shape[2:])
+
+        return rescaled
+
+    def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
+        tokens = (latent_hw[0] // 2) * (latent_hw[1] // 2)
+        mu = flow_match_shift(scheduler.config, tokens, default_max_shift=1.15)
+        return {"sigmas": even_sigmas(steps), "mu": mu}
+
+    def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
+        return transformer_config["in_channels"] // 4, height // vae_scale_factor, width // vae_scale_factor
+
+    def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
+        return SizeLimits(multiple=2 * vae_scale_factor, maximum=4096)  # its table of places reaches further
+
+
+class QwenImageEdit(QwenImage):
+    """Qwen-Image-Edit: the text encoder sees the source image, and its tokens follow those of the picture."""
+
+    name = "qwen_image_edit"
+    title = "Qwen-Image-Edit"
+    architecture = "qwen-image-edit"
+    pipeline_class = "QwenImageEditPipeline"
+    default_components = "Qwen/Qwen-Image-Edit"
+    max_sources = 1
+    needs_source = True
+    #: pixels of a source for the VAE and for the text encoder
+    source_area, glance_area = SOURCE_AREA, SOURCE_AREA
+
+    def encode_prompts(
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+    ) -> list[PromptTensors]:
+        if sources is None or not all(sources):
+            raise UserError(f"{self.title} edits: every prompt needs a source image.")
+        items = []
+        for prompt, images in zip(prompts, sources, strict=True):  # one by one: the pipelines take no more
+            glances = [_resized(image.convert("RGB"), self.glance_area) for image in images]
+            items += _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
+        return items
+
+    def _as_seen(self, glances: list[Image.Image]) -> Any:
+        return glances[0]
+
+    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
+        return _resized(image, self.source_area)
+
+
+class QwenImageEditPlus(QwenImageEdit):
+    """Qwen-Image-Edit-2509 and later: several source images, numbered in the prompt, seen at low resolution."""
+
+    name = "qwen_image_edit_plus"
+    title = "Qwen-Image-Edit-Plus"
+    architecture = "qwen-image-edit-plus"
+    pipeline_class = "QwenImageEditPlusPipeline"
+    default_components = "Qwen/Qwen-Image-Edit-2509"
+    max_sources = 8
+    glance_area = GLANCE_AREA
+
+    def _as_seen(self, glances: list[Image.Image]) -> Any:
+        return glances
+
+
+def _resized(image: Image.Image, area: int) -> Image.Image:
+    return image.resize(of_area(image.size, area), Image.Resampling.LANCZOS)
+
+
+def _without_padding(embeds_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> list[PromptTensors]:
+    embeds = embeds_BLD.detach().cpu()
+    if mask_BL is None:
+        return [{"embeds": one.contiguous()} for one in embeds]
+    return [{"embeds": one[mask.bool()].contiguous()} for one, mask in zip(embeds, mask_BL.cpu(), strict=True)]
+
+
+def _padded(texts: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Texts [L, D] of unequal length as [B, L, D], and what is text in it [B, L]; no mask where all is."""
+    lengths = torch.tensor([len(text) for text in texts])
+    embeds = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True).to(dtype)
+    if bool((lengths == lengths[0]).all()):
+        return embeds, None
+    return embeds, (torch.arange(embeds.shape[1]) < lengths[:, None]).to(embeds.device)

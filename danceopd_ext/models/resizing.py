@@ -1,0 +1,56 @@
+"""The sizes that source images are brought to before they are encoded: each pipeline's own rule.
+
+Sizes are (width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image
+
+Size = tuple[int, int]
+
+#: the area of a source image for the VAE, and for a text encoder that sees it at low resolution
+SOURCE_AREA = 1024 * 1024
+GLANCE_AREA = 384 * 384
+
+
+def nearest_ratio(size: Size, preferred: Sequence[Size]) -> Size:
+    """The preferred size whose width : height is nearest; of two as near, the narrower."""
+    ratio = size[0] / size[1]
+    _, width, height = min((abs(ratio - width / height), width, height) for width, height in preferred)
+    return width, height
+
+
+def of_area(size: Size, area: int, multiple: int = 32) -> Size:
+    """The same proportions at about this area, each side rounded to a multiple."""
+    width = math.sqrt(area * (size[0] / size[1]))
+    height = width / (size[0] / size[1])
+    return round(width / multiple) * multiple, round(height / multiple) * multiple
+
+
+def at_most(size: Size, area: int) -> Size:
+    """The same proportions at this area where it is exceeded, else the size itself; sides rounded down."""
+    if size[0] * size[1] <= area:
+        return size
+    scale = math.sqrt(area / (size[0] * size[1]))
+    return int(size[0] * scale), int(size[1] * scale)
+
+
+def floor_to(size: Size, multiple: int) -> Size:
+    """Each side rounded down to a multiple."""
+    return size[0] // multiple * multiple, size[1] // multiple * multiple
+
+
+def shrunk(image: Image.Image, area: int) -> Image.Image:
+    """The image at most as large as this area."""
+    size = at_most(image.size, area)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def middle(image: Image.Image, size: Size) -> Image.Image:
+    """The middle of the image, cut to this size."""
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return image.crop((left, top, left + size[0], top + size[1]))

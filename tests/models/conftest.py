@@ -1,0 +1,21 @@
+import pytest
+from diffusers.pipelines.flux import pipeline_flux_kontext
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+
+from danceopd_ext.models.registry import FAMILIES
+
+KONTEXT_SIZES = [(32, 48), (40, 40), (48, 32)]
+
+
+@pytest.fixture
+def small_sources(monkeypatch):
+    """Source images of a few thousand pixels, for the pipelines and for us."""
+    monkeypatch.setattr(pipeline_flux_kontext, "PREFERRED_KONTEXT_RESOLUTIONS", KONTEXT_SIZES)
+    for module, name in (
+        (pipeline_qwenimage_edit, "qwen_image_edit"),
+        (pipeline_qwenimage_edit_plus, "qwen_image_edit_plus"),
+    ):
+        true = module.calculate_dimensions
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, true=true: true(area / 256, ratio))
+        for area in ("source_area", "glance_area"):
+            monkeypatch.setattr(FAMILIES[name], area, getattr(FAMILIES[name], area) // 256)
