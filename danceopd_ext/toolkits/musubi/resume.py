@@ -62,12 +62,11 @@ class FastForward:
         self.left, self.args, self.accelerator = steps, args, accelerator
         self._stilled = [optimizer, lr_scheduler] if steps else []
         self._kept = {name: getattr(args, name) for name in QUIET}
-        self._trackers = accelerator.trackers
+        self._trackers: list[Any] = []
         self._random = _random_state()
         if steps:
             args.sample_at_first = False
             accelerator.step = 0  # its count of micro-batches, which musubi's loop begins anew
-            accelerator.trackers = []
             _set(args, QUIET)
         for one in self._stilled:
             one.step = _nothing
@@ -77,6 +76,8 @@ class FastForward:
         if not self.left:
             self._end()
             return None
+        if self.accelerator.trackers:  # made since, by the loop
+            self._trackers, self.accelerator.trackers = self.accelerator.trackers, []
         if self.accelerator.sync_gradients:
             self.left -= 1
             if not self.left:
