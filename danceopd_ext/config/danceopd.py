@@ -8,6 +8,8 @@ from typing import Literal
 from danceopd_ext.config.fields import check_ranges, key
 from danceopd_ext.errors import UserError
 
+FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
+
 
 @dataclass(kw_only=True)
 class Teacher:
@@ -56,7 +58,14 @@ class DanceOPDSection:
         "the current directory.",
         path=True,
     )
-    method: Literal["danceopd"] = key("danceopd", "The training method.")
+    method: Literal[
+        "danceopd", "joint", "offpolicy", "diffusionopd", "flowopd", "soft", "merge_average", "merge_sum"
+    ] = key(
+        "danceopd",
+        "How the student learns: danceopd, or one of the paper's baselines on the same data: joint (supervised, from "
+        "the pictures of the data), offpolicy, diffusionopd, flowopd, soft (mean of all teachers). merge_average and "
+        "merge_sum train nothing and write the merge of the LoRA teachers.",
+    )
     rollout_steps: int = key(16, "Solver steps of the student's full rollout.", minimum=1)
     query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
         "low_noise", "Where on the rollout the teacher is asked."
@@ -65,6 +74,10 @@ class DanceOPDSection:
     rollout_batch_size: int | None = key(
         None, "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.", minimum=1
     )
+    flowopd_group_size: int = key(16, "flowopd: trajectories of each prompt in a step.", minimum=1)
+    sde_eta: float = key(0.7, "flowopd: noise level of its stochastic rollout.", above=0)
+    ppo_clip: float = key(1e-4, "flowopd: how far the probability ratio may go from 1.", above=0)
+    advantage_clip: float = key(5.0, "flowopd: largest advantage.", above=0)
     student_guidance_scale: float = key(
         1.0,
         "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
@@ -85,6 +98,7 @@ class DanceOPDSection:
                 f"num_queries = {self.num_queries}: a rollout of rollout_steps = {self.rollout_steps} has only "
                 f"{self.rollout_steps} states to ask about. Use num_queries = {self.rollout_steps} or less."
             )
+        self._check_method()
         self._check_datasets()
         if self.toolkit == "native":
             self._check_native()
@@ -95,6 +109,26 @@ class DanceOPDSection:
         """Raise UserError where there is nobody to learn from."""
         if not self.teachers:
             raise UserError("no teacher: add a [danceopd.teachers.NAME] section for each skill (empty: the base).")
+
+    @property
+    def merges(self) -> bool:
+        """Whether the method merges weights and trains nothing."""
+        return self.method.startswith("merge_")
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The keys that only this method has."""
+        return FLOWOPD_KEYS if self.method == "flowopd" else ()
+
+    def _check_method(self) -> None:
+        """A key of one method says nothing to another."""
+        for name in FLOWOPD_KEYS:
+            if name not in self.own_keys and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UserError(f'{name} belongs to method = "flowopd"; here method = "{self.method}". Remove it.')
+        if self.merges and self.student_init != "fresh":
+            raise UserError(
+                f'student_init = "{self.student_init}": method = "{self.method}" trains no student. Remove one of them.'
+            )
 
     def _check_native(self) -> None:
         if self.toolkit_dir:
@@ -113,6 +147,11 @@ class DanceOPDSection:
     def _check_hosted(self) -> None:
         """A toolkit attaches LoRA teachers to its one transformer and makes the student itself."""
         where = f'toolkit = "{self.toolkit}"'
+        if self.method != "danceopd":
+            raise UserError(
+                f'method = "{self.method}": with {where} only method = "danceopd" runs, on the micro-batches that the '
+                'toolkit hands over. Use toolkit = "native" for this method.'
+            )
         if self.lora_targets:
             raise UserError(
                 f"lora_targets: with {where} the toolkit's network module chooses the layers. Remove it and use "

@@ -53,7 +53,7 @@ class DatasetSection:
         1024, 'Picture size for prompt files: 1024, "1024,768" (width,height), or a list of sizes that take turns.'
     )
     text_encoder_cache_dir: str | None = key(
-        None, "Where encoded prompts are kept. Default: `cache` in output_dir.", path=False
+        None, "Where encoded prompts and pictures are kept. Default: `cache` in output_dir.", path=False
     )
     text_encoder_batch_size: int = key(4, "Prompts encoded at once before training.", minimum=1)
 

@@ -75,6 +75,7 @@ class QwenImage(QwenImageNames, Family):
             length = pack(with_text).norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True)
             return unpack(tokens * length, *latents.shape[2:])
 
+        rescaled.forwards = plain.forwards  # what the cost of an update is counted by
         return rescaled
 
     def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:

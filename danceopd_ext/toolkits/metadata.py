@@ -10,18 +10,24 @@ from danceopd_ext.lora.metadata import stem
 
 
 def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> dict[str, object]:
-    """The `ss_danceopd_*` entries. `weights`: of every route."""
-    return {
+    """The `ss_danceopd_*` entries. `weights`: of every route; what says how to train is left out of a mere merge."""
+    entries = {
         "ss_danceopd_version": __version__,
         "ss_danceopd_toolkit": options.toolkit,
         "ss_danceopd_method": options.method,
         "ss_danceopd_teachers": {name: describe_teacher(teacher) for name, teacher in options.teachers.items()},
+    }
+    if options.merges:
+        return entries
+    return {
+        **entries,
         "ss_danceopd_routes": dict(weights),
         "ss_danceopd_rollout_steps": options.rollout_steps,
         "ss_danceopd_query": options.query,
         "ss_danceopd_num_queries": options.num_queries,
         "ss_danceopd_student_init": options.student_init,
         "ss_danceopd_student_guidance_scale": options.student_guidance_scale,
+        **{f"ss_danceopd_{key}": getattr(options, key) for key in options.own_keys},
     }
 
 

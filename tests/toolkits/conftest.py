@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 from safetensors.torch import load_file
 
 from danceopd_ext.cli import run
@@ -117,3 +119,52 @@ def ran(pipelines, two_teachers, launch, tmp_path):
         return launch(write_preset(tmp_path / name, pipelines[family], teachers, **{**QUICK, **keys}))
 
     return ran
+
+
+#: 30 updates of a few samples
+SHORT = {
+    "max_train_steps": 30,
+    "rollout_steps": 3,
+    "train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "network_dim": 8,
+}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Prompts of both routes with the picture that each describes, as prompt files with a column `target`."""
+    (tmp_path / "pictures").mkdir()
+    files = {}
+    for place, (route, words) in enumerate((("one", "red cat"), ("two", "blue river"))):
+        lines = ["prompt,target"]
+        for number in range(2):
+            level = np.linspace(0, 255, 24 * 20 * 3).reshape(20, 24, 3)
+            pixels = (level if number else 255 - level) * (0.4 + 0.6 * place)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pictures" / f"{route}{number}.png")
+            lines.append(f"{words} {number},pictures/{route}{number}.png")
+        path = tmp_path / f"{route}.csv"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        files[route] = str(path)
+    return files
+
+
+@pytest.fixture(scope="session")
+def strong(pipelines, tmp_path_factory):
+    """Two teachers that are far from the base."""
+    folder, model = tmp_path_factory.mktemp("strong"), pipelines["sd3"]
+    files = {
+        name: write_random_lora(folder / f"{name}.safetensors", model, seed, size=0.4, rank=2)
+        for name, seed in (("one", 1), ("two", 2))
+    }
+    return {name: {"lora": str(file)} for name, file in files.items()}
+
+
+@pytest.fixture
+def taught(ran, strong, pictures):
+    """Run a method on the data with pictures."""
+
+    def taught(method, name="run", teachers=None, **keys):
+        return ran(teachers or strong, family="sd3", name=name, method=method, prompts=pictures, **{**SHORT, **keys})
+
+    return taught

@@ -9,6 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.data.items import Item
+from danceopd_ext.data.latent_cache import LatentCache
 from danceopd_ext.data.plan import MicroBatch, Plan
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
@@ -68,29 +70,35 @@ def open_cache(prepared: Prepared, folder: str) -> TextCache:
 
 
 class StepData:
-    """Gives the method this process's samples of a step, grouped by size."""
+    """Gives the method this process's samples of a step, grouped by size.
 
-    def __init__(self, prepared: Prepared, cache: TextCache, accelerator: Accelerator):
+    `latents`: of the pictures, for methods that start from them.
+    """
+
+    def __init__(
+        self, prepared: Prepared, cache: TextCache, accelerator: Accelerator, latents: LatentCache | None = None
+    ):
         self.plan: Plan = prepared.plan
         self.family, self.config = prepared.family, prepared.config
         self.scale = prepared.source.vae_scale_factor
         self.scheduler = load_scheduler(prepared.source)
         self.steps = prepared.preset.danceopd.rollout_steps
-        self.cache, self.device = cache, accelerator.device
+        self.cache, self.latents, self.device = cache, latents, accelerator.device
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self._sigmas: dict[tuple[int, int, int], torch.Tensor] = {}
 
     def __call__(self, route: str, step: int) -> list[Batch]:
-        planned = self.plan.step(step)
-        if planned.route != route:
-            raise ValueError(f"step {step} was planned for {planned.route}, not {route}")
-        total = sum(len(micro) for micro in planned.micro_batches)
+        planned = {part.route: part for part in self.plan.parts(step)}
+        if route not in planned:
+            raise ValueError(f"step {step} was planned for {', '.join(planned)}, not {route}")
+        total = sum(len(part.texts) for part in planned.values())
         by_size: dict[tuple[int, int], list[MicroBatch]] = {}
-        for micro in planned.micro_batches:
+        for micro in planned[route].micro_batches:
             by_size.setdefault((micro.width, micro.height), []).append(micro.slice(self.rank, self.world))
-        return [self._batch(size, micros, total) for size, micros in by_size.items()]
+        return [self._batch(route, size, micros, total) for size, micros in by_size.items()]
 
-    def _batch(self, size: tuple[int, int], micros: list[MicroBatch], total: int) -> Batch:
+    def _batch(self, route: str, size: tuple[int, int], micros: list[MicroBatch], total: int) -> Batch:
+        items = [self.plan.routes[route].items[number] for micro in micros for number in micro.item_ids]
         return Batch(
             condition=self.conditions([text for micro in micros for text in micro.texts]),
             indices=[index for micro in micros for index in micro.indices],
@@ -98,7 +106,12 @@ class StepData:
             latent_shape=self.latent_shape(*size),
             sigmas=self.sigmas(*size, self.steps),
             micro_batch_size=max(len(micro) for micro in micros),
+            targets=[self._target(item) for item in items] if self.latents else (),
         )
+
+    def _target(self, item: Item) -> torch.Tensor | None:
+        """The clean latents of an item's picture, where it has one."""
+        return self.latents.get(item) if item.target else None
 
     def conditions(self, texts: list[str], negative: str = EMPTY) -> TextConditions:
         """The conditions of these prompts on the device; `negative` is what guidance moves away from."""

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.algebra import compress, extract, merge
+from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field, generator
 from danceopd_ext.models.family import Family, TextConditions
@@ -72,7 +73,9 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     dtype = torch_dtype(preset.training.mixed_precision)
     transformer = load_transformer(prepared.source, dtype)
     select_attention(family, transformer, preset.attention)
-    loras = {name: _teacher_lora(name, found, transformer, prepared, say) for name, found in prepared.teachers.items()}
+    loras = {
+        name: teacher_lora(name, found, transformer, prepared.layout, say) for name, found in prepared.teachers.items()
+    }
     transformer.to(accelerator.device)
     adapters = Adapters(transformer)
     for name, lora in loras.items():
@@ -115,15 +118,18 @@ def add_student(adapters: Adapters, prepared: Prepared, teachers: list[Lora]) ->
     )
 
 
-def _teacher_lora(
-    name: str, found: TeacherSource, transformer: torch.nn.Module, prepared: Prepared, say: Callable[[str], None]
+def teacher_lora(
+    name: str, found: TeacherSource, transformer: torch.nn.Module | None, layout: Layout, say: Callable[[str], None]
 ) -> Lora | None:
-    """The teacher's LoRA, extracted from its checkpoint if asked; None for the base and for whole checkpoints."""
+    """The teacher's LoRA, extracted from its checkpoint if asked; None for the base and for whole checkpoints.
+
+    `transformer`: the base, which only an extraction needs.
+    """
     rank = found.settings.extract_rank
     if not (found.checkpoint and rank):
         return found.lora
     tuned = load_transformer(found.checkpoint, torch.float32)
-    lora, errors = extract(transformer.state_dict(), tuned.state_dict(), list(prepared.layout.shapes), rank)
+    lora, errors = extract(transformer.state_dict(), tuned.state_dict(), list(layout.shapes), rank)
     worst = max(errors.values(), default=0.0)
     mean = sum(errors.values()) / max(len(errors), 1)
     missed = f"{mean:.1%} of a layer's change on average, {worst:.1%} at worst"

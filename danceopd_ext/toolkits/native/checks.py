@@ -13,8 +13,11 @@ import torch
 from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
-from danceopd_ext.config.schema import OptimizerSection
+from danceopd_ext.config.schema import DanceOPDSection, OptimizerSection
+from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.targets import PictureFile, inspect_picture
 from danceopd_ext.errors import UserError
+from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, checkpoint_keys
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
@@ -105,3 +108,39 @@ def check_writable(folder: Path) -> None:
         raise UserError(
             f"output_dir = {os.fspath(folder)!r} cannot be written ({error.strerror or error}): choose another folder."
         ) from error
+
+
+def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, PictureFile]:
+    """The picture files that the method starts from; none where it uses none.
+
+    Raises UserError for a picture that is missing or damaged, and when the method cannot do without one.
+    """
+    use, items = METHODS[method].targets, list(plan.items())
+    with_picture = [item for item in items if item.target]
+    if use == "unused":
+        if with_picture:
+            notes.append(f'the pictures of {len(with_picture)} items are not opened: method = "{method}" needs none')
+        return {}
+    bare = next((item for item in items if not item.target), None)
+    if use == "needed" and bare:
+        raise UserError(
+            f'{bare.source or "the data"}: method = "{method}" learns from pictures, and this item has none (as '
+            f"{len(items) - len(with_picture)} of {len(items)}). Give each route an image_dir with images in the "
+            "dataset file, or a column target in a .csv or .jsonl prompt file, or the weight 0 in [danceopd.routes]."
+        )
+    if bare:
+        notes.append(
+            f"{len(items) - len(with_picture)} of {len(items)} items have no picture: there method = "
+            f'"{method}" starts from random latents'
+        )
+    return {path: inspect_picture(path) for path in dict.fromkeys(item.target.path for item in with_picture)}
+
+
+def unused_keys(options: DanceOPDSection) -> list[str]:
+    """Keys of [danceopd] that were changed and that the method does not look at."""
+    unused = {
+        "joint": ("query", "num_queries"),
+        "diffusionopd": ("query", "num_queries"),
+        "flowopd": ("query", "num_queries"),
+    }.get(options.method, ())
+    return [key for key in unused if getattr(options, key) != type(options).__dataclass_fields__[key].default]

@@ -63,6 +63,7 @@ class Journal:
             "rollout_forwards_per_sample": report.rollout_forwards / report.samples,
             "teacher_forwards_per_sample": report.teacher_forwards / report.samples,
             "student_forwards_per_sample": report.student_forwards / report.samples,
+            "forwards": report.forwards,
             "samples": report.samples,
             "seconds": round(seconds, 4),
             "peak_memory_mb": round(peak_memory_mb(self.accelerator.device), 1),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields as fields_of
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from danceopd_ext.errors import TrainingError
-from danceopd_ext.method import Method, Report, derive_seed, update
+from danceopd_ext.method import METHODS, Method, Report, derive_seed
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
@@ -44,12 +45,8 @@ class Run:
         self.schedule = make_schedule(preset.optimizer, optimizer, preset.training.max_train_steps)
         self.optimizer = accelerator.prepare(optimizer)
         self.output = Output(prepared, fields.adapters, self.optimizer_state)
-        self.method = Method(
-            rollout_steps=preset.danceopd.rollout_steps,
-            query=preset.danceopd.query,
-            num_queries=preset.danceopd.num_queries,
-            rollout_batch_size=preset.danceopd.rollout_batch_size,
-        )
+        self.update = METHODS[preset.danceopd.method].update
+        self.method = Method(**{field.name: getattr(preset.danceopd, field.name) for field in fields_of(Method)})
         self.step, self.total = 0, preset.training.max_train_steps
         if prepared.resume:
             self.restore()
@@ -80,7 +77,7 @@ class Run:
         self.learn(True)
         torch.manual_seed(derive_seed(self.preset.training.seed, "dropout", self.step, self.accelerator.process_index))
         try:
-            report = update(
+            report = self.update(
                 self.method, self.step, self.preset.training.seed, self.data.plan.weights, self.data,
                 self.fields.teachers, self.fields.student, self.accelerator.backward, self.accelerator.device,
             )  # fmt: skip
@@ -100,6 +97,7 @@ class Run:
             self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.output.forwards += report.forwards
         self.journal.record(self.step, report, report.loss, rate, norm)
 
     def average_and_clip(self) -> float:
@@ -181,6 +179,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
+            "forwards": self.output.forwards,
         }
 
     def restore(self) -> None:
@@ -193,6 +192,7 @@ class Run:
         set_learning_rate(self.schedule, self.preset.optimizer.learning_rate)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.output.forwards = state["forwards"]
         self.step = saved.step
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from danceopd_ext.config import Preset
+from danceopd_ext.config.schema import SavingSection
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.metadata import build_metadata
 from danceopd_ext.lora.write import write_lora
+from danceopd_ext.models.family import Family
+from danceopd_ext.models.loading import Source
 from danceopd_ext.toolkits.metadata import danceopd_entries
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, torch_dtype
 from danceopd_ext.toolkits.native.state import save_state
@@ -24,11 +28,8 @@ class Output:
         self.saving = prepared.preset.saving
         self.folder = Path(self.saving.output_dir)
         self.started_at = time.time()
-
-    @property
-    def format(self) -> str:
-        chosen = self.saving.save_model_as
-        return self.prepared.family.default_format if chosen in ("auto", "safetensors") else chosen
+        self.forwards = 0
+        """Samples through the transformer so far, of all processes."""
 
     def lora_path(self, step: int | None) -> Path:
         """`NAME-step00000300.safetensors`, or `NAME.safetensors` at the end."""
@@ -45,7 +46,14 @@ class Output:
         path = self.lora_path(None if final else steps_done)
         lora = self.adapters.state(STUDENT)
         dtype = torch_dtype(self.saving.save_precision)
-        write_lora(path, lora, self.prepared.layout, self.format, self.metadata(steps_done), dtype)
+        write_lora(
+            path,
+            lora,
+            self.prepared.layout,
+            format_of(self.saving, self.prepared.family),
+            self.metadata(steps_done),
+            dtype,
+        )
         if not final and self.saving.save_last_n_steps:
             self._forget(".safetensors", steps_done - self.saving.save_last_n_steps)
         return path
@@ -70,11 +78,9 @@ class Output:
 
     def metadata(self, steps_done: int) -> dict[str, str]:
         """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
-        preset, saving = self.prepared.preset, self.saving
-        options = preset.danceopd
-        entries = danceopd_entries(options, self.prepared.plan.weights)
+        preset, plan = self.prepared.preset, self.prepared.plan
         extra = {
-            **entries,
+            "ss_danceopd_forwards": self.forwards,
             "ss_steps": steps_done,
             "ss_seed": preset.training.seed,
             "ss_learning_rate": preset.optimizer.learning_rate,
@@ -82,23 +88,49 @@ class Output:
             "ss_lr_scheduler": preset.optimizer.lr_scheduler,
             "ss_mixed_precision": preset.training.mixed_precision,
             "ss_gradient_accumulation_steps": preset.training.gradient_accumulation_steps,
+        }
+        return lora_metadata(
+            preset,
+            self.prepared.source,
+            plan.weights,
+            extra,
+            started_at=self.started_at,
+            resolution=next(size for route in plan.summary() for size in route.sizes),
+            steps=preset.training.max_train_steps,
+        )
+
+
+def format_of(saving: SavingSection, family: Family) -> str:
+    """The LoRA dialect to write."""
+    return family.default_format if saving.save_model_as in ("auto", "safetensors") else saving.save_model_as
+
+
+def lora_metadata(
+    preset: Preset,
+    source: Source,
+    weights: Mapping[str, float],
+    extra: Mapping[str, object],
+    **facts: object,
+) -> dict[str, str]:
+    """What every LoRA of ours says about itself. `weights`: of every route. `facts`: see build_metadata."""
+    saving = preset.saving
+    entries = danceopd_entries(preset.danceopd, weights)
+    return build_metadata(
+        title=saving.metadata_title or saving.output_name,
+        architecture=source.family.architecture,
+        base_model=source.name,
+        rank=preset.network.network_dim,
+        teachers=[f"{name} ({what})" for name, what in entries["ss_danceopd_teachers"].items()],
+        author=saving.metadata_author,
+        description=saving.metadata_description,
+        trigger_phrase=saving.metadata_trigger_phrase,
+        finished_at=time.time(),
+        extra={
+            **entries,
+            **extra,
             "ss_training_comment": saving.training_comment,
             "modelspec.license": saving.metadata_license,
             "modelspec.tags": saving.metadata_tags,
-        }
-        width, height = next(size for route in self.prepared.plan.summary() for size in route.sizes)
-        return build_metadata(
-            title=saving.metadata_title or saving.output_name,
-            architecture=self.prepared.family.architecture,
-            base_model=self.prepared.source.name,
-            rank=preset.network.network_dim,
-            teachers=[f"{name} ({what})" for name, what in entries["ss_danceopd_teachers"].items()],
-            author=saving.metadata_author,
-            description=saving.metadata_description,
-            trigger_phrase=saving.metadata_trigger_phrase,
-            resolution=(width, height),
-            steps=preset.training.max_train_steps,
-            started_at=self.started_at,
-            finished_at=time.time(),
-            extra=extra,
-        )
+        },
+        **facts,
+    )

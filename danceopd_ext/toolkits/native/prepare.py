@@ -12,15 +12,24 @@ from accelerate import Accelerator
 from danceopd_ext.config import Preset, Teacher
 from danceopd_ext.data.load import load_data
 from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import combine
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
+from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, find_source, load_layout
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native.checks import check_attention, check_machine, check_weights, check_writable
+from danceopd_ext.toolkits.native.checks import (
+    check_attention,
+    check_machine,
+    check_weights,
+    check_writable,
+    find_pictures,
+    unused_keys,
+)
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.state import SavedState, open_state
 
@@ -51,6 +60,8 @@ class Prepared:
     start: Lora | None
     targets: list[str]
     previews: list[PreviewPrompt]
+    pictures: dict[Path, PictureFile] = field(default_factory=dict)
+    """The picture files that the method starts from."""
     resume: SavedState | None = None
     identity: dict[str, object] = field(default_factory=dict)
     """What must be equal for a saved state to be continued."""
@@ -78,11 +89,13 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     check_attention(source, config, preset.attention)
     plan, notes = _load_plan(preset, accelerator.num_processes)
     _check_sizes(plan, source, config)
-    teachers = {name: _find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
+    pictures = find_pictures(preset.danceopd.method, plan, notes)
+    notes += [f'{key} says nothing to method = "{preset.danceopd.method}"' for key in unused_keys(preset.danceopd)]
+    teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     start = _find_start(preset, layout)
     targets = choose_targets(preset, source.family, layout, teachers, start)
     previews = _find_previews(preset, source, config, notes)
-    prepared = Prepared(preset, source, layout, config, plan, notes, teachers, start, targets, previews)
+    prepared = Prepared(preset, source, layout, config, plan, notes, teachers, start, targets, previews, pictures)
     prepared.identity = _identity(prepared)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
@@ -149,6 +162,7 @@ def _load_plan(preset: Preset, processes: int) -> tuple[Plan, list[str]]:
         train_batch_size=training.train_batch_size,
         processes=processes,
         micro_batches=training.gradient_accumulation_steps,
+        every_route=METHODS[options.method].every_route,
     )
 
 
@@ -166,7 +180,8 @@ def _check_sizes(plan: Plan, source: Source, config: dict) -> None:
     plan.check_sizes(limits.multiple, limits.multiple, limits.maximum)
 
 
-def _find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) -> TeacherSource:
+def find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) -> TeacherSource:
+    """Find a teacher and read its LoRA. Raises UserError naming it."""
     if name == STUDENT or "." in name or not name:
         raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose a plain word.')
     try:
@@ -201,12 +216,23 @@ def _identity(prepared: Prepared) -> dict[str, object]:
         "lora_targets": prepared.targets,
         "optimizer_type": prepared.preset.optimizer.optimizer_type,
         "seed": prepared.preset.training.seed,
+        "method": options.method,
+        **{key: getattr(options, key) for key in options.own_keys},
         "rollout_steps": options.rollout_steps,
         "query": options.query,
         "num_queries": options.num_queries,
         "teachers": {name: _teacher_identity(found) for name, found in prepared.teachers.items()},
         "data": prepared.plan.fingerprint(),
+        "pictures": _pictures_identity(prepared),
     }
+
+
+def _pictures_identity(prepared: Prepared) -> str:
+    """A digest of what the data's pictures show, in order; empty where none is used."""
+    if not prepared.pictures:
+        return ""
+    shown = [prepared.pictures[item.target.path].digest if item.target else "" for item in prepared.plan.items()]
+    return hashlib.sha256("/".join(shown).encode()).hexdigest()[:16]
 
 
 def _teacher_identity(found: TeacherSource) -> str:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_folder
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

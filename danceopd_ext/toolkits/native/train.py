@@ -15,17 +15,21 @@ from danceopd_ext.lora.metadata import stem
 from danceopd_ext.toolkits.native.batches import StepData, encode_texts, open_cache
 from danceopd_ext.toolkits.native.build import build_fields
 from danceopd_ext.toolkits.native.loop import Run
+from danceopd_ext.toolkits.native.merging import merge_teachers
 from danceopd_ext.toolkits.native.optimizers import default_optimizer
 from danceopd_ext.toolkits.native.prepare import Prepared, prepare
 from danceopd_ext.toolkits.native.processes import has_accelerator
+from danceopd_ext.toolkits.native.targets import encode_targets
 
 
 def train(preset: Preset) -> Path:
-    """Train one student LoRA from the preset's teachers and return the path of the final file.
+    """Train one student LoRA from the preset's teachers, or merge them, and return the path of the final file.
 
     Raises UserError for wrong input (before anything is written) and TrainingError when the run has to stop.
     """
     accelerator = make_accelerator(preset)
+    if preset.danceopd.merges:
+        return merge_teachers(preset, accelerator)
     preset.optimizer.optimizer_type = preset.optimizer.optimizer_type or default_optimizer(accelerator.device)
     prepared = prepare(preset, accelerator)
     tell(prepared, accelerator)
@@ -35,10 +39,12 @@ def train(preset: Preset) -> Path:
             tqdm.write(line)
 
     output_dir = Path(preset.saving.output_dir)
-    cache = open_cache(prepared, preset.dataset.text_encoder_cache_dir or str(output_dir / "cache"))
+    cache_dir = preset.dataset.text_encoder_cache_dir or str(output_dir / "cache")
+    cache = open_cache(prepared, cache_dir)
     encode_texts(prepared, cache, accelerator, say)
+    latents = encode_targets(prepared, cache_dir, accelerator, say)
     output_dir.mkdir(parents=True, exist_ok=True)
-    data = StepData(prepared, cache, accelerator)
+    data = StepData(prepared, cache, accelerator, latents)
     try:
         fields = build_fields(prepared, accelerator, say)
     except torch.OutOfMemoryError as error:
@@ -77,7 +83,8 @@ def tell(prepared: Prepared, accelerator: Accelerator) -> None:
         f"{accelerator.device.type}, {accelerator.num_processes} process(es)")  # fmt: skip
     for route in prepared.plan.summary():
         say(f"route    {route}")
-    samples = len(prepared.plan.step(0).texts)
+    samples = sum(len(part.texts) for part in prepared.plan.parts(0))
+    say(f"method   {preset.danceopd.method}")
     say(f"student  rank {preset.network.network_dim} on {len(prepared.targets)} layers, {samples} samples a step, "
         f"{preset.optimizer.optimizer_type} at {preset.optimizer.learning_rate:g}")  # fmt: skip
     if prepared.resume:

@@ -1,0 +1,90 @@
+"""The methods that train nothing: the teachers' LoRAs merged into one (paper, baselines: weight merge).
+
+The average is that of the teachers' models: a teacher without a LoRA is the base itself, a change of zero that counts.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from danceopd_ext.config import Preset
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.algebra import compress, merge, relative_difference
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.weights import Lora
+from danceopd_ext.lora.write import write_lora
+from danceopd_ext.method import MERGES
+from danceopd_ext.models.loading import Source, find_source, load_layout, load_transformer
+from danceopd_ext.toolkits.native.build import teacher_lora
+from danceopd_ext.toolkits.native.checks import check_weights, check_writable
+from danceopd_ext.toolkits.native.output import format_of, lora_metadata
+from danceopd_ext.toolkits.native.prepare import TeacherSource, find_teacher, torch_dtype
+
+
+def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
+    """Write the merge of the preset's teachers, compressed to network_dim, and return the file's path.
+
+    Raises UserError for a teacher that is no change of weights, and for keys that only training has.
+    """
+    started_at = time.time()
+    check_preset(preset)
+    source = find_source(
+        preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
+    )
+    layout = load_layout(source)[0]
+    teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
+    check_writable(Path(preset.saving.output_dir))
+    path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
+    if accelerator.is_main_process:
+        merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
+        lora, lost = at_rank(merged, preset.network.network_dim)
+        extra = {"ss_danceopd_forwards": 0, "ss_danceopd_merge_loss": lost}
+        metadata = lora_metadata(preset, source, {}, extra, started_at=started_at)
+        dtype = torch_dtype(preset.saving.save_precision)
+        write_lora(path, lora, layout, format_of(preset.saving, source.family), metadata, dtype)
+    accelerator.wait_for_everyone()
+    return path
+
+
+def check_preset(preset: Preset) -> None:
+    """Raise UserError for what cannot be merged, or says how to train."""
+    options = preset.danceopd
+    method = f'method = "{options.method}"'
+    for key, value in (("network_weights", preset.network.network_weights), ("resume", preset.saving.resume)):
+        if value:
+            raise UserError(f"{key}: {method} trains nothing that could start from it. Remove {key}.")
+    for name, teacher in options.teachers.items():
+        where = f"[danceopd.teachers.{name}]"
+        if teacher.guidance_scale != 1:
+            raise UserError(
+                f"{where} guidance_scale: {method} adds weights, and guidance is not in the weights. Remove it, or "
+                'train with method = "danceopd", which absorbs it.'
+            )
+        if teacher.checkpoint and not teacher.extract_rank:
+            raise UserError(f"{where} checkpoint: {method} merges LoRAs. Set extract_rank to make one of it.")
+    if not any(teacher.loras or teacher.checkpoint for teacher in options.teachers.values()):
+        raise UserError(f"{method}: no teacher is a LoRA, there is nothing to merge.")
+
+
+def all_loras(teachers: dict[str, TeacherSource], source: Source, layout: Layout) -> list[Lora]:
+    """Each teacher's change of the base: a LoRA read, one extracted from a checkpoint, or none at all."""
+    base = None
+    if any(found.checkpoint for found in teachers.values()):
+        check_weights(source)
+        base = load_transformer(source, torch.float32)
+    return [teacher_lora(name, found, base, layout, print) or Lora({}) for name, found in teachers.items()]
+
+
+def at_rank(merged: Lora, rank: int) -> tuple[Lora, float]:
+    """The merge with at most `rank`, and the share of its change that this loses (Frobenius norm); said if any."""
+    if all(change.rank <= rank for change in merged.modules.values()):
+        return merged, 0.0
+    compressed = compress(merged, rank)
+    lost = round(relative_difference(compressed, merged), 6)
+    if lost:
+        print(f"network_dim = {rank} loses {lost:.1%} of the merge; a larger one keeps more")
+    return compressed, lost
