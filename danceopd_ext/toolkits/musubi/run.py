@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,19 +12,23 @@ from typing import Any
 
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.errors import UserError
+from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.lora.source import open_source
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.find import Checkout, check_seams, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.refuse import refuse
+from danceopd_ext.toolkits.hosted.telling import introduction, tell
+from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.registry import Architecture, find_architecture
 from danceopd_ext.toolkits.musubi.trainer import Settings, trainer_class
 
+#: arguments that name a file or folder which must be there; the text encoders' are the architecture's
+FILES = ("dit", "vae", "dataset_config", "sample_prompts", "network_weights")
+
 #: keys of prompt-only data, which musubi's parser does not know because its datasets have their own
 OURS = ("resolution", "train_batch_size", "text_encoder_cache_dir")
-
-#: one of these must be given; the first one is what is taken where none is
-ATTENTION = ("sdpa", "flash_attn", "xformers", "flash3")
 
 #: the methods of musubi's trainers that ours overrides or calls, and the parameters that it relies on
 SEAMS: dict[str, tuple[str, ...]] = {
@@ -50,19 +55,22 @@ def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError for what is wrong with preset, checkout, files or data."""
     architecture = find_architecture(preset.model_type)
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
-    note = version_note(checkout)
-    if note:
-        print(note)
     module = import_trainer(checkout, architecture)
     theirs = getattr(module, architecture.trainer)
     check_seams(theirs, SEAMS, checkout)
     arguments = build_arguments(parser_of(module, architecture), preset, OURS)
     refuse(arguments, RULES)
     args = arguments.namespace
-    complete(args, architecture)
-    check_files(args, preset)
-    trainer_class(theirs)(settings_of(preset, arguments, architecture)).train(args)
-    return Path(args.output_dir) / f"{args.output_name}.safetensors"
+    complete(args, arguments.given, architecture)
+    find_files(args, architecture, preset)
+    settings = settings_of(preset, arguments, architecture)
+    for line in filter(None, [version_note(checkout), *introduction(preset.danceopd)]):
+        tell(line)
+    trainer_class(theirs)(settings).train(args)
+    saved = Path(args.output_dir) / f"{args.output_name}.safetensors"
+    if os.environ.get("RANK", "0") == "0" and not saved.is_file():
+        raise TrainingError("musubi-tuner stopped without saving a LoRA; its own messages above say why.")
+    return saved
 
 
 def import_trainer(checkout: Checkout, architecture: Architecture) -> ModuleType:
@@ -82,14 +90,6 @@ def import_trainer(checkout: Checkout, architecture: Architecture) -> ModuleType
 def parser_of(module: ModuleType, architecture: Architecture) -> argparse.ArgumentParser:
     """The parser of musubi's own training script."""
     return getattr(module, architecture.parser)(module.setup_parser_common())
-
-
-def complete(args: argparse.Namespace, architecture: Architecture) -> None:
-    """What musubi leaves to its user to say and has a single right answer."""
-    architecture.adapter.complete(args)
-    if not any(getattr(args, name) for name in ATTENTION):
-        setattr(args, ATTENTION[0], True)
-    args.network_module = args.network_module or architecture.network_module
 
 
 def settings_of(preset: HostedPreset, arguments: Arguments, architecture: Architecture) -> Settings:
@@ -118,19 +118,38 @@ def ours(preset: HostedPreset) -> dict[str, Any]:
     return values
 
 
-def check_files(args: argparse.Namespace, preset: HostedPreset) -> None:
-    """Raise UserError where something that every run needs is not given, or a file is not there."""
-    for name, what in (("dit", "the model file"), ("output_dir", "a folder"), ("output_name", "a name of the LoRA")):
-        if not getattr(args, name):
-            raise UserError(f"{preset.path}: {name} is missing: {what}.")
-    if args.sample_prompts and not args.vae:
-        raise UserError(f"{preset.path}: sample_prompts needs the vae to draw pictures: name its file, or remove it.")
-    for name in ("dit", "vae", "network_weights", "sample_prompts", "dim_from_weights"):
-        path = getattr(args, name, None)
-        if path and not Path(path).exists():
-            raise UserError(f'{preset.path}: {name} = "{path}": there is no such file.')
+def find_files(args: argparse.Namespace, architecture: Architecture, preset: HostedPreset) -> None:
+    """Look up every file from the current directory, then beside the preset, before anything is loaded.
+
+    Raises UserError where one is missing that is given, or that the run needs.
+    """
+    if not args.dit:
+        raise UserError(f"{preset.path}: dit is missing: name the model's file.")
     if not args.dataset_config and not preset.danceopd.prompts:
         raise UserError(
-            f"{preset.path}: there is no data: give a dataset_config (musubi-tuner's own form), or prompt files in "
-            "[danceopd.prompts]."
+            f"{preset.path}: no data: name prompt files in [danceopd.prompts], or a dataset_config of musubi-tuner's "
+            "own form."
         )
+    if args.sample_prompts and not args.vae:
+        raise UserError(f"{preset.path}: vae is missing: sample_prompts needs it to draw. Name its file.")
+    for name in (*FILES, *architecture.adapter.text_encoder_arguments):
+        value = getattr(args, name)
+        if value:
+            found = find_path(value, preset.path.parent)
+            if not found.exists():
+                where = f"in {Path.cwd()} or beside the preset"
+                raise UserError(f'{preset.path}: {name} = "{value}": there is no such file {where}.')
+            setattr(args, name, str(found))
+    if args.resume and not args.resume_from_huggingface:
+        args.resume = str(find_path(args.resume, preset.path.parent))
+    for name, teacher in preset.danceopd.teachers.items():
+        for place in teacher.loras:
+            check_lora(name, place)
+
+
+def check_lora(teacher: str, place: str) -> None:
+    """Raise UserError where a teacher's file is not there or cannot be read: the model takes minutes to load."""
+    try:
+        open_source(place)
+    except UserError as error:
+        raise UserError(f"[danceopd.teachers.{teacher}] {error}") from None

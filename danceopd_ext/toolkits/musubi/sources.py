@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from multiprocessing import Value
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,8 +85,6 @@ def _collator(args: argparse.Namespace, group: RoutedGroup, epoch: Any) -> Any:
 
 def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
     """musubi's own reading of dataset_config, its complaints as UserErrors."""
-    from pathlib import Path
-
     from voluptuous import Invalid
 
     path = Path(args.dataset_config)
@@ -95,12 +94,12 @@ def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
         _check_toml(path)
     try:
         return theirs(args)
-    except (ValueError, Invalid) as error:
+    except (ValueError, AssertionError, Invalid) as error:
         text = str(error).split(" / ")[0]  # it says everything again in Japanese
         raise UserError(f"{path}: {text}{'' if text.endswith('.') else '.'}") from error
 
 
-def _check_toml(path: Any) -> None:
+def _check_toml(path: Path) -> None:
     read_text(path, "dataset configuration")
     if path.suffix.lower() != ".toml":
         raise UserError(f"{path}: dataset_config is a .toml or .json file of musubi-tuner's form.")

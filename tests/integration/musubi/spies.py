@@ -43,7 +43,7 @@ def noise_and_weights() -> None:
         folder, rank = Path(os.environ["WATCH"]), os.environ.get("RANK", "0")
         save_file(
             {n: t.detach().clone() for n, t in self.student.state_dict().items()}, folder / f"{rank}-{step}.safetensors"
-        )  # noqa: E501
+        )
         (folder / f"{rank}.json").write_text(json.dumps({"noise": drawn, "routes": routes}))
         return answer
 

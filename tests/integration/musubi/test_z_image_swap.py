@@ -9,7 +9,6 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 import pytest
-import torch
 
 from danceopd_ext.toolkits.hosted.switch import NoBlockSwap
 from tests.integration.musubi import tiny_z_image

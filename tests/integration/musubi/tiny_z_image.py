@@ -52,10 +52,10 @@ class Tokenizer:
         return messages[0]["content"] + "."  # as the real one's, it is never empty
 
     def __call__(self, texts, max_length, **_kwargs):
-        ids = torch.zeros(len(texts), 24, dtype=torch.long)
-        mask = torch.zeros(len(texts), 24, dtype=torch.long)
+        ids = torch.zeros(len(texts), 64, dtype=torch.long)
+        mask = torch.zeros(len(texts), 64, dtype=torch.long)
         for row, text in enumerate(texts):
-            tokens = [1 + byte % 60 for byte in text.encode()][:24]
+            tokens = [1 + byte % 60 for byte in text.encode()][:64]
             ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
         return SimpleNamespace(input_ids=ids, attention_mask=mask)
 

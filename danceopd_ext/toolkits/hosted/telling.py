@@ -1,0 +1,21 @@
+"""Lines for the user, beside the toolkit's own."""
+
+from __future__ import annotations
+
+import os
+
+from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.toolkits.metadata import describe_teacher
+
+
+def tell(line: str) -> None:
+    """Print once, whatever the number of processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, flush=True)
+
+
+def introduction(options: DanceOPDSection) -> list[str]:
+    """What is about to be done."""
+    teachers = [f"  {name}: {describe_teacher(teacher)}" for name, teacher in options.teachers.items()]
+    asked = f"asked at {options.num_queries} of {options.rollout_steps} rollout steps ({options.query})"
+    return [f"DanceOPD: one student from {len(teachers)} teachers, {asked}", *teachers]

@@ -1,0 +1,69 @@
+"""What musubi's arguments are where a preset does not say: the method's defaults, and what has one right answer."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.musubi.registry import Architecture
+
+#: instead of musubi's own default, where nothing is given; the words and values of a native preset
+DEFAULTS: dict[str, Any] = {
+    "network_dim": 128,
+    "learning_rate": 2e-4,
+    "max_train_steps": 3000,
+    "gradient_accumulation_steps": 4,
+    "mixed_precision": "bf16",
+    "seed": 42,
+    "output_dir": "output",
+    "output_name": "danceopd_lora",
+    "save_precision": "bf16",
+}
+
+#: one of these must be on; the first one is where none is
+ATTENTION = ("sdpa", "flash_attn", "xformers", "flash3")
+
+#: musubi's networks that are silent, to the bit, with a multiplier of 0
+SILENT = ("networks.loha", "networks.lokr")
+
+#: optimizers whose weight decay is on by default
+DECAYING = ("adamw", "lion")
+
+
+def complete(args: argparse.Namespace, given: Collection[str], architecture: Architecture) -> None:
+    """Set what the user did not say. `given`: the arguments that the user wrote. Raises UserError."""
+    for name, value in DEFAULTS.items():
+        if name not in given:
+            setattr(args, name, value)
+    if "network_alpha" not in given:
+        args.network_alpha = args.network_dim
+    _complete_optimizer(args, given)
+    if not any(getattr(args, name) for name in ATTENTION):
+        setattr(args, ATTENTION[0], True)
+    if not args.max_data_loader_n_workers:
+        args.persistent_data_loader_workers = False
+    args.network_module = args.network_module or architecture.network_module
+    _check_student(args.network_module, architecture)
+    architecture.adapter.complete(args)
+
+
+def _complete_optimizer(args: argparse.Namespace, given: Collection[str]) -> None:
+    if not args.optimizer_type:
+        small = torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes")
+        args.optimizer_type = "AdamW8bit" if small else "AdamW"
+    if "optimizer_args" not in given and any(word in args.optimizer_type.lower() for word in DECAYING):
+        args.optimizer_args = ["weight_decay=0"]
+
+
+def _check_student(module: str, architecture: Architecture) -> None:
+    known = [architecture.network_module, *SILENT]
+    if module not in [*known, *(f"musubi_tuner.{name}" for name in known)]:
+        raise UserError(
+            f'network_module = "{module}": the student is silenced while a teacher speaks, which works exactly with '
+            f"{', '.join(known)}. Remove network_module, or use one of these."
+        )
