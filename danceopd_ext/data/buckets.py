@@ -119,6 +119,16 @@ class BucketRules:
         return width, height
 
 
+def around(resolution: Size, multiple: int) -> BucketRules:
+    """Return the rules for pictures that no dataset describes, all sides multiples of `multiple`.
+
+    The limits stand to the resolution as sd-scripts' defaults (256 and 1024) to 512; steps are its 64 or less.
+    """
+    low, high = min(resolution) // 2, 2 * max(resolution)
+    step = max(multiple, min(64, min(resolution) // 8) // multiple * multiple)
+    return BucketRules(resolution, True, max(step, low // step * step), -(-high // step) * step, step)
+
+
 def covering(image: Size, size: Size) -> Size:
     """Return the smallest size with the image's proportions that covers `size`, rounded to whole pixels."""
     scale = max(size[0] / image[0], size[1] / image[1])

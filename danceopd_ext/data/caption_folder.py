@@ -1,53 +1,79 @@
 """A folder of images with caption files, or of caption files alone, becomes items.
 
 Semantics where there are images: sd-scripts library/train_util.py, class DreamBoothDataset. Caption files without an
-image are ours: a text-to-image route needs no pixels.
+image are ours: a text-to-image route needs no pixels, and an edit no result. So the captions of edits may lie beside
+the source images, with image_dir and conditioning_data_dir the same folder.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
 from .items import Item
+from .source_folder import match_sources, name_of
 from .subset import IMAGE_SUFFIXES, Subset, image_size
 from .textfiles import read_text
 
 
+@dataclass(frozen=True)
+class _Captioned:
+    """A caption, and the image that it belongs to, where there is one. `file` is named in messages."""
+
+    text: str
+    file: Path
+    image: Path | None = None
+
+
 def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
-    """Return the items of a subset's `image_dir`, in the order of the file names.
+    """Return the items of a subset's `image_dir`: its images by name, then the captions without an image.
 
     An image without a caption file takes `class_tokens`; without those it says nothing and is left out, with a note.
-    Raises UserError when nothing is left, naming the caption files that would be there under another extension.
+    Raises UserError when nothing is left, naming the caption files that would be there under another extension, and
+    for an edit without a source image.
     """
     files = _files(subset)
+    found, silent = _captioned(subset, files)
+    if not found:
+        raise UserError(_nothing(subset, files, len(silent)))
+    names = [name_of(entry.image or entry.file, subset.image_dir) for entry in found]
+    sources = match_sources(subset, names, notes)
+    items: list[Item] = []
+    for name, entry in zip(names, found, strict=True):
+        images = sources.get(name, ())
+        shown = next(iter([entry.image] if entry.image else images), None)
+        sizes = subset.bucket_sizes(image_size(shown) if shown else None, str(shown or entry.file))
+        items += subset.items(entry.text, sizes, str(entry.file), entry.image, images)
+    used = {file for images in sources.values() for file in images}
+    silent = [image for image in silent if image not in used]
+    if silent:
+        notes.append(
+            f"{subset.where}: {len(silent)} of its images have no {_extension(subset)} file and no class_tokens and "
+            f"are left out, the first is {silent[0].name}"
+        )
+    return items
+
+
+def _captioned(subset: Subset, files: list[Path]) -> tuple[list[_Captioned], list[Path]]:
+    """Return the captions of a folder's files, and the images without any."""
     extension = _extension(subset)
     captions = {file for file in files if file.name.endswith(extension)}
-    items: list[Item] = []
+    found: list[_Captioned] = []
     used: set[Path] = set()
     silent: list[Path] = []
     for image in (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES):
         caption = _caption_file(image, extension, captions)
         if caption is not None:
             used.add(caption)
-            text = _caption_text(caption, subset)
+            found.append(_Captioned(_caption_text(caption, subset), caption, image))
         elif subset.class_tokens is not None:
-            text = subset.class_tokens
+            found.append(_Captioned(subset.class_tokens, image, image))
         else:
             silent.append(image)
-            continue
-        items += subset.items(text, subset.bucket_sizes(image_size(image), str(image)), str(caption or image), image)
-    for caption in (file for file in files if file in captions and file not in used):
-        items += subset.items(_caption_text(caption, subset), subset.bucket_sizes(None, str(caption)), str(caption))
-    if not items:
-        raise UserError(_nothing(subset, files, len(silent)))
-    if silent:
-        notes.append(
-            f"{subset.where}: {len(silent)} of its images have no {extension} file and no class_tokens and are left "
-            f"out, the first is {silent[0].name}"
-        )
-    return items
+    found += [_Captioned(_caption_text(file, subset), file) for file in files if file in captions and file not in used]
+    return found, silent
 
 
 def _files(subset: Subset) -> list[Path]:

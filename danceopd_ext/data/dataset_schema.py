@@ -76,7 +76,10 @@ INHERITED_KEYS: dict[str, Check] = {
 }
 """Keys of a subset that may also stand in its dataset or in [general]."""
 
-SUBSET_KEYS: dict[str, Check] = {"image_dir": _word, "metadata_file": _word, "conditioning_data_dir": _word}
+SOURCE_KEYS = ("conditioning_data_dir", "control_directory")
+"""The folder with the source images of edits: sd-scripts' name, and musubi-tuner's."""
+
+SUBSET_KEYS: dict[str, Check] = dict.fromkeys(("image_dir", "metadata_file", *SOURCE_KEYS), _word)
 """Keys of [[datasets.subsets]] alone."""
 
 IGNORED_KEYS = (

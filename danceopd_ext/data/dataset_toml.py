@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import UserError, nearest
 from .buckets import BucketRules
 from .caption_folder import read_caption_folder
-from .dataset_schema import RULE_KEYS, check_defaults, check_table
+from .dataset_schema import RULE_KEYS, SOURCE_KEYS, check_defaults, check_table
 from .items import CaptionRules, Item
 from .metadata_file import read_metadata
 from .resolutions import parse_resolution
@@ -47,7 +47,7 @@ def read_dataset_config(
     routes: dict[str, list[Item]] = {}
     seen: set[tuple] = set()
     for subset in _subsets(config, path, teachers, defaults, notes):
-        identity = (subset.dataset, subset.route, subset.image_dir, subset.metadata_file)
+        identity = (subset.dataset, subset.route, subset.image_dir, subset.metadata_file, subset.source_dir)
         if subset.repeats < 1:
             notes.append(f"{subset.where}: left out because num_repeats is 0")
         elif identity in seen:
@@ -107,11 +107,6 @@ def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, t
         return next((level[key] for level in levels if level.get(key) is not None), default)
 
     own = levels[0]
-    if own.get("conditioning_data_dir") is not None:
-        raise UserError(
-            f"{where}: conditioning_data_dir: edit routes are not supported by this model family yet. "
-            "Remove the subset, or use a model that edits."
-        )
     if own.get("image_dir") is None and own.get("metadata_file") is None:
         raise UserError(f"{where}: image_dir is missing: the folder with the images or the caption files.")
     if get("resolution") is None:
@@ -125,6 +120,7 @@ def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, t
         route=route_of(get("custom_attributes", {}), teachers, where),
         image_dir=_existing(own, "image_dir", path, where),
         metadata_file=_existing(own, "metadata_file", path, where),
+        source_dir=_source_dir(own, path, where),
         caption_extension=get("caption_extension", ".caption"),
         class_tokens=get("class_tokens"),
         recursive=get("recursive", False),
@@ -140,11 +136,19 @@ def _existing(table: Mapping, key: str, config: Path, where: str) -> Path | None
     if table.get(key) is None:
         return None
     path = find_path(table[key], config.parent)
-    good = path.is_dir() if key == "image_dir" else path.is_file()
-    if not good:
-        kind = "folder" if key == "image_dir" else "file"
+    is_folder = key != "metadata_file"
+    if not (path.is_dir() if is_folder else path.is_file()):
+        kind = "folder" if is_folder else "file"
         raise UserError(f'{where}: {key}: there is no {kind} "{table[key]}" in {Path.cwd()} or beside {config.name}.')
     return path
+
+
+def _source_dir(table: Mapping, config: Path, where: str) -> Path | None:
+    """Return the folder with the source images, under either name."""
+    given = [key for key in SOURCE_KEYS if table.get(key) is not None]
+    if len(given) > 1:
+        raise UserError(f"{where}: {' and '.join(given)} are two names of the same key. Remove one of them.")
+    return _existing(table, given[0], config, where) if given else None
 
 
 def route_of(attributes: Mapping, teachers: Sequence[str], where: str) -> str:

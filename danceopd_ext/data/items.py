@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Item:
     `width` and `height` are pixels. `repeats` is how often the item appears in an epoch (at least 1). `batch_size` is
     that of the item's own dataset (per process), or None for the run's. `source` names the file for messages. `target`
     is the picture that the prompt describes, where there is one; most methods do not look at it.
+
+    An item with `source_images` is an edit: the text is its instruction. `source_sizes` are the sizes in which the
+    model takes them (see sources.measure), as many; a batch holds items of equal sizes only.
     """
 
     text: str
@@ -51,6 +55,8 @@ class Item:
     batch_size: int | None = None
     source: str = ""
     target: Target | None = None
+    source_images: tuple[Path, ...] = ()
+    source_sizes: tuple[Size, ...] = ()
 
     @property
     def size(self) -> Size:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from .items import Item
-from .targets import PictureFile, load_target
+from .items import Item, Size
+from .targets import PictureFile, load_picture, load_target
 from .text_cache import TextCache
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class LatentCache:
@@ -55,3 +59,48 @@ class LatentCache:
     def get(self, item: Item) -> Tensor:
         """Return the latents [C, H, W] of an item's target, on the CPU. Raises KeyError where no entry is sound."""
         return self._entries.get(self.key(item))["latents"]
+
+
+class SourceCache:
+    """The clean latents of source images, for one VAE and one family's rule of sizes, in the same files as above.
+
+    `fitted` gives the size in which the model takes a picture of a size; see sources.SourceImages.
+    """
+
+    def __init__(
+        self, folder: Path, model_key: str, pictures: Mapping[Path, PictureFile], fitted: Callable[[Size], Size]
+    ) -> None:
+        self.pictures, self.fitted = pictures, fitted
+        self._entries = TextCache(folder, model_key, what="source image")
+
+    @property
+    def folder(self) -> Path:
+        return self._entries.folder
+
+    def key(self, path: Path) -> str:
+        """Return the words that identify the latents of a source image."""
+        picture = self.pictures[path]
+        width, height = self.fitted(picture.size)
+        return f"{picture.digest} as a source of {width}x{height}"
+
+    def missing(self, paths: Iterable[Path]) -> list[Path]:
+        """Return the files that have no entry, one for each entry that is to be made."""
+        of = {self.key(path): path for path in paths}
+        return [of[key] for key in self._entries.missing(of)]
+
+    def encode_missing(self, paths: Iterable[Path], encode: Callable[[Image], Tensor]) -> int:
+        """Encode every source image that has no entry yet, and return how many there were.
+
+        `encode` gets one RGB picture as it is, and gives its latents [C, H, W].
+        """
+        of = {self.key(path): path for path in paths}
+
+        def encode_one(keys: list[str]) -> list[dict[str, Tensor]]:
+            (key,) = keys
+            return [{"latents": encode(load_picture(of[key]))}]
+
+        return self._entries.encode_missing(of, encode_one)
+
+    def get(self, path: Path) -> Tensor:
+        """Return the latents [C, H, W] of a source image, on the CPU. Raises KeyError where no entry is sound."""
+        return self._entries.get(self.key(path))["latents"]

@@ -14,6 +14,7 @@ from .items import CaptionRules, Item, RouteData
 from .plan import Plan
 from .prompts import read_prompts
 from .resolutions import parse_resolution
+from .sources import SourceImages
 from .textfiles import find_path
 from .weights import check_weights
 
@@ -41,6 +42,7 @@ def load_data(
     defaults: Mapping[str, object] | None = None,
     base: Path | None = None,
     every_route: bool = False,
+    sources: SourceImages | None = None,
 ) -> LoadedData:
     """Read the data of every route and decide the run's steps.
 
@@ -49,10 +51,13 @@ def load_data(
     `defaults` holds keys of the preset that stand in for missing keys of the dataset configuration; those about
     captions hold for prompt files too. Relative paths count from the working directory or else from `base`, the
     preset's folder. `train_batch_size` is per process, `micro_batches` are accumulated in a step; with `every_route`
-    each step has that many of every route.
+    each step has that many of every route. `sources`: what the model does with the source images of edits
+    (None: it draws from text alone); it knows their files afterwards.
 
-    Raises UserError for everything wrong in the files, in the weights, and for a teacher without data.
+    Raises UserError for everything wrong in the files, in the weights, for a teacher without data, and for data that
+    the model cannot use.
     """
+    sources = sources or SourceImages("this model")
     shares = check_weights(weights or {}, teachers)
     sizes = parse_resolution(resolution, "resolution")
     known = {key: value for key, value in (defaults or {}).items() if value is not None}
@@ -73,11 +78,15 @@ def load_data(
                 f"Teachers: {', '.join(teachers)}."
             )
         for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-            items, more = read_prompts(find_path(path, base), sizes, rules)
+            items, more = read_prompts(find_path(path, base), sizes, rules, sources.multiple)
             found[name] += items
             notes += more
     _check_all_fed(found, shares, dataset_config)
-    routes = {name: RouteData(name, tuple(items)) for name, items in found.items()}
+    routes = {
+        # source images of a route that is never drawn are not opened
+        name: RouteData(name, sources.measured(items) if shares[name] else tuple(items))
+        for name, items in found.items()
+    }
     plan = Plan(routes, weights, seed, micro_batches, train_batch_size * processes, processes, every_route)
     return LoadedData(plan, notes)
 

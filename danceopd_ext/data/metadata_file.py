@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .items import Item, Size
+from .source_folder import match_sources
 from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
 from .textfiles import read_text
 
@@ -19,23 +20,23 @@ from .textfiles import read_text
 def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
     """Return the items of a subset's metadata file, in the order of the file.
 
-    The size comes from train_resolution, else from image_size, else from the image's header if the image is there,
-    else it is the dataset's resolution. An entry with neither caption nor tags is left out, with a note.
+    The size comes from train_resolution, else from image_size, else from the header of the image or else of its source
+    image if one is there, else it is the dataset's resolution. An entry with neither caption nor tags is left out, with
+    a note.
     """
     file = subset.metadata_file
+    entries = [(key, entry, source, _text(entry, subset, source)) for key, entry, source in _entries(file)]
+    told = [entry for entry in entries if entry[-1]]
+    sources = match_sources(subset, [_source_name(key, subset) for key, *_ in told], notes)
     items: list[Item] = []
-    silent = 0
-    for key, entry, source in _entries(file):
-        text = _text(entry, subset, source)
-        if not text:
-            silent += 1
-            continue
-        image = _find_image(key, subset)
-        items += subset.items(text, _sizes(entry, image, subset, source), source, image)
+    for key, entry, source, text in told:
+        image, images = _find_image(key, subset), sources.get(_source_name(key, subset), ())
+        shown = next(iter([image] if image else images), None)
+        items += subset.items(text, _sizes(entry, shown, subset, source), source, image, images)
     if not items:
         raise UserError(f"{file}: no entry with a caption or tags.")
-    if silent:
-        notes.append(f"{file}: {silent} entries have neither caption nor tags and are left out")
+    if len(told) < len(entries):
+        notes.append(f"{file}: {len(entries) - len(told)} entries have neither caption nor tags and are left out")
     return items
 
 
@@ -95,6 +96,14 @@ def _pair(entry: dict, key: str, source: str) -> Size | None:
     if not good:
         raise UserError(f"{source}: {key} = {value!r} is wrong: expected [width, height] in pixels.")
     return value[0], value[1]
+
+
+def _source_name(key: str, subset: Subset) -> str:
+    """Return what a source image of this entry is called, without its suffix."""
+    path = Path(key)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        path = path.with_suffix("")
+    return path.as_posix() if subset.recursive and not path.is_absolute() else path.name
 
 
 def _find_image(key: str, subset: Subset) -> Path | None:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import UserError
 from ..method import draw_route
 from .captions import caption_is_fixed, draw_caption
-from .items import Item, RouteData, Size
+from .items import Item, RouteData
 from .route_stream import RouteStream
+from .route_summary import RouteSummary, summarise
 from .seeds import python_rng
 from .weights import check_weights
+
+Prompt = tuple[str, tuple[Path, ...]]
+"""A caption, and the source images that it edits (none where it draws)."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Prompts of one size that go through the model together.
+    """Prompts of one size, and of source images of the same sizes, that go through the model together.
 
     `item_ids` count the items of the route; `indices` are the places of the samples in the whole optimizer step, from
     0: what is random about a sample comes from (seed, step, that index).
@@ -58,25 +62,6 @@ class PlannedStep:
     def texts(self) -> tuple[str, ...]:
         """The captions of the whole step, in the order of their indices."""
         return tuple(text for batch in self.micro_batches for text in batch.texts)
-
-
-@dataclass(frozen=True)
-class RouteSummary:
-    """What a route is fed with. `share` is its weight's part of all weights, from 0 to 1: the expected part of the
-    steps, or, with `every_route`, of each step's loss."""
-
-    route: str
-    prompts: int
-    items: int
-    sizes: dict[Size, int]
-    weight: float
-    share: float
-    every_route: bool = False
-
-    def __str__(self) -> str:
-        sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in sorted(self.sizes.items()))
-        part = "each step's loss" if self.every_route else "the steps"
-        return f"{self.route}: {self.share:.0%} of {part}, {self.prompts} prompts, {sizes or 'no data'}"
 
 
 class Plan:
@@ -161,22 +146,26 @@ class Plan:
         """Yield the items of all routes that have a part in the run, by route."""
         return (item for name in self._names for item in self.routes[name].items)
 
+    def all_prompts(self, num_steps: int, start: int = 0) -> list[Prompt]:
+        """Return every caption that the steps from `start` to `num_steps` use, once with each set of source images, in
+        the order of first use."""
+        found: dict[Prompt, None] = {}
+        for part in self.steps(num_steps, start):
+            items = self.routes[part.route].items
+            for batch in part.micro_batches:
+                pairs = zip(batch.texts, batch.item_ids, strict=True)
+                found |= dict.fromkeys((text, items[item].source_images) for text, item in pairs)
+        return list(found)
+
     def all_texts(self, num_steps: int, start: int = 0) -> list[str]:
         """Return every caption that the steps from `start` to `num_steps` use, once each, in the order of first use."""
-        return list(dict.fromkeys(text for step in self.steps(num_steps, start) for text in step.texts))
+        return list(dict.fromkeys(text for text, _ in self.all_prompts(num_steps, start)))
 
     def summary(self) -> list[RouteSummary]:
         """Return, for every route in the order given, how many prompts and sizes it has and how often it is drawn."""
         total = sum(self.weights.values())
-        found = []
-        for name, data in self.routes.items():
-            weight = self.weights[name]
-            sizes = Counter(item.size for item in data.items)
-            prompts = len({item.text for item in data.items})
-            found.append(
-                RouteSummary(name, prompts, len(data.items), dict(sizes), weight, weight / total, self.every_route)
-            )
-        return found
+        weights = self.weights.items()
+        return [summarise(self.routes[name], weight, weight / total, self.every_route) for name, weight in weights]
 
     def check_sizes(self, multiple: int, minimum: int = 1, maximum: int | None = None) -> None:
         """Raise UserError unless every width and height is one that the model takes (all in pixels)."""
@@ -217,7 +206,7 @@ class Plan:
         digest = hashlib.sha256(repr(words).encode())
         for name in self._names:
             for item in self.routes[name].items:
-                facts = (name, item.text, item.size, item.rules, item.repeats, item.batch_size)
+                facts = (name, item.text, item.size, item.rules, item.repeats, item.batch_size, item.source_sizes)
                 digest.update(repr(facts).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Prompt files (.txt, .csv, .jsonl) become items: the data of a text-to-image route without any image."""
+"""Prompt files (.txt, .csv, .jsonl) become items: the data of a route without a dataset, edits included."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from .buckets import around
 from .items import CaptionRules, Item, Size
+from .sources import sources_of_row
+from .subset import image_size
 from .targets import Target
 from .textfiles import find_path, read_text
 
 # A flag of sd-scripts' sample prompts: " --w 1024". A word must follow the dashes at once, so that "a -- b" is text.
 _FLAG = re.compile(r"(?:^|\s)--([A-Za-z]\w*)")
+
+SOURCE_FLAGS = ("ci", "cn")
+"""What a source image is called in a prompt's line: by musubi-tuner (more than once for several), by sd-scripts."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +36,26 @@ class _Row:
     height: int | None
     where: str
     target: str = ""
+    sources: tuple[str, ...] = ()
 
 
 def read_prompts(
     path: str | os.PathLike,
     resolutions: Sequence[Size],
     rules: CaptionRules | None = None,
+    multiple: int | None = None,
 ) -> tuple[list[Item], list[str]]:
     """Return the items of a prompt file in the order of the file, and notes for the user.
 
-    .txt has a prompt a line (blank lines and lines that begin with # are skipped; `--w` and `--h` set the size, other
-    flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with optional width and height, and an
-    optional `target`: the picture that the prompt describes (its path from the working directory or from the file's
-    folder), which is not opened here. Every prompt is used with each of `resolutions` (pixels) unless it has a size of
-    its own. Line breaks inside a prompt become blanks. Raises UserError for a missing, empty or malformed file.
+    .txt has a prompt a line (blank lines and lines that begin with # are skipped; `--w` and `--h` set the size, `--ci`
+    names a source image, other flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with
+    optional width and height, and optional paths of pictures (from the working directory or from the file's folder):
+    `target`, which the prompt describes and which is not opened here, and `source` (see sources.sources_of_row), which
+    makes an edit of it. Line breaks inside a prompt become blanks.
+
+    Every prompt is used with each of `resolutions` (pixels) unless it has a size of its own. An edit takes the
+    proportions of its first source image, at about the area of the resolution and with sides that are multiples of
+    `multiple`. Raises UserError for a missing, empty or malformed file, and for a source image if `multiple` is None.
     """
     path = Path(path)
     readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
@@ -53,12 +65,30 @@ def read_prompts(
     notes: list[str] = []
     items: list[Item] = []
     for row in reader(path, read_text(path, "prompt file"), notes):
-        sizes = dict.fromkeys((row.width or width, row.height or height) for width, height in resolutions)
         target = Target(find_path(row.target, path.parent)) if row.target else None
-        items += [Item(row.text, *size, rules or CaptionRules(), source=row.where, target=target) for size in sizes]
+        sources = tuple(find_path(source, path.parent) for source in row.sources)
+        items += [
+            Item(row.text, *size, rules or CaptionRules(), source=row.where, target=target, source_images=sources)
+            for size in _sizes(row, resolutions, sources, multiple)
+        ]
     if not items:
         raise UserError(f"{path}: the prompt file is empty. Write one prompt a line.")
     return items, notes
+
+
+def _sizes(row: _Row, resolutions: Sequence[Size], sources: Sequence[Path], multiple: int | None) -> Iterable[Size]:
+    if sources and multiple is None:
+        raise UserError(
+            f'{row.where}: source images are read from prompt files with toolkit = "native" only. Put them into the '
+            "dataset_config of your toolkit, or leave them out."
+        )
+    if sources and not (row.width or row.height):
+        try:
+            image = image_size(sources[0])
+        except UserError as error:
+            raise UserError(f"{row.where}: its source image {error}") from None
+        return dict.fromkeys(around(resolution, multiple).select(image) for resolution in resolutions)
+    return dict.fromkeys((row.width or width, row.height or height) for width, height in resolutions)
 
 
 def _read_txt(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
@@ -69,12 +99,16 @@ def _read_txt(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
             continue
         where = f"{path}, line {number}"
         prompt, *flags = _FLAG.split(line)
-        values = dict(zip(flags[::2], flags[1::2], strict=True))
+        pairs = list(zip(flags[::2], flags[1::2], strict=True))
+        sources = tuple(value.strip() for flag, value in pairs if flag in SOURCE_FLAGS)
+        values = {flag: value for flag, value in pairs if flag not in SOURCE_FLAGS}
         width, height = (_side(values.pop(flag, None), where, f"--{flag}") for flag in ("w", "h"))
         ignored.update(values.keys())
         if not prompt.strip():
             raise UserError(f"{where}: there are flags but no prompt.")
-        yield _Row(prompt.strip(), width, height, where)
+        if not all(sources):
+            raise UserError(f"{where}: --ci names no source image.")
+        yield _Row(prompt.strip(), width, height, where, sources=sources)
     if ignored:
         flags = ", ".join(f"--{flag} ({count} lines)" for flag, count in sorted(ignored.items()))
         notes.append(f"{path}: ignored: {flags}")
@@ -97,7 +131,8 @@ def _read_csv(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
             prompt = _one_line(record["prompt"] or "")
             if prompt:
                 width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
-                yield _Row(prompt, width, height, where, (record.get("target") or "").strip())
+                sources = sources_of_row(record, where)
+                yield _Row(prompt, width, height, where, (record.get("target") or "").strip(), sources)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}.") from None
 
@@ -130,7 +165,7 @@ def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
             target = record.get("target") or ""
             if not isinstance(target, str):
                 raise UserError(f"{where}: target = {target!r} is wrong: expected the path of a picture.")
-            yield _Row(prompt, width, height, where, target.strip())
+            yield _Row(prompt, width, height, where, target.strip(), sources_of_row(record, where))
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The endless sequence of batches of one route: epochs without replacement, one size per batch.
+"""The endless sequence of batches of one route: epochs without replacement, one size of pictures per batch.
 
 Every batch follows from (seed, route, its number) alone: nothing of what was drawn before has to be kept.
 """
@@ -27,19 +27,19 @@ class Batch:
 class RouteStream:
     """Batches of one route.
 
-    In an epoch every item appears as often as it repeats. Items of one size and one batch size form a bucket, which is
-    shuffled and cut into batches; the last batch is filled up from the start of the same shuffled bucket. The batches
-    of an epoch are shuffled across the buckets.
+    In an epoch every item appears as often as it repeats. Items of one size, one batch size and equally many source
+    images of the same sizes form a bucket, which is shuffled and cut into batches; the last batch is filled up from the
+    start of the same shuffled bucket. The batches of an epoch are shuffled across the buckets.
     """
 
     def __init__(self, data: RouteData, seed: int, batch_size: int, processes: int = 1) -> None:
         """`batch_size` is for all processes together; an item's own batch size is per process."""
         self.data = data
         self._seed = seed
-        buckets: dict[tuple[int, int, int], array] = {}
+        buckets: dict[tuple[int, int, int, tuple[Size, ...]], array] = {}
         for index, item in enumerate(data.items):
             size = item.batch_size * processes if item.batch_size else batch_size
-            bucket = buckets.setdefault((item.width, item.height, size), array("L"))
+            bucket = buckets.setdefault((item.width, item.height, size, item.source_sizes), array("L"))
             bucket.extend([index] * item.repeats)
         # Sorted, so that an epoch does not depend on which size came first in the files.
         self._buckets = sorted(buckets.items())
@@ -51,7 +51,7 @@ class RouteStream:
         epoch, position = divmod(number, self.batches_per_epoch)
         shuffled, order = self._epoch(epoch)
         index, start = order[2 * position], order[2 * position + 1]
-        width, height, size = self._buckets[index][0]
+        width, height, size, _ = self._buckets[index][0]
         ids = shuffled[index]
         chosen = tuple(ids[(start + offset) % len(ids)] for offset in range(size))
         return Batch((width, height), chosen, epoch + 1)
@@ -63,9 +63,10 @@ class RouteStream:
             return self._epochs[epoch]
         shuffled = []
         batches = []
-        for index, ((width, height, size), ids) in enumerate(self._buckets):
+        for index, ((width, height, size, sources), ids) in enumerate(self._buckets):
             own = array("L", ids)
-            python_rng(self._seed, "items", self.data.route, epoch, width, height, size).shuffle(own)
+            words = (width, height, size, *(side for source in sources for side in source))
+            python_rng(self._seed, "items", self.data.route, epoch, *words).shuffle(own)
             shuffled.append(own)
             batches += [(index, start) for start in range(0, len(own), size)]
         python_rng(self._seed, "batches", self.data.route, epoch).shuffle(batches)

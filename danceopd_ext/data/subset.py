@@ -28,6 +28,7 @@ class Subset:
     route: str
     image_dir: Path | None
     metadata_file: Path | None
+    source_dir: Path | None
     caption_extension: str
     class_tokens: str | None
     recursive: bool
@@ -36,12 +37,15 @@ class Subset:
     rules: CaptionRules
     buckets: tuple[BucketRules, ...]
 
-    def items(self, text: str, sizes: Sized, source: str, image: Path | None = None) -> list[Item]:
-        """Return one item per size."""
+    def items(
+        self, text: str, sizes: Sized, source: str, image: Path | None = None, source_images: tuple[Path, ...] = ()
+    ) -> list[Item]:
+        """Return one item per size. A picture that is its own source shows no result: it is no target."""
+        image = None if image in source_images else image
         return [
             Item(
                 text, *size, self.rules, self.repeats, self.batch_size, source,
-                None if image is None else Target(image, rules),
+                None if image is None else Target(image, rules), source_images,
             )
             for size, rules in sizes.items()
         ]  # fmt: skip
@@ -71,5 +75,7 @@ def image_size(path: Path) -> Size:
     try:
         with Image.open(path) as image:
             return image.size
+    except FileNotFoundError:
+        raise UserError(f"{path}: picture not found. Check the path (the current folder is {Path.cwd()}).") from None
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: the size of this image cannot be read: {error}. Repair or remove the file.") from None

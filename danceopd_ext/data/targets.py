@@ -53,8 +53,16 @@ def load_target(target: Target, size: Size) -> np.ndarray:
 
     Raises UserError when the file is missing or damaged.
     """
-    image = _open(target.path, _read(target.path), lambda image: image.convert("RGB"))
+    image = load_picture(target.path)
     return fitted(image, target.resized(image.size, size), size)
+
+
+def load_picture(path: Path) -> Image:
+    """Return the whole picture as RGB; transparency and a rotation noted in the EXIF data do not count.
+
+    Raises UserError when the file is missing or damaged.
+    """
+    return _open(path, _read(path), lambda image: image.convert("RGB"))
 
 
 def fitted(image: Image, resized: Size, size: Size) -> np.ndarray:

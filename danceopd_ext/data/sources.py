@@ -1,0 +1,104 @@
+"""The source images of edits: which a prompt file names, whether the model can use them, and their sizes in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import UserError
+from .items import Item, Size
+from .targets import PictureFile, inspect_picture
+
+
+@dataclass
+class SourceImages:
+    """What a model does with source images, and what is known of those that a run names.
+
+    `title` names the model in messages, `editors` are the models that edit. An item may have up to `maximum` source
+    images (0: the model draws from text alone), and must have one where they are `needed`. `fitted` gives the size in
+    which the model takes a source image of a size, and raises UserError for one that it does not take. Sides of what
+    the model draws are multiples of `multiple` pixels. `pictures`: every file that was looked at.
+    """
+
+    title: str
+    maximum: int = 0
+    needed: bool = False
+    fitted: Callable[[Size], Size] = lambda size: size
+    multiple: int = 1
+    editors: tuple[str, ...] = ()
+    pictures: dict[Path, PictureFile] = field(default_factory=dict)
+
+    def check_count(self, count: int, where: str) -> None:
+        """Raise UserError when a prompt with so many source images is none for this model. `where` names the prompt."""
+        if count and not self.maximum:
+            others = f" ({', '.join(self.editors)})" if self.editors else ""
+            raise UserError(
+                f"{where}: it has a source image, and {self.title} draws from text alone. Use a model that edits"
+                f"{others}, or leave the source images out (conditioning_data_dir, control_directory, the column "
+                "source, --ci)."
+            )
+        if self.needed and not count:
+            raise UserError(
+                f"{where}: it has no source image, and {self.title} cannot draw without one. Add conditioning_data_dir "
+                "to a subset, a column source to a .csv or .jsonl prompt file, or --ci PATH to a line of prompts; or "
+                "use a model that draws from text."
+            )
+        if count > self.maximum:
+            raise UserError(
+                f"{where}: it has {count} source images, and {self.title} takes up to {self.maximum}. Leave some out."
+            )
+
+    def sizes(self, paths: Sequence[Path], where: str) -> tuple[Size, ...]:
+        """Return the sizes in which the model takes the source images of one prompt; files are read once.
+
+        Raises UserError for what the model cannot use, and for a file that is missing or no picture; `where` names the
+        prompt.
+        """
+        self.check_count(len(paths), where)
+        found = []
+        for path in paths:
+            try:
+                if path not in self.pictures:
+                    self.pictures[path] = inspect_picture(path)
+            except UserError as error:
+                raise UserError(f"{where}: its source image {error}") from None
+            try:
+                found.append(self.fitted(self.pictures[path].size))
+            except UserError as error:
+                raise UserError(f"{where}: its source image {path} cannot be used. {error}") from None
+        return tuple(found)
+
+    def measured(self, items: Iterable[Item]) -> tuple[Item, ...]:
+        """Return the items with the sizes of their source images (see `sizes`). Raises UserError."""
+        return tuple(replace(item, source_sizes=self._sizes_of(item)) for item in items)
+
+    def _sizes_of(self, item: Item) -> tuple[Size, ...]:
+        return self.sizes(item.source_images, item.source or "the data")
+
+
+def sources_of_row(record: Mapping[str, object], where: str) -> tuple[str, ...]:
+    """Return the source images that a row of a .csv or .jsonl file names, in order.
+
+    `source` is a path or a list of them (in a .csv: as JSON); `source_0`, `source_1`, ... are more. Raises UserError
+    for anything else.
+    """
+    numbered = [name for name in record if name.startswith("source_") and name[7:].isdecimal()]
+    found: list[str] = []
+    for name in ("source", *sorted(numbered, key=lambda name: int(name[7:]))):
+        value = record.get(name)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = _json_list(value, name, where)
+        paths = value if isinstance(value, list) else [value]
+        if not all(path is None or isinstance(path, str) for path in paths):
+            raise UserError(f"{where}: {name} = {value!r} is wrong: expected a picture's path, or a list of paths.")
+        found += [path.strip() for path in paths if path and path.strip()]
+    return tuple(found)
+
+
+def _json_list(text: str, name: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise UserError(f'{where}: {name} = {text} is no JSON list. Write ["1.png", "2.png"], or one path.') from None

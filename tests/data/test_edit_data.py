@@ -1,0 +1,395 @@
+"""The data of edit routes: which source images belong to a caption, their sizes, their batches and their cache."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from danceopd_ext.data.buckets import around
+from danceopd_ext.data.items import Item, RouteData
+from danceopd_ext.data.latent_cache import LatentCache, SourceCache
+from danceopd_ext.data.load import load_data
+from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.prompts import read_prompts
+from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.targets import Target, inspect_picture, load_picture
+from danceopd_ext.errors import UserError
+
+SQUARE = [(64, 64)]
+
+
+def save(path, size=(8, 8), seed=1):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def captions(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / f"{name}.txt").write_text(f"make {name} red", encoding="utf-8")
+
+
+def editor(maximum=3, **more):
+    return SourceImages("Painter", maximum, **{"multiple": 16, "editors": ("painter",), **more})
+
+
+BUCKETS = "resolution = 64\nenable_bucket = true\nmin_bucket_reso = 16\nmax_bucket_reso = 128\nbucket_reso_steps = 16\n"
+
+
+def load(folder, subset, dataset="resolution = 64", sources=None, **more):
+    """Items and notes of a configuration with one subset."""
+    path = folder / "data.toml"
+    path.write_text(
+        f'[[datasets]]\n{dataset}\ncaption_extension = ".txt"\n[[datasets.subsets]]\n{subset}\n', encoding="utf-8"
+    )
+    plan, notes = load_data(["edit"], dataset_config=path, sources=sources or editor(), **more)
+    return plan.routes["edit"].items, notes
+
+
+def names(item):
+    return [path.name for path in item.source_images]
+
+
+# --- folders
+
+
+@pytest.mark.parametrize("key", ["conditioning_data_dir", "control_directory"])
+def test_a_source_image_has_the_name_of_its_image(tmp_path, key):
+    for name, seed in (("a", 1), ("b", 2)):
+        save(tmp_path / "after" / f"{name}.png", (64, 64))
+        save(tmp_path / "before" / f"{name}.jpg", (80, 40), seed)
+    captions(tmp_path / "after", "a", "b")
+    items, notes = load(tmp_path, f'image_dir = "{tmp_path}/after"\n{key} = "{tmp_path}/before"')
+    assert [(item.text, names(item), item.source_sizes) for item in items] == [
+        ("make a red", ["a.jpg"], ((80, 40),)),
+        ("make b red", ["b.jpg"], ((80, 40),)),
+    ]
+    assert [item.target.path.name for item in items] == ["a.png", "b.png"]
+    assert notes == []
+
+
+def test_several_source_images_are_numbered(tmp_path):
+    captions(tmp_path / "after", "a", "a_1")
+    for name in ("a_2", "a_10", "a", "a_1_0", "a_1_1", "other"):
+        save(tmp_path / "before" / f"{name}.png")
+    items, notes = load(tmp_path, f'image_dir = "{tmp_path}/after"\ncontrol_directory = "{tmp_path}/before"')
+    assert [names(item) for item in items] == [["a.png", "a_2.png", "a_10.png"], ["a_1_0.png", "a_1_1.png"]]
+    assert [note for note in notes if "belong to no caption" in note and "other.png" in note] == notes
+
+
+def test_captions_may_lie_beside_the_source_images_without_a_result(tmp_path):
+    save(tmp_path / "pictures" / "a.png", (128, 64))
+    save(tmp_path / "pictures" / "b_0.png", (64, 128))
+    save(tmp_path / "pictures" / "b_1.png", (64, 64))
+    captions(tmp_path / "pictures", "a", "b")
+    both = f'image_dir = "{tmp_path}/pictures"\nconditioning_data_dir = "{tmp_path}/pictures"'
+    items, notes = load(tmp_path, both, BUCKETS)
+    assert [(names(item), item.size, item.target) for item in items] == [
+        (["a.png"], (80, 48), None),
+        (["b_0.png", "b_1.png"], (48, 80), None),
+    ]
+    assert notes == []
+
+
+def test_the_result_decides_the_size_and_without_it_the_source_image(tmp_path):
+    save(tmp_path / "after" / "a.png", (64, 128))
+    captions(tmp_path / "after", "a", "b")
+    for name in "ab":
+        save(tmp_path / "before" / f"{name}.png", (128, 64))
+    where = f'image_dir = "{tmp_path}/after"\nconditioning_data_dir = "{tmp_path}/before"'
+    with_result, without = load(tmp_path, where, BUCKETS)[0]
+    assert with_result.size == (48, 80)
+    assert without.size == (80, 48)
+    assert [item.size for item in load(tmp_path, where)[0]] == [(64, 64)] * 2, "one bucket: the resolution"
+
+
+def test_subfolders_are_matched_by_place(tmp_path):
+    for place in ("one", "two"):
+        captions(tmp_path / "after" / place, "a")
+        save(tmp_path / "before" / place / "a.png", seed=len(place))
+    where = f'image_dir = "{tmp_path}/after"\nconditioning_data_dir = "{tmp_path}/before"\nrecursive = true'
+    items, _ = load(tmp_path, where)
+    assert [item.source_images[0].parent.name for item in items] == ["one", "two"]
+
+
+def test_class_tokens_are_an_instruction_for_every_source_image(tmp_path):
+    for name in "ab":
+        save(tmp_path / "pictures" / f"{name}.png")
+    where = f'image_dir = "{tmp_path}/pictures"\nconditioning_data_dir = "{tmp_path}/pictures"'
+    items, _ = load(tmp_path, f'{where}\nclass_tokens = "as a sketch"')
+    assert [(item.text, names(item), item.target) for item in items] == [
+        ("as a sketch", ["a.png"], None),
+        ("as a sketch", ["b.png"], None),
+    ]
+
+
+def test_entries_of_a_metadata_file_have_source_images(tmp_path):
+    save(tmp_path / "before" / "a.png", (128, 64))
+    save(tmp_path / "before" / "b.png", (128, 64))
+    entries = {"x/a.jpg": {"caption": "first"}, "b": {"caption": "second", "image_size": [64, 128]}}
+    (tmp_path / "meta.json").write_text(json.dumps(entries), encoding="utf-8")
+    where = f'metadata_file = "{tmp_path}/meta.json"\nconditioning_data_dir = "{tmp_path}/before"'
+    items, _ = load(tmp_path, where, BUCKETS)
+    assert [(item.text, names(item), item.size) for item in items] == [
+        ("first", ["a.png"], (80, 48)),
+        ("second", ["b.png"], (48, 80)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "words"),
+    [
+        (["b.png"], "", ['no source image for "a"', "such as a.png"]),
+        (["a.png", "a.jpg"], "", ["a.jpg and a.png", "Remove one"]),
+        (["a.png"], 'control_directory = "before"', ["conditioning_data_dir and control_directory"]),
+    ],
+)
+def test_what_is_wrong_with_a_folder_of_source_images_is_told(tmp_path, files, more, words):
+    captions(tmp_path / "after", "a")
+    for file in files:
+        save(tmp_path / "before" / file)
+    where = f'image_dir = "{tmp_path}/after"\nconditioning_data_dir = "{tmp_path}/before"\n{more}'
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, where)
+    assert all(word in str(caught.value) for word in [*words, "data.toml, dataset 1, subset 1"])
+
+
+# --- prompt files
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "add a hat --ci before/a.png\nmix both --ci before/a.png --w 32 --h 48 --ci before/b.png\na cat\n"),
+        ("p.csv", 'prompt,width,height,source,source_1\nadd a hat,,,before/a.png,\nmix both,32,48,before/a.png,'
+                  "before/b.png\na cat,,,,\n"),
+        ("p.csv", 'prompt;width;height;source\nadd a hat;;;["before/a.png"]\n'
+                  'mix both;32;48;["before/a.png", "before/b.png"]\na cat;;;\n'),
+        ("p.jsonl", '{"prompt": "add a hat", "source": "before/a.png"}\n{"prompt": "mix both", "width": 32, '
+                    '"height": 48, "source": ["before/a.png", "before/b.png"]}\n{"prompt": "a cat", "source": null}'),
+        ("p.jsonl", '{"prompt": "add a hat", "source_0": "before/a.png"}\n{"prompt": "mix both", "width": 32, '
+                    '"height": 48, "source_10": "before/b.png", "source_2": "before/a.png"}\n{"prompt": "a cat"}'),
+    ],
+)  # fmt: skip
+def test_a_prompt_file_names_its_source_images(tmp_path, name, content):
+    save(tmp_path / "before" / "a.png", (120, 60))
+    save(tmp_path / "before" / "b.png", (60, 120))
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    items, notes = read_prompts(tmp_path / name, SQUARE, multiple=16)
+    assert [(item.text, names(item), item.size) for item in items] == [
+        ("add a hat", ["a.png"], (80, 48)),
+        ("mix both", ["a.png", "b.png"], (32, 48)),
+        ("a cat", [], (64, 64)),
+    ]
+    assert items[0].source_images == (tmp_path / "before" / "a.png",)
+    assert notes == []
+
+
+def test_a_result_beside_a_source_image_is_kept_for_the_methods_that_use_it(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    (tmp_path / "p.csv").write_text("prompt,source,target\nadd a hat,a.png,b.png\n", encoding="utf-8")
+    (item,) = read_prompts(tmp_path / "p.csv", SQUARE, multiple=16)[0]
+    assert item.target == Target(tmp_path / "b.png")
+
+
+def test_prompts_take_the_proportions_of_their_source_image_at_every_resolution(tmp_path):
+    save(tmp_path / "a.png", (1500, 1000))
+    (tmp_path / "p.csv").write_text("prompt,source\nadd a hat,a.png\n", encoding="utf-8")
+    items, _ = read_prompts(tmp_path / "p.csv", [(512, 512), (1024, 1024)], multiple=16)
+    assert [item.size for item in items] == [(640, 384), (1216, 832)]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "multiple", "step", "low", "high"),
+    [((512, 512), 16, 64, 256, 1024), ((1024, 1024), 16, 64, 512, 2048), ((512, 768), 32, 64, 256, 1536),
+     ((16, 16), 4, 4, 8, 32), ((256, 256), 16, 32, 128, 512), ((100, 100), 48, 48, 48, 240)],
+)  # fmt: skip
+def test_sizes_without_a_dataset_are_those_of_the_toolkit_in_proportion(resolution, multiple, step, low, high):
+    rules = around(resolution, multiple)
+    assert (rules.bucket_reso_steps, rules.min_bucket_reso, rules.max_bucket_reso) == (step, low, high)
+    assert rules.buckets
+    assert all(side % multiple == 0 and low <= side <= high for size in rules.buckets for side in size)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.csv", "prompt,source\nadd a hat,none.png\n", ["line 2", "source image", "none.png", "not found"]),
+        ("p.csv", "prompt,source\nadd a hat,text.png\n", ["line 2", "source image", "text.png", "Repair or remove"]),
+        ("p.csv", 'prompt;source\nadd a hat;["a.png"\n', ["line 2", "JSON list"]),
+        ("p.jsonl", '{"prompt": "add a hat", "source": 3}', ["line 1", "source = 3", "path"]),
+        ("p.jsonl", '{"prompt": "add a hat", "source": [["a.png"]]}', ["line 1", "path"]),
+        ("p.txt", "add a hat --ci  --w 64\n", ["line 1", "--ci"]),
+    ],
+)
+def test_what_is_wrong_with_a_source_image_is_told_with_its_line(tmp_path, name, content, words):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_prompts(tmp_path / name, SQUARE, multiple=16)
+    assert all(word in str(caught.value) for word in [*words, name])
+
+
+def test_a_toolkit_whose_prompts_have_no_sources_refuses_them(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "p.csv").write_text("prompt,source\nadd a hat,a.png\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 2: source images .* toolkit = \"native\" only"):
+        read_prompts(tmp_path / "p.csv", SQUARE)
+
+
+# --- what the model takes
+
+
+def items_with(*counts):
+    return [Item("p", 64, 64, source="p.csv, line 3", source_images=("a.png",) * count) for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("rules", "count", "words"),
+    [
+        (SourceImages("Drawer", editors=("painter", "qwen")), 1, ["Drawer draws from text alone", "(painter, qwen)"]),
+        (editor(needed=True), 0, ["no source image", "Painter cannot draw without one", "conditioning_data_dir"]),
+        (editor(2), 3, ["3 source images", "Painter takes up to 2"]),
+    ],
+)
+def test_what_the_model_cannot_use_is_refused_before_a_file_is_opened(rules, count, words):
+    with pytest.raises(UserError) as caught:
+        rules.measured(items_with(count))
+    assert all(word in str(caught.value) for word in ["p.csv, line 3: ", *words])
+
+
+def test_text_and_edits_mix_where_the_model_does_both(tmp_path):
+    path = save(tmp_path / "a.png", (30, 20))
+    rules = editor(fitted=lambda size: (size[0] * 2, size[1] * 2))
+    drawn, edited = rules.measured([Item("p", 64, 64), Item("p", 64, 64, source_images=(path, path))])
+    assert drawn == Item("p", 64, 64)
+    assert edited.source_sizes == ((60, 40), (60, 40))
+    assert rules.pictures == {path: inspect_picture(path)}
+
+
+def test_a_picture_that_the_model_does_not_take_is_named(tmp_path):
+    def fitted(size):
+        raise UserError(f"Painter: {size[0]} pixels are too small.")
+
+    path = save(tmp_path / "a.png", (30, 20))
+    with pytest.raises(UserError, match=r"the data: its source image .*a\.png cannot be used\. Painter: 30 pixels"):
+        editor(fitted=fitted).measured([Item("p", 64, 64, source_images=(path,))])
+
+
+def test_source_images_of_a_route_that_is_never_drawn_are_not_looked_at(tmp_path):
+    captions(tmp_path / "after", "a")
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "a.png").write_bytes(save(tmp_path / "whole.png").read_bytes()[:40])
+    subset = f'custom_attributes.teacher = "edit"\nimage_dir = "{tmp_path}/after"\n'
+    subset += f'conditioning_data_dir = "{tmp_path}/before"'
+    path = tmp_path / "data.toml"
+    dataset = "resolution = [64, 64]\ncaption_extension = '.txt'\nenable_bucket = false"
+    path.write_text(f"[[datasets]]\n{dataset}\n[[datasets.subsets]]\n{subset}\n", encoding="utf-8")
+    (tmp_path / "p.txt").write_text("a cat", encoding="utf-8")
+    (tmp_path / "after" / "a.png").write_bytes((tmp_path / "whole.png").read_bytes())
+
+    def loaded(weight, sources):
+        prompts = {"t2i": tmp_path / "p.txt"}
+        return load_data(
+            ["t2i", "edit"], dataset_config=path, prompts=prompts, weights={"edit": weight}, sources=sources
+        )
+
+    assert loaded(0, editor(0)).plan.route(0) == "t2i"
+    with pytest.raises(UserError, match="draws from text alone"):
+        loaded(1, editor(0))
+    (tmp_path / "before" / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.txt: its source image .*a\.png: this is no whole picture"):
+        loaded(1, editor())
+
+
+# --- the plan
+
+
+def edits(*sizes, count=5):
+    """Edits whose output is the same, with source images of these sizes."""
+    return RouteData("edit", tuple(
+        Item(f"e{place}-{number}", 64, 64, source_images=(f"{place}.png",) * len(own), source_sizes=own)
+        for place, own in enumerate(sizes) for number in range(count)
+    ))  # fmt: skip
+
+
+def test_a_batch_has_source_images_of_the_same_number_and_sizes():
+    data = edits((), ((32, 32),), ((32, 48),), ((32, 32), (32, 48)))
+    plan = Plan({"edit": data}, batch_size=2, seed=3)
+    seen = set()
+    for step in plan.steps(40):
+        (batch,) = step.micro_batches
+        sizes = {data.items[item].source_sizes for item in batch.item_ids}
+        assert len(sizes) == 1
+        seen |= sizes
+    assert len(seen) == 4
+
+
+def test_source_images_change_nothing_for_routes_without():
+    plain = RouteData("t2i", tuple(Item(f"p{number}", 64, 64) for number in range(9)))
+    alone = Plan({"t2i": plain}, batch_size=2, seed=3)
+    mixed = Plan({"t2i": plain, "edit": edits(((32, 32),))}, {"edit": 0}, batch_size=2, seed=3)
+    assert list(alone.steps(20)) == list(mixed.steps(20))
+
+
+def test_a_prompt_counts_once_with_each_of_its_source_images():
+    one, two = (Item("red", 64, 64, source_images=(name,), source_sizes=((8, 8),)) for name in ("1.png", "2.png"))
+    plan = Plan({"edit": RouteData("edit", (one, two, one)), "t2i": RouteData("t2i", (Item("red", 64, 64),))})
+    assert set(plan.all_prompts(40)) == {("red", ("1.png",)), ("red", ("2.png",)), ("red", ())}
+    assert plan.all_texts(40) == ["red"]
+
+
+def test_the_sizes_of_source_images_are_part_of_a_plan_and_its_summary():
+    small, large = (Plan({"edit": edits((size,))}) for size in ((32, 32), (64, 64)))
+    assert small.fingerprint() != large.fingerprint()
+    assert str(small.summary()[0]) == "edit: 100% of the steps, 5 prompts, 1 source images, 64x64 (5)"
+
+
+# --- the cache
+
+
+def mean_colour(image):
+    return torch.tensor(np.asarray(image, dtype=np.float32)).mean(dim=(0, 1)).reshape(3, 1, 1)
+
+
+def cache_of(folder, *paths, fitted=lambda size: size):
+    return SourceCache(folder, "vae", {path: inspect_picture(path) for path in paths}, fitted)
+
+
+def test_each_source_image_is_encoded_once_for_each_size(tmp_path):
+    one, same, other = (save(tmp_path / f"{name}.png", seed=seed) for name, seed in (("1", 1), ("2", 1), ("3", 2)))
+    cache = cache_of(tmp_path / "cache", one, same, other)
+    assert cache.encode_missing([one, same, other, one], mean_colour) == 2
+    assert torch.equal(cache.get(same), mean_colour(load_picture(one)))
+    assert torch.equal(cache.get(other), mean_colour(load_picture(other)))
+    assert cache_of(tmp_path / "cache", one, same, other).missing([other, same, one]) == []
+    larger = cache_of(tmp_path / "cache", one, fitted=lambda size: (16, 16))
+    assert larger.missing([one]) == [one]
+
+
+def test_results_and_source_images_share_a_folder_and_are_told_apart(tmp_path):
+    path = save(tmp_path / "a.png")
+    item = Item("a", 8, 8, target=Target(path))
+    targets = LatentCache(tmp_path / "cache", "vae", {path: inspect_picture(path)})
+    sources = cache_of(tmp_path / "cache", path)
+    assert targets.folder == sources.folder
+    targets.encode_missing([item], lambda picture: torch.zeros(3, 1, 1))
+    assert sources.missing([path]) == [path]
+    sources.encode_missing([path], lambda image: torch.ones(3, 1, 1))
+    assert float(targets.get(item).sum()) == 0
+    assert float(sources.get(path).sum()) == 3
+    assert len(list(targets.folder.iterdir())) == 2
+
+
+def test_a_source_image_that_changed_is_encoded_again(tmp_path):
+    path = save(tmp_path / "a.png")
+    cache_of(tmp_path / "cache", path).encode_missing([path], mean_colour)
+    save(path, seed=5)
+    assert cache_of(tmp_path / "cache", path).missing([path]) == [path]
