@@ -35,7 +35,7 @@ SILENT = ("networks.loha", "networks.lokr")
 DECAYING = ("adamw", "lion")
 
 
-def complete(args: argparse.Namespace, given: Collection[str], architecture: Architecture) -> None:
+def complete(args: argparse.Namespace, architecture: Architecture, given: Collection[str] = ()) -> None:
     """Set what the user did not say. `given`: the arguments that the user wrote. Raises UserError."""
     for name, value in DEFAULTS.items():
         if name not in given:

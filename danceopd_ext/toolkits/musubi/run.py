@@ -61,7 +61,7 @@ def train(preset: HostedPreset) -> Path:
     arguments = build_arguments(parser_of(module, architecture), preset, OURS)
     refuse(arguments, RULES)
     args = arguments.namespace
-    complete(args, arguments.given, architecture)
+    complete(args, architecture, arguments.given)
     find_files(args, architecture, preset)
     settings = settings_of(preset, arguments, architecture)
     for line in filter(None, [version_note(checkout), *introduction(preset.danceopd)]):
