@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from danceopd_ext.models.flux_names import FluxNames
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.sd3 import StableDiffusion3
@@ -15,7 +17,7 @@ from danceopd_ext.toolkits.sd_scripts.anima import AnimaAdapter
 from danceopd_ext.toolkits.sd_scripts.flux import FluxAdapter
 from danceopd_ext.toolkits.sd_scripts.hunyuan_image import HunyuanImageAdapter
 from danceopd_ext.toolkits.sd_scripts.lumina import LuminaAdapter
-from danceopd_ext.toolkits.sd_scripts.sd3 import Sd3Adapter
+from danceopd_ext.toolkits.sd_scripts.sd3 import Sd3Adapter, mend_second_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class Architecture:
     latent_channels, latent_scale: of the VAE (pixels a latent); size_multiple: of a picture's sides, in pixels. names:
     the LoRA layer names; None where only the toolkit's own are known. fixed: arguments that this architecture always
     runs with. required, files: arguments that must be given, and that name files. drops_cached: whole captions can be
-    dropped although their encodings are cached.
+    dropped although their encodings are cached. mend: corrects the loaded transformer where the toolkit is wrong, and
+    says so.
     """
 
     model_type: str
@@ -44,6 +47,7 @@ class Architecture:
     required: tuple[str, ...] = ("pretrained_model_name_or_path",)
     files: tuple[str, ...] = ("pretrained_model_name_or_path",)
     drops_cached: bool = False
+    mend: Callable[[torch.nn.Module], str | None] = lambda transformer: None
 
 
 def _flux(args: Namespace, trainer: Any) -> FluxAdapter:
@@ -68,6 +72,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             network_module="networks.lora_sd3",
             names=StableDiffusion3(),
             files=("pretrained_model_name_or_path", "clip_l", "clip_g", "t5xxl", "vae"),
+            mend=mend_second_attention,
         ),
         Architecture(
             model_type="flux",

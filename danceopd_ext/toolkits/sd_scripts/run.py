@@ -19,6 +19,7 @@ from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.metadata import describe_teacher
+from danceopd_ext.toolkits.sd_scripts.complaints import complaint
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES, Architecture
@@ -46,7 +47,14 @@ def train(preset: HostedPreset) -> Path:
     hand_over_prompts(preset, architecture, args, sizes)
     for line in filter(None, [version_note(checkout), *introduction(preset)]):
         tell(line)
-    trainer.train(args)
+    try:
+        trainer.train(args)
+    except Exception as error:
+        started = trainer.distiller is not None and trainer.distiller.progress.step > 0
+        known = None if started else complaint(error, checkout.folder, preset.path, args.dataset_config)
+        if known is None:
+            raise
+        raise known from error
     saved = Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}"
     if os.environ.get("RANK", "0") == "0" and not saved.is_file():
         raise TrainingError("sd-scripts stopped without saving a LoRA; its own messages above say why.")

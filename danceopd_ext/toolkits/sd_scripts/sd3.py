@@ -6,6 +6,7 @@ Shape suffixes: B samples, C latent channels, H and W latent height and width, N
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,3 +45,22 @@ def _joined(texts: Sequence[Entry]) -> dict[str, Entry]:
     clip, t5, pooled, *_ = texts
     context, pooled = strategy.concat_encodings(clip, t5, pooled)
     return {"context": context, "pooled": pooled}
+
+
+def mend_second_attention(transformer: torch.nn.Module) -> str | None:
+    """Let the second attention of SD3.5-medium's blocks have its own heads; return a note where it had not.
+
+    Its call gives the number of heads where the toolkit's `attention` expects their size. The model that other programs
+    run, and that teachers and student are meant for, splits them as the first attention does.
+    """
+    takes = list(inspect.signature(importlib.import_module("library.sd3_models").attention).parameters)
+    second = [block.x_block.attn2 for block in transformer.joint_blocks if block.x_block.x_block_self_attn]
+    wrong = [attention for attention in second if attention.num_heads != attention.head_dim]
+    if takes[3] != "head_dim" or not wrong:
+        return None
+    for attention in wrong:
+        attention.num_heads = attention.head_dim  # read by that call alone
+    return (
+        "note: this version of sd-scripts splits the second attention of SD3.5-medium into wrong heads (it gives their "
+        "number for their size); for this run that is mended"
+    )

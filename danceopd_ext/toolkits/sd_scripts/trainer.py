@@ -101,6 +101,8 @@ class DanceOPDMixin:
     def post_process_network(self, args, accelerator, network, text_encoders, unet) -> None:
         super().post_process_network(args, accelerator, network, text_encoders, unet)
         check_student(args.network_module, self.architecture)
+        if note := self.architecture.mend(unet):
+            tell(note)
         dtype = DTYPES.get(args.mixed_precision, torch.float32)
         teachers = attach_teachers(self.options, self.architecture, text_encoders, unet, accelerator.device, dtype)
         swap = block_swap(unet, getattr(args, "blocks_to_swap", None), self.options.student_guidance_scale)
