@@ -113,13 +113,16 @@ def _t5_tokenizer(kind: type, plain: type):
     return kind(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", extra_ids=0)
 
 
-def lora(path: Path, rank: int = 4, seed: int = 1, scale: float = 0.6, depth: int = 2) -> Path:
-    """A teacher in kohya's format on the attention of both streams, strong enough to be seen."""
+def lora(path: Path, rank=4, seed=1, scale=0.6, depth=2, layers: tuple[str, ...] = (".attn",)) -> Path:
+    """A LoRA in kohya's format, strong enough to be seen, by default on the attention of both streams.
+
+    `layers`: parts of the names of the blocks' linear layers that it changes.
+    """
     rng = torch.Generator().manual_seed(seed)
-    layers = dict(model(depth).named_modules())
     tensors = {}
-    for name, layer in layers.items():
-        if not isinstance(layer, torch.nn.Linear) or ".attn" not in name:
+    for name, layer in model(depth).named_modules():
+        inside = "joint_blocks" in name and any(part in name for part in layers)
+        if not isinstance(layer, torch.nn.Linear) or not inside:
             continue
         key = "lora_unet_" + name.replace(".", "_")
         down = torch.randn(rank, layer.in_features, generator=rng) / layer.in_features**0.5
