@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from danceopd_ext.toolkits.musubi.flux_2 import Flux2Adapter
+from tests.integration.musubi.edit_data import latent_size, marked
 from tests.integration.musubi.tiny_case import ACCELERATOR, StandInVae, TinyCase, random, without_rounding
 
 H, W = 4, 6
@@ -71,3 +73,31 @@ def case(folder: Path, edit: bool, gradient_checkpointing: bool = False, version
         return vae.latents, torch.randn(1, 128, H, W, generator=torch.Generator().manual_seed(noise_seed))
 
     return TinyCase(adapter, model, lora_flux_2, batch, (128, H, W), sample, controls)
+
+
+def save_latents(item: Any, number: int, seed: int) -> None:
+    from musubi_tuner.dataset.cache_io import save_latent_cache_flux_2
+
+    controls = [random(128, *latent_size(c, 16), seed=seed + 1 + i) for i, c in enumerate(item.control_content or [])]
+    latents = random(128, *latent_size(item.content, 16), seed=seed)
+    save_latent_cache_flux_2(item, latents, controls or None, "flux_2_dev")
+
+
+def save_texts(item: Any, number: int, seed: int) -> None:
+    from musubi_tuner.dataset.cache_io import save_text_encoder_output_cache_flux_2
+
+    save_text_encoder_output_cache_flux_2(item, marked(texts(seed)["ctx_vec"], number), "flux_2_dev")
+
+
+def stand_in_text_encoders() -> None:
+    """A text encoder that needs no files: what a prompt gives depends on the prompt."""
+    from musubi_tuner.flux_2 import flux2_utils
+
+    flux2_utils.load_text_embedder = lambda *_args, **_kwargs: Encoder()
+
+
+class Encoder(torch.nn.Module):
+    dtype = torch.bfloat16
+
+    def forward(self, prompts: list[str]) -> torch.Tensor:
+        return torch.stack([random(TOKENS, TEXT, seed=sum(p.encode())) for p in prompts]).to(self.dtype)

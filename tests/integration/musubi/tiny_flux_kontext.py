@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
 from PIL import Image
 
 from danceopd_ext.toolkits.musubi.flux_kontext import FluxKontextAdapter
+from tests.integration.musubi.edit_data import latent_size, marked
 from tests.integration.musubi.tiny_case import ACCELERATOR, StandInVae, TinyCase, random, without_rounding
 
 H, W = 8, 12
@@ -69,3 +71,44 @@ def case(folder: Path, edit: bool, gradient_checkpointing: bool = False) -> Tiny
         return vae.latents, noise
 
     return TinyCase(adapter, model, lora_flux, batch, (16, H, W), sample, ["latents_control"] if edit else [])
+
+
+def save_latents(item: Any, number: int, seed: int) -> None:
+    from musubi_tuner.dataset.cache_io import save_latent_cache_flux_kontext
+
+    (control,) = item.control_content
+    sizes = latent_size(item.content, 8), latent_size(control, 8)
+    save_latent_cache_flux_kontext(item, *(random(16, *size, seed=seed + i) for i, size in enumerate(sizes)))
+
+
+def save_texts(item: Any, number: int, seed: int) -> None:
+    from musubi_tuner.dataset.cache_io import save_text_encoder_output_cache_flux_kontext
+
+    text = texts(seed)
+    save_text_encoder_output_cache_flux_kontext(item, marked(text["t5_vec"], number), text["clip_l_pooler"])
+
+
+def stand_in_text_encoders() -> None:
+    """A text encoder that needs no files: what a prompt gives depends on the prompt."""
+    from musubi_tuner.flux import flux_utils
+
+    flux_utils.load_t5xxl = lambda *_args, **_kwargs: (count_bytes, Encoder(TOKENS, TEXT, "last_hidden_state"))
+    flux_utils.load_clip_l = lambda *_args, **_kwargs: (count_bytes, Encoder(1, POOLED, "pooler_output"))
+
+
+def count_bytes(prompts: list[str], **_kwargs: Any) -> dict[str, torch.Tensor]:
+    """As many ids as bytes are counted: a token is how often it occurs."""
+    return {"input_ids": torch.stack([torch.bincount(torch.tensor([*p.encode(), 0]), minlength=256) for p in prompts])}
+
+
+class Encoder(torch.nn.Module):
+    dtype, device = torch.bfloat16, torch.device("cpu")
+
+    def __init__(self, tokens: int, width: int, output: str):
+        super().__init__()
+        self.tokens, self.width, self.output = tokens, width, output
+        self.table = random(256, tokens * width, seed=width)
+
+    def forward(self, input_ids: torch.Tensor, **_kwargs: Any) -> dict[str, torch.Tensor]:
+        values = (input_ids.float() @ self.table / 5).unflatten(1, (self.tokens, self.width))
+        return {self.output: (values[:, 0] if self.tokens == 1 else values).to(self.dtype)}

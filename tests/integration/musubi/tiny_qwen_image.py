@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.toolkits.musubi.qwen_image import QwenImageAdapter
+from tests.integration.musubi.edit_data import latent_size, marked
 from tests.integration.musubi.tiny_case import ACCELERATOR, StandInVae, TinyCase, random, without_rounding
 
 H, W = 8, 12
@@ -86,3 +87,28 @@ def case(folder: Path, version: str, edit: bool, gradient_checkpointing: bool = 
         return vae.latents, noise.transpose(1, 2).contiguous()
 
     return TinyCase(adapter, model, lora_qwen_image, batch, (16, 1, H, W), sample, controls)
+
+
+def save_latents(item: Any, number: int, seed: int) -> None:
+    from musubi_tuner.dataset.cache_io import save_latent_cache_qwen_image
+
+    controls = [random(16, 1, *latent_size(c, 8), seed=seed + 1 + i) for i, c in enumerate(item.control_content or [])]
+    save_latent_cache_qwen_image(item, random(16, 1, *latent_size(item.content, 8), seed=seed), controls or None)
+
+
+def save_texts(item: Any, number: int, seed: int) -> None:
+    from musubi_tuner.dataset.cache_io import save_text_encoder_output_cache_qwen_image
+
+    save_text_encoder_output_cache_qwen_image(item, marked(texts(seed)["vl_embed"], number))
+
+
+def stand_in_text_encoders() -> None:
+    """A text encoder that needs no files: what a prompt gives depends on the prompt."""
+    from musubi_tuner.qwen_image import qwen_image_utils
+
+    def encode(_tokenizer, _encoder, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        embeds = torch.stack([random(5, TEXT, seed=sum(p.encode())) for p in prompts]).to(torch.bfloat16)
+        return embeds, torch.ones(embeds.shape[:2])
+
+    qwen_image_utils.load_qwen2_5_vl = lambda *_args, **_kwargs: (None, torch.nn.Identity())
+    qwen_image_utils.get_qwen_prompt_embeds = encode

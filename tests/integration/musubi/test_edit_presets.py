@@ -1,0 +1,56 @@
+"""The shipped presets for FLUX.1 Kontext and Qwen-Image-Edit, against musubi's own parser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from danceopd_ext.config.split import split_preset
+from danceopd_ext.toolkits.hosted.arguments import build_arguments
+from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit
+from danceopd_ext.toolkits.hosted.refuse import refuse
+from danceopd_ext.toolkits.musubi.refused import RULES
+from danceopd_ext.toolkits.musubi.registry import find_architecture
+from danceopd_ext.toolkits.musubi.run import OURS, SEAMS, complete, import_trainer, parser_of, settings_of
+
+FOLDER = Path(__file__).resolve().parents[3] / "presets"
+
+
+def arguments_of(preset):
+    """What a run would train with."""
+    architecture = find_architecture(preset.model_type)
+    checkout = find_toolkit(preset.toolkit, None)
+    module = import_trainer(checkout, architecture)
+    check_seams(getattr(module, architecture.trainer), SEAMS, checkout)
+    arguments = build_arguments(parser_of(module, architecture), preset, OURS)
+    refuse(arguments, RULES)
+    complete(arguments.namespace, architecture)
+    return arguments, settings_of(preset, arguments, architecture)
+
+
+@pytest.mark.parametrize("name", ["musubi_flux_kontext_fuse_edits", "musubi_qwen_image_edit_fuse"])
+def test_musubis_parser_takes_every_key_and_also_those_in_comments(name, tmp_path):
+    text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    head, _, body = text.partition("\n[model]")
+    assert "[[datasets]]" in head  # the example of a dataset file stays a comment
+    shown = "\n".join(line.removeprefix("# ") if line.startswith("# ") and " = " in line else line
+                      for line in body.splitlines())  # fmt: skip
+    assert shown != body
+    for written in (body, shown):
+        path = tmp_path / "preset.toml"
+        path.write_text("[model]" + written, encoding="utf-8")
+        arguments, settings = arguments_of(split_preset(path))
+        args = arguments.namespace
+        assert args.fp8_base and args.fp8_scaled and args.gradient_checkpointing and args.sdpa
+        assert args.network_module == settings.architecture.network_module
+        assert args.vae_dtype == "bfloat16"
+        assert settings.flow_shift is None
+    assert args.sample_prompts and args.vae
+
+
+@pytest.mark.parametrize("model_type", ["flux_kontext", "flux_2", "qwen_image", "qwen_image_edit"])
+def test_every_trainer_of_the_checkout_has_our_seams(model_type):
+    architecture = find_architecture(model_type)
+    checkout = find_toolkit("musubi-tuner", None)
+    check_seams(getattr(import_trainer(checkout, architecture), architecture.trainer), SEAMS, checkout)
