@@ -54,6 +54,8 @@ class Family(LayerNames, ABC):
     max_sources: int = 0
     #: whether nothing can be made without one
     needs_source: bool = False
+    #: whether what `encode_prompts` gives depends on the source images too
+    text_sees_sources: bool = False
     #: what the model's guidance embedding is told, for models that have one: the pipeline's default
     embedded_guidance: float | None = None
 
@@ -85,6 +87,10 @@ class Family(LayerNames, ABC):
     def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
         """An RGB source image in the size in which the pipeline would encode it. Raises UserError."""
         raise UserError(f"{self.title} takes no source images.")
+
+    def source_size(self, size: tuple[int, int], vae_scale_factor: int) -> tuple[int, int]:
+        """The (width, height) that `source_picture` brings a source image of this size to. Raises UserError."""
+        return self.source_picture(Image.new("L", size), vae_scale_factor).size
 
     @abstractmethod
     def velocity(

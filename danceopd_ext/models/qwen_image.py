@@ -100,6 +100,7 @@ class QwenImageEdit(QwenImage):
     default_components = "Qwen/Qwen-Image-Edit"
     max_sources = 1
     needs_source = True
+    text_sees_sources = True
     #: pixels of a source for the VAE and for the text encoder
     source_area, glance_area = SOURCE_AREA, SOURCE_AREA
 

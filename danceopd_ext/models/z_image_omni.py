@@ -36,6 +36,7 @@ class ZImageOmni(ZImage):
     default_components = "Tongyi-MAI/Z-Image-Omni-Base"
     checkpoint_marks = ("siglip_pad_token",)
     max_sources = 8
+    text_sees_sources = True
 
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
