@@ -8,6 +8,7 @@ from diffusers import Flux2Pipeline
 from safetensors.torch import save_file
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.models import loading
 from danceopd_ext.models.decoding import decode, encode
 from danceopd_ext.models.loading import (
     find_source,
@@ -94,6 +95,7 @@ def test_a_file_with_more_than_the_transformer(tmp_path):
     save_file({**tensors, "vae.conv1.weight": torch.zeros(1)}, tmp_path / "all.safetensors")
     source = find_source(str(tmp_path / "all.safetensors"), components_from=str(folder))
     assert same_weights(load_transformer(source, torch.float32), original)
+    assert loading._own_names(source.transformer).keys() == original.state_dict().keys()
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

@@ -16,8 +16,8 @@ STEPS = 4
 
 
 def pictures(count: int) -> list[Image.Image]:
-    """Noise pictures of different sizes."""
-    sizes = ((80, 64), (64, 104), (72, 72))
+    """Noise pictures of different sizes, the first a little larger than what models of whole squares take."""
+    sizes = ((82, 66), (64, 104), (72, 72))
     return [Image.effect_noise(size, 40 + 20 * i).convert("RGB").rotate(90 * i) for i, size in enumerate(sizes[:count])]
 
 
@@ -76,7 +76,7 @@ def conditions(family: Family, pipeline, prompts: Sequence[str], images: Sequenc
     texts = family.encode_prompts(pipeline, list(prompts), images)
     empties = family.encode_prompts(pipeline, [""] * len(prompts), images)
     sources = [family.encode_sources(pipeline.vae, own) for own in images]
-    return TextConditions([edit_item(*parts) for parts in zip(texts, sources, empties, strict=True)], empties[0])
+    return TextConditions([edit_item(*parts) for parts in zip(texts, sources, empties, strict=True)], empty={})
 
 
 @torch.no_grad()
