@@ -57,7 +57,7 @@ def write_route_data(folder: Path, split: Split, count: int, seed: int = 0) -> N
     `text_to_image.txt` and `text_to_image/` (kinds are equally frequent, so a caption can repeat), `local_edit/` and
     `global_edit/`. Raises UserError where the folder already holds something.
     """
-    random = np.random.default_rng([seed, len(EDIT_KINDS), split == "test"])
+    random = np.random.default_rng([seed, len(EDIT_KINDS)])
     pairs = [kind.sample(random, split) for kind in kinds().values() for _ in range(count)]
     with _new_folder(folder) as part:
         write_prompts(part / "text_to_image.txt", [prompt.caption for prompt, _ in pairs])

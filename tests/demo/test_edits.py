@@ -77,6 +77,14 @@ def follow(instruction: str, source: Scene) -> set[Scene]:
     return {scene(objects)}
 
 
+def test_a_replaced_subject_has_another_shape():
+    for edit in EDIT_KINDS["subject replace"].sample_many(100, "train", seed=8):
+        (old,), (new,) = (
+            set(a.objects) - set(b.objects) for a, b in ((edit.source, edit.target), (edit.target, edit.source))
+        )
+        assert old.shape != new.shape and old.cell == new.cell
+
+
 def scores(edit: Edit, scene: Scene) -> tuple[float, float]:
     score = score_edit(edit, render(scene))
     return score.semantic, score.preservation
@@ -155,6 +163,8 @@ def test_the_best_of_several_right_targets_counts():
     assert all(scores(ADD, target) == (1, 1) for target in ADD.targets)
     both = Scene((RED, BLUE, GREEN, replace(GREEN, cell=3)), "white")
     assert scores(ADD, both) == (1, pytest.approx(3 / 4))
+    wrong_in_the_last_free_cell = Scene((RED, BLUE, replace(GREEN, cell=3, colour="red")), "white")
+    assert scores(ADD, wrong_in_the_last_free_cell) == (0, 1)
     assert scores(ADD, replace(ADD.targets[1], checkered=True)) == (1, pytest.approx(1 - 1 / 4 / 2))
 
 
@@ -246,8 +256,10 @@ def test_edits_on_disk_are_read_back(tmp_path):
         assert (np.asarray(Image.open(folder / row["target"])) == render(edit.target)).all()
         assert (folder / row["target"]).with_suffix(".txt").read_text(encoding="utf-8") == f"{edit.instruction}\n"
     for name in ("edits.jsonl", "edits.csv"):
-        items, notes = read_prompts(folder / name, [(32, 32)])
-        assert [item.text for item in items] == [edit.instruction for edit in edits]
+        items, notes = read_prompts(folder / name, [(32, 32)], multiple=16)
+        assert [(item.text, item.size) for item in items] == [(edit.instruction, (32, 32)) for edit in edits]
+        assert [item.source_images for item in items] == [(folder / row["source"],) for row in rows]
+        assert [item.target.path for item in items] == [folder / row["target"] for row in rows]
         assert notes == []
 
 

@@ -118,6 +118,18 @@ def test_what_a_caption_does_not_say_is_free():
     assert not kinds()["counting"].check(both, two)
 
 
+def test_scenes_hold_the_named_objects_and_as_many_others_as_asked_for():
+    random = np.random.default_rng(6)
+    for kind in kinds().values():
+        pairs = [kind.sample(random, "train") for _ in range(60)]
+        for prompt, scene in pairs:
+            named = prompt.count or len(prompt.named)
+            assert len(scene.objects) == named
+            assert [len(prompt.scene(random, extras).objects) for extras in (1, 3)] == [min(named + 1, 4), 4]
+        assert {item.cell for _, scene in pairs for item in scene.objects} == {0, 1, 2, 3}
+        assert len({item.colour for _, scene in pairs for item in scene.objects}) == 5
+
+
 def test_a_second_object_with_the_colour_of_the_first_does_not_count_as_the_first():
     asked = Prompt("colour attribution", (Named("circle", "red"), Named("square", "blue")), "white")
     objects = (SceneObject("circle", "blue", 0), SceneObject("square", "red", 1), SceneObject("cross", "red", 2))
