@@ -60,8 +60,8 @@ def test_the_loss_hears_each_source_image_and_whose_it_is(name, tmp_path):
     for key in CASES[name](tmp_path).control_keys:
         other, _ = learn(name, tmp_path, lambda batch, key=key: {**batch, key: batch[key] + 1})
         shuffled, _ = learn(name, tmp_path, lambda batch, key=key: {**batch, key: batch[key].flip(0)})
-        assert abs(other / plain - 1) > 1e-3
-        assert abs(shuffled / plain - 1) > 1e-3
+        assert abs(other / plain - 1) > 1e-4  # the same batch gives the same number, see below
+        assert abs(shuffled / plain - 1) > 1e-4
     again, _ = learn(name, tmp_path)
     assert again == plain
 
