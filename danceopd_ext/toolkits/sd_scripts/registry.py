@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.models.flux_names import FluxNames
+from danceopd_ext.models.hunyuan_image_names import HunyuanImageNames
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.sd3 import StableDiffusion3
 from danceopd_ext.toolkits.hosted.adapter import Adapter
@@ -116,6 +117,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             latent_channels=64,
             latent_scale=32,
             size_multiple=32,
+            names=HunyuanImageNames(),
             **_with("text_encoder", "byt5", "vae"),
         ),
         Architecture(

@@ -17,7 +17,7 @@ from tests.integration.sd_scripts.tiny_models import (
 SHAPE = (16, 8, 12)
 TOKENS = 6
 SIZES = {
-    "in_channels": 64, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2,
+    "in_channels": 64, "context_in_dim": 24, "hidden_size": 32, "mlp_ratio": 4.0, "num_heads": 2, "depth": 2,
     "depth_single_blocks": 2, "axes_dim": [4, 6, 6], "theta": 10_000, "qkv_bias": True,
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from tests.integration.sd_scripts.tiny_models import (
 )
 
 SHAPE = (64, 4, 6)
-WIDTH, HEADS, TEXT, BYT5 = 32, 2, 24, 20
+WIDTH, HEADS, TEXT, BYT5 = 32, 2, 24, 1472  # the last is written into the toolkit
 TOKENS, BYT5_TOKENS = 8, 5
 
 
