@@ -56,12 +56,3 @@ def _check_complete(where: str, tensors: Mapping[str, torch.Tensor], network: An
             f"{where}: {len(missing)} of {len(wanted)} layers cannot be held by {architecture.network_module}, such as "
             f'{missing[0]}. Use a LoRA without them, or toolkit = "native".'
         )
-
-
-def check_student(network_module: str, architecture: Architecture) -> None:
-    """Raise UserError unless the student can be silenced exactly, which only the architecture's own module can."""
-    if network_module != architecture.network_module:
-        raise UserError(
-            f'network_module = "{network_module}": the student of {architecture.title} must be made by '
-            f'"{architecture.network_module}", whose LoRA can be silenced exactly. Remove network_module.'
-        )

@@ -14,8 +14,11 @@ KINDS = (AssertionError, ValueError)
 def complaint(error: Exception, checkout: Path, preset: Path, dataset_config: str | None) -> UserError | None:
     """What the user can act on; None where the error is none of the input's."""
     text = _english(str(error))
-    if type(error).__module__.startswith("voluptuous"):
+    library = type(error).__module__.partition(".")[0]
+    if library == "voluptuous":
         return UserError(f"{dataset_config}: {text}.")
+    if library == "toml":
+        return UserError(f"{dataset_config}: {text}. The toolkit's reader takes no lists of mixed types, for example.")
     frames = traceback.extract_tb(error.__traceback__)
     where = Path(frames[-1].filename) if frames else Path()
     if text and type(error) in KINDS and checkout in where.parents:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from danceopd_ext.config.load import read_toml
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
@@ -56,6 +57,8 @@ def train(preset: HostedPreset) -> Path:
             raise
         raise known from error
     saved = Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}"
+    if trainer.distiller is None:
+        raise UserError(f"{args.dataset_config or args.train_data_dir}: sd-scripts found no data there, see above.")
     if os.environ.get("RANK", "0") == "0" and not saved.is_file():
         raise TrainingError("sd-scripts stopped without saving a LoRA; its own messages above say why.")
     return saved
@@ -113,9 +116,16 @@ def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Names
     for name in architecture.required:
         if not getattr(args, name):
             raise UserError(f"{arguments.path}: {name} is missing: {architecture.title} needs it.")
+    if args.network_module != architecture.network_module:
+        raise UserError(
+            f'{arguments.path}: network_module = "{args.network_module}": the student of {architecture.title} must be '
+            f'made by "{architecture.network_module}", whose LoRA can be silenced exactly. Remove network_module.'
+        )
     for name in (*FILES, *architecture.files):
         if getattr(args, name):
             setattr(args, name, str(_existing(getattr(args, name), name, arguments.path)))
+    if args.dataset_config and not args.dataset_config.endswith(".json"):
+        read_toml(Path(args.dataset_config))
     return args
 
 

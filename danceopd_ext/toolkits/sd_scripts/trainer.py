@@ -30,7 +30,7 @@ from danceopd_ext.toolkits.hosted.conditions import Entry
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.metadata import danceopd_entries
-from danceopd_ext.toolkits.sd_scripts.attach import attach_teachers, check_student
+from danceopd_ext.toolkits.sd_scripts.attach import attach_teachers
 from danceopd_ext.toolkits.sd_scripts.captions import settle_captions
 from danceopd_ext.toolkits.sd_scripts.data import TEACHER, assign_routes, balance, forget_pictures, mend_cached_texts
 from danceopd_ext.toolkits.sd_scripts.empty_prompt import Watched, encode_empty_prompt, needs_empty_prompt
@@ -46,7 +46,7 @@ SEAMS = {
     "post_process_network": ("args", "accelerator", "network", "text_encoders", "unet"),
     "prepare_unet_with_accelerator": ("args", "accelerator", "unet"),
     "process_batch": ("batch", "text_encoders", "network", "accelerator", "args", "is_train"),
-    "get_noise_pred_and_target": ("args", "latents", "batch", "text_encoder_conds", "unet", "is_train"),
+    "get_noise_pred_and_target": ("args", "latents", "batch", "text_encoder_conds", "is_train"),  # Lumina: no "unet"
     "get_models_for_text_encoding": ("args", "accelerator", "text_encoders"),
     "sample_images": ("accelerator", "args", "epoch", "global_step"),
     "generate_step_logs": ("args", "current_loss", "avr_loss", "lr_scheduler"),
@@ -100,7 +100,6 @@ class DanceOPDMixin:
 
     def post_process_network(self, args, accelerator, network, text_encoders, unet) -> None:
         super().post_process_network(args, accelerator, network, text_encoders, unet)
-        check_student(args.network_module, self.architecture)
         if note := self.architecture.mend(unet):
             tell(note)
         dtype = DTYPES.get(args.mixed_precision, torch.float32)

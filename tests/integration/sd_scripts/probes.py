@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from danceopd_ext.toolkits.hosted.distiller import Distiller, HostedField
 from danceopd_ext.toolkits.hosted.switch import STUDENT
@@ -229,3 +232,28 @@ def residents_left_alone() -> dict[str, Any]:
     """`residents` of a trainer that forgets to tell the offloader what follows."""
     Offloaders._set = lambda self, forward_only: None
     return residents()
+
+
+def ranks() -> None:
+    """Of each process, in a file of its own ($SEEN and its rank): the steps, its first noise, its last student."""
+    seen = steps()
+
+    def watched(self, args):
+        super(DanceOPDMixin, self).train(args)
+        seen["student"] = {name: w.detach().clone() for name, w in self.distiller.switch.student.state_dict().items()}
+        torch.save(seen, f"{os.environ['SEEN']}{os.environ['RANK']}.pt")
+
+    def noisy(*given, **named):
+        noise = draw(*given, **named)
+        seen.setdefault("noise", noise.clone())
+        return noise
+
+    def frozen_as_it_is(self, model, *more, **named):
+        """Accelerate wraps only what is trained, but on the CPU it wraps everything, which torch then refuses."""
+        trained = any(weight.requires_grad for weight in model.parameters())
+        return prepare(self, model, *more, **named) if trained else model
+
+    prepare, Accelerator.prepare_model = Accelerator.prepare_model, frozen_as_it_is
+    update = importlib.import_module("danceopd_ext.method.update")
+    draw, update.sample_noise = update.sample_noise, noisy
+    DanceOPDMixin.train = watched

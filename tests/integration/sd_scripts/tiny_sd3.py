@@ -9,7 +9,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.integration.sd_scripts.tiny_models import randomise
+from danceopd_ext.toolkits.sd_scripts.sd3 import Sd3Adapter, _joined, mend_second_attention
+from tests.integration.sd_scripts.tiny_models import (
+    ACCELERATOR,
+    Architecture,
+    Texts,
+    noisy_input,
+    randomise,
+    trainer_arguments,
+)
 
 HIDDEN = 128
 #: widths of the two CLIP encoders; their pooled outputs together are the model's vector
@@ -130,3 +138,41 @@ def lora(path: Path, rank=4, seed=1, scale=0.6, depth=2, layers: tuple[str, ...]
         tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(rank)}
     save_file(tensors, path)
     return path
+
+
+def make() -> Architecture:
+    """The tiny model and how the toolkit itself uses it; its text encoding strategy must be set."""
+    from library import sd3_train_utils
+    from sd3_train_network import Sd3NetworkTrainer
+
+    transformer = model()
+    mend_second_attention(transformer)
+    rng = torch.Generator().manual_seed(4)
+
+    def texts(count: int) -> Texts:
+        lengths = torch.ones(count, 7)
+        return [
+            torch.randn(count, 7, 96, generator=rng), torch.randn(count, 9, 4096, generator=rng),
+            torch.randn(count, 96, generator=rng), lengths, lengths, torch.ones(count, 9),
+        ]  # fmt: skip
+
+    def predict(z: torch.Tensor, sigma: torch.Tensor, given: Texts) -> torch.Tensor:
+        """The trainer turns its velocity into a clean picture; turned back."""
+        args = trainer_arguments(apply_lg_attn_mask=False, apply_t5_attn_mask=False)
+        with noisy_input(sd3_train_utils, z, sigma):
+            clean, *_ = Sd3NetworkTrainer().get_noise_pred_and_target(
+                args, ACCELERATOR, None, z, {}, given, transformer, None, torch.float32, True, is_train=False
+            )
+        return (z - clean) / sigma.view(-1, 1, 1, 1)
+
+    def sample(noise: torch.Tensor, steps: int, given: Texts, empty: Texts, scale: float) -> torch.Tensor:
+        pairs = [(pair["context"], pair["pooled"]) for pair in (_joined(given), _joined(empty))]
+        draw, torch.randn = torch.randn, lambda *_, **__: noise
+        try:
+            return sd3_train_utils.do_sample(
+                64, 64, 1, *pairs, transformer, steps, scale, torch.float32, torch.device("cpu")
+            )
+        finally:
+            torch.randn = draw
+
+    return Architecture(Sd3Adapter(), transformer, (16, 8, 8), texts(2), texts(1), predict, sample)
