@@ -2,7 +2,8 @@
 
 musubi restores weights, optimizer, schedule and random states, but counts its steps and epochs from 0 again: it would
 train max_train_steps more, name files by the wrong step, and read the data from the start. So its loop runs through the
-steps that were done, reading their batches and doing nothing with them; then all of its counters are right.
+steps that were done, reading their batches and doing nothing with them; then all of its counters are right. Only its
+average loss, in the progress bar, counts them as zeros until an epoch has gone by.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from danceopd_ext.data.weights import check_weights
 from danceopd_ext.method import derive_seed
 from danceopd_ext.toolkits.hosted.distiller import Distiller, Progress
 from danceopd_ext.toolkits.hosted.switch import Switch
+from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.musubi.attach import attach_teachers
 from danceopd_ext.toolkits.musubi.compiling import allow_voices
 from danceopd_ext.toolkits.musubi.data import ROUTE
@@ -69,7 +70,7 @@ class DanceOPDMixin:
         theirs = super()._build_dataset if args.dataset_config else None
         group, collator, epoch = self.sources.build(args, theirs)
         for note in self.sources.notes:
-            print(note)
+            tell(note)
         return group, collator, epoch
 
     def _prepare_sampling(self, args: argparse.Namespace, accelerator: Any, vae_dtype: torch.dtype):

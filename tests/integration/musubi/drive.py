@@ -17,21 +17,14 @@ from tests.integration.musubi.checkout import prepare
 
 def main(case: str, preset: str, *flags: str) -> int:
     from danceopd_ext.cli import run
+    from danceopd_ext.toolkits.run import main
 
     torch.set_num_threads(1)
     prepare()
     importlib.import_module(f"tests.integration.musubi.{case}").shrink(int(os.environ.get("LAYERS", "2")))
     if os.environ.get("SPY"):
         getattr(importlib.import_module("tests.integration.musubi.spies"), os.environ["SPY"])()
-    return run(lambda words: train(preset, words), list(flags))
-
-
-def train(preset: str, words: list[str]) -> None:
-    from danceopd_ext.config.split import split_preset
-    from danceopd_ext.toolkits.musubi.run import train
-
-    given = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
-    print("done:", train(split_preset(preset, {name: value.split() for name, value in given.items()})))
+    return run(main, ["--config", preset, *flags])
 
 
 if __name__ == "__main__":

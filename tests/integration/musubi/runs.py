@@ -16,6 +16,7 @@ DEFAULTS: dict[str, Any] = {
     "sdpa": True, "network_dim": 4, "network_alpha": 4, "optimizer_type": "AdamW", "learning_rate": 3e-3,
     "max_train_steps": 2, "mixed_precision": "no", "seed": 1, "max_data_loader_n_workers": 0, "output_name": "fused",
     "resolution": 64, "discrete_flow_shift": 3.0, "lr_scheduler": "constant",
+    "gradient_accumulation_steps": 1, "save_precision": "float",
 }  # fmt: skip
 
 

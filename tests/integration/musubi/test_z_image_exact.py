@@ -21,11 +21,15 @@ def section(world: World) -> str:
     return TEACHERS.format(style=str(world.style), sketch=str(world.sketch))
 
 
-def alone(world: World, name: str | None) -> torch.nn.Module:
-    """A separate model with only this LoRA on it, put on by musubi itself."""
+def alone(world: World, name: str | None, fp8: bool) -> torch.nn.Module:
+    """A separate model with only this LoRA on it, loaded and put on by musubi itself."""
     from musubi_tuner.networks import lora_zimage
+    from musubi_tuner.zimage import zimage_model
 
-    model = tiny_z_image.transformer()
+    model = zimage_model.load_zimage_model(
+        "cpu", str(world.dit), "torch", False, "cpu", None if fp8 else torch.float32, fp8_scaled=fp8,
+        use_16bit_for_attention=True,
+    )  # fmt: skip
     if name:
         tensors = load_file(getattr(world, name))
         if name == "sketch":
@@ -51,7 +55,8 @@ class Compare:
 
     def on_train_start(self, *arguments):
         super().on_train_start(*arguments)
-        self.separate = {name: alone(self.world, name) for name in ("style", "sketch", None)}
+        fp8 = arguments[0].fp8_scaled
+        self.separate = {name: alone(self.world, name, fp8) for name in ("style", "sketch", None)}
         self.differences: list[float] = []
         self.compare()
 
@@ -75,12 +80,17 @@ class Compare:
         self.distiller.switch.restore()
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_each_route_is_exactly_a_model_with_only_that_lora(world, tmp_path, checkpointing):
+FP8 = {"fp8_base": True, "fp8_scaled": True, "mixed_precision": "bf16"}
+AGAIN = {"gradient_checkpointing": True}
+
+
+@pytest.mark.parametrize("values", [{}, AGAIN, {**FP8, **AGAIN}], ids=["plain", "again", "fp8"])
+def test_each_route_is_exactly_a_model_with_only_that_lora(world, tmp_path, values):
+    """Also right after a step whose forward was run again in its backward pass, and on a base in fp8."""
     watch = type("Watch", (Compare,), {"world": world})
     preset = write_preset(
         tmp_path / "p.toml", section(world), dit=world.dit, dataset_config=world.data, max_train_steps=2,
-        gradient_checkpointing=checkpointing, network_dropout=0.5,
+        network_dropout=0.5, **values,
     )  # fmt: skip
     assert here(preset, watch).differences == [0.0] * 9
 
