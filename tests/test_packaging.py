@@ -31,6 +31,8 @@ PINS = {
         "tqdm": "4.67.1",
     },
 }
+#: made of the toolkit's own classes, so that it can be imported only inside the toolkit
+OF_THE_TOOLKIT = "danceopd_ext.toolkits.sd_scripts.prompt_dataset"
 NATIVE_ONLY = {"diffusers", "transformers", "peft", "accelerate", "psutil"}
 
 
@@ -73,6 +75,7 @@ for package in ("method", "config", "toolkits.hosted", "toolkits.sd_scripts", "t
     names.append("danceopd_ext." + package)
     module = importlib.import_module(names[-1])
     names += [found.name for found in pkgutil.iter_modules(module.__path__, names[-1] + ".")]
+names.remove({OF_THE_TOOLKIT!r})
 for name in names:
     importlib.import_module(name)
 print(len(names))
