@@ -46,7 +46,7 @@ def test_every_sample_starts_from_its_own_picture(pipelines, pictures, tmp_path)
     keys = {"method": "offpolicy", "prompts": pictures, "train_batch_size": 2}
     built = build(write_preset(tmp_path / "run", pipelines["sd3"], {"one": {}, "two": {}}, **keys))
     data = built.data
-    for step in range(3):
+    for step in range(12):
         (planned,) = data.plan.parts(step)
         (batch,) = data(planned.route, step)
         items = [data.plan.routes[planned.route].items[i] for m in planned.micro_batches for i in m.item_ids]
