@@ -124,6 +124,7 @@ WRONG_SD_SCRIPTS = {
     "timestep_sampling": ("sigma", "shift"),
     "sigmoid_scale": (1.0, 2.0),
     "training_shift": (1.0, 3.0),
+    "discrete_flow_shift": (3.0, 6.0),
     "model_prediction_type": ("sigma_scaled", "additive"),
     "pos_emb_random_crop_rate": (0.0, 0.5),
     "use_sage_attn": (False, True),
@@ -169,6 +170,12 @@ def test_scaled_fp8_with_merged_weights(table):
         refuse(arguments(fp8_scaled=True, base_weights=["a"]), table)
 
 
+def test_only_musubis_sampler_reads_a_shift():
+    refuse(arguments(discrete_flow_shift=3.0), MUSUBI)
+    with pytest.raises(UserError, match="a shift of its own"):
+        refuse(arguments(discrete_flow_shift=3.0), SD_SCRIPTS)
+
+
 @pytest.mark.parametrize("table", [SD_SCRIPTS, MUSUBI], ids=["sd-scripts", "musubi-tuner"])
 def test_reasons_and_remedies_are_sentences(table):
     for rule in table:
@@ -183,7 +190,7 @@ def test_useful_options_pass(table):
         "sample_prompts": "a.txt", "sample_every_n_steps": 10, "save_every_n_steps": 10, "save_state": True,
         "optimizer_type": "Prodigy", "optimizer_args": ["a=1"], "lr_scheduler": "cosine", "lr_warmup_steps": 10,
         "max_grad_norm": 0.5, "network_dropout": 0.1, "scale_weight_norms": 1.0, "log_with": "wandb",
-        "discrete_flow_shift": 3.0, "network_args": ["loraplus_lr_ratio=4"], "base_weights": ["a"], "fp8_scaled": False,
+        "network_args": ["loraplus_lr_ratio=4"], "base_weights": ["a"], "fp8_scaled": False,
         "cache_text_encoder_outputs": True, "cache_latents": True, "sdpa": True, "full_bf16": True,
         "guidance_scale": 1.0, "caption_dropout_rate": 0.1,
     }  # fmt: skip

@@ -3,11 +3,13 @@
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy
 import pytest
 import torch
 
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.sd_scripts.anima import AnimaAdapter
+from danceopd_ext.toolkits.sd_scripts.data import mend_cached_texts
 from danceopd_ext.toolkits.sd_scripts.flux import FluxAdapter, image_ids, pack, unpack
 from danceopd_ext.toolkits.sd_scripts.hunyuan_image import HunyuanImageAdapter
 from danceopd_ext.toolkits.sd_scripts.lumina import LuminaAdapter
@@ -187,6 +189,20 @@ def test_grids_are_asked_of_the_toolkit(toolkit):
     assert toolkit["shift"] == 6
     assert HunyuanImageAdapter().sigmas(4, shape).tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert toolkit["shift"] == 5
+
+
+def test_numpy_scalars_among_cached_texts_become_arrays():
+    """HunyuanImage caches a bool for each text, and the toolkit's batches ask every part for its shape as an array."""
+    embeds = numpy.ones((3, 2), dtype=numpy.float32)
+    cached = SimpleNamespace(text_encoder_outputs=(embeds, numpy.ones(2)[0] > 0))
+    not_cached = SimpleNamespace(text_encoder_outputs=None)
+    dataset = SimpleNamespace(image_data={"a": cached, "b": not_cached})
+    mend_cached_texts(SimpleNamespace(datasets=[dataset]))
+    same, flag = cached.text_encoder_outputs
+    assert same is embeds
+    assert isinstance(flag, numpy.ndarray)
+    assert torch.FloatTensor(flag).tolist() == 1
+    assert not_cached.text_encoder_outputs is None
 
 
 def test_animas_grid():

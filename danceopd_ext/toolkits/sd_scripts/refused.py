@@ -19,7 +19,8 @@ NO_PICTURES = "what is learned comes from the teachers; the pictures of a datase
 OWN_NOISE = "the student starts from plain noise, as when it draws a picture."
 FLOW = "all models of this toolkit that can be trained here are flow models."
 QUERY_DECIDES = "noise levels are not drawn: the student is asked on its own way from noise to picture."
-SET_QUERY = "Remove it; query in [danceopd] says where. (discrete_flow_shift stays: it is the sampler's.)"
+SET_QUERY = "Remove it; query in [danceopd] says where."
+OWN_GRID = "the student takes the steps of the toolkit's own sampler, which has a shift of its own."
 
 RULES: tuple[Rule, ...] = (
     # the text encoders
@@ -46,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     *rules("max_timestep", other_than(1000), QUERY_DECIDES, SET_QUERY),
     *rules("logit_mean logit_std mode_scale timestep_sampling sigmoid_scale", changed, QUERY_DECIDES, SET_QUERY),
     *rules("training_shift", changed, QUERY_DECIDES, SET_QUERY),
+    *rules("discrete_flow_shift", changed, OWN_GRID),
     # the model
     *rules("model_prediction_type", other_than("raw"), "the model's output is taken as the velocity that it is."),
     *rules(
