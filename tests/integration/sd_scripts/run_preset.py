@@ -15,7 +15,7 @@ HERE = "tests.integration.sd_scripts"
 
 
 def main() -> None:
-    """Exit as the command does."""
+    """Exit as train_danceopd.py does."""
     tiny, *probes = sys.argv[1].split(",")
     prepare()
     importlib.import_module(f"{HERE}.{tiny}").shrink()
@@ -28,17 +28,9 @@ def main() -> None:
 
 def command(words: list[str]) -> None:
     """`PRESET --key value ...`"""
-    from danceopd_ext.config.split import split_preset
-    from danceopd_ext.toolkits.sd_scripts.run import train
+    from danceopd_ext.toolkits.run import main as train
 
-    preset, *words = words
-    flags: dict[str, list[str]] = {}
-    for word in words:
-        if word.startswith("--"):
-            flags[word[2:]] = []
-        else:
-            flags[list(flags)[-1]].append(word)
-    print(f"done: {train(split_preset(preset, flags))}")
+    train(["--config", *words])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""The stand-in that contract tests run on everywhere has the seams of the real trainers."""
+
+import importlib
+import inspect
+
+import pytest
+
+from danceopd_ext.toolkits.hosted.find import check_seams, describe
+from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
+from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS
+from tests.integration.sd_scripts.checkout import prepare
+from tests.toolkits.sd_scripts_stand_in import StandInTrainer, create_network_from_weights
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda row: row.model_type)
+def test_every_trainer_has_the_seams(architecture):
+    from pathlib import Path
+
+    trainer = getattr(importlib.import_module(architecture.script), architecture.trainer)
+    check_seams(trainer, SEAMS, describe("sd-scripts", Path(prepare())))
+
+
+@pytest.mark.parametrize("name", [name for name in SEAMS if name != "train"])
+def test_the_stand_in_takes_what_the_base_trainer_takes(name):
+    from train_network import NetworkTrainer
+
+    real = list(inspect.signature(getattr(NetworkTrainer, name)).parameters)
+    assert list(inspect.signature(getattr(StandInTrainer, name)).parameters) == real
+
+
+def test_the_stand_in_makes_networks_as_the_toolkit_does():
+    from networks import lora_sd3
+
+    real = list(inspect.signature(lora_sd3.create_network_from_weights).parameters)
+    ours = list(inspect.signature(create_network_from_weights).parameters)
+    assert [name for name in ours if name != "flux"] == [name for name in real if name != "mmdit"]
