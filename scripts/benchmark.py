@@ -42,9 +42,10 @@ from danceopd_ext.method import CountedField, Field, Method, draw_query_indices,
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import load_text_pipeline, load_transformer
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native.batches import StepData, encode_texts, open_cache
+from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import add_student, build_fields
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare, torch_dtype
+from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
 
 SAME = 1e-4  # gradients that differ by a smaller share differ by the order of roundings alone
 SIZES = {"demo": (32, 32), "small": (128, 8), "real": (1024, 128)}  # pixels, rank of the student

@@ -10,11 +10,12 @@ import torch
 from danceopd_ext.config import load_preset
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Method, update
-from danceopd_ext.toolkits.native.batches import StepData, encode_texts, open_cache
+from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields, build_fields
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
 from danceopd_ext.toolkits.native.targets import encode_targets
+from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
 from danceopd_ext.toolkits.native.train import make_accelerator
 from tests.toolkits.conftest import forget_accelerate
 

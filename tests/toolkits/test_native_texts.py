@@ -5,12 +5,13 @@ from collections import namedtuple
 import pytest
 import torch
 
+from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import find_source, load_text_pipeline, stream
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native import batches
+from danceopd_ext.toolkits.native import texts as native_texts
 from danceopd_ext.toolkits.native.build import CheckpointField
 from tests.tiny.calls import noise_for
 from tests.tiny.packed_pipelines import ALL, save_any
@@ -24,8 +25,8 @@ def encode(prompts):
 
 def room(cache, texts, free, monkeypatch):
     told = []
-    monkeypatch.setattr(batches.shutil, "disk_usage", lambda folder: Usage(0, 0, free))
-    batches.check_room(cache, texts, encode, told.append)
+    monkeypatch.setattr(native_texts.shutil, "disk_usage", lambda folder: Usage(0, 0, free))
+    native_texts.check_room(PromptCache(cache), [(text, ()) for text in texts], encode, told.append)
     return told
 
 
@@ -38,7 +39,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_large_cache_is_announced(tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "SHOWN_BYTES", 1000)
+    monkeypatch.setattr(native_texts, "SHOWN_BYTES", 1000)
     told = room(TextCache(tmp_path, "key"), ["a", "b"], 10**9, monkeypatch)
     assert len(told) == 1
     assert str(tmp_path) in told[0]

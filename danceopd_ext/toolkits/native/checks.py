@@ -6,6 +6,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import diffusers
@@ -15,11 +16,13 @@ from accelerate import Accelerator
 from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import DanceOPDSection, OptimizerSection
 from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile, inspect_picture
 from danceopd_ext.errors import UserError
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, checkpoint_keys
+from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
 
 
@@ -108,6 +111,19 @@ def check_writable(folder: Path) -> None:
         raise UserError(
             f"output_dir = {os.fspath(folder)!r} cannot be written ({error.strerror or error}): choose another folder."
         ) from error
+
+
+def source_rules(source: Source, config: Mapping) -> SourceImages:
+    """What the model does with source images, for checking data before anything is loaded."""
+    family, scale = source.family, source.vae_scale_factor
+    return SourceImages(
+        title=family.title,
+        maximum=family.max_sources,
+        needed=family.needs_source,
+        fitted=lru_cache(maxsize=None)(lambda size: family.source_size(size, scale)),
+        multiple=family.size_limits(config, scale).multiple,
+        editors=tuple(name for name, other in FAMILIES.items() if other.can_edit),
+    )
 
 
 def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, PictureFile]:

@@ -79,8 +79,10 @@ class Output:
     def metadata(self, steps_done: int) -> dict[str, str]:
         """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
         preset, plan = self.prepared.preset, self.prepared.plan
+        edits = [route.route for route in plan.summary() if route.sources and route.weight]
         extra = {
             "ss_danceopd_forwards": self.forwards,
+            "ss_danceopd_edit_routes": edits or None,
             "ss_steps": steps_done,
             "ss_seed": preset.training.seed,
             "ss_learning_rate": preset.optimizer.learning_rate,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from danceopd_ext.config import Preset, Teacher
 from danceopd_ext.data.load import load_data
 from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import combine
@@ -21,15 +21,16 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, find_source, load_layout
-from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.checks import (
     check_attention,
     check_machine,
     check_weights,
     check_writable,
     find_pictures,
+    source_rules,
     unused_keys,
 )
+from danceopd_ext.toolkits.native.identity import identity_of
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.state import SavedState, open_state
 
@@ -60,6 +61,7 @@ class Prepared:
     start: Lora | None
     targets: list[str]
     previews: list[PreviewPrompt]
+    sources: SourceImages
     pictures: dict[Path, PictureFile] = field(default_factory=dict)
     """The picture files that the method starts from."""
     resume: SavedState | None = None
@@ -69,6 +71,13 @@ class Prepared:
     @property
     def family(self) -> Family:
         return self.source.family
+
+    @property
+    def guided(self) -> bool:
+        """Whether a field that training asks has guidance in it."""
+        options = self.preset.danceopd
+        scales = [options.student_guidance_scale, *(teacher.guidance_scale for teacher in options.teachers.values())]
+        return any(scale != 1 for scale in scales)
 
     def forget_loras(self) -> None:
         """Free the LoRAs that were read, once the model holds them."""
@@ -83,20 +92,22 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     source = find_source(
         preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
     )
-    _check_sources(source)
     check_weights(source)
     layout, config = load_layout(source)
     check_attention(source, config, preset.attention)
-    plan, notes = _load_plan(preset, accelerator.num_processes)
+    sources = source_rules(source, config)
+    plan, notes = _load_plan(preset, accelerator.num_processes, sources)
     _check_sizes(plan, source, config)
     pictures = find_pictures(preset.danceopd.method, plan, notes)
     notes += [f'{key} says nothing to method = "{preset.danceopd.method}"' for key in unused_keys(preset.danceopd)]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     start = _find_start(preset, layout)
     targets = choose_targets(preset, source.family, layout, teachers, start)
-    previews = _find_previews(preset, source, config, notes)
-    prepared = Prepared(preset, source, layout, config, plan, notes, teachers, start, targets, previews, pictures)
-    prepared.identity = _identity(prepared)
+    previews = _find_previews(preset, source, config, notes, sources)
+    prepared = Prepared(
+        preset, source, layout, config, plan, notes, teachers, start, targets, previews, sources, pictures
+    )
+    prepared.identity = identity_of(prepared)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
     check_writable(Path(preset.saving.output_dir))
@@ -140,17 +151,19 @@ def _find_start(preset: Preset, layout: Layout) -> Lora | None:
         raise UserError(f"network_weights: {error}") from error
 
 
-def _find_previews(preset: Preset, source: Source, config: dict, notes: list[str]) -> list[PreviewPrompt]:
+def _find_previews(
+    preset: Preset, source: Source, config: dict, notes: list[str], sources: SourceImages
+) -> list[PreviewPrompt]:
     sampling = preset.sampling
     wanted = sampling.sample_every_n_steps or sampling.sample_at_first
     if wanted and not sampling.sample_prompts:
         notes.append("no pictures will be drawn: sample_prompts names no file")
     if sampling.sample_prompts and not wanted:
         notes.append("no pictures will be drawn: set sample_every_n_steps as well as sample_prompts")
-    return read_preview_prompts(sampling.sample_prompts, source, config) if sampling.sample_prompts else []
+    return read_preview_prompts(sampling.sample_prompts, source, config, sources) if sampling.sample_prompts else []
 
 
-def _load_plan(preset: Preset, processes: int) -> tuple[Plan, list[str]]:
+def _load_plan(preset: Preset, processes: int, sources: SourceImages) -> tuple[Plan, list[str]]:
     options, training = preset.danceopd, preset.training
     return load_data(
         list(options.teachers),
@@ -163,16 +176,8 @@ def _load_plan(preset: Preset, processes: int) -> tuple[Plan, list[str]]:
         processes=processes,
         micro_batches=training.gradient_accumulation_steps,
         every_route=METHODS[options.method].every_route,
+        sources=sources,
     )
-
-
-def _check_sources(source: Source) -> None:
-    if source.family.needs_source:
-        others = ", ".join(f.name for f in FAMILIES.values() if not f.needs_source)
-        raise UserError(
-            f"model_type: {source.family.title} cannot draw without a source image, and the native toolkit has no data"
-            f' with source images yet. Train one of {others}, or this model with toolkit = "musubi-tuner".'
-        )
 
 
 def _check_sizes(plan: Plan, source: Source, config: dict) -> None:
@@ -205,47 +210,6 @@ def _check_same_size(checkpoint: Source, layout: Layout) -> None:
             f"{checkpoint.name} is another size of model than the base: {len(wrong)} layers differ, such as "
             f"{wrong[0]}. Use a checkpoint that was trained from exactly this base."
         )
-
-
-def _identity(prepared: Prepared) -> dict[str, object]:
-    network, options = prepared.preset.network, prepared.preset.danceopd
-    return {
-        "pretrained_model_name_or_path": prepared.source.name,
-        "network_dim": network.network_dim,
-        "network_alpha": network.network_alpha or network.network_dim,
-        "lora_targets": prepared.targets,
-        "optimizer_type": prepared.preset.optimizer.optimizer_type,
-        "seed": prepared.preset.training.seed,
-        "method": options.method,
-        **{key: getattr(options, key) for key in options.own_keys},
-        "rollout_steps": options.rollout_steps,
-        "query": options.query,
-        "num_queries": options.num_queries,
-        "teachers": {name: _teacher_identity(found) for name, found in prepared.teachers.items()},
-        "data": prepared.plan.fingerprint(),
-        "pictures": _pictures_identity(prepared),
-    }
-
-
-def _pictures_identity(prepared: Prepared) -> str:
-    """A digest of what the data's pictures show, in order; empty where none is used."""
-    if not prepared.pictures:
-        return ""
-    shown = [prepared.pictures[item.target.path].digest if item.target else "" for item in prepared.plan.items()]
-    return hashlib.sha256("/".join(shown).encode()).hexdigest()[:16]
-
-
-def _teacher_identity(found: TeacherSource) -> str:
-    """The teacher in words, with a digest of its LoRA: another file under the same name is another teacher."""
-    what = found.checkpoint.name if found.checkpoint else "base"
-    if found.lora:
-        digest = hashlib.sha256()
-        for layer, change in sorted(found.lora.modules.items()):
-            digest.update(layer.encode())
-            for factor in (change.down_RI, change.up_OR):
-                digest.update(factor.contiguous().numpy().tobytes())
-        what = f"LoRA {digest.hexdigest()[:12]}"
-    return f"{what}, guidance {found.settings.guidance_scale:g}, extract {found.settings.extract_rank}"
 
 
 def torch_dtype(name: str) -> torch.dtype:

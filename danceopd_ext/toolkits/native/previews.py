@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from danceopd_ext.data.targets import load_picture
 from danceopd_ext.files import whole_file
 from danceopd_ext.method import Field, generator, rollout
 from danceopd_ext.models.decoding import decode
@@ -34,7 +35,7 @@ class Previews:
         if not self.fixed:
             columns: Mapping[str, Field] = {"base": self.fields.base, **self._other_teachers()}
             self.fixed = {name: self._column(field) for name, field in columns.items()}
-        columns = {**self.fixed, "student": self._column(self.fields.plain_student)}
+        columns = {**self._sources(), **self.fixed, "student": self._column(self.fields.plain_student)}
         prompts = [line.prompt for line in self.prepared.previews]
         grid = draw_grid(prompts, columns, title=f"step {step}")
         path = self.folder / f"{self.prepared.preset.saving.output_name}-step{step:08d}.png"
@@ -42,6 +43,12 @@ class Previews:
             grid.save(part, format="PNG")
         say(f"pictures: {path}")
         return grid
+
+    def _sources(self) -> dict[str, list[np.ndarray]]:
+        """The first source image of each prompt, as large as what is drawn; white where there is none."""
+        if not any(line.sources for line in self.prepared.previews):
+            return {}
+        return {"source": [_source_picture(line) for line in self.prepared.previews]}
 
     def _other_teachers(self) -> dict[str, Field]:
         return {name: field for name, field in self.fields.teachers.items() if field is not self.fields.base}
@@ -54,7 +61,7 @@ class Previews:
         """uint8 [H, W, 3]: the field's own sampler, on the pipeline's sigma grid."""
         rng = torch.Generator("cpu").manual_seed(line.seed) if line.seed is not None else self._own_noise(place)
         noise = torch.randn((1, *self.data.latent_shape(line.width, line.height)), generator=rng).to(self.device)
-        condition = self.data.conditions([line.prompt], line.negative_prompt)
+        condition = self.data.conditions([line.prompt], line.negative_prompt, [line.sources])
         sigmas = self.data.sigmas(line.width, line.height, line.steps)
         end = torch.tensor([[line.steps]])
         guided = self.prepared.family.guided(field, line.guidance_scale)
@@ -66,3 +73,13 @@ class Previews:
 
     def _own_noise(self, place: int) -> torch.Generator:
         return generator(self.prepared.preset.training.seed, "preview", place)
+
+
+def _source_picture(line: PreviewPrompt) -> np.ndarray:
+    """uint8 [H, W, 3], within the size of the prompt's picture."""
+    if not line.sources:
+        return np.full((line.height, line.width, 3), 255, np.uint8)
+    image = load_picture(line.sources[0])
+    scale = min(line.width / image.width, line.height / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))

@@ -1,11 +1,18 @@
-"""Preview prompts in kohya's syntax: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`."""
+"""Preview prompts in kohya's syntax: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`.
+
+`make it night --ci photo.png` edits: musubi-tuner's flag, more than once for several source images; or sd-scripts'
+`--cn`.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from danceopd_ext.data.prompts import SOURCE_FLAGS
+from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import Source
 
@@ -22,7 +29,10 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class PreviewPrompt:
-    """One picture to draw. Sizes in pixels; `guidance_scale` 1 is none; `seed` None draws with the run's seed."""
+    """One picture to draw. Sizes in pixels; `guidance_scale` 1 is none; `seed` None draws with the run's seed.
+
+    `sources`: the source images that are edited; none draws from text.
+    """
 
     prompt: str
     negative_prompt: str = ""
@@ -31,6 +41,7 @@ class PreviewPrompt:
     seed: int | None = None
     guidance_scale: float = 1.0
     steps: int = 28
+    sources: tuple[Path, ...] = ()
 
 
 def parse_line(line: str) -> PreviewPrompt:
@@ -40,6 +51,10 @@ def parse_line(line: str) -> PreviewPrompt:
     for flag, value in zip(parts[1::2], parts[2::2], strict=True):
         if flag == "n":
             values["negative_prompt"] = value.strip()
+        elif flag in SOURCE_FLAGS:
+            if not value.strip():
+                raise ValueError(f"--{flag} names no source image")
+            values["sources"] = (*values.get("sources", ()), Path(value.strip()))
         elif flag in NUMBERS:
             name, kind = NUMBERS[flag]
             try:
@@ -50,8 +65,11 @@ def parse_line(line: str) -> PreviewPrompt:
     return PreviewPrompt(**values)
 
 
-def read_preview_prompts(path: str, source: Source, config: dict) -> list[PreviewPrompt]:
-    """All prompts of the file. Raises UserError naming the file and line, also for a size the model cannot draw."""
+def read_preview_prompts(path: str, source: Source, config: dict, sources: SourceImages) -> list[PreviewPrompt]:
+    """All prompts of the file. `sources`: what the model does with source images; it knows theirs afterwards.
+
+    Raises UserError naming the file and line, also for what the model cannot draw.
+    """
     file, limits = Path(path), source.family.size_limits(config, source.vae_scale_factor)
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -75,7 +93,9 @@ def read_preview_prompts(path: str, source: Source, config: dict) -> list[Previe
                 )
         if prompt.steps < 1:
             raise UserError(f"{path}, line {number}: --s must be 1 or more.")
-        prompts.append(prompt)
+        found = tuple(find_path(image, file.parent) for image in prompt.sources)
+        sources.sizes(found, f"{path}, line {number}")
+        prompts.append(replace(prompt, sources=found))
     if not prompts:
         raise UserError(f"{path} (sample_prompts) has no prompt.")
     return prompts

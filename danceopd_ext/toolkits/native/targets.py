@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.items import Item
-from danceopd_ext.data.latent_cache import LatentCache
+from danceopd_ext.data.latent_cache import LatentCache, SourceCache
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import encode
 from danceopd_ext.models.loading import load_vae
@@ -30,8 +30,7 @@ def encode_targets(
     """
     if not prepared.pictures:
         return None
-    vae_files = prepared.source.components / "vae"
-    cache = LatentCache(folder, f"{prepared.family.name}-vae-{fingerprint([vae_files])}", prepared.pictures)
+    cache = LatentCache(folder, vae_key(prepared), prepared.pictures)
     items = [item for item in prepared.plan.items() if item.target]
     missing = cache.missing(items)
     if accelerator.is_main_process and missing:
@@ -51,7 +50,12 @@ def encode_targets(
     return cache
 
 
-def check_room(prepared: Prepared, cache: LatentCache, items: list[Item]) -> None:
+def vae_key(prepared: Prepared) -> str:
+    """What tells the entries of this model's VAE apart from others."""
+    return f"{prepared.family.name}-vae-{fingerprint([prepared.source.components / 'vae'])}"
+
+
+def check_room(prepared: Prepared, cache: LatentCache | SourceCache, items: list[Item]) -> None:
     """Raise UserError when the latents of these items do not fit on the disk."""
     scale = prepared.source.vae_scale_factor
     shapes = (prepared.family.latent_shape(prepared.config, scale, *item.size) for item in items)

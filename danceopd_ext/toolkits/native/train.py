@@ -12,14 +12,16 @@ from tqdm import tqdm
 from danceopd_ext.config import Preset
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.lora.metadata import stem
-from danceopd_ext.toolkits.native.batches import StepData, encode_texts, open_cache
+from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import build_fields
 from danceopd_ext.toolkits.native.loop import Run
 from danceopd_ext.toolkits.native.merging import merge_teachers
 from danceopd_ext.toolkits.native.optimizers import default_optimizer
 from danceopd_ext.toolkits.native.prepare import Prepared, prepare
 from danceopd_ext.toolkits.native.processes import has_accelerator
+from danceopd_ext.toolkits.native.sources import encode_sources, open_sources
 from danceopd_ext.toolkits.native.targets import encode_targets
+from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
 
 
 def train(preset: Preset) -> Path:
@@ -40,11 +42,12 @@ def train(preset: Preset) -> Path:
 
     output_dir = Path(preset.saving.output_dir)
     cache_dir = preset.dataset.text_encoder_cache_dir or str(output_dir / "cache")
-    cache = open_cache(prepared, cache_dir)
+    cache, sources = open_cache(prepared, cache_dir), open_sources(prepared, cache_dir)
     encode_texts(prepared, cache, accelerator, say)
+    encode_sources(prepared, sources, accelerator, say)
     latents = encode_targets(prepared, cache_dir, accelerator, say)
     output_dir.mkdir(parents=True, exist_ok=True)
-    data = StepData(prepared, cache, accelerator, latents)
+    data = StepData(prepared, cache, accelerator, latents, sources)
     try:
         fields = build_fields(prepared, accelerator, say)
     except torch.OutOfMemoryError as error:

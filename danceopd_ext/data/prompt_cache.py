@@ -1,0 +1,71 @@
+"""Encoded prompts on disk, each with the source images that its text encoder saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from .plan import Prompt
+from .targets import PictureFile
+from .text_cache import Encoded, TextCache
+
+
+class PromptCache:
+    """Encoded prompts of one model.
+
+    `pictures`: what is known of source images, for a model whose text encoder sees them; None where it does not, so
+    that a prompt is one entry whatever it edits. An entry is found by the text and by what the source images show.
+    """
+
+    def __init__(self, entries: TextCache, pictures: Mapping[Path, PictureFile] | None = None) -> None:
+        self.entries, self.pictures = entries, pictures
+
+    @property
+    def folder(self) -> Path:
+        return self.entries.folder
+
+    @property
+    def sees_sources(self) -> bool:
+        """Whether entries depend on source images."""
+        return self.pictures is not None
+
+    def key(self, prompt: Prompt) -> str:
+        """Return the words that identify an entry. A caption has no line break, so no two prompts share them."""
+        text, sources = prompt
+        return "\n".join([text, *(self.pictures[path].digest for path in sources)]) if self.pictures else text
+
+    def missing(self, prompts: Iterable[Prompt]) -> list[Prompt]:
+        """Return the prompts without a sound entry, one for each entry that is to be made, in order."""
+        of = self._by_key(prompts)
+        return [of[key] for key in self.entries.missing(of)]
+
+    def get(self, text: str, sources: Sequence[Path] = ()) -> Encoded:
+        """Return the tensors of a prompt, on the CPU. Raises KeyError when there is no sound entry."""
+        return self.entries.get(self.key((text, tuple(sources))))
+
+    def encode_missing(
+        self,
+        prompts: Iterable[Prompt],
+        encode: Callable[[list[Prompt]], Sequence[Mapping[str, Tensor]]],
+        batch_size: int = 1,
+        progress: bool = True,
+    ) -> int:
+        """Encode every prompt that has no entry yet, `batch_size` at a time, and return how many there were."""
+        of = self._by_key(prompts)
+
+        def encode_keys(keys: list[str]) -> Sequence[Mapping[str, Tensor]]:
+            return encode([of[key] for key in keys])
+
+        return self.entries.encode_missing(of, encode_keys, batch_size, progress)
+
+    def estimate(self, count: int, example: Mapping[str, Tensor]) -> int:
+        """Return about how many bytes on disk `count` entries like `example` take."""
+        return self.entries.estimate(count, example)
+
+    def _by_key(self, prompts: Iterable[Prompt]) -> dict[str, Prompt]:
+        found: dict[str, Prompt] = {}
+        for prompt in prompts:
+            found.setdefault(self.key(prompt), prompt)
+        return found

@@ -1,0 +1,51 @@
+"""The source images of a run's edits -> clean latents on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from danceopd_ext.data.items import Item
+from danceopd_ext.data.latent_cache import SourceCache
+from danceopd_ext.data.targets import load_picture
+from danceopd_ext.models.loading import load_vae
+from danceopd_ext.toolkits.native.prepare import Prepared
+from danceopd_ext.toolkits.native.targets import check_room, vae_key
+
+
+def open_sources(prepared: Prepared, folder: str) -> SourceCache | None:
+    """The cache of encoded source images, or None where the run has none.
+
+    Raises UserError for a picture that is to be encoded and is damaged: before a model is loaded.
+    """
+    pictures = prepared.sources.pictures
+    if not pictures:
+        return None
+    cache = SourceCache(folder, vae_key(prepared), pictures, prepared.sources.fitted)
+    for path in cache.missing(pictures):
+        load_picture(path)
+    return cache
+
+
+def encode_sources(
+    prepared: Prepared, cache: SourceCache | None, accelerator: Accelerator, say: Callable[[str], None]
+) -> None:
+    """Encode every source image that the cache lacks; then the VAE is gone. Raises UserError on a full disk."""
+    missing = cache.missing(cache.pictures) if cache else []
+    if accelerator.is_main_process and missing:
+        sizes = (prepared.sources.fitted(cache.pictures[path].size) for path in missing)
+        check_room(prepared, cache, [Item("", *size) for size in sizes])
+        vae = load_vae(prepared.source, torch.float32).to(accelerator.device)
+
+        def latents(picture: Image.Image) -> torch.Tensor:
+            return prepared.family.encode_sources(vae, [picture])["source_0"].float()
+
+        count = cache.encode_missing(missing, latents)
+        say(f"encoded {count} source images; the VAE is freed")
+        del vae
+        if accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+    accelerator.wait_for_everyone()
