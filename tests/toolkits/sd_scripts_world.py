@@ -37,7 +37,7 @@ ARGUMENTS = {
     "seed": 3, "gradient_accumulation_steps": 1, "max_train_steps": 4, "learning_rate": 0.05, "mixed_precision": "no",
     "gradient_checkpointing": False, "network_module": "networks.toy", "torch_compile": False, "resume": None,
     "resume_from_huggingface": False, "initial_epoch": None, "initial_step": None, "skip_until_initial_step": False,
-    "save_every_n_steps": None, "save_every_n_epochs": None, "validate_every_n_steps": None,
+    "max_train_epochs": None, "save_every_n_steps": None, "save_every_n_epochs": None, "validate_every_n_steps": None,
     "validate_every_n_epochs": None, "cache_text_encoder_outputs": True, "cache_text_encoder_outputs_to_disk": False,
     "validation_seed": None, "min_timestep": None, "max_timestep": None, "output_dir": "",
 }  # fmt: skip

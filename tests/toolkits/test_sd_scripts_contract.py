@@ -109,6 +109,8 @@ def test_what_cannot_be_resumed_is_said(train, tmp_path):
     train(save_every_n_steps=4)
     with pytest.raises(UserError, match="is at step 4 of max_train_steps = 4"):
         train(resume=str(tmp_path / "4-state"))
+    with pytest.raises(UserError, match="is at step 4 of max_train_steps = 4"):
+        train(resume=str(tmp_path / "4-state"), max_train_epochs=2)  # the toolkit counts its steps later
     with pytest.raises(UserError, match="is not a state of a DanceOPD run"):
         train(resume=str(tmp_path))
     with pytest.raises(UserError, match="initial_step: a resumed run"):
@@ -132,3 +134,15 @@ def test_metadata_names_files_and_no_folders(train, tmp_path):
     assert trainer.metadata["ss_danceopd_toolkit"] == "sd-scripts"
     assert trainer.metadata["ss_weighting_scheme"] == "none"
     assert not [value for value in trainer.metadata.values() if str(tmp_path) in str(value)]
+
+
+def test_a_compiled_model_may_keep_a_graph_for_every_voice(train, monkeypatch):
+    import torch._dynamo
+
+    config = torch._dynamo.config
+    monkeypatch.setattr(config, "recompile_limit", 8)
+    monkeypatch.setattr(config, "accumulated_recompile_limit", 64)
+    train(max_train_steps=1)
+    assert config.recompile_limit == 8
+    train(max_train_steps=1, torch_compile=True)
+    assert (config.recompile_limit, config.accumulated_recompile_limit) == (32, 128)  # two teachers and the student

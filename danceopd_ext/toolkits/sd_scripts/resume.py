@@ -41,12 +41,21 @@ class Replay:
         if not self.quiet:
             return True
         if self._kept is None:
+            self.check_end(args.max_train_steps)  # which the toolkit may have counted from max_train_epochs
             self._kept = {name: getattr(args, name) for name in QUIET}
             vars(args).update(QUIET)
         if self.loaded:
             vars(args).update(self._kept)
             self.quiet = False
         return self.loaded
+
+    def check_end(self, max_train_steps: int) -> None:
+        """Raise UserError where nothing is left to do."""
+        if self.step >= max_train_steps:
+            raise UserError(
+                f'resume = "{self.folder}" is at step {self.step} of max_train_steps = {max_train_steps}: nothing is '
+                "left to do. Raise max_train_steps."
+            )
 
     def nothing(self, network: torch.nn.Module) -> torch.Tensor:
         """A loss that teaches nothing and reads as the mean of those before; some optimizers want a gradient."""
@@ -80,10 +89,8 @@ def take_resume(args: Namespace) -> Replay | None:
             "States are made by save_state = true, in folders that end in -state."
         )
     state = torch.load(folder / PROGRESS_FILE, map_location="cpu", weights_only=True)
-    if state["step"] >= args.max_train_steps:
-        raise UserError(
-            f'resume = "{args.resume}" is at step {state["step"]} of max_train_steps = {args.max_train_steps}: nothing '
-            "is left to do. Raise max_train_steps."
-        )
+    replay = Replay(folder, state["step"], state["loss"])
+    if not args.max_train_epochs:
+        replay.check_end(args.max_train_steps)
     args.resume = None
-    return Replay(folder, state["step"], state["loss"])
+    return replay

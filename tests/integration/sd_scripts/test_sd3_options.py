@@ -123,7 +123,7 @@ def test_validation_looks_at_fixed_noise_levels(world, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize("flags", [["--fp8_base", "true"], ["--torch_compile", "true", "--dynamo_backend", "eager"]])
 def test_reduced_base_and_compiled_model(world, tmp_path, flags):  # noqa: F811
-    preset = world.preset(tmp_path, "ink", "base", training={"mixed_precision": "bf16"})
+    preset = world.preset(tmp_path, "ink", "base", training={"mixed_precision": "bf16", "max_train_steps": 2})
     done = trained(preset, *flags, "--gradient_checkpointing", "true", probe="steps")
     plain = trained(preset, probe="steps")
     assert done.seen["routes"] == plain.seen["routes"]
