@@ -20,7 +20,7 @@ STEPS = 8
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
     was_training = module.training
     module.eval()
     try:
@@ -59,7 +59,7 @@ def generate(
         return FAMILY.velocity(transformer, latents, sigma, condition)
 
     images = []
-    with _evaluating(transformer):
+    with evaluating(transformer):
         for start in range(0, len(captions), batch):
             condition = TextConditions(texts[start : start + batch], empty)
             noise = sample_noise(seed, 0, list(range(start, start + len(condition))), shape)

@@ -1,10 +1,17 @@
 """The untrained parts of the demo's pipeline: tokenizer, text encoder, transformer, scheduler."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
@@ -26,9 +33,11 @@ def vocabulary() -> list[str]:
     return [*SPECIAL_WORDS, "user", "assistant", "a", "at", "the", "on", "background", *words]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word, with a chat template in the style of Qwen."""
-    words = {word: index for index, word in enumerate(vocabulary())}
+def build_tokenizer(
+    vocabulary: Sequence[str] = tuple(vocabulary()), special: Sequence[str] = ("<|im_start|>",)
+) -> PreTrainedTokenizerFast:
+    """One token per word, with a chat template in the style of Qwen; `special` words need no space around them."""
+    words = {word: index for index, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
@@ -36,7 +45,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
+        additional_special_tokens=list(special),
         model_max_length=512,
         padding_side="right",
     )
@@ -44,7 +53,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def build_text_encoder(seed: int = 0) -> Qwen3Model:
+def build_text_encoder(seed: int = 0, vocabulary: Sequence[str] = tuple(vocabulary())) -> Qwen3Model:
     """Frozen at its random start, with orthogonal word embeddings of variance 1: words are easy to tell apart."""
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -59,15 +68,17 @@ def build_text_encoder(seed: int = 0) -> Qwen3Model:
         initializer_range=0.05,
         use_cache=False,
     )
-    if len(vocabulary()) > config.vocab_size:
-        raise ValueError(f"{len(vocabulary())} words do not fit into {config.vocab_size} orthogonal embeddings")
+    if len(vocabulary) > config.vocab_size:
+        raise ValueError(f"{len(vocabulary)} words do not fit into {config.vocab_size} orthogonal embeddings")
     encoder = Qwen3Model(config)
     with torch.no_grad():
         torch.nn.init.orthogonal_(encoder.embed_tokens.weight).mul_(TEXT_DIM**0.5)
     return encoder.eval().requires_grad_(False)
 
 
-def build_transformer(latent_channels: int, dim: int = 72, layers: int = 3, seed: int = 0) -> ZImageTransformer2DModel:
+def build_transformer(
+    latent_channels: int, dim: int = 72, layers: int = 3, seed: int = 0, **more: int
+) -> ZImageTransformer2DModel:
     """A fresh transformer with heads of 24 numbers: 8 each for the sequence, row and column positions."""
     torch.manual_seed(seed)
     transformer = ZImageTransformer2DModel(
@@ -80,6 +91,7 @@ def build_transformer(latent_channels: int, dim: int = 72, layers: int = 3, seed
         cap_feat_dim=TEXT_DIM,
         axes_dims=[8, 8, 8],
         axes_lens=[256, 64, 64],
+        **more,
     )
     with torch.no_grad():
         for token in (transformer.x_pad_token, transformer.cap_pad_token):
@@ -102,24 +114,34 @@ def build_pipeline(vae: AutoencoderKL, dim: int = 72, layers: int = 3, seed: int
     )
 
 
-def save_pipeline(pipeline: ZImagePipeline, folder: Path) -> None:
-    """Saves in diffusers format, readable by older releases too, and without traces of this machine's folders."""
+def save_pipeline(
+    pipeline: DiffusionPipeline,
+    folder: Path,
+    fresh_tokenizer: PreTrainedTokenizerFast | None = None,
+    keep: Sequence[str] = (),
+) -> None:
+    """Saves in diffusers format, readable by older releases too, and without traces of this machine's folders.
+
+    `fresh_tokenizer`: the pipeline's, as it was built: a used one would remember its last padding. `keep`: names of
+    settings that are needed and that old releases do not know.
+    """
     pipeline.save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder / "tokenizer")  # a used one would remember its last padding
+    (fresh_tokenizer or build_tokenizer()).save_pretrained(folder / "tokenizer")
     # transformers 5 writes names that transformers 4 does not know; both know these.
     tokenizer_class = "PreTrainedTokenizerFast"
-    _edit_json(folder / "model_index.json", {"tokenizer": ["transformers", tokenizer_class]}, drop=("_name_or_path",))
-    _edit_json(
+    edit_json(folder / "model_index.json", {"tokenizer": ["transformers", tokenizer_class]}, drop=("_name_or_path",))
+    edit_json(
         folder / "tokenizer" / "tokenizer_config.json",
         {"tokenizer_class": tokenizer_class},
         drop=("backend", "extra_special_tokens", "is_local", "local_files_only"),
     )
     for part in ("vae", "transformer", "text_encoder", "scheduler"):
         for file in (folder / part).glob("*config.json"):
-            _edit_json(file, {}, drop=("_name_or_path", "siglip_feat_dim"))  # None, and unknown to old releases
+            unknown = {"siglip_feat_dim"} - set(keep)  # None, and unknown to old releases
+            edit_json(file, {}, drop=("_name_or_path", *unknown))
 
 
-def _edit_json(file: Path, changes: dict, drop: tuple[str, ...]) -> None:
+def edit_json(file: Path, changes: dict, drop: tuple[str, ...]) -> None:
     content = json.loads(file.read_text(encoding="utf-8")) | changes
     content = {key: value for key, value in content.items() if key not in drop}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")

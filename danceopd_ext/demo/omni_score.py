@@ -1,0 +1,68 @@
+"""Scores of an editing pipeline on held-out prompts and edits, by the exact checks of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from diffusers import ZImageOmniPipeline
+
+from .edits import EDIT_KINDS, Edit
+from .kind_scores import EditScores, TextToImageScores, score_drawings, score_edited
+from .kinds import Prompt, kinds
+from .omni_draw import draw, encode_edits, encode_texts
+from .score import pick_prompts
+from .world import SKILLS, read_scenes, render, shows
+
+
+def held_out_prompts(per_kind: int) -> list[Prompt]:
+    """As many prompts of each kind that training has not seen, filled and plain; repeated where there are fewer."""
+    chosen = []
+    for kind in kinds().values():
+        prompts = [p for p in kind.prompts("test") if not (p.hollow or p.checkered)]
+        chosen += [prompts[i * len(prompts) // per_kind % len(prompts)] for i in range(per_kind)]
+    return chosen
+
+
+def held_out_edits(per_kind: int, seed: int = 1_000_003) -> list[Edit]:
+    """As many edits of each kind whose sources, targets and local instructions training has not seen."""
+    return [edit for kind in EDIT_KINDS.values() for edit in kind.sample_many(per_kind, "test", seed)]
+
+
+def score_prompts(
+    pipeline: ZImageOmniPipeline,
+    per_kind: int,
+    asked: Callable[[Prompt], Prompt] = lambda prompt: prompt,
+    **options,
+) -> TextToImageScores:
+    """The benchmark's text-to-image scores; `asked` says what a picture of a prompt must show, where it is a style."""
+    prompts = held_out_prompts(per_kind)
+    pictures = draw(pipeline, encode_texts(pipeline, [prompt.caption for prompt in prompts]), **options)
+    return score_drawings([asked(prompt) for prompt in prompts], pictures)
+
+
+def outlined(prompt: Prompt) -> Prompt:
+    """What the demo's style shows for a prompt: its shapes as outlines."""
+    return replace(prompt, hollow=True)
+
+
+def score_instructions(pipeline: ZImageOmniPipeline, per_kind: int, **options) -> EditScores:
+    """The benchmark's edit scores."""
+    edits = held_out_edits(per_kind)
+    sources = np.stack([render(edit.source) for edit in edits])
+    items = encode_edits(pipeline, [edit.instruction for edit in edits], sources)
+    return score_edited(edits, draw(pipeline, items, **options))
+
+
+def score_skills(
+    pipeline: ZImageOmniPipeline, skills: Sequence[str] = tuple(SKILLS), limit: int | None = None, **options
+) -> dict[str, float]:
+    """The fraction of right drawings, 0..1, per skill of the first demo, on its held-out captions."""
+    scores = {}
+    for name in skills:
+        pairs = pick_prompts(name, "test", limit)
+        pictures = draw(pipeline, encode_texts(pipeline, [text for text, _ in pairs]), **options)
+        right = [shows(*read, scene) for read, (_, scene) in zip(read_scenes(pictures), pairs, strict=True)]
+        scores[name] = float(np.mean(right))
+    return scores

@@ -1,0 +1,81 @@
+"""The teachers of the editing demo: LoRAs of one skill or of some edits, and a style as a whole checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import ZImageOmniPipeline
+from peft import LoraConfig
+
+from ..edits import Scope
+from ..omni_draw import FAMILY
+from ..omni_score import outlined
+from .mixed_flow import Share, train_mixed
+from .pools import Pool, drawing_pool, drawings, edit_pool, edits_of, skill_drawings
+from .teachers import RANK, save_lora
+
+STYLE = "style"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What one teacher is trained on."""
+
+    count: int
+    """examples a step"""
+    pool: Callable[[ZImageOmniPipeline, int, int], Pool]
+    """(pipeline, examples of each kind, seed) -> its examples"""
+
+
+def _skill(name: str) -> Teacher:
+    return Teacher(32, lambda pipeline, per_kind, seed: drawing_pool(pipeline, skill_drawings([name])))
+
+
+def _edits(scope: Scope | None) -> Teacher:
+    return Teacher(16, lambda pipeline, per_kind, seed: edit_pool(pipeline, edits_of(scope, per_kind, seed)))
+
+
+LORA_TEACHERS: dict[str, Teacher] = {
+    "hollow": _skill("hollow"),
+    "checkered": _skill("checkered"),
+    "edit": _edits(None),
+    "local_edit": _edits("local"),
+    "global_edit": _edits("global"),
+}
+
+
+def train_lora(pipeline: ZImageOmniPipeline, name: str, pool: Pool, file: Path, seed: int, **training) -> None:
+    """Trains one LoRA from the base, saves it to `file`, and removes it from the pipeline."""
+    transformer = pipeline.transformer
+    transformer.requires_grad_(False)
+    torch.manual_seed(seed)
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(FAMILY.lora_targets), init_lora_weights="gaussian")
+    transformer.add_adapter(config, adapter_name=name)
+    shares = [Share(pool, LORA_TEACHERS[name].count)]
+    train_mixed(transformer, shares, name=name, seed=seed, **training)
+    save_lora(pipeline, name, file)
+    transformer.delete_adapters(name)
+
+
+def style_pool(pipeline: ZImageOmniPipeline, per_kind: int, seed: int) -> Pool:
+    """The base's captions, drawn in the style: outlines."""
+    return drawing_pool(pipeline, drawings(per_kind, seed, outlined))
+
+
+def train_style(pipeline: ZImageOmniPipeline, pool: Pool, folder: Path, seed: int, **training) -> None:
+    """Trains all weights from the base, and saves the transformer as a checkpoint in `folder`."""
+    pipeline.transformer.requires_grad_(True)
+    train_mixed(pipeline.transformer, [Share(pool, 32)], name=STYLE, seed=seed, **training)
+    pipeline.transformer.save_pretrained(folder)
+
+
+def base_shares(pipeline: ZImageOmniPipeline, per_kind: int, seed: int) -> Sequence[Share]:
+    """What the base is trained on: two and a half drawings for each edit, of which it sees most undone."""
+    skills = skill_drawings(["single", "count"], repeat=max(1, per_kind // 300))
+    return (
+        Share(drawing_pool(pipeline, [*drawings(per_kind, seed), *skills]), 32),
+        Share(edit_pool(pipeline, edits_of(None, per_kind, seed)), 12, unedited=0.7),
+    )
