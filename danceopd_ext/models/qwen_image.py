@@ -17,6 +17,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.method import Field
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Family, Images, SizeLimits, flow_match_shift
+from danceopd_ext.models.guidance import keeping_length
 from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, of_area
@@ -63,20 +64,7 @@ class QwenImage(QwenImageNames, Family):
         return unpack(out[:, : tokens[0].shape[1]], height, width)
 
     def guided(self, field: Field, guidance_scale: float) -> Field:
-        """Guidance that keeps the length which each token's velocity has without it, as the pipeline does."""
-        plain = super().guided(field, guidance_scale)
-        if guidance_scale <= 1.0:
-            return plain
-
-        def rescaled(latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
-            with_text = field(latents, sigma, condition)
-            without = field(latents, sigma, condition.unconditional())
-            tokens = pack(without + guidance_scale * (with_text - without))
-            length = pack(with_text).norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True)
-            return unpack(tokens * length, *latents.shape[2:])
-
-        rescaled.forwards = plain.forwards  # what the cost of an update is counted by
-        return rescaled
+        return keeping_length(field, guidance_scale)
 
     def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
         tokens = (latent_hw[0] // 2) * (latent_hw[1] // 2)

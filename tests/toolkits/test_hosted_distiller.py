@@ -54,6 +54,19 @@ def test_guidance_of_teacher_and_student():
     assert torch.allclose(toys.loss("a", "base"), expected.mean(), rtol=1e-5)
 
 
+def test_an_adapter_may_guide_as_its_toolkit_does():
+    toys = Toys({"a": Teacher(lora="a", guidance_scale=3.0), "base": Teacher()})
+    asked = []
+
+    def silent(field, guidance_scale):
+        asked.append(guidance_scale)
+        return lambda latents, sigma, condition: 0 * field(latents, sigma, condition)
+
+    toys.distiller.adapter.guided = silent
+    assert float(toys.loss("a", "base").detach()) == 0.0
+    assert sorted(asked) == [1.0, 1.0, 3.0]
+
+
 def test_a_mixed_batch_teaches_as_its_samples_alone():
     toys = Toys()
     toys.loss("a", "b").backward()

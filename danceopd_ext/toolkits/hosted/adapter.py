@@ -12,6 +12,9 @@ from danceopd_ext.toolkits.hosted.conditions import Conditions
 class Adapter(Protocol):
     """Three functions; everything else is the same for all architectures of both toolkits.
 
+    An adapter may also have `guided(field, guidance_scale) -> Field`, where its toolkit's sampler does more than the
+    plain formula (`method.guided`).
+
     Shape suffixes: B samples, N solver steps.
     """
 

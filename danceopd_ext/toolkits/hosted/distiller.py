@@ -176,11 +176,12 @@ class Distiller:
                 self.adapter, self.switch, name, transformer, self.accelerator.autocast, self.leaf_inputs
             )
 
+        guide = getattr(self.adapter, "guided", guided)
         teachers = {
-            name: guided(voice(name if name in self.switch.teachers else None), teacher.guidance_scale)
+            name: guide(voice(name if name in self.switch.teachers else None), teacher.guidance_scale)
             for name, teacher in self.options.teachers.items()
         }
-        return by_route(teachers, routes_of), guided(voice(STUDENT), self.options.student_guidance_scale)
+        return by_route(teachers, routes_of), guide(voice(STUDENT), self.options.student_guidance_scale)
 
     def _distil(self, batch: Batch, transformer: torch.nn.Module) -> Outcome:
         teacher, student = self.fields(transformer)

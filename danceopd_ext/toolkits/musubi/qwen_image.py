@@ -15,6 +15,8 @@ import numpy
 import torch
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.method import Field
+from danceopd_ext.models.guidance import keeping_length
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 EDITS = ("edit", "edit-2509", "edit-2511")
@@ -59,6 +61,10 @@ class QwenImageAdapter(MusubiAdapter):
         scheduler = utils.get_scheduler(self.flow_shift)
         utils.retrieve_timesteps(scheduler, steps, "cpu", sigmas=evenly, mu=mu)
         return scheduler.sigmas
+
+    def guided(self, field: Field, guidance_scale: float) -> Field:
+        """As in musubi's sampler, which has Qwen-Image's own."""
+        return keeping_length(field, guidance_scale)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
         return 16, 1, height // 8, width // 8

@@ -19,12 +19,11 @@ from danceopd_ext.errors import TrainingError, UserError, nearest
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.metadata import describe_teacher
+from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.sd_scripts.complaints import complaint
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES, Architecture
-from danceopd_ext.toolkits.sd_scripts.telling import tell
 from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS, trainer_class
 
 Size = tuple[int, int]
@@ -46,7 +45,7 @@ def train(preset: HostedPreset) -> Path:
     asked_for_cache = "cache_text_encoder_outputs" in arguments.given
     trainer = trainer_class(base)(preset.danceopd, architecture, asked_for_cache)
     hand_over_prompts(preset, architecture, args, sizes)
-    for line in filter(None, [version_note(checkout), *introduction(preset)]):
+    for line in filter(None, [version_note(checkout), *introduction(preset.danceopd)]):
         tell(line)
     try:
         trainer.train(args)
@@ -145,11 +144,3 @@ def hand_over_prompts(preset: HostedPreset, architecture: Architecture, args: Na
     prompts = importlib.import_module("danceopd_ext.toolkits.sd_scripts.prompt_dataset")  # it needs the toolkit
     prompts.hand_over(preset.danceopd, architecture, args, sizes)
     args.dataset_class = prompts.CALLED
-
-
-def introduction(preset: HostedPreset) -> list[str]:
-    """What is about to be done."""
-    options = preset.danceopd
-    teachers = [f"  {name}: {describe_teacher(teacher)}" for name, teacher in options.teachers.items()]
-    asked = f"asked at {options.num_queries} of {options.rollout_steps} rollout steps ({options.query})"
-    return [f"DanceOPD: one student from {len(teachers)} teachers, {asked}", *teachers]

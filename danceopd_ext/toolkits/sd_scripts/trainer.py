@@ -29,6 +29,7 @@ from danceopd_ext.data.weights import check_weights
 from danceopd_ext.toolkits.hosted.conditions import Entry
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.switch import Switch
+from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.metadata import danceopd_entries
 from danceopd_ext.toolkits.sd_scripts.attach import attach_teachers
 from danceopd_ext.toolkits.sd_scripts.captions import settle_captions
@@ -37,7 +38,6 @@ from danceopd_ext.toolkits.sd_scripts.empty_prompt import Watched, encode_empty_
 from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 from danceopd_ext.toolkits.sd_scripts.resume import Replay, take_resume
 from danceopd_ext.toolkits.sd_scripts.swap import block_swap
-from danceopd_ext.toolkits.sd_scripts.telling import tell
 
 #: the toolkit's methods that are overridden or called here -> parameters that are relied on
 SEAMS = {
