@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Watch:
     def __init__(self):
         self.seen: list[tuple[str, int, bool]] = []
         self.evaluations: list[dict[str, float]] = []
+        self.batches: list[tuple[dict[str, Any], int]] = []
 
     def install(self) -> None:
         from danceopd_ext.toolkits.hosted.distiller import Distiller
@@ -59,18 +61,23 @@ class Watch:
         self.seen += [(route, int(text[i][0, 0]), has_source) for i, route in enumerate(condition.routes)]
 
     def evaluate(self, trainer: Any, transformer: torch.nn.Module) -> None:
-        group, names = trainer.watched, list(trainer.settings.options.teachers)
+        self.batches = self.batches or list(_batches(trainer.watched))  # of the start: musubi shuffles them
+        names = list(trainer.settings.options.teachers)
         losses: dict[str, list[float]] = {}
-        for dataset, route in zip(group.datasets, group.routes, strict=True):
-            manager = dataset.batch_manager
-            for index in range(len(manager)):
-                batch = manager[index]
-                shape = batch["latents"].shape[1:]
-                condition = trainer.adapter.condition(batch, [names[route]] * len(batch["latents"]))
-                for sigma in (0.9, 0.6, 0.3):
-                    loss = trainer.distiller.validation_loss(transformer, condition, shape, seed=7, sigma=sigma)
-                    losses.setdefault(names[route], []).append(float(loss))
+        for batch, route in self.batches:
+            shape = batch["latents"].shape[1:]
+            condition = trainer.adapter.condition(batch, [names[route]] * len(batch["latents"]))
+            for sigma in (0.9, 0.6, 0.3):
+                loss = trainer.distiller.validation_loss(transformer, condition, shape, seed=7, sigma=sigma)
+                losses.setdefault(names[route], []).append(float(loss))
         self.evaluations.append({route: sum(values) / len(values) for route, values in losses.items()})
+
+
+def _batches(group: Any) -> Iterator[tuple[dict[str, Any], int]]:
+    """Every batch of the data, and the number of its route."""
+    for dataset, route in zip(group.datasets, group.routes, strict=True):
+        for index in range(len(dataset.batch_manager)):
+            yield dataset.batch_manager[index], route
 
 
 def main(tiny: str, record: str, *words: str) -> int:
