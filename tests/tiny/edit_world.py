@@ -73,3 +73,10 @@ def save_listening(family: str, folder: Path) -> Path:
         pipeline.register_modules(processor=None)
     pipeline.save_pretrained(folder)
     return folder
+
+
+def prompt_file(folder: Path, content: str, name: str = "p.csv") -> str:
+    """A prompt file with this content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content, encoding="utf-8")
+    return str(folder / name)

@@ -168,3 +168,33 @@ def taught(ran, strong, pictures):
         return ran(teachers or strong, family="sd3", name=name, method=method, prompts=pictures, **{**SHORT, **keys})
 
     return taught
+
+
+@pytest.fixture
+def small_sources(monkeypatch):
+    """Source images of a thousand pixels, and all that a tiny Qwen-Image-Edit needs."""
+    from tests.tiny.edit_world import make_sources_small  # here: it takes a second to import
+
+    make_sources_small(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def editors(tmp_path_factory):
+    """Family name -> the folder of its tiny pipeline, of three families that edit. Nobody writes there."""
+    from tests.tiny.edit_world import save_listening
+
+    folder = tmp_path_factory.mktemp("editors")
+    return {name: save_listening(name, folder / name) for name in ("flux_kontext", "qwen_image_edit", "z_image_omni")}
+
+
+@pytest.fixture
+def edit_preset(editors, pipelines, tmp_path):
+    """Write a preset for this family, by default one edit route."""
+    from tests.tiny.edit_world import write_edits
+
+    def edit_preset(name="flux_kontext", teachers=BASE, folder="run", **keys):
+        if "prompts" not in keys and "dataset_config" not in keys:
+            keys["prompts"] = {"base": write_edits(tmp_path, "base", "red cat")}
+        return write_preset(tmp_path / folder, {**pipelines, **editors}[name], teachers, **{**QUICK, **keys})
+
+    return edit_preset

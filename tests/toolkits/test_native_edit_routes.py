@@ -15,7 +15,7 @@ from danceopd_ext.method import Method, update
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import train as train_module
 from tests.tiny.calls import relative
-from tests.tiny.edit_world import make_sources_small, save_listening, write_edits, write_source
+from tests.tiny.edit_world import write_edits, write_source
 from tests.tiny.loras import write_random_lora
 from tests.tiny.packed_pipelines import ALL
 from tests.tiny.pipelines import listening
@@ -34,20 +34,11 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def small_sources(monkeypatch):
-    make_sources_small(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_sources")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Family name -> the folder of its tiny pipeline."""
-    folder = tmp_path_factory.mktemp("models")
-    return {name: save_listening(name, folder / name) for name in SETTINGS}
-
-
-@pytest.fixture(scope="module")
-def teachers(models, tmp_path_factory):
+def teachers(editors, tmp_path_factory):
     """Family name -> a LoRA that draws (or edits otherwise, where the model only edits) and one that edits."""
     folder = tmp_path_factory.mktemp("teachers")
 
@@ -55,7 +46,7 @@ def teachers(models, tmp_path_factory):
         dialect = SETTINGS[name]["keys"].get("save_model_as", FAMILIES[name].default_format)
         size, endings = SETTINGS[name]["size"], SETTINGS[name].get("endings")
         file = folder / f"{name}_{seed}.safetensors"
-        return {"lora": str(write_random_lora(file, models[name], seed, dialect, size=size, endings=endings))}
+        return {"lora": str(write_random_lora(file, editors[name], seed, dialect, size=size, endings=endings))}
 
     return {name: {"draw": lora(name, 1), "edit": lora(name, 2)} for name in SETTINGS}
 
@@ -84,14 +75,14 @@ def route_files(folder, name):
 
 
 @pytest.fixture
-def mixed(models, teachers, launch, spied, tmp_path):
+def mixed(editors, teachers, launch, spied, tmp_path):
     """Run a mixed preset of this family and return its output folder and the run."""
 
     def mixed(name="flux_kontext", folder="run", *arguments, **keys):
         keys = {**QUICK, **SETTINGS[name]["keys"], "train_batch_size": 2, **keys}
         prompts = keys.pop("prompts", None) or route_files(tmp_path, name)
         preset = write_preset(
-            tmp_path / folder, models[name], keys.pop("teachers", teachers[name]), prompts=prompts, **keys
+            tmp_path / folder, editors[name], keys.pop("teachers", teachers[name]), prompts=prompts, **keys
         )
         return launch(preset, *arguments), spied["run"]
 
@@ -151,8 +142,12 @@ def check_the_pipeline_gives_the_student(name, file, run, caplog):
     assert relative(base, trained) > 1e-2, "the LoRA changes nothing: the comparison is empty"
 
 
-def test_source_images_of_every_shape_are_batched_apart(mixed):
-    _, run = mixed("z_image_omni", gradient_accumulation_steps=3, max_train_steps=6)
+def test_source_images_of_every_shape_are_batched_apart(mixed, tmp_path):
+    """Also where what is drawn has one size."""
+    prompts = route_files(tmp_path, "z_image_omni")
+    edits = Path(prompts["edit"])
+    edits.write_text(edits.read_text().replace(",", ",16,16,").replace("prompt,16,16,", "prompt,width,height,"))
+    _, run = mixed("z_image_omni", gradient_accumulation_steps=3, max_train_steps=6, prompts=prompts)
     seen = set()
     for step in range(6):
         for batch in run.data(run.data.plan.route(step), step):
@@ -162,6 +157,7 @@ def test_source_images_of_every_shape_are_batched_apart(mixed):
             assert len(shapes) == 1
             seen.add((batch.latent_shape, *shapes))
     assert len(seen) == 3  # drawings, and edits of two sizes
+    assert len({shape for shape, *_ in seen}) == 1
     assert sum(len(shapes) == 0 for _, shapes in seen) == 1
 
 

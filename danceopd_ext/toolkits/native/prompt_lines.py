@@ -52,7 +52,7 @@ def parse_line(line: str) -> PreviewPrompt:
         if flag == "n":
             values["negative_prompt"] = value.strip()
         elif flag in SOURCE_FLAGS:
-            if not value.strip():
+            if not value.strip() or value.startswith("--"):
                 raise ValueError(f"--{flag} names no source image")
             values["sources"] = (*values.get("sources", ()), Path(value.strip()))
         elif flag in NUMBERS:

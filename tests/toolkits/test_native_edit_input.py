@@ -1,0 +1,164 @@
+"""What is wrong with the data of edit routes is told before a model is loaded; what is right is used."""
+
+from __future__ import annotations
+
+import pytest
+
+from danceopd_ext.toolkits.native import loop, sources, texts
+from tests.tiny.edit_world import prompt_file, write_edits, write_source
+from tests.toolkits.conftest import log_of, says
+
+BOTH = {"draw": {}, "edit": {}}
+pytestmark = pytest.mark.usefixtures("small_sources")
+
+
+# --- what is wrong
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch):
+    """No text encoder, VAE or transformer may be loaded."""
+
+    def fail(*arguments):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(texts, "load_text_pipeline", fail)
+    monkeypatch.setattr(sources, "load_vae", fail)
+
+
+@pytest.mark.parametrize("name", ["sd3", "z_image"])
+def test_an_edit_route_needs_a_model_that_edits(name, edit_preset, refused, nothing_loads, tmp_path):
+    message = refused(edit_preset(name))
+    says(message, "base.csv, line 2", "source image", "draws from text alone", "flux_kontext", "qwen_image_edit")
+
+
+def test_a_text_route_needs_a_model_that_draws_from_text(edit_preset, refused, nothing_loads, tmp_path):
+    files = {"draw": prompt_file(tmp_path, "prompt\na cat\n"), "edit": write_edits(tmp_path, "edit", "red cat")}
+    message = refused(edit_preset("qwen_image_edit", BOTH, prompts=files))
+    says(message, "p.csv, line 2", "no source image", "Qwen-Image-Edit cannot draw without one", "column source")
+
+
+def test_too_many_source_images(edit_preset, refused, nothing_loads, tmp_path):
+    write_source(tmp_path / "a.png")
+    path = prompt_file(tmp_path, "prompt,source,source_1\nmix,a.png,a.png\n")
+    says(
+        refused(edit_preset(prompts={"base": path})), "p.csv, line 2", "2 source images", "FLUX.1 Kontext takes up to 1"
+    )
+
+
+def damaged(path):
+    """A picture whose header is whole and whose pixels are not."""
+    write_source(path, (200, 200))
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.unlink(), ["line 2", "picture not found"]),
+        (lambda path: path.write_bytes(b"no picture"), ["line 2", "Repair or remove"]),
+        (damaged, ["no whole picture", "Repair or remove"]),
+    ],
+)
+def test_a_source_image_that_cannot_be_read(spoil, words, edit_preset, refused, nothing_loads, tmp_path):
+    path = edit_preset()
+    spoil(tmp_path / "base_sources" / "0.png")
+    says(refused(path), "base_sources/0.png", *words)
+
+
+def test_a_source_image_that_the_model_does_not_take(edit_preset, refused, nothing_loads, tmp_path):
+    path = edit_preset("z_image_omni")
+    write_source(tmp_path / "base_sources" / "2.png", (64, 40))
+    says(refused(path), "base.csv, line 4", "2.png cannot be used", "64 x 40 is too small")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "words"),
+    [
+        ("sd3", "a cat --ci a.png --w 16 --h 16", ["a source image", "draws from text alone"]),
+        ("flux_kontext", "a cat --ci none.png --w 16 --h 16", ["source image", "none.png", "not found"]),
+        ("flux_kontext", "a cat --ci a.png --cn a.png --w 16 --h 16", ["2 source images", "up to 1"]),
+        ("flux_kontext", "a cat --ci --w 16 --h 16", ["--ci names no source image"]),
+        ("qwen_image_edit", "a cat --w 16 --h 16", ["no source image", "--ci PATH"]),
+    ],
+)
+def test_preview_prompts_are_checked_alike(name, line, words, edit_preset, refused, nothing_loads, tmp_path):
+    write_source(tmp_path / "a.png")
+    lines = prompt_file(tmp_path, f"{line}\n", "samples.txt")
+    keys = {"prompts": {"base": prompt_file(tmp_path, "prompt\na cat\n")}} if name == "sd3" else {}
+    message = refused(edit_preset(name, sample_prompts=lines, sample_every_n_steps=1, **keys))
+    says(message, "samples.txt, line 1", *words)
+
+
+def test_joint_training_on_edits_needs_their_results(edit_preset, refused, nothing_loads):
+    says(refused(edit_preset(method="joint")), "base.csv, line 2", "learns from pictures", "column target")
+
+
+# --- what is right
+
+
+DATASET = """
+[[datasets]]
+resolution = 16
+enable_bucket = true
+min_bucket_reso = 8
+max_bucket_reso = 32
+bucket_reso_steps = 4
+caption_extension = ".txt"
+  [[datasets.subsets]]
+  image_dir = "{image_dir}"
+  {key} = "{sources}"
+"""
+
+
+def edit_folder(folder, target_size=(64, 64)):
+    """Two edits with their results."""
+    for number in range(2):
+        write_source(folder / "before" / f"{number}.png", (96, 64), number)
+        write_source(folder / "after" / f"{number}.png", target_size, 50 + number)
+        (folder / "after" / f"{number}.txt").write_text("red cat", encoding="utf-8")
+        (folder / "before" / f"{number}.txt").write_text("red cat", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def from_folder(edit_preset, launch, monkeypatch, tmp_path):
+    """Train on a dataset folder; return the items that the run had."""
+
+    def from_folder(key="conditioning_data_dir", image_dir="after", folder="run", **keys):
+        edit_folder(tmp_path)
+        config = tmp_path / f"{folder}.toml"
+        text = DATASET.format(image_dir=tmp_path / image_dir, key=key, sources=tmp_path / "before")
+        config.write_text(text, encoding="utf-8")
+        kept = []
+        save = loop.Run.__init__
+        monkeypatch.setattr(loop.Run, "__init__", lambda run, p, *rest: kept.append(p.plan) or save(run, p, *rest))
+        launch(edit_preset(dataset_config=str(config), prompts={}, folder=folder, **keys))
+        return kept[-1].routes["base"].items
+
+    return from_folder
+
+
+@pytest.mark.parametrize("key", ["conditioning_data_dir", "control_directory"])
+def test_a_dataset_folder_of_edits(key, from_folder, tmp_path):
+    items = from_folder(key)
+    assert [(item.size, item.source_images[0].name) for item in items] == [((16, 16), "0.png"), ((16, 16), "1.png")]
+    assert len(log_of(tmp_path / "run" / "output")) == 2
+
+
+def test_edits_need_no_results(from_folder):
+    items = from_folder(image_dir="before")
+    assert [(item.size, item.target) for item in items] == [((20, 12), None)] * 2
+
+
+def test_results_are_used_by_the_methods_that_start_from_them_and_by_no_other(from_folder, capsys):
+    from_folder(folder="danceopd")
+    assert "the pictures of 2 items are not opened" in capsys.readouterr().out
+    from_folder(folder="joint", method="joint")
+    assert "encoded 2 pictures" in capsys.readouterr().out
+
+
+def test_a_route_of_weight_zero_may_hold_what_the_model_cannot_use(edit_preset, launch, tmp_path):
+    files = {"edit": write_edits(tmp_path, "edit", "red cat"), "draw": prompt_file(tmp_path, "prompt\na cat\n")}
+    output = launch(edit_preset("sd3", BOTH, prompts=files, routes={"edit": 0.0}))
+    assert {entry["route"] for entry in log_of(output)} == {"draw"}
