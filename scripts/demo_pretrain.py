@@ -1,16 +1,23 @@
-"""Makes the embedded demo from nothing on a CPU: VAE, base model, two teacher LoRAs, and the table of scores.
+"""Makes the demos' models from nothing on a CPU, and the tables of their scores.
 
     python scripts/demo_pretrain.py                     # everything, into outputs/demo_pretrain
     python scripts/demo_pretrain.py --stage teachers    # one stage; earlier ones are read from --out
 
-A stage that is already in --out is not made again unless it is named with --stage.
+The embedded demo: `vae`, `base`, two LoRA `teachers`, `evaluate`. With --edits the demo that edits too, whose VAE is
+made of the first one's: `omni_vae`, `omni_base`, a stage `omni_NAME` for each LoRA teacher (hollow, checkered, edit,
+local_edit, global_edit), `omni_style` (a whole checkpoint), `omni_evaluate`. Its base takes about 25 minutes.
+
+A stage that is already in --out is not made again unless it is named with --stage. A training of the second demo that
+was stopped goes on where it was.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +28,8 @@ from diffusers import AutoencoderKL, ZImagePipeline
 
 from danceopd_ext.demo import LORAS
 from danceopd_ext.demo.pretrain.flow import encode_skills, train_flow
+from danceopd_ext.demo.pretrain.omni_stages import Sizes, Stages
+from danceopd_ext.demo.pretrain.omni_teachers import LORA_TEACHERS
 from danceopd_ext.demo.pretrain.pipeline import build_pipeline, save_pipeline
 from danceopd_ext.demo.pretrain.teachers import train_teacher, use_loras
 from danceopd_ext.demo.pretrain.vae import train_vae
@@ -29,6 +38,7 @@ from danceopd_ext.demo.world import SKILLS
 
 TEACHERS = tuple(LORAS)
 STAGES = ("vae", "base", "teachers", "evaluate")
+EDIT_STAGES = ("omni_vae", "omni_base", *(f"omni_{name}" for name in LORA_TEACHERS), "omni_style", "omni_evaluate")
 MODELS: dict[str, dict[str, float]] = {
     "base": {},
     "teacher:hollow": {"hollow": 1.0},
@@ -95,7 +105,7 @@ def _line(scores: dict[str, float]) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, *EDIT_STAGES, "all"), default="all")
     parser.add_argument("--out", type=Path, default=Path("outputs/demo_pretrain"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -109,7 +119,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--base_steps", type=int, default=3000)
     parser.add_argument("--teacher_steps", type=int, default=500)
     parser.add_argument("--teacher_learning_rate", type=float, default=5e-4)
+    parser.add_argument("--edits", action="store_true", help="with --stage all: the demo that edits, after its VAE")
+    for field in dataclasses.fields(Sizes):
+        parser.add_argument(f"--omni_{field.name}", type=int, default=field.default)
     return parser.parse_args()
+
+
+def stages_of(args: argparse.Namespace) -> dict[str, tuple[Callable[[], None], Path]]:
+    """Stage -> what makes it, and a file that exists when it is made; in the order in which they need each other."""
+    sizes = {field.name: getattr(args, f"omni_{field.name}") for field in dataclasses.fields(Sizes)}
+    omni = Stages(args.out, args.seed, Sizes(**sizes))
+    return {
+        "vae": (partial(make_vae, args), args.out / "vae" / "config.json"),
+        "base": (partial(make_base, args), args.out / "pipeline" / "model_index.json"),
+        "teachers": (partial(make_teachers, args), args.out / "loras" / f"{TEACHERS[-1]}.safetensors"),
+        "evaluate": (partial(evaluate, args), args.out / "scores.json"),
+        "omni_vae": (omni.vae, args.out / "omni_vae" / "config.json"),
+        "omni_base": (omni.base, args.out / "omni_pipeline" / "model_index.json"),
+        **{f"omni_{name}": (partial(omni.teacher, name), omni.lora(name)) for name in LORA_TEACHERS},
+        "omni_style": (omni.style, args.out / "omni_style" / "config.json"),
+        "omni_evaluate": (omni.evaluate, args.out / "omni_scores.json"),
+    }
 
 
 def main() -> None:
@@ -117,16 +147,13 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    stages: dict[str, tuple[Callable[[argparse.Namespace], None], Path]] = {
-        "vae": (make_vae, args.out / "vae" / "config.json"),
-        "base": (make_base, args.out / "pipeline" / "model_index.json"),
-        "teachers": (make_teachers, args.out / "loras" / f"{TEACHERS[-1]}.safetensors"),
-        "evaluate": (evaluate, args.out / "scores.json"),
-    }
+    stages = stages_of(args)
+    wanted = ("vae", *EDIT_STAGES) if args.edits else STAGES
     for name, (make, product) in stages.items():
-        if args.stage == name or (args.stage == "all" and (not product.exists() or name == "evaluate")):
+        due = name in wanted and (not product.exists() or name.endswith("evaluate"))
+        if args.stage == name or (args.stage == "all" and due):
             started = time.monotonic()
-            make(args)
+            make()
             print(f"stage {name}: {time.monotonic() - started:.0f} s", flush=True)
 
 

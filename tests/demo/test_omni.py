@@ -1,5 +1,8 @@
 """The parts of the demo that edits: its VAE is the first demo's, doubled; its conditions are the native trainer's."""
 
+import json
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,7 @@ from danceopd_ext.demo.omni_score import held_out_edits, held_out_prompts, outli
 from danceopd_ext.demo.pretrain.doubling import double_vae, smooth_squares
 from danceopd_ext.demo.pretrain.mixed_flow import Share, share_loss, train_mixed
 from danceopd_ext.demo.pretrain.omni import build_omni, load_omni, omni_vocabulary, save_omni
+from danceopd_ext.demo.pretrain.omni_stages import Sizes, Stages
 from danceopd_ext.demo.pretrain.omni_teachers import LORA_TEACHERS, train_lora, train_style
 from danceopd_ext.demo.pretrain.pipeline import vocabulary
 from danceopd_ext.demo.pretrain.pools import base_prompts, drawing_pool, drawings, edit_pool, edits_of, skill_drawings
@@ -224,6 +228,26 @@ def test_a_lora_and_a_style_are_trained_saved_and_read(omni, edits, tmp_path):
     train_style(pipeline, drawing_pool(pipeline, drawings(2, 0, outlined)), tmp_path / "style", seed=1, steps=20)
     again = pipeline.transformer.__class__.from_pretrained(tmp_path / "style")
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), pipeline.transformer.parameters(), strict=True))
+
+
+def test_every_stage_runs_and_reads_what_the_ones_before_wrote(shared_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr("danceopd_ext.demo.pretrain.omni_stages.told", lambda pipeline: "told")
+    monkeypatch.setattr("danceopd_ext.demo.pretrain.omni_stages.build_omni", partial(build_omni, dim=24, layers=1))
+    monkeypatch.setattr("danceopd_ext.demo.omni_draw.rollout", lambda field, noise, *_: noise[:, None])
+    shared_pipeline.vae.save_pretrained(tmp_path / "vae")
+    sizes = Sizes(squares=1, base=2, skill=1, edits=1, style=1, per_kind=2, scored=1)
+    stages = Stages(tmp_path, 0, sizes)
+    stages.vae()
+    stages.base()
+    for name in LORA_TEACHERS:
+        stages.teacher(name)
+    stages.style()
+    stages.evaluate()
+    scores = json.loads((tmp_path / "omni_scores.json").read_text(encoding="utf-8"))["scores"]
+    assert list(scores) == ["base", *LORA_TEACHERS, "style"]
+    assert list(scores["base"]) == ["text to image", "the same prompts as outlines", "edits", "skills"]
+    assert list(scores["base"]["edits"]) == [*EDIT_KINDS, "average", "local", "global"]
+    assert not list((tmp_path / "unfinished").iterdir())
 
 
 # ----------------------------------------------------------------------------- scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diffusers import ZImageOmniPipeline
@@ -28,14 +29,19 @@ class Teacher:
     """examples a step"""
     pool: Callable[[ZImageOmniPipeline, int, int], Pool]
     """(pipeline, examples of each kind, seed) -> its examples"""
+    steps: Literal["skill", "edits"]
+    """which of the sizes says how long it is trained"""
+    learning_rate: float
 
 
 def _skill(name: str) -> Teacher:
-    return Teacher(32, lambda pipeline, per_kind, seed: drawing_pool(pipeline, skill_drawings([name])))
+    return Teacher(32, lambda pipeline, per_kind, seed: drawing_pool(pipeline, skill_drawings([name])), "skill", 1e-3)
 
 
 def _edits(scope: Scope | None) -> Teacher:
-    return Teacher(16, lambda pipeline, per_kind, seed: edit_pool(pipeline, edits_of(scope, per_kind, seed)))
+    return Teacher(
+        16, lambda pipeline, per_kind, seed: edit_pool(pipeline, edits_of(scope, per_kind, seed)), "edits", 2e-3
+    )
 
 
 LORA_TEACHERS: dict[str, Teacher] = {

@@ -1,0 +1,148 @@
+"""The stages that make the editing demo from the first demo's VAE; each reads what the ones before wrote.
+
+In `folder`: `omni_vae/`, `omni_pipeline/`, `omni_loras/NAME.safetensors`, `omni_style/` (a whole transformer) and
+`omni_scores.json`; `unfinished/` holds what lets a training that was stopped go on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, ZImageOmniPipeline, ZImageTransformer2DModel
+
+from ..kind_scores import EditScores, TextToImageScores, table
+from ..omni_score import outlined, score_instructions, score_prompts, score_skills
+from .doubling import double_vae, smooth_squares
+from .mixed_flow import train_mixed
+from .omni import build_omni, load_omni, save_omni
+from .omni_teachers import LORA_TEACHERS, base_shares, style_pool, train_lora, train_style
+from .teachers import use_loras
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How long everything is trained, and how closely it is scored."""
+
+    squares: int = 300
+    """steps that smooth the larger VAE"""
+    base: int = 4000
+    skill: int = 400
+    edits: int = 1200
+    """steps of a teacher of edits"""
+    style: int = 400
+    per_kind: int = 1000
+    """training examples of each kind of prompt and edit"""
+    scored: int = 32
+    """pictures of each kind in the last evaluation"""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """One run: its folder, its seed and its sizes."""
+
+    folder: Path
+    seed: int
+    sizes: Sizes
+
+    def vae(self) -> None:
+        vae = double_vae(AutoencoderKL.from_pretrained(self.folder / "vae"))
+        smooth_squares(vae, self.sizes.squares, seed=self.seed)
+        vae.save_pretrained(self.folder / "omni_vae")
+
+    def base(self) -> None:
+        pipeline = build_omni(AutoencoderKL.from_pretrained(self.folder / "omni_vae"), seed=self.seed)
+        train_mixed(
+            pipeline.transformer,
+            base_shares(pipeline, self.sizes.per_kind, self.seed),
+            self.sizes.base,
+            seed=self.seed,
+            on_checkpoint=lambda step: told(pipeline),
+            unfinished=self._unfinished("base"),
+        )
+        save_omni(pipeline, self.folder / "omni_pipeline")
+        self._finished("base")
+
+    def teacher(self, name: str) -> None:
+        """One LoRA teacher of `LORA_TEACHERS`."""
+        pipeline, teacher = self._pipeline(), LORA_TEACHERS[name]
+        train_lora(
+            pipeline,
+            name,
+            teacher.pool(pipeline, self.sizes.per_kind, self.seed + 1),
+            self.lora(name),
+            seed=self.seed + 1 + list(LORA_TEACHERS).index(name),
+            steps=getattr(self.sizes, teacher.steps),
+            learning_rate=teacher.learning_rate,
+            on_checkpoint=lambda step: told(pipeline),
+            unfinished=self._unfinished(name),
+        )
+        self._finished(name)
+
+    def style(self) -> None:
+        pipeline = self._pipeline()
+        train_style(
+            pipeline,
+            style_pool(pipeline, self.sizes.per_kind, self.seed + 1),
+            self.folder / "omni_style",
+            seed=self.seed + 1,
+            steps=self.sizes.style,
+            learning_rate=1e-3,
+            on_checkpoint=lambda step: f"outlined {score_prompts(pipeline, 8, outlined).overall:.3f}  {told(pipeline)}",
+            unfinished=self._unfinished("style"),
+        )
+        self._finished("style")
+
+    def evaluate(self) -> None:
+        """Scores the base and every teacher on all benchmarks, and writes the tables."""
+        pipeline, scores = self._pipeline(), {}
+        for model in ("base", *LORA_TEACHERS, "style"):
+            if model == "style":
+                pipeline.unload_lora_weights()
+                pipeline.transformer = ZImageTransformer2DModel.from_pretrained(self.folder / "omni_style")
+            else:
+                strengths = {model: 1.0} if model != "base" else {}
+                use_loras(pipeline, {name: self.lora(name) for name in strengths}, strengths)
+            scores[model] = all_scores(pipeline, self.sizes.scored)
+            print(f"scored {model}", flush=True)
+        for part in scores["base"]:
+            print(f"\n{part}\n{table({model: parts[part] for model, parts in scores.items()})}", flush=True)
+        text = json.dumps({"pictures_per_kind": self.sizes.scored, "scores": scores}, indent=1)
+        (self.folder / "omni_scores.json").write_text(text + "\n", encoding="utf-8")
+
+    def lora(self, name: str) -> Path:
+        return self.folder / "omni_loras" / f"{name}.safetensors"
+
+    def _pipeline(self) -> ZImageOmniPipeline:
+        return load_omni(self.folder / "omni_pipeline")
+
+    def _unfinished(self, name: str) -> Path:
+        return self.folder / "unfinished" / f"{name}.pt"
+
+    def _finished(self, name: str) -> None:
+        """What is made again on demand then starts from nothing."""
+        self._unfinished(name).unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def all_scores(pipeline: ZImageOmniPipeline, per_kind: int) -> dict[str, dict[str, float]]:
+    """Benchmark -> column -> score 0..1."""
+    edits = score_instructions(pipeline, per_kind)
+    scopes = {scope: edits.average_of(scope) or 0.0 for scope in ("local", "global")}
+    return {
+        "text to image": score_prompts(pipeline, per_kind).row(),
+        "the same prompts as outlines": score_prompts(pipeline, per_kind, outlined).row(),
+        "edits": {**edits.row(), **scopes},
+        "skills": score_skills(pipeline, limit=6 * per_kind),
+    }
+
+
+def told(pipeline: ZImageOmniPipeline, per_kind: int = 8) -> str:
+    """A line of scores for a training's progress: per kind of prompt, then of edit."""
+    drawn: TextToImageScores = score_prompts(pipeline, per_kind)
+    edited: EditScores = score_instructions(pipeline, per_kind)
+    skills = score_skills(pipeline, limit=16)
+    parts = (drawn.row(), edited.row(), skills)
+    return "  |  ".join(" ".join(f"{value:.2f}" for value in part.values()) for part in parts)
