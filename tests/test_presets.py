@@ -8,6 +8,7 @@ import toml
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
 
 from danceopd_ext.config import load_preset
 from danceopd_ext.config.load import read_toml
@@ -17,7 +18,7 @@ from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.prepare import prepare
 from tests.tiny.loras import random_lora
-from tests.tiny.pipelines import PIPELINES, save_pipeline
+from tests.tiny.packed_pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
@@ -25,11 +26,20 @@ FOLDER = Path(__file__).resolve().parents[1] / "presets"
 HOSTED = sorted([*FOLDER.glob("musubi_*.toml"), *FOLDER.glob("sd_scripts_*.toml")])
 PRESETS = sorted(set(FOLDER.glob("*.toml")) - set(HOSTED))
 REAL = [path for path in PRESETS if path.stem != "quickstart"]
+#: how a preset's name begins, and whose it is
+FAMILY_OF = {"sd35": "sd3", "z_image": "z_image", "flux_kontext": "flux_kontext", "qwen_image_edit": "qwen_image_edit"}
+#: what stands in a prompt file, by its suffix and whether the model edits
+PROMPTS = {
+    (".txt", False): "a red cat --w 32 --h 32\n",
+    (".txt", True): "make it red --w 32 --h 32 --ci a.png\n",
+    (".csv", True): "prompt,source\nmake it red,a.png\n",
+}
 
 
 def test_every_purpose_has_a_preset_for_every_model():
     purposes = ("fuse_loras", "absorb_checkpoint", "absorb_guidance")
-    assert {p.stem for p in REAL} == {f"{model}_{what}" for model in ("sd35_medium", "z_image") for what in purposes}
+    drawing = {f"{model}_{what}" for model in ("sd35_medium", "z_image") for what in purposes}
+    assert {p.stem for p in REAL} == drawing | {"flux_kontext_fuse_edits", "qwen_image_edit_fuse"}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -57,9 +67,9 @@ def test_both_readers_take_a_toolkits_preset_and_our_part_of_it_is_right(path):
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_with_its_blanks_filled_in_it_passes_every_check(path, tmp_path, monkeypatch):
-    family = FAMILIES["sd3" if "sd35" in path.stem else "z_image"]
-    model = save_pipeline(family.name, tmp_path / "model")
-    transformer = PIPELINES[family.name]().transformer
+    family = FAMILIES[next(name for start, name in FAMILY_OF.items() if path.stem.startswith(start))]
+    model = save_any(family.name, tmp_path / "model")
+    transformer = ALL[family.name]().transformer
     text = path.read_text(encoding="utf-8")
     text = re.sub(r'(pretrained_model_name_or_path = )".*?"', r'\1"model"', text)
     text = re.sub(r"resolution = 1024", "resolution = 32", text).replace('"AdamW8bit"', '"AdamW"')
@@ -68,7 +78,8 @@ def test_with_its_blanks_filled_in_it_passes_every_check(path, tmp_path, monkeyp
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         if file.parent.name == "prompts":
-            file.write_text("a red cat --w 32 --h 32\n", encoding="utf-8")
+            file.write_text(PROMPTS[file.suffix, family.can_edit], encoding="utf-8")
+            Image.new("RGB", (64, 48)).save(file.with_name("a.png"))
         elif file.parent.name == "loras":
             layout = family.layout(transformer)
             write_lora(file, random_lora(layout, family.lora_targets, 1), layout, "kohya", {}, torch.float32)

@@ -142,7 +142,9 @@ class SamplingSection:
     """Pictures of base, teachers and student side by side while training."""
 
     sample_prompts: str | None = key(
-        None, "File with a prompt a line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`.", path=True
+        None,
+        "File with a prompt a line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `--ci photo.png` edits.",
+        path=True,
     )
     sample_every_n_steps: int | None = key(None, "Draw pictures every so many steps, and at the end.", minimum=1)
     sample_at_first: bool = key(False, "Draw pictures before the first step, too.")
