@@ -5,34 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Collection
-from typing import Any
 
 import torch
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
 from danceopd_ext.toolkits.musubi.registry import Architecture
-
-#: instead of musubi's own default, where nothing is given; the words and values of a native preset
-DEFAULTS: dict[str, Any] = {
-    "network_dim": 128,
-    "learning_rate": 2e-4,
-    "max_train_steps": 3000,
-    "gradient_accumulation_steps": 4,
-    "mixed_precision": "bf16",
-    "seed": 42,
-    "output_dir": "output",
-    "output_name": "danceopd_lora",
-    "save_precision": "bf16",
-}
 
 #: one of these must be on; the first one is where none is
 ATTENTION = ("sdpa", "flash_attn", "xformers", "flash3")
 
 #: musubi's networks that are silent, to the bit, with a multiplier of 0
 SILENT = ("networks.loha", "networks.lokr")
-
-#: optimizers whose weight decay is on by default
-DECAYING = ("adamw", "lion")
 
 
 def complete(args: argparse.Namespace, architecture: Architecture, given: Collection[str] = ()) -> None:
@@ -56,8 +40,8 @@ def _complete_optimizer(args: argparse.Namespace, given: Collection[str]) -> Non
     if not args.optimizer_type:
         small = torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes")
         args.optimizer_type = "AdamW8bit" if small else "AdamW"
-    if "optimizer_args" not in given and any(word in args.optimizer_type.lower() for word in DECAYING):
-        args.optimizer_args = ["weight_decay=0"]
+    if "optimizer_args" not in given:
+        args.optimizer_args = without_decay(args.optimizer_type)
 
 
 def _check_student(module: str, architecture: Architecture) -> None:

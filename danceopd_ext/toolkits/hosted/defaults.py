@@ -1,0 +1,26 @@
+"""What a toolkit's arguments are where a preset does not say: what a native preset would have."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from danceopd_ext.config.schema import SECTIONS
+
+#: arguments that both toolkits share with a native preset, and whose own defaults do not suit the method
+SHARED = (
+    "network_dim", "learning_rate", "max_train_steps", "gradient_accumulation_steps", "mixed_precision", "seed",
+    "output_dir", "output_name", "save_precision",
+)  # fmt: skip
+DEFAULTS: dict[str, Any] = {
+    field.name: field.default for section in SECTIONS.values() for field in dataclasses.fields(section)
+    if field.name in SHARED
+}  # fmt: skip
+
+#: optimizers whose weight decay is on by default; the paper trains without
+_DECAYING = ("adamw", "lion")
+
+
+def without_decay(optimizer_type: str) -> list[str] | None:
+    """`optimizer_args` that turn weight decay off, for optimizers of this name; None where it is off."""
+    return ["weight_decay=0"] if any(word in optimizer_type.lower() for word in _DECAYING) else None
