@@ -177,10 +177,16 @@ def test_the_file_will_say_how_it_was_made(train, lora):
 
 def test_compiling_allows_a_graph_for_each_voice(train, lora):
     args = musubi.arguments(Path(), compile=True, compile_cache_size_limit=None)
+    import torch._dynamo
+
     from danceopd_ext.toolkits.musubi.compiling import USUAL_LIMIT, allow_voices
 
-    allow_voices(args, teachers=3)
+    config = torch._dynamo.config
+    with config.patch(accumulated_cache_size_limit=64):
+        allow_voices(args, teachers=3)
+        assert config.accumulated_cache_size_limit == 8 * 6 * USUAL_LIMIT
     assert args.compile_cache_size_limit == USUAL_LIMIT * 6
     args = musubi.arguments(Path(), compile=True, compile_cache_size_limit=500)
-    allow_voices(args, teachers=3)
+    with config.patch(accumulated_cache_size_limit=64):
+        allow_voices(args, teachers=3)
     assert args.compile_cache_size_limit == 500

@@ -136,13 +136,12 @@ def test_metadata_names_files_and_no_folders(train, tmp_path):
     assert not [value for value in trainer.metadata.values() if str(tmp_path) in str(value)]
 
 
-def test_a_compiled_model_may_keep_a_graph_for_every_voice(train, monkeypatch):
+def test_a_compiled_model_may_keep_a_graph_for_every_voice(train):
     import torch._dynamo
 
     config = torch._dynamo.config
-    monkeypatch.setattr(config, "recompile_limit", 8)
-    monkeypatch.setattr(config, "accumulated_recompile_limit", 64)
-    train(max_train_steps=1)
-    assert config.recompile_limit == 8
-    train(max_train_steps=1, torch_compile=True)
-    assert (config.recompile_limit, config.accumulated_recompile_limit) == (32, 128)  # two teachers and the student
+    with config.patch(recompile_limit=8, accumulated_recompile_limit=64):
+        train(max_train_steps=1)
+        assert config.recompile_limit == 8
+        train(max_train_steps=1, torch_compile=True)
+        assert (config.recompile_limit, config.accumulated_recompile_limit) == (32, 128)  # two teachers, the student
