@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +14,7 @@ from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
+from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, check_seams, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
@@ -74,17 +73,9 @@ def train(preset: HostedPreset) -> Path:
 
 
 def import_trainer(checkout: Checkout, architecture: Architecture) -> ModuleType:
-    """musubi's training script of the architecture, from the user's checkout before any other."""
-    package = checkout.folder / "src"
-    for folder in (package / "musubi_tuner", package):  # network modules are named without the package
-        sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module(architecture.module)
-    except ImportError as error:
-        raise UserError(
-            f"{checkout.folder}: {architecture.module} cannot be imported ({error}). Run this in the Python "
-            "environment in which musubi-tuner trains, with this package installed there as well."
-        ) from error
+    """musubi's training script of the architecture. Raises UserError."""
+    sources = checkout.folder / "src"  # and the package itself: network modules are named without it
+    return import_script(checkout, [sources, sources / "musubi_tuner"], architecture.module)
 
 
 def parser_of(module: ModuleType, architecture: Architecture) -> argparse.ArgumentParser:

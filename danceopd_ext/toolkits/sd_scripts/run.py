@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from danceopd_ext.config.load import read_toml
 from danceopd_ext.config.split import HostedPreset
@@ -17,6 +15,7 @@ from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError, nearest
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
+from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
@@ -35,7 +34,7 @@ def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError before anything is loaded, wherever that can be known."""
     architecture = architecture_of(preset)
     checkout = find_toolkit("sd-scripts", preset.danceopd.toolkit_dir)
-    script = enter(checkout.folder, architecture.script)
+    script = import_script(checkout, [checkout.folder], architecture.script)
     base = getattr(script, architecture.trainer)
     check_seams(base, SEAMS, checkout)
     preset, sizes = take_sizes(preset)
@@ -72,21 +71,6 @@ def architecture_of(preset: HostedPreset) -> Architecture:
         hint = nearest(preset.model_type, ARCHITECTURES)
         raise UserError(f'{preset.path}: model_type = "{preset.model_type}" is not one of {known}.{hint}')
     return ARCHITECTURES[preset.model_type]
-
-
-def enter(folder: Path, script: str) -> Any:
-    """The toolkit's script as a module; its own imports need its root first on sys.path."""
-    root = str(folder)
-    if root in sys.path:
-        sys.path.remove(root)
-    sys.path.insert(0, root)
-    try:
-        return importlib.import_module(script)
-    except ImportError as error:
-        raise UserError(
-            f"sd-scripts at {folder} cannot be imported: {error}. Install what it needs into this environment "
-            "(pip install -r requirements.txt in its folder), and danceopd_ext beside it."
-        ) from error
 
 
 def take_sizes(preset: HostedPreset) -> tuple[HostedPreset, tuple[Size, ...]]:

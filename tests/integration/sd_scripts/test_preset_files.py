@@ -8,11 +8,12 @@ import pytest
 from danceopd_ext.config.split import split_preset
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
+from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
-from danceopd_ext.toolkits.sd_scripts.run import architecture_of, enter, take_sizes, trainer_arguments
+from danceopd_ext.toolkits.sd_scripts.run import architecture_of, take_sizes, trainer_arguments
 from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS
 
 PRESETS = sorted((Path(__file__).resolve().parents[3] / "presets").glob("sd_scripts_*.toml"))
@@ -30,7 +31,7 @@ def arguments_of(text: str, folder: Path):
             file.parent.mkdir(exist_ok=True)
             file.touch()
     checkout = find_toolkit("sd-scripts", None)
-    script = enter(checkout.folder, architecture.script)
+    script = import_script(checkout, [checkout.folder], architecture.script)
     check_seams(getattr(script, architecture.trainer), SEAMS, checkout)
     preset, sizes = take_sizes(preset)
     arguments = build_arguments(script.setup_parser(), preset)
