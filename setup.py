@@ -39,6 +39,7 @@ setup(
         "optimizers": ["prodigyopt", "schedulefree", "lion-pytorch"],
         "wandb": ["wandb"],
         "data": ["pyarrow"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "toml", "packaging", "pyarrow"],
+        "reproduce": ["matplotlib>=3.9"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "toml", "packaging", "pyarrow", "matplotlib>=3.9"],
     },
 )

@@ -1,0 +1,13 @@
+"""The paper's tables in the demo world, by one command (`scripts/reproduce.py`).
+
+- `budgets`: how much is trained and drawn
+- `sources`: the base and the teachers
+- `data`: what the routes are trained on
+- `tables`: every table, as a list of runs
+- `plan`: a table with its seeds, `presets`: a run -> a preset of the native trainer
+- `runner`: trains what is missing, resumes what was cut off; `full_rollout` trains without the early stop
+- `evaluate`: draws with a model and scores the drawings by the world's exact checks
+- `entries`, `summary`, `stats`: the raw numbers, their means over seeds, and how sure these are
+- `markdown`, `plots`, `grids`: what is written
+- `claims`, `page`: the paper's claims beside what came out
+"""

@@ -1,0 +1,81 @@
+"""`scripts/reproduce.py TABLE`: trains what is missing, draws, scores, and writes the table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import whole_file
+from ..machine import versions
+from .budgets import BUDGETS, Budget
+from .entries import write_entries
+from .evaluate import SEED, evaluate_missing
+from .grids import draw_pictures
+from .markdown import table_page
+from .page import write_page
+from .plan import Plan, entries_of, pictures_of, plan_table
+from .plots import check_matplotlib, draw_plot
+from .runner import Start, cost_of, train_missing
+from .sources import find_sources
+from .summary import summarise
+from .tables import TABLES
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/reproduce.py", description=__doc__)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of every method (default: 3)")
+    parser.add_argument("--budget", choices=BUDGETS, default="quick", help="how much is trained and drawn")
+    parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
+    parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
+    parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
+    """Reproduce one table. Raises UserError for missing sources and TrainingError for runs that did not finish.
+
+    `start` replaces the process that a run is trained in.
+    """
+    args = parse(argv)
+    if args.seeds < 1 or args.jobs < 1:
+        raise UserError(f"--seeds {args.seeds} --jobs {args.jobs}: both must be 1 or more.")
+    check_matplotlib()
+    budget = BUDGETS[args.budget]
+    table = TABLES[args.table](budget)
+    sources = find_sources(args.sources, table.needed)
+    plan = plan_table(table, budget, range(args.seeds), sources, args.out)
+    train_missing(plan.runs, args.jobs, start)
+    evaluate_missing([one.job for one in plan.drawn], args.jobs)
+    page = write_table(args.table, args.budget, budget, plan, args.results or args.out / "results")
+    print(f"{page.read_text(encoding='utf-8')}\ntable    {page}\nclaims   {write_page(page.parent)}")
+
+
+def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results: Path) -> Path:
+    """Write TABLE.csv, .md, .json, -plot.png and -grid.png into `results`; the page's path."""
+    facts = {
+        "budget": budget_name,
+        "sizes": asdict(budget),
+        "seeds": sorted({one.seed for one in plan.drawn if one.seed is not None}),
+        "drawing_seed": SEED,
+        "training_hours": sum(cost_of(run).seconds for run in {run.folder: run for run in plan.runs}.values()) / 3600,
+        "versions": versions(),
+    }
+    entries = entries_of(plan)
+    lines = summarise(entries, budget.tested)
+    write_entries(results / f"{name}.csv", entries)
+    with whole_file(results / f"{name}.json") as part:
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    draw_plot(name, lines, plan.table.measures, results / f"{name}-plot.png")
+    grid = results / f"{name}-grid.png"
+    draw_pictures(pictures_of(plan), plan.table.measures, budget.tested, grid, plan.table.title)
+    page = results / f"{name}.md"
+    with whole_file(page) as part:
+        part.write_text(table_page(name, plan.table, lines, budget, facts), encoding="utf-8")
+    return page

@@ -1,0 +1,135 @@
+"""Draws held-out prompts and edits with a model, scores them exactly, and keeps the numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ZImageOmniPipeline
+from tqdm import tqdm
+
+from ..demo.edit_check import score_edits
+from ..demo.kind_scores import score_drawings, score_edited
+from ..demo.kinds import check_all
+from ..demo.omni_draw import draw, encode_edits, encode_texts
+from ..demo.omni_score import held_out_edits, held_out_prompts, outlined
+from ..demo.pretrain.omni import load_omni
+from ..demo.pretrain.teachers import use_loras
+from ..demo.world import render
+from ..files import whole_file
+from ..quiet import quieten
+
+#: of the drawings' noise; nothing was tuned on it
+SEED = 20260801
+MEASURES = ("edit", "t2i", "style")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model, drawn in one way. `result`: the JSON file; pictures for the grid lie beside it as .npz.
+
+    `lora` or `checkpoint` (the folder of a transformer) or neither: the base.
+    """
+
+    result: str
+    pipeline: str
+    measures: tuple[str, ...]
+    tested: int
+    steps: int
+    guidance_scale: float = 1.0
+    lora: str | None = None
+    checkpoint: str | None = None
+
+    @property
+    def pictures(self) -> Path:
+        return Path(self.result).with_suffix(".npz")
+
+
+def evaluate_missing(jobs: Sequence[Job], processes: int) -> int:
+    """Do every job that has no result yet, and return how many there were."""
+    todo = [job for job in {job.result: job for job in jobs}.values() if not Path(job.result).is_file()]
+    bar = tqdm(total=len(todo), desc="scoring", unit="model")
+    if processes < 2 or len(todo) < 2:
+        for job in todo:
+            evaluate(job)
+            bar.update()
+    else:
+        with ProcessPoolExecutor(min(processes, len(todo)), get_context("spawn")) as pool:
+            for _ in pool.map(evaluate, todo):
+                bar.update()
+    bar.close()
+    return len(todo)
+
+
+def evaluate(job: Job) -> None:
+    """Write the scores {measure: {column: 0..1}}, and one picture of each kind."""
+    quieten()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads of so small a model only wait for each other
+    try:
+        pipeline = load(job.pipeline, job.checkpoint)
+        use_loras(pipeline, {"model": Path(job.lora)} if job.lora else {}, {"model": 1.0} if job.lora else {})
+        parts = {name: measure(pipeline, name, job) for name in MEASURES if name in job.measures}
+        use_loras(pipeline, {}, {})
+    finally:
+        torch.set_num_threads(threads)
+    with whole_file(job.pictures) as part, open(part, "wb") as file:
+        np.savez_compressed(file, **{name: array for one in parts.values() for name, array in one.shown.items()})
+    with whole_file(job.result) as part:
+        report = {"job": asdict(job), "scores": {name: one.row for name, one in parts.items()}}
+        part.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores by column, and what the grid shows: uint8 [kinds, 32, 32, 3] and whether each is right."""
+
+    row: dict[str, float]
+    shown: dict[str, np.ndarray]
+
+
+def measure(pipeline: ZImageOmniPipeline, name: str, job: Job) -> Measured:
+    """Draw and score one of `MEASURES`."""
+    options = {"seed": SEED, "steps": job.steps, "guidance_scale": job.guidance_scale}
+    pictures = draw(pipeline, conditions(job.pipeline, name, job.tested), **options)
+    if name == "edit":
+        edits = held_out_edits(job.tested)
+        scores = score_edited(edits, pictures)
+        scopes = {f"{scope} average": scores.average_of(scope) for scope in ("local", "global")}
+        row = {**scores.overall, **scopes, "average": scores.average}
+        right = [score.exact for score in score_edits(edits, pictures)]
+    else:
+        prompts = held_out_prompts(job.tested)
+        if name == "style":
+            prompts = [outlined(prompt) for prompt in prompts]
+        row = score_drawings(prompts, pictures).row()
+        right = check_all(pictures, prompts)
+    first = slice(None, None, job.tested)
+    return Measured(row, {f"{name}_pictures": pictures[first], f"{name}_right": np.array(right)[first]})
+
+
+@lru_cache(maxsize=2)
+def load(pipeline: str, checkpoint: str | None) -> ZImageOmniPipeline:
+    """The pipeline, with another transformer if one is given."""
+    found = load_omni(pipeline)
+    if checkpoint:
+        found.transformer = type(found.transformer).from_pretrained(checkpoint, local_files_only=True)
+    return found
+
+
+@lru_cache(maxsize=8)
+def conditions(pipeline: str, name: str, tested: int) -> list:
+    """What every model is asked, encoded once."""
+    encoder = load(pipeline, None)
+    if name == "edit":
+        edits = held_out_edits(tested)
+        sources = np.stack([render(edit.source) for edit in edits])
+        return encode_edits(encoder, [edit.instruction for edit in edits], sources)
+    return encode_texts(encoder, [prompt.caption for prompt in held_out_prompts(tested)])

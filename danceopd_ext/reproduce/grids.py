@@ -1,0 +1,39 @@
+"""The picture grid of a table: one drawing of each kind by every model, with marks for right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..demo.omni_score import held_out_edits, held_out_prompts
+from ..demo.scene import IMAGE_SIZE
+from ..demo.world import render
+from ..files import whole_file
+from ..pictures import PAPER, draw_grid
+
+SOURCE = "source"
+
+
+def draw_pictures(files: Mapping[str, Path], measures: Sequence[str], tested: int, file: Path, title: str) -> None:
+    """Write the grid as PNG. `files`: model -> the pictures that its evaluation left."""
+    blank = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), PAPER, np.uint8)
+    asked: list[str] = []
+    sources: list[np.ndarray] = []
+    for measure in measures:
+        if measure == "edit":
+            first = held_out_edits(tested)[::tested]
+            asked += [edit.instruction for edit in first]
+            sources += [render(edit.source) for edit in first]
+        else:
+            first = held_out_prompts(tested)[::tested]
+            asked += [prompt.caption for prompt in first]
+            sources += [blank] * len(first)
+    columns, passed = {SOURCE: sources} if "edit" in measures else {}, {}
+    for label, place in files.items():
+        with np.load(place) as arrays:
+            columns[label] = [one for measure in measures for one in arrays[f"{measure}_pictures"]]
+            passed[label] = [bool(one) for measure in measures for one in arrays[f"{measure}_right"]]
+    with whole_file(file) as part:
+        draw_grid(asked, columns, passed, title).save(part, format="PNG", optimize=True)

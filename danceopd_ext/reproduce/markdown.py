@@ -1,0 +1,92 @@
+"""Tables in Markdown, laid out as the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .budgets import Budget
+from .stats import Stat
+from .summary import GAP, HEADLINES, MEASURES, Line, columns_of
+from .tables import Table
+
+
+def table_page(name: str, table: Table, lines: Sequence[Line], budget: Budget, facts: dict) -> str:
+    """The page of one table: what it compares, its numbers, and what they were made with."""
+    parts = [f"# {table.title}", f"The paper's {table.paper}, in the demo world.", settings(budget, facts)]
+    if name == "guidance":
+        parts += [guidance_grid(lines, measure) for measure in table.measures]
+    elif name == "ablations":
+        parts.append(headlines(lines, table.measures))
+    else:
+        parts += [per_kind(lines, measure) for measure in table.measures]
+    parts += [f"![The scores]({name}-plot.png)", f"![The first drawing of each kind]({name}-grid.png)"]
+    return "\n\n".join(parts) + "\n"
+
+
+def settings(budget: Budget, facts: dict) -> str:
+    """What all rows have in common."""
+    versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
+    seeds = ", ".join(map(str, facts["seeds"]))
+    return (
+        f"All rows: {budget.steps} optimizer steps of {budget.samples} samples, student of rank {budget.rank}, "
+        f"{budget.rollout} solver steps, the same {budget.examples} training examples of each kind. A step's samples "
+        "are those of all its routes (DiffusionOPD) and of all trajectories (Flow-OPD, groups of "
+        f"{budget.group}). Optimizer steps are equal, compute is not: forwards are samples through the transformer, "
+        "seconds are those of training on one thread. Scores are fractions (0 to 1) on held-out prompts and edits, "
+        f"{budget.tested} drawings of each kind: the mean over training seeds {seeds}, ± their standard deviation "
+        f"where there are several; the drawings' noise has seed {facts['drawing_seed']}.\n\n"
+        f"Training took {facts['training_hours']:.2f} core hours; {versions}."
+    )
+
+
+def per_kind(lines: Sequence[Line], measure: str) -> str:
+    """The per-kind columns, the averages and the cost of every model."""
+    title = MEASURES[measure][0]
+    columns = [column for column in columns_of(measure) if any(column in line.scores for line in lines)]
+    heads = [column.removeprefix(f"{measure} ") for column in columns]
+    rows = [[*(cell(line.scores.get(column), column == GAP) for column in columns), *cost(line)] for line in lines]
+    return f"## {title}\n\n" + grid(["model", *heads, "forwards", "seconds"], lines, rows)
+
+
+def headlines(lines: Sequence[Line], measures: Iterable[str]) -> str:
+    """The averages and the cost alone."""
+    columns = [HEADLINES[measure] for measure in measures]
+    rows = [[*(cell(line.scores.get(column)) for column in columns), *cost(line)] for line in lines]
+    return grid(["variant", *columns, "forwards", "seconds"], lines, rows)
+
+
+def guidance_grid(lines: Sequence[Line], measure: str) -> str:
+    """The average for every guidance of the teacher (rows) and at inference (columns)."""
+    betas = list(dict.fromkeys(line.beta for line in lines))
+    firsts = [line for line in lines if line.beta == betas[0]]
+    found = {(line.label, line.beta): line.scores[HEADLINES[measure]] for line in lines}
+    rows = [[cell(found.get((line.label, beta))) for beta in betas] for line in firsts]
+    return f"## {MEASURES[measure][0]}: {HEADLINES[measure]}\n\n" + grid(
+        ["model", *(f"beta {beta:g}" for beta in betas)], firsts, rows
+    )
+
+
+def grid(heads: Sequence[str], lines: Sequence[Line], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is the lines' labels."""
+    text = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    text += ["| " + " | ".join((line.label, *row)) + " |" for line, row in zip(lines, rows, strict=True)]
+    return "\n".join(text)
+
+
+def cell(one: Stat | None, percent: bool = False) -> str:
+    """`0.812 ± 0.013`, or without the spread where there is none.
+
+    >>> cell(Stat(0.5, 0.25, 3)), cell(Stat(0.5, None, 0)), cell(Stat(0.853, None, 1), percent=True)
+    ('0.500 ± 0.250', '0.500', '85.3 %')
+    """
+    if one is None:
+        return "-"
+    shown = (lambda value: f"{value:.1%}".replace("%", " %")) if percent else (lambda value: f"{value:.3f}")
+    return shown(one.mean) if one.std is None else f"{shown(one.mean)} ± {shown(one.std)}"
+
+
+def cost(line: Line) -> list[str]:
+    """Forwards and seconds; of models that were not trained, none."""
+    if not line.forwards.mean:
+        return ["-", "-"]
+    return [f"{line.forwards.mean:,.0f}", f"{line.seconds.mean:.0f}"]

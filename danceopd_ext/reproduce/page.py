@@ -1,0 +1,70 @@
+"""The results page: every claim of the paper beside what this world shows. Filled by the tables' files alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import whole_file
+from .budgets import BUDGETS, Budget
+from .claims import ABSORPTION, COMPOSITION, LOCAL_GLOBAL, Claim, Verdict, ablation_claims, guidance_claims, judge
+from .entries import read_entries
+from .summary import summarise
+from .tables import TABLES
+
+RULE = """A claim says that one number is greater than another (or that some are about the same). It **holds** if it is
+so by more than two standard errors, **does not hold** if the opposite is so by more than two, and is **not resolved**
+otherwise. The standard error joins the spread over training seeds (standard deviation / root of the number of seeds)
+with that of a fraction of so many drawings; with one seed the spread is not known, and nothing about a trained model
+is resolved. The scores are of another world than the paper's benchmarks: compare differences, not sizes. Of the
+paper's objectives, the score-distillation, distribution-matching and consistency losses are not built here and not
+tested."""
+
+
+def claims_of(table: str, budget: Budget) -> list[Claim]:
+    """The claims that a table can show at a budget."""
+    if table == "guidance":
+        return guidance_claims(budget.scales)
+    if table == "ablations":
+        return ablation_claims(budget.queries, budget.rollouts)
+    return {"composition": COMPOSITION, "local-global": LOCAL_GLOBAL, "style": ABSORPTION}[table]
+
+
+def verdicts_of(table: str, results: Path) -> list[Verdict]:
+    """The verdicts of a table's files in `results`."""
+    budget = BUDGETS[facts_of(table, results)["budget"]]
+    lines = summarise(read_entries(results / f"{table}.csv"), budget.tested)
+    return [judge(claim, lines) for claim in claims_of(table, budget)]
+
+
+def facts_of(table: str, results: Path) -> dict:
+    """What a table was made with."""
+    return json.loads((results / f"{table}.json").read_text(encoding="utf-8"))
+
+
+def write_page(results: Path) -> Path:
+    """Write `results`/README.md from the tables that are there."""
+    parts = ["# The paper's claims in the demo world", RULE]
+    for table, make in TABLES.items():
+        if not (results / f"{table}.csv").is_file():
+            parts.append(f"## {table}\n\nNot run yet: `python scripts/reproduce.py {table}`.")
+            continue
+        facts = facts_of(table, results)
+        title = make(BUDGETS[facts["budget"]]).title
+        made = (
+            f"[{title}]({table}.md), [numbers]({table}.csv). Budget {facts['budget']}, {len(facts['seeds'])} seed(s), "
+            f"{facts['training_hours']:.2f} core hours of training."
+        )
+        parts.append(f"## {table}\n\n{made}\n\n{claims_table(verdicts_of(table, results))}")
+    page = results / "README.md"
+    with whole_file(page) as part:
+        part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return page
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> str:
+    """A line for each claim."""
+    lines = ["| claim | paper | here | verdict |", "|---|---|---|---|"]
+    lines += [f"| {one.claim.text} | {one.claim.paper} | {one.ours} | **{one.verdict}** |" for one in verdicts]
+    return "\n".join(lines)

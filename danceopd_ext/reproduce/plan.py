@@ -1,0 +1,116 @@
+"""A table with its seeds: which runs it needs, which models are drawn, and the entries that come of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from .budgets import Budget
+from .entries import Entry
+from .evaluate import SEED, Job
+from .presets import Run, plan_run
+from .runner import cost_of
+from .sources import BASE, STYLE, Sources
+from .summary import GAP, HEADLINES
+from .tables import Row, Table
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A model that is drawn and scored: a row, with a seed where it is trained. `run`: what makes its LoRA."""
+
+    row: Row
+    seed: int | None
+    beta: float
+    job: Job
+    run: Run | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table's models."""
+
+    table: Table
+    drawn: list[Drawn]
+
+    @property
+    def runs(self) -> list[Run]:
+        return [one.run for one in self.drawn if one.run]
+
+
+def plan_table(table: Table, budget: Budget, seeds: Iterable[int], sources: Sources, out: Path) -> Plan:
+    """All models of a table; the routes' data is made if it is not there yet."""
+    drawn = []
+    for row in table.rows:
+        for seed in seeds if row.trained else (None,):
+            run = plan_run(row, seed or 0, budget, sources, out) if row.teachers else None
+            for beta in row.betas:
+                drawn.append(Drawn(row, seed, beta, plan_job(row, run, beta, table, budget, sources, out), run))
+    return Plan(table, drawn)
+
+
+def plan_job(row: Row, run: Run | None, beta: float, table: Table, budget: Budget, sources: Sources, out: Path) -> Job:
+    """How a model is drawn. The result's name says what it depends on, so that it is made again if that changes."""
+    lora = str(run.lora) if run else None if row.source in (BASE, STYLE) else str(sources.file(row.source))
+    job = Job(
+        result="",
+        pipeline=str(sources.pipeline),
+        measures=table.measures,
+        tested=budget.tested,
+        steps=budget.rollout,
+        guidance_scale=beta,
+        lora=lora,
+        checkpoint=str(sources.style) if row.source == STYLE else None,
+    )
+    what = run.folder.name if run else f"{row.source} {sources.digest(row.source)} {sources.digest(BASE)}"
+    decides = {**asdict(job), "pipeline": "", "lora": "", "checkpoint": "", "what": what, "seed": SEED}
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    place = run.folder if run else out / "scores" / str(row.source)
+    return replace(job, result=str(place / f"scores-{digest}.json"))
+
+
+def entries_of(plan: Plan) -> list[Entry]:
+    """The raw numbers of a plan that was trained and scored, in the order of the table."""
+    entries = [_entry(one) for one in plan.drawn]
+    return _with_gap(entries) if "style" in plan.table.measures else entries
+
+
+def _entry(one: Drawn) -> Entry:
+    scores = json.loads(Path(one.job.result).read_text(encoding="utf-8"))["scores"]
+    values = {f"{measure} {column}": value for measure, row in scores.items() for column, value in row.items()}
+    cost = cost_of(one.run) if one.run else None
+    return Entry(
+        one.row.label,
+        values,
+        one.row.group,
+        one.seed,
+        one.row.alpha,
+        one.beta,
+        cost.forwards if cost else 0,
+        round(cost.seconds, 3) if cost else 0.0,
+    )
+
+
+def _with_gap(entries: list[Entry]) -> list[Entry]:
+    """Adds how much of the gap between base (the first entry) and teacher (the second) is closed, as a fraction.
+
+    Nothing is added where the teacher is no better than the base.
+    """
+    column = HEADLINES["style"]
+    base, teacher = (entry.values[column] for entry in entries[:2])
+    if teacher <= base:
+        return entries
+    return [replace(e, values={**e.values, GAP: (e.values[column] - base) / (teacher - base)}) for e in entries]
+
+
+def pictures_of(plan: Plan) -> Mapping[str, Path]:
+    """Model -> the pictures of its first seed; of the guidance at inference only the smallest and the largest."""
+    found: dict[str, Path] = {}
+    for one in plan.drawn:
+        if one.beta in (one.row.betas[0], one.row.betas[-1]):
+            name = one.row.label if one.beta == 1 else f"{one.row.label}, beta {one.beta:g}"
+            found.setdefault(name, one.job.pictures)
+    return found

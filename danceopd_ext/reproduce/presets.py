@@ -1,0 +1,130 @@
+"""A run as a preset of the native trainer: what is the same for all rows, and what is a row's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config.load import flat_keys
+from ..demo.omni_draw import PICTURE_SIZE
+from .budgets import Budget
+from .data import write_route
+from .sources import BASE, Sources
+from .tables import Row
+
+NAME = "student"
+FIRST_SEED = 42
+LEARNING_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of a table with one seed, and where it lies. Equal settings are the same run, whatever table they are in.
+
+    `values`: flat keys of the preset; `teachers`, `prompts`: tables of its [danceopd].
+    """
+
+    folder: Path
+    values: Mapping[str, Any]
+    teachers: Mapping[str, Mapping[str, Any]]
+    prompts: Mapping[str, str]
+    full_rollout: bool
+
+    @property
+    def lora(self) -> Path:
+        return self.folder / f"{NAME}.safetensors"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{NAME}.log.jsonl"
+
+    def toml(self) -> str:
+        """The preset file."""
+        sections: dict[str, list[str]] = {}
+        for key, value in self.values.items():
+            sections.setdefault(flat_keys()[key], []).append(f"{key} = {json.dumps(value)}")
+        lines = []
+        for name, entries in sorted(sections.items(), key=lambda item: item[0] == "danceopd"):
+            lines += [f"[{name}]", *entries, ""]
+        for name, teacher in self.teachers.items():
+            lines += [f"[danceopd.teachers.{name}]", *(f"{k} = {json.dumps(v)}" for k, v in teacher.items()), ""]
+        lines += ["[danceopd.prompts]", *(f"{name} = {json.dumps(file)}" for name, file in self.prompts.items())]
+        return "\n".join(lines) + "\n"
+
+
+def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -> Run:
+    """The run of a row: its folder in `out`/runs is named by a digest of all that decides its result."""
+    files = {name: sources.teacher(name, out / "checkpoints") for name in _sources_of(row)}
+    prompts = {route: write_route(out / "data", route, budget.examples) for route in row.teachers}
+    teachers = {
+        route: {key: str(files.get(value, value)) if key in ("lora", "checkpoint") else value
+                for key, value in teacher.items()}
+        for route, teacher in row.teachers.items()
+    }  # fmt: skip
+    values = _values(row, seed, budget)
+    decides = {
+        "values": values,
+        "teachers": {route: dict(teacher) for route, teacher in row.teachers.items()},
+        "start": row.start,
+        "full_rollout": row.full_rollout,
+        "sources": {name: sources.digest(name) for name in (BASE, *files)},
+        "data": budget.examples,
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    folder = out / "runs" / f"{values['method']}-{'-'.join(row.teachers)}-seed{seed}-{digest}"
+    if row.start:
+        values["network_weights"] = str(files[row.start])
+    places = {
+        "pretrained_model_name_or_path": str(sources.pipeline),
+        "text_encoder_cache_dir": str(out / "cache"),
+        "output_dir": str(folder),
+    }
+    return Run(folder, {**places, **values}, teachers, {k: str(v) for k, v in prompts.items()}, row.full_rollout)
+
+
+def _sources_of(row: Row) -> list[str]:
+    found = [teacher.get("lora") or teacher.get("checkpoint") for teacher in row.teachers.values()]
+    return list(dict.fromkeys(str(name) for name in (*found, row.start) if name))
+
+
+def _values(row: Row, seed: int, budget: Budget) -> dict[str, Any]:
+    """Flat keys that decide the result, without a path."""
+    method = row.keys.get("method", "danceopd")
+    values: dict[str, Any] = {
+        "resolution": PICTURE_SIZE,
+        "network_dim": budget.rank,
+        "network_alpha": budget.rank,
+        "optimizer_type": "AdamW",
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": min(20, budget.steps // 2),
+        "max_train_steps": budget.steps,
+        "train_batch_size": samples_of_a_micro_batch(method, len(row.teachers), budget),
+        "gradient_accumulation_steps": 1,
+        "mixed_precision": "no",
+        "seed": FIRST_SEED + seed if row.trained else FIRST_SEED,
+        "output_name": NAME,
+        "save_precision": "float",
+        "save_model_as": "diffusers",
+        "method": method,
+        "rollout_steps": budget.rollout,
+    }
+    if row.trained:
+        every = max(1, budget.steps // 10)
+        values |= {"save_every_n_steps": every, "save_state": True, "save_last_n_steps": every}
+    if method == "flowopd":
+        values["flowopd_group_size"] = budget.group
+    return {**values, **row.keys}
+
+
+def samples_of_a_micro_batch(method: object, routes: int, budget: Budget) -> int:
+    """So many that a step has `budget.samples` in all, also where a step has all routes, or groups of trajectories."""
+    if method == "diffusionopd":
+        return max(1, budget.samples // routes)
+    if method == "flowopd":
+        return max(1, budget.samples // budget.group)
+    return budget.samples

@@ -1,0 +1,97 @@
+"""Trains what is missing, several runs at a time, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import TrainingError
+from ..files import whole_file
+from .presets import NAME, Run
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLD = "train.log"
+#: starts the training of a preset: (run, its arguments, a file for what it tells) -> exit code
+Start = Callable[[Run, Sequence[str], Path], int]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took. Nothing, for a merge."""
+
+    forwards: int
+    """samples through the transformer: rollout, teacher and student"""
+    seconds: float
+    """of its optimizer steps, on one thread"""
+
+
+def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) -> int:
+    """Train every run that has no LoRA yet, `jobs` at once; return how many there were.
+
+    A run with a saved state goes on from there. Raises TrainingError, naming the log, for runs that fail or are
+    stopped; the others are finished first.
+    """
+    todo = [run for run in {run.folder: run for run in runs}.values() if not run.lora.is_file()]
+    failed: list[str] = []
+    with ThreadPoolExecutor(max(1, jobs)) as pool, tqdm(total=len(todo), desc="training", unit="run") as bar:
+
+        def one(run: Run) -> None:
+            if train(run, start or start_process) or not run.lora.is_file():
+                failed.append(f"{run.folder / TOLD}, which ends: {last_words(run.folder / TOLD)}")
+            bar.update()
+
+        list(pool.map(one, todo))
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} of {len(todo)} runs did not finish; see {failed[0]}\nThe same command goes on where they "
+            "stopped."
+        )
+    return len(todo)
+
+
+def train(run: Run, start: Start) -> int:
+    """Write the preset and start its training, from its newest state if it has one; the exit code."""
+    preset = run.folder / "preset.toml"
+    with whole_file(preset) as part:
+        part.write_text(run.toml(), encoding="utf-8")
+    state = newest_state(run.folder)
+    resume = ["--resume", str(state)] if state else []
+    return start(run, ["--config", str(preset), *resume], run.folder / TOLD)
+
+
+def last_words(told: Path) -> str:
+    """The last line that a run told, most often why it stopped."""
+    lines = told.read_text(encoding="utf-8", errors="replace").split("\n") if told.is_file() else []
+    return next((line.split("\r")[-1].strip() for line in reversed(lines) if line.strip()), "(nothing)")
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The state of the most steps in a run's folder."""
+    return max(folder.glob(f"{NAME}-step*-state"), default=None)
+
+
+def start_process(run: Run, arguments: Sequence[str], told: Path) -> int:
+    """Start `train_danceopd.py` on one thread, in an interpreter of its own, from the current directory."""
+    script = ["-m", "danceopd_ext.reproduce.full_rollout"] if run.full_rollout else [str(ROOT / "train_danceopd.py")]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    offline = {"HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1", "PYTHONPATH": path}
+    environment = {**os.environ, **offline, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with open(told, "a", encoding="utf-8") as file:
+        command = [sys.executable, *script, *arguments]
+        return subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def cost_of(run: Run) -> Cost:
+    """What a finished run took, from its log."""
+    if not run.log.is_file():
+        return Cost(0, 0.0)
+    entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    return Cost(sum(entry["forwards"] for entry in entries), sum(entry["seconds"] for entry in entries))

@@ -1,0 +1,91 @@
+"""The base and the teachers that the tables compare, as `scripts/demo_pretrain.py --edits` makes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.fingerprint import fingerprint
+from ..demo import FOLDER
+from ..errors import UserError
+from ..files import whole_folder
+
+#: where the script leaves them unless it is told otherwise
+MADE = Path("outputs/demo_pretrain")
+PIPELINE_CLASS = "ZImageOmniPipeline"
+BASE, STYLE = "base", "style"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A folder of sources: `omni_pipeline/` (the base), `omni_loras/NAME.safetensors` and `omni_style/` (a whole
+    transformer); or the same without `omni_`, where the pipeline edits."""
+
+    folder: Path
+
+    @property
+    def prefix(self) -> str:
+        return "" if _edits(self.folder / "pipeline") else "omni_"
+
+    @property
+    def pipeline(self) -> Path:
+        return self.folder / f"{self.prefix}pipeline"
+
+    @property
+    def style(self) -> Path:
+        """The folder of the style's transformer."""
+        return self.folder / f"{self.prefix}{STYLE}"
+
+    def file(self, name: str) -> Path:
+        """The weights of a source."""
+        if name == BASE:
+            return self.pipeline / "transformer" / WEIGHTS
+        if name == STYLE:
+            return self.style / WEIGHTS
+        return self.folder / f"{self.prefix}loras" / f"{name}.safetensors"
+
+    def teacher(self, name: str, out: Path) -> Path:
+        """What a preset names as `lora` or `checkpoint`; for the style a pipeline folder in `out`, of its transformer
+        alone: the trainer reads no transformer without one."""
+        if name != STYLE:
+            return self.file(name)
+        folder = out / f"{STYLE}-{self.digest(STYLE)}"
+        if not folder.is_dir():
+            with whole_folder(folder) as part:
+                shutil.copytree(self.style, part / "transformer")
+                shutil.copy(self.pipeline / "model_index.json", part)
+        return folder
+
+    def digest(self, name: str) -> str:
+        """Tells the weights of a source from others of the same name."""
+        return fingerprint([self.file(name)])
+
+
+def find_sources(folder: Path | None, needed: Iterable[str]) -> Sources:
+    """The sources in `folder`, by default the embedded demo's, or those that were made.
+
+    Raises UserError, naming the file and the command that makes it, where a needed one is missing.
+    """
+    sources = Sources(folder or (FOLDER if _edits(FOLDER / "pipeline") else MADE))
+    for name in (BASE, *needed):
+        if not sources.file(name).is_file():
+            raise UserError(
+                f"{sources.file(name)} is missing ({name}). `python scripts/demo_pretrain.py --edits --out "
+                f"{sources.folder}` makes it; or name the folder that has it with --sources."
+            )
+    if not _edits(sources.pipeline):
+        raise UserError(f"{sources.pipeline / 'model_index.json'} is not that of a {PIPELINE_CLASS}, which can edit.")
+    return sources
+
+
+def _edits(pipeline: Path) -> bool:
+    """Whether a folder holds a pipeline that edits."""
+    try:
+        index = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and index.get("_class_name") == PIPELINE_CLASS

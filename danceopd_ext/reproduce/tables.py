@@ -1,0 +1,140 @@
+"""Every table of the reproduction as data: its rows, and what each row trains.
+
+The rows of a table differ in what they say here and in nothing else: data, student, learning rate, optimizer steps and
+samples of a step are the same (see `presets`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .budgets import Budget
+from .sources import BASE, STYLE
+
+#: a teacher's settings, with names of sources for files
+Teacher = Mapping[str, object]
+DANCEOPD = "DanceOPD"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a source as it is, or what a run makes."""
+
+    label: str
+    source: str | None = None
+    """the base, a LoRA on it, or a whole checkpoint; nothing is trained"""
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
+    """route -> its teacher; a run where there are any"""
+    keys: Mapping[str, object] = field(default_factory=dict)
+    """keys of the preset that are this row's own"""
+    start: str | None = None
+    """the LoRA that the student starts from"""
+    full_rollout: bool = False
+    """roll out to the end, as if there were no early stop"""
+    group: str = ""
+    """the ablation that the row belongs to"""
+    alpha: float | None = None
+    betas: tuple[float, ...] = (1.0,)
+    """guidance scales at inference that the row is drawn with"""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the seed of a training is in the row."""
+        return bool(self.teachers) and not str(self.keys.get("method", "")).startswith("merge_")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. `measures`: of "edit", "t2i" and "style", which it scores. `paper`: where the paper has it."""
+
+    title: str
+    paper: str
+    measures: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def needed(self) -> list[str]:
+        """Names of the sources beside the base."""
+        found = [row.source for row in self.rows] + [row.start for row in self.rows]
+        for row in self.rows:
+            found += [teacher.get("lora") or teacher.get("checkpoint") for teacher in row.teachers.values()]
+        return list(dict.fromkeys(str(name) for name in found if name and name != BASE))
+
+
+T2I_EDIT: dict[str, Teacher] = {"t2i": {}, "edit": {"lora": "edit"}}
+LOCAL_GLOBAL: dict[str, Teacher] = {"local": {"lora": "local_edit"}, "global": {"lora": "global_edit"}}
+ABSORB: dict[str, Teacher] = {"style": {"checkpoint": STYLE}}
+LEARNERS = {
+    "joint training": "joint",
+    "off-policy": "offpolicy",
+    "DiffusionOPD": "diffusionopd",
+    "Flow-OPD": "flowopd",
+    DANCEOPD: "danceopd",
+}
+
+
+def methods(teachers: Mapping[str, Teacher], merge: bool = True) -> tuple[Row, ...]:
+    """Every method of the paper on the same routes; the merge has nothing to train."""
+    merged = [Row("weight merge", teachers=teachers, keys={"method": "merge_average"})] if merge else []
+    trained = [Row(label, teachers=teachers, keys={"method": method}) for label, method in LEARNERS.items()]
+    return (trained[0], *merged, *trained[1:])
+
+
+def composition(budget: Budget) -> Table:
+    rows = (Row("T2I source", BASE), Row("edit source", "edit"), *methods(T2I_EDIT))
+    return Table("Text to image and editing", "composition, T2I + Edit", ("edit", "t2i"), rows)
+
+
+def local_global(budget: Budget) -> Table:
+    rows = (Row("local source", "local_edit"), Row("global source", "global_edit"), *methods(LOCAL_GLOBAL))
+    return Table("Local and global editing", "composition, Local + Global edit", ("edit", "t2i"), rows)
+
+
+def style(budget: Budget) -> Table:
+    rows = (Row("base", BASE), Row("style teacher", STYLE), *methods(ABSORB, merge=False))
+    return Table("Absorbing a style from a whole checkpoint", "realism absorption", ("style",), rows)
+
+
+def guidance(budget: Budget) -> Table:
+    """Students of teachers with guidance alpha, each drawn with guidance beta."""
+    rows = [Row("edit source", "edit", betas=budget.scales)]
+    for alpha in budget.scales:
+        own = {"guidance_scale": alpha} if alpha != 1 else {}
+        guided: dict[str, Teacher] = {name: {**one, **own} for name, one in T2I_EDIT.items()}
+        rows.append(Row(f"student of alpha {alpha:g}", teachers=guided, alpha=alpha, betas=budget.scales))
+    return Table("Guidance: in the teacher and at inference", "CFG absorption", ("edit", "t2i"), tuple(rows))
+
+
+def ablations(budget: Budget) -> Table:
+    longest = max(budget.rollout, *budget.queries)
+
+    def row(group: str, label: str, start: str | None = None, full: bool = False, **keys: object) -> Row:
+        return Row(f"{group}: {label}", teachers=T2I_EDIT, keys=keys, start=start, full_rollout=full, group=group)
+
+    rows = [row("routing", "hard"), row("routing", "soft", method="soft")]
+    for query in ("low_noise", "mid_noise", "high_noise", "uniform"):
+        rows.append(row("query", query, query=query))
+    rows += [row("K", str(count), num_queries=count, rollout_steps=longest) for count in budget.queries]
+    rows += [row("rollout steps", str(steps), rollout_steps=steps) for steps in budget.rollouts]
+    rows += [
+        row("start", "base"),
+        row("start", "merge", student_init="merge_average"),
+        row("start", "strongest teacher", start="edit"),
+        row("objective", "plain MSE"),
+        row("objective", "every state by dt^2", method="diffusionopd"),
+        row("objective", "policy gradient", method="flowopd"),
+        row("early stop", "on"),
+        row("early stop", "off", full=True),
+    ]
+    return Table("Ablations, on text to image and editing", "ablations", ("edit", "t2i"), tuple(rows))
+
+
+TABLES = {
+    "composition": composition,
+    "local-global": local_global,
+    "style": style,
+    "guidance": guidance,
+    "ablations": ablations,
+}
+"""Table -> what it consists of at a budget."""

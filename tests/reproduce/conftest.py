@@ -1,0 +1,59 @@
+"""Tiny random sources, and trainings in this process."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from danceopd_ext.cli import run as exit_code
+from danceopd_ext.demo.omni_draw import FAMILY
+from danceopd_ext.reproduce.full_rollout import full_rollouts
+from danceopd_ext.reproduce.sources import Sources
+from danceopd_ext.toolkits.run import main as trainer
+from tests.tiny.pipelines import randomise
+from tests.toolkits.conftest import forget_accelerate
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """A folder of sources as the script makes them, with random weights."""
+    from diffusers import AutoencoderKL
+
+    from danceopd_ext.demo import PIPELINE
+    from danceopd_ext.demo.pretrain.doubling import double_vae
+    from danceopd_ext.demo.pretrain.omni import build_omni, save_omni
+    from danceopd_ext.demo.pretrain.teachers import save_lora
+
+    found = Sources(tmp_path_factory.mktemp("sources"))
+    pipeline = build_omni(double_vae(AutoencoderKL.from_pretrained(PIPELINE / "vae")), dim=24, layers=1)
+    randomise(pipeline.transformer, 1, scale=0.2)
+    save_omni(pipeline, found.pipeline)
+    for place, name in enumerate(("edit", "local_edit", "global_edit")):
+        torch.manual_seed(place)
+        config = LoraConfig(r=2, target_modules=list(FAMILY.lora_targets), init_lora_weights=False)
+        pipeline.transformer.add_adapter(config, adapter_name=name)
+        save_lora(pipeline, name, found.file(name))
+        pipeline.transformer.delete_adapters(name)
+    randomise(pipeline.transformer, 2, scale=0.05)
+    pipeline.transformer.save_pretrained(found.style)
+    return found
+
+
+@pytest.fixture(scope="session")
+def here():
+    """Starts a training in this process, which has imported everything already."""
+
+    def start(run, arguments, told):
+        forget_accelerate()
+        with (
+            open(told, "a", encoding="utf-8") as file,
+            redirect_stdout(file),
+            redirect_stderr(file),
+            full_rollouts() if run.full_rollout else nullcontext(),
+        ):
+            return exit_code(trainer, arguments)
+
+    return start

@@ -1,0 +1,132 @@
+"""The rule of the verdicts, and that every claim is about rows that its table has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+
+import pytest
+
+from danceopd_ext.demo.edits import EDIT_KINDS
+from danceopd_ext.reproduce.budgets import BUDGETS
+from danceopd_ext.reproduce.claims import BAND, COMPOSITION, EDIT, Claim, judge
+from danceopd_ext.reproduce.entries import Entry, read_entries, write_entries
+from danceopd_ext.reproduce.page import claims_of
+from danceopd_ext.reproduce.stats import FAILS, HOLDS, OPEN, Stat, combined, greater, stat, within
+from danceopd_ext.reproduce.summary import pictures_of, summarise
+from danceopd_ext.reproduce.tables import TABLES
+
+HIGH, LOW = Stat(0.8, 0.02, 3, 200), Stat(0.5, 0.02, 3, 200)
+
+
+def difference(one, other):
+    return greater([(1.0, one), (-1.0, other)])
+
+
+def test_a_clear_difference_holds_and_its_opposite_does_not():
+    assert difference(HIGH, LOW) == HOLDS
+    assert difference(LOW, HIGH) == FAILS
+    assert difference(HIGH, HIGH) == OPEN
+
+
+def test_two_standard_errors_decide():
+    """With no spread of drawings the error is std / sqrt(seeds) of each."""
+    error = sqrt(2 * 0.03**2 / 3)
+    one = Stat(0.5, 0.03, 3)
+    assert difference(replace(one, mean=0.5 + 2.01 * error), one) == HOLDS
+    assert difference(replace(one, mean=0.5 + 1.99 * error), one) == OPEN
+    assert difference(replace(one, mean=0.5 - 2.01 * error), one) == FAILS
+
+
+def test_one_seed_resolves_nothing():
+    assert difference(stat([0.9], True, 1000), stat([0.1, 0.1], True, 1000)) == OPEN
+    assert combined([(1.0, stat([0.9], True))]) == (0.9, None)
+
+
+def test_what_is_not_trained_is_sure_but_for_its_drawings():
+    assert difference(stat([0.9], False, 200), stat([0.1], False, 200)) == HOLDS
+    assert difference(stat([0.9], False, 4), stat([0.4], False, 4)) == OPEN
+    assert difference(stat([1.0], False, 1), stat([0.0], False, 1)) == OPEN, "one drawing each is not certain"
+
+
+def test_more_drawings_and_more_seeds_are_surer():
+    assert stat([0.5], False, 400).error < stat([0.5], False, 100).error
+    assert stat([0.5], False, 100).error == pytest.approx(0.05)
+    assert Stat(0.5, 0.1, 6).error < Stat(0.5, 0.1, 3).error
+
+
+def test_about_the_same_needs_to_be_surely_the_same():
+    one = Stat(0.5, 0.001, 3)
+    assert within({"a": one, "b": replace(one, mean=0.5 + BAND / 2)}, BAND) == HOLDS
+    assert within({"a": one, "b": replace(one, mean=0.5 + 2 * BAND)}, BAND) == FAILS
+    assert within({"a": replace(one, std=0.2), "b": one}, BAND) == OPEN
+    assert within({"a": replace(one, seeds=1, std=None), "b": one}, BAND) == OPEN
+    far = {"a": one, "b": one, "c": replace(one, mean=0.5 - 2 * BAND)}
+    assert within(far, BAND) == FAILS
+
+
+def test_means_and_spreads_over_seeds():
+    entries = [Entry("a", {EDIT: value}, seed=seed, forwards=10) for seed, value in enumerate((0.2, 0.4, 0.9))]
+    (line,) = summarise(entries, 8)
+    assert line.scores[EDIT] == Stat(0.5, pytest.approx(0.3605551), 3, 48)
+    assert line.forwards == Stat(10, 0, 3, None)
+    assert summarise([Entry("base", {EDIT: 0.2})], 8)[0].scores[EDIT] == Stat(0.2, None, 0, 48)
+
+
+def test_how_many_drawings_a_column_is_made_of():
+    local = sum(kind.scope == "local" for kind in EDIT_KINDS.values())
+    assert pictures_of("edit subject add", 5) == 5
+    assert pictures_of("edit average", 5) == pictures_of("t2i overall", 5) == 30
+    assert pictures_of("edit local average", 5) == 5 * local == 20
+    assert pictures_of("edit global average", 5) == 10
+    assert pictures_of("style gap closed", 5) is None
+
+
+def test_a_verdict_has_the_figures_of_its_models():
+    entries = [Entry("DanceOPD", {EDIT: value}, seed=s) for s, value in enumerate((0.8, 0.82, 0.84))]
+    entries += [Entry("joint training", {EDIT: value}, seed=s) for s, value in enumerate((0.4, 0.41, 0.42))]
+    claim = next(claim for claim in COMPOSITION if claim.text == "DanceOPD edits better than joint training")
+    verdict = judge(claim, summarise(entries, 64))
+    assert verdict.verdict == HOLDS
+    assert verdict.ours == "DanceOPD: 0.820 ± 0.02; joint training: 0.410 ± 0.01"
+    assert claim.paper == "5.347 against 4.617"
+    missing = judge(claim, summarise(entries[:3], 64))
+    assert (missing.verdict, missing.ours) == (OPEN, "not run: joint training")
+
+
+def test_factors_count():
+    """More than half of the gap between 0.1 and 0.9 is more than 0.5."""
+    claim = Claim("style", "", "", ((1.0, "student", EDIT), (-0.5, "base", EDIT), (-0.5, "teacher", EDIT)))
+
+    def verdict(value):
+        entries = [Entry("base", {EDIT: 0.1}), Entry("teacher", {EDIT: 0.9})]
+        entries += [Entry("student", {EDIT: value + 0.01 * s}, seed=s) for s in range(3)]
+        return judge(claim, summarise(entries, 64)).verdict
+
+    assert [verdict(value) for value in (0.7, 0.5, 0.3)] == [HOLDS, OPEN, FAILS]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("table", TABLES)
+def test_every_claim_is_about_rows_of_its_table(table, budget):
+    sizes = BUDGETS[budget]
+    rows = TABLES[table](sizes).rows
+    names = {row.label if beta == 1 else f"{row.label}, beta {beta:g}" for row in rows for beta in row.betas}
+    claims = claims_of(table, sizes)
+    assert claims
+    for claim in claims:
+        assert claim.table == table
+        assert {label for _, label, _ in claim.parts} <= names
+        assert claim.same or sum(factor > 0 for factor, _, _ in claim.parts) == 1
+
+
+def test_labels_are_unique():
+    for make in TABLES.values():
+        labels = [row.label for row in make(BUDGETS["full"]).rows]
+        assert len(set(labels)) == len(labels)
+
+
+def test_entries_are_read_back_exactly(tmp_path):
+    entries = [Entry("a, b", {"x": 1 / 3}, "g", 1, 3.0, 7.0, 12, 0.5), Entry("c", {"y": 0.1 + 0.2})]
+    write_entries(tmp_path / "t.csv", entries)
+    assert read_entries(tmp_path / "t.csv") == entries

@@ -1,0 +1,222 @@
+"""Which runs are done, done again, or gone on with; and what they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toml
+from PIL import Image
+
+from danceopd_ext.config.load import load_preset
+from danceopd_ext.demo.edits import EDIT_KINDS
+from danceopd_ext.demo.omni_draw import halved
+from danceopd_ext.demo.omni_score import held_out_prompts
+from danceopd_ext.demo.world import read_scenes
+from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.reproduce.budgets import BUDGETS
+from danceopd_ext.reproduce.data import write_route
+from danceopd_ext.reproduce.plan import plan_table
+from danceopd_ext.reproduce.presets import plan_run, samples_of_a_micro_batch
+from danceopd_ext.reproduce.runner import ROOT, newest_state, start_process, train_missing
+from danceopd_ext.reproduce.sources import Sources, find_sources
+from danceopd_ext.reproduce.tables import ABSORB, LEARNERS, T2I_EDIT, TABLES, Row
+from tests.toolkits.conftest import same_tensors
+
+SMOKE = BUDGETS["smoke"]
+LONGER = replace(SMOKE, steps=4)
+DANCE = Row("DanceOPD", teachers=T2I_EDIT)
+
+
+def done(run, arguments, told):
+    """A training that is done at once."""
+    run.lora.write_bytes(b"")
+    return 0
+
+
+# ----------------------------------------------------------------------------- missing, done, cut off
+
+
+def test_a_killed_run_goes_on_where_it_was(sources, here, tmp_path):
+    """Killed in its third step, gone on with by the real process, and the same LoRA as one that was not killed."""
+    run = plan_run(DANCE, 0, LONGER, sources, tmp_path)
+
+    def killed(run, arguments, told):
+        driver = [sys.executable, str(ROOT / "tests/toolkits/driver.py"), "step:3", *arguments[1:]]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        with open(told, "w", encoding="utf-8") as file:
+            return subprocess.run(driver, env=environment, stdout=file, stderr=file, check=False).returncode
+
+    with pytest.raises(TrainingError, match=r"1 of 1 runs did not finish; see .*train\.log"):
+        train_missing([run], 1, killed)
+    state = newest_state(run.folder)
+    assert state is not None
+    assert state.name == "student-step00000002-state"
+
+    used: list[list[str]] = []
+
+    def real(run, arguments, told):
+        used.append(list(arguments))
+        return start_process(run, arguments, told)
+
+    assert train_missing([run], 1, real) == 1
+    assert used == [["--config", str(run.folder / "preset.toml"), "--resume", str(state)]]
+    steps = [json.loads(line)["step"] for line in run.log.read_text(encoding="utf-8").splitlines()]
+    assert steps == [1, 2, 3, 4]
+    assert train_missing([run], 1, real) == 0
+
+    whole = plan_run(DANCE, 0, LONGER, sources, tmp_path / "whole")
+    assert whole.folder.name == run.folder.name
+    train_missing([whole], 1, here)
+    assert same_tensors(run.lora, whole.lora)
+
+
+def test_a_failed_run_is_named_and_the_others_are_finished(sources, tmp_path):
+    runs = [plan_run(DANCE, seed, SMOKE, sources, tmp_path) for seed in range(3)]
+
+    def one_fails(run, arguments, told):
+        if run is not runs[1]:
+            return done(run, arguments, told)
+        told.write_text("training 1/2\rtraining 2/2\nerror: no room\n\n", encoding="utf-8")
+        return -signal.SIGKILL
+
+    with pytest.raises(TrainingError, match=rf"1 of 3 .*{runs[1].folder.name}.*which ends: error: no room"):
+        train_missing(runs, 2, one_fails)
+    assert [run.lora.is_file() for run in runs] == [True, False, True]
+
+
+def test_changed_settings_are_another_run(sources, tmp_path):
+    run = plan_run(DANCE, 0, SMOKE, sources, tmp_path)
+    assert plan_run(DANCE, 0, SMOKE, sources, tmp_path).folder == run.folder
+    train_missing([run], 1, done)
+    changed = [
+        plan_run(DANCE, 1, SMOKE, sources, tmp_path),
+        plan_run(DANCE, 0, replace(SMOKE, steps=3), sources, tmp_path),
+        plan_run(DANCE, 0, replace(SMOKE, examples=3), sources, tmp_path),
+        plan_run(replace(DANCE, keys={"query": "uniform"}), 0, SMOKE, sources, tmp_path),
+        plan_run(replace(DANCE, start="edit"), 0, SMOKE, sources, tmp_path),
+        plan_run(replace(DANCE, full_rollout=True), 0, SMOKE, sources, tmp_path),
+    ]
+    assert len({one.folder for one in (run, *changed)}) == 1 + len(changed)
+    assert train_missing([run, *changed], 2, done) == len(changed)
+
+
+def test_a_changed_teacher_is_another_run_and_another_score(sources, tmp_path):
+    own = Sources(tmp_path / "own")
+    shutil.copytree(sources.folder, own.folder)
+    table = TABLES["composition"](SMOKE)
+
+    def plan():
+        return plan_table(table, SMOKE, [0], own, tmp_path / "out")
+
+    before = plan()
+    shutil.copy(own.file("local_edit"), own.file("edit"))
+    after = plan()
+    assert not {run.folder for run in before.runs} & {run.folder for run in after.runs}
+    results = [{one.row.label: one.job.result for one in some.drawn} for some in (before, after)]
+    assert [label for label in results[0] if results[0][label] == results[1][label]] == ["T2I source"]
+
+
+def test_a_missing_source_is_named_with_the_command_that_makes_it(sources, tmp_path):
+    own = Sources(tmp_path / "own")
+    with pytest.raises(UserError, match=r"omni_pipeline.*is missing \(base\)"):
+        find_sources(own.folder, [])
+    shutil.copytree(sources.folder, own.folder)
+    assert find_sources(own.folder, ["edit", "style"]).folder == own.folder
+    own.file("edit").unlink()
+    with pytest.raises(UserError) as error:
+        find_sources(own.folder, TABLES["composition"](SMOKE).needed)
+    assert str(own.file("edit")) in str(error.value)
+    assert f"python scripts/demo_pretrain.py --edits --out {own.folder}" in str(error.value)
+    (own.pipeline / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"model_index\.json is not that of a ZImageOmniPipeline"):
+        find_sources(own.folder, [])
+
+
+# ----------------------------------------------------------------------------- what a run is told
+
+
+def test_all_rows_have_the_same_student_steps_and_data(sources, tmp_path):
+    same = ("network_dim", "learning_rate", "max_train_steps", "seed", "rollout_steps")
+    runs = [one.run for one in plan_table(TABLES["composition"](SMOKE), SMOKE, [2], sources, tmp_path).drawn if one.run]
+    assert len(runs) == 6
+    trained = [run for run in runs if not run.values["method"].startswith("merge")]
+    assert len({tuple(run.values[key] for key in same) for run in trained}) == 1
+    assert len({tuple(run.prompts.items()) for run in runs}) == 1
+
+
+def test_a_step_has_the_same_samples_whatever_the_method():
+    for budget in BUDGETS.values():
+        for routes in (1, 2):
+            assert budget.samples % routes == 0
+            assert samples_of_a_micro_batch("diffusionopd", routes, budget) * routes == budget.samples
+        assert samples_of_a_micro_batch("flowopd", 2, budget) * budget.group == budget.samples
+        assert samples_of_a_micro_batch("danceopd", 2, budget) == budget.samples
+
+
+@pytest.mark.parametrize("method", LEARNERS.values())
+def test_presets_are_read_by_both_readers(sources, tmp_path, method):
+    run = plan_run(replace(DANCE, keys={"method": method}), 1, SMOKE, sources, tmp_path)
+    file = tmp_path / "preset.toml"
+    file.write_text(run.toml(), encoding="utf-8")
+    preset = load_preset(file)
+    assert preset.danceopd.method == toml.load(file)["danceopd"]["method"] == method
+    assert preset.training.seed == 43
+    assert preset.danceopd.teachers["edit"].lora == str(sources.file("edit"))
+    assert preset.saving.save_state
+
+
+def test_a_checkpoint_is_handed_over_as_a_folder(sources, tmp_path):
+    run = plan_run(Row("style", teachers=ABSORB), 0, SMOKE, sources, tmp_path)
+    folder = Path(run.teachers["style"]["checkpoint"])
+    assert (folder / "model_index.json").is_file()
+    weights = "diffusion_pytorch_model.safetensors"
+    assert (folder / "transformer" / weights).read_bytes() == sources.file("style").read_bytes()
+
+
+# ----------------------------------------------------------------------------- data
+
+
+def pictures(folder, rows, column):
+    return halved(np.stack([np.asarray(Image.open(folder / row[column])) for row in rows]))
+
+
+def rows_of(file):
+    head, *lines = file.read_text(encoding="utf-8").splitlines()
+    return [dict(zip(head.split(","), line.split(","), strict=True)) for line in lines]
+
+
+def test_edit_routes_have_sources_and_targets_of_their_scope(tmp_path):
+    every = rows_of(write_route(tmp_path, "edit", 3))
+    local = rows_of(write_route(tmp_path, "local", 3))
+    other = rows_of(write_route(tmp_path, "global", 3))
+    assert len(every) == 3 * len(EDIT_KINDS)
+    assert {row["prompt"] for row in every} == {row["prompt"] for row in (*local, *other)}
+    assert all("background" in row["prompt"] or "it" in row["prompt"] or "shapes" in row["prompt"] for row in other)
+    before, after = (pictures(tmp_path / "edit-3", every, column) for column in ("source", "target"))
+    assert (before != after).any(axis=(1, 2, 3)).all()
+    with Image.open(tmp_path / "edit-3" / every[0]["source"]) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_prompts_are_of_the_training_split_and_a_style_draws_outlines(tmp_path):
+    plain, styled = (rows_of(write_route(tmp_path, route, 4)) for route in ("t2i", "style"))
+    assert [row["prompt"] for row in plain] == [row["prompt"] for row in styled]
+    assert not {row["prompt"] for row in plain} & {prompt.caption for prompt in held_out_prompts(64)}
+    for folder, rows, hollow in (("t2i-4", plain, False), ("style-4", styled, True)):
+        scenes = [scene for scene, _ in read_scenes(pictures(tmp_path / folder, rows, "target"))]
+        assert all(item.hollow == hollow for scene in scenes for item in scene.objects)
+
+
+def test_data_that_is_there_is_not_made_again(tmp_path):
+    file = write_route(tmp_path, "t2i", 1)
+    file.write_text("prompt\nmine\n", encoding="utf-8")
+    assert write_route(tmp_path, "t2i", 1).read_text(encoding="utf-8") == "prompt\nmine\n"

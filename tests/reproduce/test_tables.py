@@ -1,0 +1,177 @@
+"""Every table, end to end, on random weights; and its numbers worked out once more."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from statistics import mean, stdev
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from danceopd_ext.cli import run as exit_code
+from danceopd_ext.demo.edits import EDIT_KINDS
+from danceopd_ext.demo.kinds import kinds
+from danceopd_ext.reproduce.budgets import BUDGETS
+from danceopd_ext.reproduce.command import main
+from danceopd_ext.reproduce.entries import FACTS, read_entries
+from danceopd_ext.reproduce.plan import plan_table
+from danceopd_ext.reproduce.runner import cost_of
+from danceopd_ext.reproduce.sources import Sources
+from danceopd_ext.reproduce.tables import TABLES
+
+SMOKE = BUDGETS["smoke"]
+SEEDS = {"composition": 1, "local-global": 1, "style": 2, "guidance": 1, "ablations": 1}
+
+
+@pytest.fixture(scope="module")
+def out(sources, here, tmp_path_factory):
+    """All tables in one folder, as somebody makes them one after the other."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    for name, seeds in SEEDS.items():
+        main([*words(name, sources, folder), "--seeds", str(seeds)], start=here)
+    return folder
+
+
+def words(name: str, sources: Sources, folder) -> list[str]:
+    return [name, "--budget", "smoke", "--jobs", "1", "--sources", str(sources.folder), "--out", str(folder)]
+
+
+def rows_of(out, name):
+    with open(out / "results" / f"{name}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def plan_of(out, name, sources):
+    return plan_table(TABLES[name](SMOKE), SMOKE, range(SEEDS[name]), sources, out)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_every_row_and_column(out, name, sources):
+    rows, plan = rows_of(out, name), plan_of(out, name, sources)
+    assert [row["label"] for row in rows] == [one.row.label for one in plan.drawn]
+    columns = set(rows[0]) - set(FACTS)
+    for measure in plan.table.measures:
+        assert {f"{measure} {kind}" for kind in (EDIT_KINDS if measure == "edit" else kinds())} <= columns
+    for row in rows:
+        assert all(0 <= float(row[column]) <= 1 for column in columns if row[column] and column != "style gap closed")
+    page = (out / "results" / f"{name}.md").read_text(encoding="utf-8")
+    assert all(f"| {row['label']} |" in page for row in rows)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_its_pictures_are_there(out, name):
+    for kind in ("plot", "grid"):
+        with Image.open(out / "results" / f"{name}-{kind}.png") as picture:
+            assert min(picture.size) > 200
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("guidance", "ablations")])
+def test_its_numbers_are_those_of_the_csv(out, name):
+    """Each cell of the Markdown, worked out from the CSV by hand."""
+    page = (out / "results" / f"{name}.md").read_text(encoding="utf-8")
+    rows = rows_of(out, name)
+    checked = 0
+    for title, measure in (("Editing", "edit"), ("Text to image", "t2i"), ("Text to image, in the style", "style")):
+        found = re.search(rf"^## {title}\n\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL)
+        if not found:
+            continue
+        heads, _, *lines = [line.strip("| ").split(" | ") for line in found[1].splitlines()]
+        for line in lines:
+            cells = dict(zip(heads, line, strict=True))
+            label = cells.pop("model")
+            some = [row for row in rows if row["label"] == label]
+            cells.pop("seconds")
+            forwards = cells.pop("forwards").replace(",", "")
+            assert forwards in ("-", str(round(mean(int(row["forwards"]) for row in some))))
+            for head, cell in cells.items():
+                values = [float(row[f"{measure} {head}"]) for row in some]
+                scale = 100 if "%" in cell else 1
+                numbers = [float(number.rstrip(" %")) for number in cell.split(" ± ")]
+                expected = [mean(values), stdev(values)] if len(values) > 1 else [mean(values)]
+                assert numbers == pytest.approx([scale * value for value in expected], abs=0.051 if scale > 1 else 6e-4)
+                checked += 1
+    assert checked >= 7 * len({row["label"] for row in rows})
+
+
+def test_averages_are_the_means_of_their_kinds(out):
+    for row in rows_of(out, "composition"):
+        edits = [float(row[f"edit {kind}"]) for kind in EDIT_KINDS]
+        assert float(row["edit average"]) == pytest.approx(mean(edits))
+        assert float(row["t2i overall"]) == pytest.approx(mean(float(row[f"t2i {kind}"]) for kind in kinds()))
+
+
+def test_costs_are_those_of_the_logs(out, sources):
+    """Forwards by hand: a step has four samples, and two solver steps are two states."""
+    rows = {row["label"]: int(row["forwards"]) for row in rows_of(out, "composition")}
+    steps, samples, rollout = SMOKE.steps, SMOKE.samples, SMOKE.rollout
+    assert rows["joint training"] == steps * samples
+    assert rows["off-policy"] == steps * samples * 2
+    assert rows["weight merge"] == rows["T2I source"] == rows["edit source"] == 0
+    states = steps * samples * rollout
+    assert rows["DiffusionOPD"] == states // 2 + 2 * states  # the first state is noise, and the last needs no step
+    assert rows["Flow-OPD"] == 3 * states
+    assert steps * samples * 2 <= rows["DanceOPD"] <= steps * samples * (2 + rollout - 1)
+    plan = plan_of(out, "composition", sources)
+    assert sum(rows.values()) == sum(cost_of(run).forwards for run in plan.runs)
+
+
+def test_gap_closed_is_between_base_and_teacher(out):
+    entries = read_entries(out / "results" / "style.csv")
+    base, teacher = (entry.values["style overall"] for entry in entries[:2])
+    for entry in entries:
+        if teacher > base:
+            gap = (entry.values["style overall"] - base) / (teacher - base)
+            assert entry.values["style gap closed"] == pytest.approx(gap)
+        else:
+            assert "style gap closed" not in entry.values
+
+
+def test_runs_are_shared_between_tables(out, sources):
+    """The student of alpha 1, and the first rows of the ablations, are the composition's."""
+    ours = {run.folder for run in plan_of(out, "composition", sources).runs}
+    assert len(ours & {run.folder for run in plan_of(out, "guidance", sources).runs}) == 1
+    assert len(ours & {run.folder for run in plan_of(out, "ablations", sources).runs}) == 3
+
+
+def test_the_early_stop_changes_the_cost_and_not_the_student(out, sources):
+    rows = {one.row.label: one.run for one in plan_of(out, "ablations", sources).drawn}
+    on, off = rows["early stop: on"], rows["early stop: off"]
+    assert cost_of(on).forwards < cost_of(off).forwards == SMOKE.steps * SMOKE.samples * (SMOKE.rollout + 2)
+    one, other = load_file(on.lora), load_file(off.lora)
+    assert one.keys() == other.keys()
+    assert all((one[key] - other[key]).abs().max() < 1e-4 for key in one)
+    soft = load_file(rows["routing: soft"].lora)
+    assert any((one[key] - soft[key]).abs().max() > 1e-4 for key in one), "two steps change nothing at all"
+
+
+def test_a_finished_table_is_written_again_without_a_training(out, sources, capsys):
+    def forbidden(*_):
+        raise AssertionError("a finished run was started again")
+
+    before = (out / "results" / "style.csv").read_text(encoding="utf-8")
+    capsys.readouterr()
+    main([*words("style", sources, out), "--seeds", "2"], start=forbidden)
+    assert (out / "results" / "style.csv").read_text(encoding="utf-8") == before
+    assert before.splitlines()[0].startswith("label,group,seed")
+    assert "style.md" in capsys.readouterr().out
+
+
+def test_the_page_has_every_table_and_how_it_was_made(out):
+    page = (out / "results" / "README.md").read_text(encoding="utf-8")
+    assert all(f"## {name}" in page and f"({name}.md)" in page for name in TABLES)
+    assert "Not run yet" not in page
+    assert page.count("**not resolved**") > 20
+    facts = json.loads((out / "results" / "style.json").read_text(encoding="utf-8"))
+    assert facts["seeds"] == [0, 1]
+    assert facts["budget"] == "smoke"
+    assert {"python", "torch", "diffusers"} <= set(facts["versions"])
+
+
+def test_wrong_arguments_end_with_one_message(sources, tmp_path, capsys):
+    assert exit_code(main, [*words("style", sources, tmp_path / "out"), "--seeds", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: --seeds 0")
+    assert not (tmp_path / "out").exists()
