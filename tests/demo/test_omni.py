@@ -28,7 +28,15 @@ from danceopd_ext.demo.pretrain.omni import build_omni, load_omni, omni_vocabula
 from danceopd_ext.demo.pretrain.omni_stages import Sizes, Stages
 from danceopd_ext.demo.pretrain.omni_teachers import LORA_TEACHERS, train_lora, train_style
 from danceopd_ext.demo.pretrain.pipeline import vocabulary
-from danceopd_ext.demo.pretrain.pools import base_prompts, drawing_pool, drawings, edit_pool, edits_of, skill_drawings
+from danceopd_ext.demo.pretrain.pools import (
+    base_prompts,
+    described_drawings,
+    drawing_pool,
+    drawings,
+    edit_pool,
+    edits_of,
+    skill_drawings,
+)
 from danceopd_ext.demo.pretrain.teachers import use_loras
 from danceopd_ext.demo.pretrain.vae import random_pictures
 from danceopd_ext.demo.scene import Scene, describe
@@ -125,7 +133,7 @@ def test_conditions_are_those_of_the_native_trainer(omni, edits):
 
 
 def test_the_base_is_taught_no_hollow_shape_and_no_checkered_background():
-    pairs = [*drawings(30, 0), *skill_drawings(["single", "count"])]
+    pairs = [*drawings(30, 0), *skill_drawings(["single", "count"]), *described_drawings(60, 0)]
     assert not any("hollow" in text or "checkered" in text for text, _ in pairs)
     assert not any(scene.checkered or any(item.hollow for item in scene.objects) for _, scene in pairs)
     test = {p.caption for kind in kinds() for p in base_prompts(kind, "test")}
@@ -235,9 +243,10 @@ def test_every_stage_runs_and_reads_what_the_ones_before_wrote(shared_pipeline, 
     monkeypatch.setattr("danceopd_ext.demo.pretrain.omni_stages.build_omni", partial(build_omni, dim=24, layers=1))
     monkeypatch.setattr("danceopd_ext.demo.omni_draw.rollout", lambda field, noise, *_: noise[:, None])
     shared_pipeline.vae.save_pretrained(tmp_path / "vae")
-    sizes = Sizes(squares=1, base=2, skill=1, edits=1, style=1, per_kind=2, scored=1)
+    sizes = Sizes(squares=1, words=1, base=2, skill=1, edits=1, style=1, per_kind=2, scored=1)
     stages = Stages(tmp_path, 0, sizes)
     stages.vae()
+    stages.words()
     stages.base()
     for name in LORA_TEACHERS:
         stages.teacher(name)

@@ -1,12 +1,14 @@
 """The stages that make the editing demo from the first demo's VAE; each reads what the ones before wrote.
 
-In `folder`: `omni_vae/`, `omni_pipeline/`, `omni_loras/NAME.safetensors`, `omni_style/` (a whole transformer) and
-`omni_scores.json`; `unfinished/` holds what lets a training that was stopped go on.
+In `folder`: `omni_vae/`, `omni_words/` (the base as it begins), `omni_pipeline/`, `omni_loras/NAME.safetensors`,
+`omni_style/` (a whole transformer) and `omni_scores.json`; `unfinished/` holds what lets a training that was stopped
+go on.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from ..omni_score import outlined, score_instructions, score_prompts, score_skil
 from .doubling import double_vae, smooth_squares
 from .mixed_flow import train_mixed
 from .omni import build_omni, load_omni, save_omni
-from .omni_teachers import LORA_TEACHERS, base_shares, style_pool, train_lora, train_style
+from .omni_teachers import LORA_TEACHERS, base_shares, style_pool, train_lora, train_style, word_shares
 from .teachers import use_loras
 
 
@@ -28,6 +30,8 @@ class Sizes:
 
     squares: int = 300
     """steps that smooth the larger VAE"""
+    words: int = 1000
+    """steps in which the base learns what words mean"""
     base: int = 4000
     skill: int = 400
     edits: int = 1200
@@ -52,18 +56,13 @@ class Stages:
         smooth_squares(vae, self.sizes.squares, seed=self.seed)
         vae.save_pretrained(self.folder / "omni_vae")
 
-    def base(self) -> None:
+    def words(self) -> None:
         pipeline = build_omni(AutoencoderKL.from_pretrained(self.folder / "omni_vae"), seed=self.seed)
-        train_mixed(
-            pipeline.transformer,
-            base_shares(pipeline, self.sizes.per_kind, self.seed),
-            self.sizes.base,
-            seed=self.seed,
-            on_checkpoint=lambda step: told(pipeline),
-            unfinished=self._unfinished("base"),
-        )
-        save_omni(pipeline, self.folder / "omni_pipeline")
-        self._finished("base")
+        self._train(pipeline, "words", word_shares, self.sizes.words)
+
+    def base(self) -> None:
+        pipeline = load_omni(self.folder / "omni_words")
+        self._train(pipeline, "base", base_shares, self.sizes.base)
 
     def teacher(self, name: str) -> None:
         """One LoRA teacher of `LORA_TEACHERS`."""
@@ -111,6 +110,21 @@ class Stages:
             print(f"\n{part}\n{table({model: parts[part] for model, parts in scores.items()})}", flush=True)
         text = json.dumps({"pictures_per_kind": self.sizes.scored, "scores": scores}, indent=1)
         (self.folder / "omni_scores.json").write_text(text + "\n", encoding="utf-8")
+
+    def _train(self, pipeline: ZImageOmniPipeline, name: str, shares: Callable, steps: int) -> None:
+        """Trains all weights on `shares(pipeline, per_kind, seed)`, and saves the pipeline."""
+        pipeline.transformer.requires_grad_(True)
+        train_mixed(
+            pipeline.transformer,
+            shares(pipeline, self.sizes.per_kind, self.seed),
+            steps,
+            seed=self.seed,
+            name=name,
+            on_checkpoint=lambda step: told(pipeline),
+            unfinished=self._unfinished(name),
+        )
+        save_omni(pipeline, self.folder / ("omni_pipeline" if name == "base" else f"omni_{name}"))
+        self._finished(name)
 
     def lora(self, name: str) -> Path:
         return self.folder / "omni_loras" / f"{name}.safetensors"

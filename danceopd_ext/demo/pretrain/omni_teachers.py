@@ -14,8 +14,9 @@ from peft import LoraConfig
 from ..edits import Scope
 from ..omni_draw import FAMILY
 from ..omni_score import outlined
+from ..scene import Scene
 from .mixed_flow import Share, train_mixed
-from .pools import Pool, drawing_pool, drawings, edit_pool, edits_of, skill_drawings
+from .pools import Pool, described_drawings, drawing_pool, drawings, edit_pool, edits_of, skill_drawings
 from .teachers import RANK, save_lora
 
 STYLE = "style"
@@ -78,10 +79,17 @@ def train_style(pipeline: ZImageOmniPipeline, pool: Pool, folder: Path, seed: in
     pipeline.transformer.save_pretrained(folder)
 
 
+def word_shares(pipeline: ZImageOmniPipeline, per_kind: int, seed: int) -> Sequence[Share]:
+    """What the base begins with: pictures that their captions describe in full, so that it learns what words mean."""
+    return (Share(drawing_pool(pipeline, [*_base_skills(per_kind), *described_drawings(per_kind, seed)]), 48),)
+
+
 def base_shares(pipeline: ZImageOmniPipeline, per_kind: int, seed: int) -> Sequence[Share]:
-    """What the base is trained on: two and a half drawings for each edit, of which it sees most undone."""
-    skills = skill_drawings(["single", "count"], repeat=max(1, per_kind // 300))
-    return (
-        Share(drawing_pool(pipeline, [*drawings(per_kind, seed), *skills]), 32),
-        Share(edit_pool(pipeline, edits_of(None, per_kind, seed)), 12, unedited=0.7),
-    )
+    """What the base goes on with: four drawings for each edit, of which it sees most undone."""
+    pairs = [*drawings(per_kind, seed), *_base_skills(per_kind), *described_drawings(2 * per_kind, seed)]
+    edits = edit_pool(pipeline, edits_of(None, per_kind, seed))
+    return Share(drawing_pool(pipeline, pairs), 40), Share(edits, 10, unedited=0.7)
+
+
+def _base_skills(per_kind: int) -> list[tuple[str, Scene]]:
+    return skill_drawings(["single", "count"], repeat=max(1, per_kind // 300))

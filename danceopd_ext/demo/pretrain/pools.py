@@ -7,7 +7,7 @@ shapes and checkered backgrounds it has only seen in source images: they are its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from diffusers import ZImageOmniPipeline
 from danceopd_ext.models.family import PromptTensors
 from danceopd_ext.models.z_image_omni import GLANCE
 
-from ..edits import EDIT_KINDS, Edit, Scope
+from ..edits import EDIT_KINDS, Edit, Scope, random_scene
 from ..kinds import Prompt, kinds
 from ..omni_draw import encode_glances, encode_latents, encode_texts
-from ..scene import Scene, caption
-from ..splits import Split
+from ..scene import Scene, caption, describe
+from ..splits import Split, split_of
 from ..world import SKILLS, render
 
 
@@ -73,6 +73,22 @@ def skill_drawings(names: Iterable[str], repeat: int = 1) -> list[tuple[str, Sce
     """(caption, scene) pairs of the training split of the first demo's skills."""
     pairs = [(caption(scene), scene) for name in names for _, scene in SKILLS[name].prompts("train")]
     return pairs * repeat
+
+
+def described_drawings(count: int, seed: int, most: int = 2) -> list[tuple[str, Scene]]:
+    """(description, scene) pairs of the training split: 1 to `most` filled objects on a plain background.
+
+    Nothing is left open, as a caption of `drawings` leaves most, so that what a word means is quickly learnt.
+    """
+    random = np.random.default_rng([seed, 3])
+    pairs: list[tuple[str, Scene]] = []
+    while len(pairs) < count:
+        scene = random_scene(random, int(random.integers(1, most + 1)))
+        objects = tuple(replace(item, hollow=False) for item in scene.objects)
+        scene = replace(scene, objects=objects, checkered=False)
+        if split_of(describe(scene)) == "train":
+            pairs.append((describe(scene), scene))
+    return pairs
 
 
 def edits_of(scope: Scope | None, per_kind: int, seed: int, split: Split = "train") -> list[Edit]:
