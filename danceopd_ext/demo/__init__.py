@@ -6,8 +6,9 @@
 - `near_misses`, `disturb`, `check_report`: tries these checks on pictures that are nearly right
 - `route_files`: writes the benchmark's prompts and edits as training data
 - `score`: draws captions with a pipeline and checks the drawings
+- `omni_draw`, `omni_score`: the same for a pipeline that edits too, on the whole benchmark; it is not shipped
 - `report`: what the quickstart leaves: scores of every model, and a picture grid
-- `pretrain`: how `pipeline/` and `loras/` were made (see `scripts/demo_pretrain.py`)
+- `pretrain`: how `pipeline/` and `loras/` were made, and how one that edits is made (see `scripts/demo_pretrain.py`)
 """
 
 from pathlib import Path

@@ -30,7 +30,7 @@ class Sizes:
 
     squares: int = 300
     """steps that smooth the larger VAE"""
-    words: int = 1000
+    words: int = 800
     """steps in which the base learns what words mean"""
     base: int = 4000
     skill: int = 400
@@ -120,6 +120,7 @@ class Stages:
             steps,
             seed=self.seed,
             name=name,
+            every=200,
             on_checkpoint=lambda step: told(pipeline),
             unfinished=self._unfinished(name),
         )
