@@ -10,4 +10,5 @@
 - `entries`, `summary`, `stats`: the raw numbers, their means over seeds, and how sure these are
 - `markdown`, `plots`, `grids`: what is written
 - `claims`, `page`: the paper's claims beside what came out
+- `command`: all of it, in order
 """

@@ -31,7 +31,7 @@ class Budget:
     """guidance of the teacher (alpha) and at inference (beta) in the guidance table"""
 
 
-#: seconds of random weights, twenty minutes of two cores for a seed of `composition`, and a night
+#: seconds; about twenty minutes of two cores, and more than two hours of them, for a seed of `composition`
 BUDGETS: dict[str, Budget] = {
     "smoke": Budget(
         steps=2, samples=4, rank=2, rollout=2, group=2, examples=2, tested=1, queries=(1, 2), rollouts=(2, 3),

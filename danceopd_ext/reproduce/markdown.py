@@ -33,7 +33,7 @@ def settings(budget: Budget, facts: dict) -> str:
         "are those of all its routes (DiffusionOPD) and of all trajectories (Flow-OPD, groups of "
         f"{budget.group}). Optimizer steps are equal, compute is not: forwards are samples through the transformer, "
         "seconds are those of training on one thread. Scores are fractions (0 to 1) on held-out prompts and edits, "
-        f"{budget.tested} drawings of each kind: the mean over training seeds {seeds}, ± their standard deviation "
+        f"drawings of each kind: {budget.tested}; the mean over training seeds {seeds}, ± their standard deviation "
         f"where there are several; the drawings' noise has seed {facts['drawing_seed']}.\n\n"
         f"Training took {facts['training_hours']:.2f} core hours; {versions}."
     )

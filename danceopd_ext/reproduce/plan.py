@@ -75,7 +75,7 @@ def plan_job(row: Row, run: Run | None, beta: float, table: Table, budget: Budge
 def entries_of(plan: Plan) -> list[Entry]:
     """The raw numbers of a plan that was trained and scored, in the order of the table."""
     entries = [_entry(one) for one in plan.drawn]
-    return _with_gap(entries) if "style" in plan.table.measures else entries
+    return with_gap(entries) if "style" in plan.table.measures else entries
 
 
 def _entry(one: Drawn) -> Entry:
@@ -94,7 +94,7 @@ def _entry(one: Drawn) -> Entry:
     )
 
 
-def _with_gap(entries: list[Entry]) -> list[Entry]:
+def with_gap(entries: list[Entry]) -> list[Entry]:
     """Adds how much of the gap between base (the first entry) and teacher (the second) is closed, as a fraction.
 
     Nothing is added where the teacher is no better than the base.

@@ -12,8 +12,9 @@ from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.claims import BAND, COMPOSITION, EDIT, Claim, judge
 from danceopd_ext.reproduce.entries import Entry, read_entries, write_entries
 from danceopd_ext.reproduce.page import claims_of
+from danceopd_ext.reproduce.plan import with_gap
 from danceopd_ext.reproduce.stats import FAILS, HOLDS, OPEN, Stat, combined, greater, stat, within
-from danceopd_ext.reproduce.summary import pictures_of, summarise
+from danceopd_ext.reproduce.summary import GAP, pictures_of, summarise
 from danceopd_ext.reproduce.tables import TABLES
 
 HIGH, LOW = Stat(0.8, 0.02, 3, 200), Stat(0.5, 0.02, 3, 200)
@@ -130,3 +131,12 @@ def test_entries_are_read_back_exactly(tmp_path):
     entries = [Entry("a, b", {"x": 1 / 3}, "g", 1, 3.0, 7.0, 12, 0.5), Entry("c", {"y": 0.1 + 0.2})]
     write_entries(tmp_path / "t.csv", entries)
     assert read_entries(tmp_path / "t.csv") == entries
+
+
+def test_the_gap_that_is_closed():
+    def gaps(*scores):
+        found = with_gap([Entry(str(place), {"style overall": score}) for place, score in enumerate(scores)])
+        return [entry.values.get(GAP) for entry in found]
+
+    assert gaps(0.1, 0.9, 0.7, 0.05) == pytest.approx([0, 1, 0.75, -0.0625])
+    assert gaps(0.5, 0.5, 0.7) == [None] * 3, "there is no gap to close"
