@@ -24,7 +24,7 @@ def sources(tmp_path_factory):
 
     from danceopd_ext.demo import PIPELINE
     from danceopd_ext.demo.pretrain.doubling import double_vae
-    from danceopd_ext.demo.pretrain.omni import build_omni, save_omni
+    from danceopd_ext.demo.pretrain.omni import build_omni, load_omni, save_omni
     from danceopd_ext.demo.pretrain.teachers import save_lora
 
     found = Sources(tmp_path_factory.mktemp("sources"))
@@ -37,8 +37,9 @@ def sources(tmp_path_factory):
         pipeline.transformer.add_adapter(config, adapter_name=name)
         save_lora(pipeline, name, found.file(name))
         pipeline.transformer.delete_adapters(name)
-    randomise(pipeline.transformer, 2, scale=0.05)
-    pipeline.transformer.save_pretrained(found.style)
+    style = load_omni(found.pipeline).transformer  # read again: a deleted adapter leaves other names of weights
+    randomise(style, 2, scale=0.05)
+    style.save_pretrained(found.style)
     return found
 
 

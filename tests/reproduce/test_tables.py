@@ -18,9 +18,10 @@ from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.command import main
 from danceopd_ext.reproduce.entries import FACTS, read_entries
 from danceopd_ext.reproduce.plan import plan_table
-from danceopd_ext.reproduce.runner import cost_of
+from danceopd_ext.reproduce.runner import cost_of, train_missing
 from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.reproduce.tables import TABLES
+from tests.toolkits.conftest import same_tensors
 
 SMOKE = BUDGETS["smoke"]
 SEEDS = {"composition": 1, "local-global": 1, "style": 2, "guidance": 1, "ablations": 1}
@@ -128,6 +129,15 @@ def test_gap_closed_is_between_base_and_teacher(out):
             assert entry.values["style gap closed"] == pytest.approx(gap)
         else:
             assert "style gap closed" not in entry.values
+
+
+def test_a_style_is_learnt_from_the_checkpoint_and_repeats(out, sources, here, tmp_path):
+    """The same run elsewhere is the same LoRA, so no weight of the teacher was made up."""
+    ours = plan_of(out, "style", sources).runs[-1]
+    again = plan_table(TABLES["style"](SMOKE), SMOKE, range(SEEDS["style"]), sources, tmp_path).runs[-1]
+    train_missing([again], 1, here)
+    assert again.folder.name == ours.folder.name
+    assert same_tensors(again.lora, ours.lora)
 
 
 def test_runs_are_shared_between_tables(out, sources):
