@@ -1,7 +1,8 @@
-"""The shipped presets for FLUX.1 Kontext and Qwen-Image-Edit, against musubi's own parser."""
+"""The shipped presets for FLUX.1 Kontext, FLUX.2, Qwen-Image and Qwen-Image-Edit, against musubi's own parser."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,16 @@ def arguments_of(preset):
     return arguments, settings_of(preset, arguments, architecture)
 
 
-@pytest.mark.parametrize("name", ["musubi_flux_kontext_fuse_edits", "musubi_qwen_image_edit_fuse"])
+EDITS = ["musubi_flux_kontext_fuse_edits", "musubi_qwen_image_edit_fuse"]
+
+
+@pytest.mark.parametrize("name", [*EDITS, "musubi_flux_2_fuse_loras", "musubi_qwen_image_fuse_loras"])
 def test_musubis_parser_takes_every_key_and_also_those_in_comments(name, tmp_path):
     text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     head, _, body = text.partition("\n[model]")
-    assert "[[datasets]]" in head  # the example of a dataset file stays a comment
-    shown = "\n".join(line.removeprefix("# ") if line.startswith("# ") and " = " in line else line
-                      for line in body.splitlines())  # fmt: skip
+    if name in EDITS:
+        assert "[[datasets]]\n" in head  # the example of a dataset file stays a comment
+    shown = re.sub(r"^# (\[|\w+ = )", r"\1", body, flags=re.MULTILINE)
     assert shown != body
     for written in (body, shown):
         path = tmp_path / "preset.toml"
@@ -44,7 +48,7 @@ def test_musubis_parser_takes_every_key_and_also_those_in_comments(name, tmp_pat
         args = arguments.namespace
         assert args.fp8_base and args.fp8_scaled and args.gradient_checkpointing and args.sdpa
         assert args.network_module == settings.architecture.network_module
-        assert args.vae_dtype == "bfloat16"
+        assert args.vae_dtype == ("float32" if "flux_2" in name else "bfloat16")
         assert settings.flow_shift is None
     assert args.sample_prompts and args.vae
 
