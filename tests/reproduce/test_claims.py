@@ -62,6 +62,8 @@ def test_about_the_same_needs_to_be_surely_the_same():
     assert within({"a": one, "b": replace(one, mean=0.5 + 2 * BAND)}, BAND) == FAILS
     assert within({"a": replace(one, std=0.2), "b": one}, BAND) == OPEN
     assert within({"a": replace(one, seeds=1, std=None), "b": one}, BAND) == OPEN
+    near = replace(one, std=0.03)
+    assert within({"a": near, "b": replace(near, mean=0.5 + 1.1 * BAND)}, BAND) == OPEN
     far = {"a": one, "b": one, "c": replace(one, mean=0.5 - 2 * BAND)}
     assert within(far, BAND) == FAILS
 

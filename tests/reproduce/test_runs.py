@@ -20,7 +20,9 @@ from danceopd_ext.config.load import load_preset
 from danceopd_ext.demo.edits import EDIT_KINDS
 from danceopd_ext.demo.omni_draw import halved
 from danceopd_ext.demo.omni_score import held_out_prompts
-from danceopd_ext.demo.world import read_scenes
+from danceopd_ext.demo.scene import describe, scene_of
+from danceopd_ext.demo.splits import split_of
+from danceopd_ext.demo.world import read_cells, read_scenes
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.data import write_route
@@ -203,6 +205,8 @@ def test_edit_routes_have_sources_and_targets_of_their_scope(tmp_path):
     assert all("background" in row["prompt"] or "it" in row["prompt"] or "shapes" in row["prompt"] for row in other)
     before, after = (pictures(tmp_path / "edit-3", every, column) for column in ("source", "target"))
     assert (before != after).any(axis=(1, 2, 3)).all()
+    scenes = [scene_of(cells) for cells in read_cells(np.concatenate([before, after]))]
+    assert {split_of(describe(scene)) for scene in scenes} == {"train"}
     with Image.open(tmp_path / "edit-3" / every[0]["source"]) as picture:
         assert picture.size == (64, 64)
 
