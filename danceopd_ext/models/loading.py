@@ -77,6 +77,7 @@ def find_source(where: str, model_type: str | None = None, components_from: str 
 def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
     """The transformer in eval mode without gradients, on the CPU. Raises UserError when the weights do not load."""
     cls = library_class(source.family.transformer_class)
+    missing: list[str] = []
     try:
         if source.transformer.is_file():
             model = cls.from_single_file(
@@ -86,12 +87,23 @@ def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
                 torch_dtype=dtype,
             )
         else:
-            model = cls.from_pretrained(source.transformer, subfolder="transformer", torch_dtype=dtype)
+            model, info = cls.from_pretrained(
+                source.transformer, subfolder="transformer", torch_dtype=dtype, output_loading_info=True
+            )
+            missing += info["missing_keys"]
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"{source.transformer}: the transformer does not load ({_first_line(error)}). "
             f"Is the file whole, and is it a {source.family.title} model?"
         ) from error
+    # diffusers leaves what it does not find as it was made: memory with anything in it
+    missing += [name for name, weight in model.named_parameters() if weight.is_meta]
+    if missing:
+        count = len(set(missing))
+        raise UserError(
+            f"{source.transformer}: {count} tensors of the transformer are missing, such as {missing[0]}. "
+            f"Is the file whole, and is it a {source.family.title} model?"
+        )
     return model.eval().requires_grad_(False)
 
 

@@ -5,7 +5,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import Flux2Pipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import loading
@@ -215,6 +215,29 @@ def test_half_a_transformer_is_refused(folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(UserError, match="transformer"):
         load_transformer(find_source(str(tmp_path / "model")), torch.float32)
+
+
+def test_a_transformer_without_one_of_its_layers_is_refused(folder, tmp_path):
+    """diffusers would go on with whatever is in memory in its place."""
+    shutil.copytree(folder, tmp_path / "model")
+    weights = next((tmp_path / "model" / "transformer").glob("*.safetensors"))
+    tensors = load_file(weights)
+    lost = next(name for name in tensors if (name.endswith(".weight") and "block" in name) or "layers" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, weights)
+    with pytest.raises(UserError, match="1 tensors of the transformer are missing") as caught:
+        load_transformer(find_source(str(tmp_path / "model")), torch.float32)
+    assert lost in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sd3", "z_image", "qwen_image"])
+def test_a_single_file_without_one_of_its_layers_is_refused(name, tmp_path):
+    components = save_any(name, tmp_path / "model")
+    file = to_single_file(name, ALL[name]().transformer, tmp_path / "one.safetensors")
+    tensors = load_file(file)
+    lost = next(key for key in tensors if key.endswith((".mlp.fc2.weight", "feed_forward.w2.weight", "net.2.weight")))
+    save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file)
+    with pytest.raises(UserError, match="one.safetensors"):
+        load_transformer(find_source(str(file), name, str(components)), torch.float32)
 
 
 def test_hub_id_that_cannot_be_reached(monkeypatch):
