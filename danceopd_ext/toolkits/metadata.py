@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from danceopd_ext import __version__
@@ -29,6 +30,12 @@ def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> 
         "ss_danceopd_student_guidance_scale": options.student_guidance_scale,
         **{f"ss_danceopd_{key}": getattr(options, key) for key in options.own_keys},
     }
+
+
+def hosted_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> dict[str, str | int | float]:
+    """The same as the toolkits write entries: text and numbers; tables are JSON."""
+    entries = danceopd_entries(options, weights)
+    return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in entries.items()}
 
 
 def describe_teacher(teacher: Teacher) -> str:

@@ -111,6 +111,7 @@ class Distiller:
             rollout_batch_size=options.rollout_batch_size,
         )
         self._pieces: list[torch.Tensor] = []
+        self._grids: dict[tuple[int, ...], torch.Tensor] = {}
 
     def loss(self, transformer: torch.nn.Module, condition: Conditions, latent_shape: Sequence[int]) -> torch.Tensor:
         """The loss of this micro-batch, for the toolkit's own backward, which must follow at once."""
@@ -164,9 +165,15 @@ class Distiller:
             indices=[row * batches + place for row in range(count)],
             total=count * batches,
             latent_shape=tuple(latent_shape),
-            sigmas=self.adapter.sigmas(self.method.rollout_steps, tuple(latent_shape)),
+            sigmas=self._grid(tuple(latent_shape)),
             micro_batch_size=count,
         )
+
+    def _grid(self, latent_shape: tuple[int, ...]) -> torch.Tensor:
+        """The toolkit's sampling grid, asked for once for each size: it builds a scheduler every time."""
+        if latent_shape not in self._grids:
+            self._grids[latent_shape] = self.adapter.sigmas(self.method.rollout_steps, latent_shape)
+        return self._grids[latent_shape]
 
     def fields(self, transformer: torch.nn.Module) -> tuple[Field, Field]:
         """(teacher, student): the teacher answers each sample by the field of its own route."""

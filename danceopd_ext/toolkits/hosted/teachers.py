@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -82,3 +83,17 @@ def network_tensors(name: str, lora: Lora, layout: Layout, linears: Linears) -> 
                 f"LoRA and {what}. Use a LoRA made for exactly the base model that you train."
             )
     return tensors
+
+
+def left_out(tensors: Iterable[str], network: Any) -> tuple[list[str], int]:
+    """The layers of a teacher's state dict that the toolkit's network did not make, and how many layers there are.
+
+    The toolkits' network modules leave out, silently, what they do not know.
+    """
+    wanted = {key.partition(".")[0] for key in tensors}
+    return sorted(wanted - {module.lora_name for module in network.unet_loras}), len(wanted)
+
+
+def autocast_dtype(mixed_precision: str | None) -> torch.dtype:
+    """What a toolkit computes in. A teacher kept in it gives the same numbers as in float32, at half the memory."""
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(mixed_precision, torch.float32)

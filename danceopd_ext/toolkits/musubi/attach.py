@@ -10,10 +10,14 @@ import torch
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.layer_names import LayerNames
-from danceopd_ext.toolkits.hosted.teachers import host_layout, linear_layers, network_tensors, read_teachers
-
-#: autocast computes in these; a teacher is kept in it, which gives the same numbers as float32 at half the memory
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+from danceopd_ext.toolkits.hosted.teachers import (
+    autocast_dtype,
+    host_layout,
+    left_out,
+    linear_layers,
+    network_tensors,
+    read_teachers,
+)
 
 
 def attach_teachers(
@@ -27,7 +31,7 @@ def attach_teachers(
     """
     linears = linear_layers(transformer)
     layout = host_layout(names, title, linears)
-    dtype = AUTOCAST.get(accelerator.mixed_precision, torch.float32)
+    dtype = autocast_dtype(accelerator.mixed_precision)
     networks = {}
     for name, lora in read_teachers(options, layout).items():
         tensors = network_tensors(name, lora, layout, linears)
@@ -54,10 +58,9 @@ def _attach(name: str, tensors: Mapping[str, torch.Tensor], transformer: torch.n
 
 
 def _check_complete(name: str, network: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    wanted = {key.split(".")[0] for key in tensors}
-    lost = sorted(wanted - {module.lora_name for module in network.unet_loras})
+    lost, count = left_out(tensors, network)
     if lost:
         raise UserError(
-            f"[danceopd.teachers.{name}] {len(lost)} of its {len(wanted)} layers are not in musubi-tuner's model, for "
+            f"[danceopd.teachers.{name}] {len(lost)} of its {count} layers are not in musubi-tuner's model, for "
             f"example {', '.join(lost[:5])}. Use a LoRA made for exactly the base model that you train."
         )

@@ -20,10 +20,10 @@ from danceopd_ext.method import derive_seed
 from danceopd_ext.toolkits.hosted.distiller import Distiller, Progress
 from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.metadata import hosted_entries
 from danceopd_ext.toolkits.musubi.attach import attach_teachers
 from danceopd_ext.toolkits.musubi.compiling import allow_voices
 from danceopd_ext.toolkits.musubi.data import ROUTE
-from danceopd_ext.toolkits.musubi.metadata import metadata_entries
 from danceopd_ext.toolkits.musubi.registry import Architecture
 from danceopd_ext.toolkits.musubi.resume import FastForward, check_state
 from danceopd_ext.toolkits.musubi.sources import Sources
@@ -132,7 +132,7 @@ class DanceOPDMixin:
         return loss, dict(self.distiller.logs)
 
     def extra_metadata(self, args: argparse.Namespace) -> dict[str, Any]:
-        return {**super().extra_metadata(args), **metadata_entries(self.settings.options, self.weights)}
+        return {**super().extra_metadata(args), **hosted_entries(self.settings.options, self.weights)}
 
 
 def trainer_class(theirs: type) -> type:

@@ -13,7 +13,7 @@ import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.teachers import host_layout, linear_layers, network_tensors, read_teachers
+from danceopd_ext.toolkits.hosted.teachers import host_layout, left_out, linear_layers, network_tensors, read_teachers
 from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 
 
@@ -48,11 +48,9 @@ def attach_teachers(
 
 
 def _check_complete(where: str, tensors: Mapping[str, torch.Tensor], network: Any, architecture: Architecture) -> None:
-    """The network module leaves out, silently, layers that it does not know."""
-    wanted = {key.partition(".")[0] for key in tensors}
-    missing = sorted(wanted - {module.lora_name for module in network.unet_loras})
+    missing, count = left_out(tensors, network)
     if missing:
         raise UserError(
-            f"{where}: {len(missing)} of {len(wanted)} layers cannot be held by {architecture.network_module}, such as "
+            f"{where}: {len(missing)} of {count} layers cannot be held by {architecture.network_module}, such as "
             f'{missing[0]}. Use a LoRA without them, or toolkit = "native".'
         )

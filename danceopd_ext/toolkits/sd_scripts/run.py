@@ -11,6 +11,7 @@ from pathlib import Path
 
 from danceopd_ext.config.load import read_toml
 from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.data.items import Size
 from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError, nearest
@@ -25,7 +26,6 @@ from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES, Architecture
 from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS, trainer_class
 
-Size = tuple[int, int]
 #: arguments that name a file or folder which must be there
 FILES = ("dataset_config", "train_data_dir", "in_json", "sample_prompts", "network_weights")
 

@@ -18,7 +18,6 @@ where guidance needs it. `velocity` runs within the accelerator's autocast.
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from typing import Any
 
@@ -29,8 +28,9 @@ from danceopd_ext.data.weights import check_weights
 from danceopd_ext.toolkits.hosted.conditions import Entry
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.switch import Switch
+from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
 from danceopd_ext.toolkits.hosted.telling import tell
-from danceopd_ext.toolkits.metadata import danceopd_entries
+from danceopd_ext.toolkits.metadata import hosted_entries
 from danceopd_ext.toolkits.sd_scripts.attach import attach_teachers
 from danceopd_ext.toolkits.sd_scripts.captions import settle_captions
 from danceopd_ext.toolkits.sd_scripts.data import TEACHER, assign_routes, balance, forget_pictures, mend_cached_texts
@@ -54,8 +54,6 @@ SEAMS = {
     "update_metadata": ("metadata", "args"),
     "train": ("args",),
 }
-#: what the toolkit computes in, by its mixed_precision
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 #: graphs that torch.compile may keep for each voice: it makes one for every size and number of samples
 GRAPHS_PER_VOICE = 8
 
@@ -102,7 +100,7 @@ class DanceOPDMixin:
         super().post_process_network(args, accelerator, network, text_encoders, unet)
         if note := self.architecture.mend(unet):
             tell(note)
-        dtype = DTYPES.get(args.mixed_precision, torch.float32)
+        dtype = autocast_dtype(args.mixed_precision)
         teachers = attach_teachers(self.options, self.architecture, text_encoders, unet, accelerator.device, dtype)
         swap = block_swap(unet, getattr(args, "blocks_to_swap", None), self.options.student_guidance_scale)
         self.distiller = Distiller(
@@ -172,8 +170,7 @@ class DanceOPDMixin:
 
     def update_metadata(self, metadata: dict[str, Any], args: Namespace) -> None:
         super().update_metadata(metadata, args)
-        for name, value in danceopd_entries(self.options, self.weights).items():
-            metadata[name] = json.dumps(value) if isinstance(value, dict) else value
+        metadata.update(hosted_entries(self.options, self.weights))
 
 
 def trainer_class(base: type) -> type:

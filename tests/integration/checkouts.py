@@ -1,0 +1,28 @@
+"""What the tests on both real checkouts need before the toolkit is imported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+#: of torchvision's binary, which does not load beside every build of torch; the toolkits only import the package
+OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_defined: list[torch.library.Library] = []  # operators go with the object that defined them
+
+
+def enter(sources: Path) -> None:
+    """Put the toolkit's sources first on sys.path, and define the operators that torchvision's binary would."""
+    if str(sources) in sys.path:
+        sys.path.remove(str(sources))
+    sys.path.insert(0, str(sources))
+    if _defined:
+        return
+    _defined.append(torch.library.Library("torchvision", "FRAGMENT"))
+    for operator in OPERATORS:
+        if not hasattr(torch.ops.torchvision, operator.partition("(")[0]):
+            _defined[0].define(operator)
