@@ -4,8 +4,9 @@
     python scripts/demo_pretrain.py --stage teachers    # one stage; earlier ones are read from --out
 
 The embedded demo: `vae`, `base`, two LoRA `teachers`, `evaluate`. With --edits the demo that edits too, whose VAE is
-made of the first one's: `omni_vae`, `omni_words` and `omni_base`, a stage `omni_NAME` for each LoRA teacher (hollow,
-checkered, edit, local_edit, global_edit), `omni_style` (a whole checkpoint), `omni_evaluate`.
+made of the first one's: `omni_vae`, the base in three stages (`omni_words`, `omni_able`, `omni_base`), a stage
+`omni_NAME` for each LoRA teacher (hollow, checkered, edit, local_edit, global_edit), `omni_style` (a whole
+checkpoint), `omni_evaluate`.
 
 A stage that is already in --out is not made again unless it is named with --stage. A training of the second demo that
 was stopped goes on where it was.
@@ -41,6 +42,7 @@ STAGES = ("vae", "base", "teachers", "evaluate")
 EDIT_STAGES = (
     "omni_vae",
     "omni_words",
+    "omni_able",
     "omni_base",
     *(f"omni_{name}" for name in LORA_TEACHERS),
     "omni_style",
@@ -143,6 +145,7 @@ def stages_of(args: argparse.Namespace) -> dict[str, tuple[Callable[[], None], P
         "evaluate": (partial(evaluate, args), args.out / "scores.json"),
         "omni_vae": (omni.vae, args.out / "omni_vae" / "config.json"),
         "omni_words": (omni.words, args.out / "omni_words" / "model_index.json"),
+        "omni_able": (omni.able, args.out / "omni_able" / "model_index.json"),
         "omni_base": (omni.base, args.out / "omni_pipeline" / "model_index.json"),
         **{f"omni_{name}": (partial(omni.teacher, name), omni.lora(name)) for name in LORA_TEACHERS},
         "omni_style": (omni.style, args.out / "omni_style" / "config.json"),

@@ -102,10 +102,10 @@ def _new_look(scene: Scene, random: np.random.Generator, shapes: Sequence[str] =
 
 def _add(scene: Scene, random: np.random.Generator) -> tuple[str, tuple[Scene, ...]]:
     shape, colour = _new_look(scene, random)
-    free = [cell for cell in random.permutation(4).tolist() if scene.at(cell) is None]
+    free = [cell for cell in range(4) if scene.at(cell) is None]
     words = f"add a {colour} {shape}"
     if random.integers(2):
-        free = free[:1]
+        free = [pick(random, free)]
         words += f" at the {CELLS[free[0]]}"
     hollow = scene.objects[0].hollow
     return words, tuple(_put(scene, SceneObject(shape, colour, cell, hollow)) for cell in free)

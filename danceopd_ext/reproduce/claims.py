@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .stats import OPEN, Stat, greater, within
-from .summary import Line
+from .summary import WORST, Line
 from .tables import DANCEOPD
 
 EDIT, T2I, STYLE = "edit average", "t2i overall", "style overall"
@@ -93,6 +93,32 @@ LOCAL_GLOBAL = _of_methods("local-global", (5.498, 0.848), {
     "weight merge": (4.715, 0.811), "off-policy": (4.736, 0.798), "DiffusionOPD": (4.661, 0.822),
     "Flow-OPD": (4.679, 0.827),
 })  # fmt: skip
+
+
+def _keeps(table: str, source: str, column: str) -> Claim:
+    """DanceOPD keeps at least 0.95 of a source's score."""
+    text = f"(ours) {DANCEOPD} keeps at least 0.95 of the {source}'s {column}"
+    return Claim(table, text, "-", ((1.0, DANCEOPD, column), (-0.95, source, column)))
+
+
+def _worst(table: str) -> list[Claim]:
+    """DanceOPD's worst kind is better than that of what a creator would do otherwise."""
+    others = ("weight merge", "joint training", "off-policy")
+    text = f"(ours) the worst kind of all is better with {DANCEOPD} than with"
+    return [Claim(table, f"{text} {o}", "-", ((1.0, DANCEOPD, WORST), (-1.0, o, WORST))) for o in others]
+
+
+COMPOSITION += [
+    _keeps("composition", "edit source", EDIT),
+    _keeps("composition", "T2I source", T2I),
+    *_worst("composition"),
+]
+LOCAL_GLOBAL += [
+    _keeps("local-global", "local source", "edit local average"),
+    _keeps("local-global", "global source", "edit global average"),
+    *(_keeps("local-global", source, T2I) for source in ("local source", "global source")),
+    *_worst("local-global"),
+]
 ABSORPTION = [
     Claim("style", f"{DANCEOPD} closes most (more than half) of the gap between base and teacher", "85.3 % closed",
           ((1.0, DANCEOPD, STYLE), (-0.5, "base", STYLE), (-0.5, "style teacher", STYLE))),

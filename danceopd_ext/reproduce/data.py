@@ -9,7 +9,6 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from ..demo.edits import EDIT_KINDS, Edit, Scope
@@ -35,7 +34,7 @@ def write_route(folder: Path, route: str, per_kind: int, seed: int = 0) -> Path:
     place = folder / f"{route}-{per_kind}"
     if not place.is_dir():
         with whole_folder(place) as part:
-            rows = _edit_rows(route, per_kind, seed) if route in EDITS else _drawing_rows(route, per_kind, seed)
+            rows = _edit_rows(route, per_kind, seed) if route in EDITS else _drawing_rows(route, per_kind)
             _fill(part, list(rows))
     return place / "prompts.csv"
 
@@ -47,14 +46,13 @@ def _edit_rows(route: str, per_kind: int, seed: int) -> Iterator[tuple[str, dict
             yield from ((edit.instruction, {"source": edit.source, "target": edit.target}) for edit in edits)
 
 
-def _drawing_rows(route: str, per_kind: int, seed: int) -> Iterator[tuple[str, dict[str, Scene]]]:
+def _drawing_rows(route: str, per_kind: int) -> Iterator[tuple[str, dict[str, Scene]]]:
     """Captions that are the base's (filled shapes, plain backgrounds), spread over the kind's list."""
-    random = np.random.default_rng([seed, 2])
     for kind in kinds().values():
         prompts = [p for p in kind.prompts("train") if not (p.hollow or p.checkered)]
         for number in range(per_kind):
             prompt = prompts[number * len(prompts) // per_kind % len(prompts)]
-            yield prompt.caption, {"target": DRAWINGS[route](prompt).scene(random)}
+            yield prompt.caption, {"target": DRAWINGS[route](prompt).usual}
 
 
 def _fill(folder: Path, rows: Sequence[tuple[str, dict[str, Scene]]]) -> None:

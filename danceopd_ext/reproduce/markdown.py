@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from .budgets import Budget
 from .stats import Stat
-from .summary import GAP, HEADLINES, MEASURES, Line, columns_of
+from .summary import GAP, HEADLINES, MEASURES, WORST, Line, columns_of
 from .tables import Table
 
 
@@ -16,9 +16,10 @@ def table_page(name: str, table: Table, lines: Sequence[Line], budget: Budget, f
     if name == "guidance":
         parts += [guidance_grid(lines, measure) for measure in table.measures]
     elif name == "ablations":
-        parts.append(headlines(lines, table.measures))
+        parts.append(headlines(lines, [HEADLINES[measure] for measure in table.measures]))
     else:
         parts += [per_kind(lines, measure) for measure in table.measures]
+        parts.append(f"## All kinds: the worst\n\n{headlines(lines, [WORST])}")
     parts += [f"![The scores]({name}-plot.png)", f"![The first drawing of each kind]({name}-grid.png)"]
     return "\n\n".join(parts) + "\n"
 
@@ -48,11 +49,10 @@ def per_kind(lines: Sequence[Line], measure: str) -> str:
     return f"## {title}\n\n" + grid(["model", *heads, "forwards", "seconds"], lines, rows)
 
 
-def headlines(lines: Sequence[Line], measures: Iterable[str]) -> str:
-    """The averages and the cost alone."""
-    columns = [HEADLINES[measure] for measure in measures]
+def headlines(lines: Sequence[Line], columns: Sequence[str]) -> str:
+    """A few columns and the cost alone."""
     rows = [[*(cell(line.scores.get(column)) for column in columns), *cost(line)] for line in lines]
-    return grid(["variant", *columns, "forwards", "seconds"], lines, rows)
+    return grid(["model", *columns, "forwards", "seconds"], lines, rows)
 
 
 def guidance_grid(lines: Sequence[Line], measure: str) -> str:

@@ -14,7 +14,7 @@ from .evaluate import SEED, Job
 from .presets import Run, plan_run
 from .runner import cost_of
 from .sources import BASE, STYLE, Sources
-from .summary import GAP, HEADLINES
+from .summary import GAP, HEADLINES, with_worst
 from .tables import Row, Table
 
 
@@ -74,7 +74,7 @@ def plan_job(row: Row, run: Run | None, beta: float, table: Table, budget: Budge
 
 def entries_of(plan: Plan) -> list[Entry]:
     """The raw numbers of a plan that was trained and scored, in the order of the table."""
-    entries = [_entry(one) for one in plan.drawn]
+    entries = with_worst([_entry(one) for one in plan.drawn])
     return with_gap(entries) if "style" in plan.table.measures else entries
 
 

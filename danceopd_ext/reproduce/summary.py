@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..demo.edits import EDIT_KINDS
 from ..demo.kinds import kinds
@@ -11,6 +11,8 @@ from .entries import Entry
 from .stats import Stat, stat
 
 GAP = "style gap closed"
+#: the lowest score of all kinds of all measures
+WORST = "worst kind"
 HEADLINES = {"edit": "edit average", "t2i": "t2i overall", "style": "style overall"}
 """Measure -> the column that the paper reports of it."""
 MEASURES = {
@@ -43,6 +45,17 @@ def columns_of(measure: str) -> list[str]:
     """The columns of a measure as entries name them."""
     _, names, averages = MEASURES[measure]
     return [f"{measure} {name}" for name in (*names, *averages)]
+
+
+def with_worst(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with the score of their worst kind."""
+    return [replace(entry, values={**entry.values, WORST: min(_kinds_of(entry).values())}) for entry in entries]
+
+
+def _kinds_of(entry: Entry) -> dict[str, float]:
+    """The scores of single kinds, by column."""
+    names = {f"{measure} {name}" for measure, (_, kinds_of_it, _) in MEASURES.items() for name in kinds_of_it}
+    return {column: value for column, value in entry.values.items() if column in names}
 
 
 def pictures_of(column: str, tested: int) -> int | None:

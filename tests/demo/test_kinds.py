@@ -130,6 +130,16 @@ def test_scenes_hold_the_named_objects_and_as_many_others_as_asked_for():
         assert len({item.colour for _, scene in pairs for item in scene.objects}) == 5
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_the_usual_picture_of_a_prompt_shows_it_and_nothing_else(name):
+    prompts = kinds()[name].all_prompts
+    assert all(prompt.holds(prompt.usual) for prompt in prompts)
+    assert all(len(prompt.usual.objects) == (prompt.count or len(prompt.named)) for prompt in prompts)
+    # Also where the objects stand in another order than they are named in.
+    places = [[item.cell for item in prompt.usual.objects] for prompt in prompts]
+    assert all(cells == sorted(cells) for cells in places)
+
+
 def test_a_second_object_with_the_colour_of_the_first_does_not_count_as_the_first():
     asked = Prompt("colour attribution", (Named("circle", "red"), Named("square", "blue")), "white")
     objects = (SceneObject("circle", "blue", 0), SceneObject("square", "red", 1), SceneObject("cross", "red", 2))

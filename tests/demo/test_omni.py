@@ -133,7 +133,7 @@ def test_conditions_are_those_of_the_native_trainer(omni, edits):
 
 
 def test_the_base_is_taught_no_hollow_shape_and_no_checkered_background():
-    pairs = [*drawings(30, 0), *skill_drawings(["single", "count"]), *described_drawings(60, 0)]
+    pairs = [*drawings(30), *skill_drawings(["single", "count"]), *described_drawings(60, 0)]
     assert not any("hollow" in text or "checkered" in text for text, _ in pairs)
     assert not any(scene.checkered or any(item.hollow for item in scene.objects) for _, scene in pairs)
     test = {p.caption for kind in kinds() for p in base_prompts(kind, "test")}
@@ -141,8 +141,8 @@ def test_the_base_is_taught_no_hollow_shape_and_no_checkered_background():
 
 
 def test_the_style_draws_the_same_captions_as_outlines():
-    pairs = drawings(10, 0, outlined)
-    assert [text for text, _ in pairs] == [text for text, _ in drawings(10, 0)]
+    pairs = drawings(10, outlined)
+    assert [text for text, _ in pairs] == [text for text, _ in drawings(10)]
     assert all(item.hollow for _, scene in pairs for item in scene.objects)
 
 
@@ -190,7 +190,7 @@ def test_unedited_examples_have_their_source_as_target(omni, edits):
 
 @pytest.fixture(scope="module")
 def shares(omni, edits):
-    return [Share(drawing_pool(omni, drawings(4, 0)), 8), Share(edit_pool(omni, edits), 4, 0.5)]
+    return [Share(drawing_pool(omni, drawings(4)), 8), Share(edit_pool(omni, edits), 4, 0.5)]
 
 
 def fresh(omni):
@@ -233,7 +233,7 @@ def test_a_lora_and_a_style_are_trained_saved_and_read(omni, edits, tmp_path):
     use_loras(pipeline, {"edit": file}, {"edit": 1.0})
     assert not np.array_equal(draw(pipeline, items, steps=2), before)
     pipeline = load_omni(tmp_path / "pipeline")
-    train_style(pipeline, drawing_pool(pipeline, drawings(2, 0, outlined)), tmp_path / "style", seed=1, steps=20)
+    train_style(pipeline, drawing_pool(pipeline, drawings(2, outlined)), tmp_path / "style", seed=1, steps=20)
     again = pipeline.transformer.__class__.from_pretrained(tmp_path / "style")
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), pipeline.transformer.parameters(), strict=True))
 

@@ -14,7 +14,7 @@ from danceopd_ext.reproduce.entries import Entry, read_entries, write_entries
 from danceopd_ext.reproduce.page import claims_of
 from danceopd_ext.reproduce.plan import with_gap
 from danceopd_ext.reproduce.stats import FAILS, HOLDS, OPEN, Stat, combined, greater, stat, within
-from danceopd_ext.reproduce.summary import GAP, pictures_of, summarise
+from danceopd_ext.reproduce.summary import GAP, WORST, pictures_of, summarise, with_worst
 from danceopd_ext.reproduce.tables import TABLES
 
 HIGH, LOW = Stat(0.8, 0.02, 3, 200), Stat(0.5, 0.02, 3, 200)
@@ -83,6 +83,12 @@ def test_how_many_drawings_a_column_is_made_of():
     assert pictures_of("edit local average", 5) == 5 * local == 20
     assert pictures_of("edit global average", 5) == 10
     assert pictures_of("style gap closed", 5) is None
+
+
+def test_the_worst_kind_is_that_of_all_measures_and_no_average():
+    values = {"edit subject add": 0.4, "edit average": 0.1, "t2i counting": 0.3, "t2i overall": 0.2}
+    assert with_worst([Entry("a", values)])[0].values == {**values, WORST: 0.3}
+    assert pictures_of(WORST, 5) == 5
 
 
 def test_a_verdict_has_the_figures_of_its_models():

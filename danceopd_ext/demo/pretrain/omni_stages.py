@@ -1,8 +1,8 @@
 """The stages that make the editing demo from the first demo's VAE; each reads what the ones before wrote.
 
-In `folder`: `omni_vae/`, `omni_words/` (the base as it begins), `omni_pipeline/`, `omni_loras/NAME.safetensors`,
-`omni_style/` (a whole transformer) and `omni_scores.json`; `unfinished/` holds what lets a training that was stopped
-go on.
+In `folder`: `omni_vae/`, `omni_words/` (the base as it begins), `omni_able/` (when it can edit), `omni_pipeline/`,
+`omni_loras/NAME.safetensors`, `omni_style/` (a whole transformer) and `omni_scores.json`; `unfinished/` holds what
+lets a training that was stopped go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..omni_score import outlined, score_instructions, score_prompts, score_skil
 from .doubling import double_vae, smooth_squares
 from .mixed_flow import train_mixed
 from .omni import build_omni, load_omni, save_omni
-from .omni_teachers import LORA_TEACHERS, base_shares, style_pool, train_lora, train_style, word_shares
+from .omni_teachers import LORA_TEACHERS, able_shares, base_shares, style_pool, train_lora, train_style, word_shares
 from .teachers import use_loras
 
 
@@ -32,7 +32,10 @@ class Sizes:
     """steps that smooth the larger VAE"""
     words: int = 800
     """steps in which the base learns what words mean"""
-    base: int = 4000
+    able: int = 3000
+    """steps in which it learns to draw and to edit"""
+    base: int = 300
+    """steps in which it learns not to edit"""
     skill: int = 400
     edits: int = 1200
     """steps of a teacher of edits"""
@@ -60,8 +63,12 @@ class Stages:
         pipeline = build_omni(AutoencoderKL.from_pretrained(self.folder / "omni_vae"), seed=self.seed)
         self._train(pipeline, "words", word_shares, self.sizes.words)
 
-    def base(self) -> None:
+    def able(self) -> None:
         pipeline = load_omni(self.folder / "omni_words")
+        self._train(pipeline, "able", able_shares, self.sizes.able)
+
+    def base(self) -> None:
+        pipeline = load_omni(self.folder / "omni_able")
         self._train(pipeline, "base", base_shares, self.sizes.base)
 
     def teacher(self, name: str) -> None:

@@ -54,18 +54,17 @@ def base_prompts(kind: str, split: Split) -> list[Prompt]:
     return [prompt for prompt in kinds()[kind].prompts(split) if not (prompt.hollow or prompt.checkered)]
 
 
-def drawings(per_kind: int, seed: int, redraw: Callable[[Prompt], Prompt] = lambda p: p) -> list[tuple[str, Scene]]:
+def drawings(per_kind: int, redraw: Callable[[Prompt], Prompt] = lambda prompt: prompt) -> list[tuple[str, Scene]]:
     """(caption, scene) pairs of the training split, as many of each kind of prompt.
 
     `redraw` changes what is drawn for a caption: a style's way to draw it.
     """
-    random = np.random.default_rng([seed, 1])
     pairs = []
     for name in kinds():
         prompts = base_prompts(name, "train")
         for number in range(per_kind):
             prompt = prompts[number % len(prompts)]
-            pairs.append((prompt.caption, redraw(prompt).scene(random)))
+            pairs.append((prompt.caption, redraw(prompt).usual))
     return pairs
 
 
