@@ -59,13 +59,15 @@ class DanceOPDSection:
         path=True,
     )
     method: Literal[
-        "danceopd", "joint", "offpolicy", "diffusionopd", "flowopd", "soft", "merge_average", "merge_sum"
+        "danceopd", "joint", "offpolicy", "diffusionopd", "flowopd", "soft", "merge_average", "merge_sum", "timestep",
+        "kl", "sds", "dmd", "consistency",
     ] = key(
         "danceopd",
         "How the student learns: danceopd, or one of the paper's baselines on the same data: joint (supervised, from "
         "the pictures of the data), offpolicy, diffusionopd, flowopd, soft (mean of all teachers). merge_average and "
-        "merge_sum train nothing and write the merge of the LoRA teachers.",
-    )
+        "merge_sum train nothing and write the merge of the LoRA teachers. timestep, kl, sds, dmd and consistency are "
+        "danceopd with another objective, for ablations.",
+    )  # fmt: skip
     rollout_steps: int = key(16, "Solver steps of the student's full rollout.", minimum=1)
     query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
         "low_noise", "Where on the rollout the teacher is asked."

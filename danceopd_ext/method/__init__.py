@@ -2,7 +2,7 @@
 file and no model.
 
 Read in this order: `update` (the five steps), `routing`, `rollout`, `query`, `fields`, `randomness`; then `methods`
-and the baselines one by one: `off_policy`, `joint`, `diffusion_opd`, `sde` with `flow_opd`, `soft`.
+and the baselines one by one: `off_policy`, `joint`, `diffusion_opd`, `sde` with `flow_opd`, `soft`, `objectives`.
 """
 
 from danceopd_ext.method.fields import Condition, CountedField, Field, by_route, guided, mixture

@@ -39,7 +39,8 @@ def joint(
     clean = torch.stack([target.float() for target in batch.targets]).to(device)
     sigma_BK = draw_sigmas(batch, seed, step).unsqueeze(1).to(noise)
     z_BK = forward_noised(clean, noise, sigma_BK)
-    loss_BK = match(learner, z_BK, sigma_BK, (noise - clean).unsqueeze(1), batch, backward, [share])
+    target_BK, weight_BK = (noise - clean).unsqueeze(1), torch.full(sigma_BK.shape, share)
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, weight_BK)
     return Outcome(loss_BK[:, 0], sigma_BK.cpu(), 0, 0, learner.samples)
 
 

@@ -9,6 +9,7 @@ from danceopd_ext.method.accumulate import Update, every_route, one_route
 from danceopd_ext.method.diffusion_opd import diffusion_opd
 from danceopd_ext.method.flow_opd import flow_opd
 from danceopd_ext.method.joint import joint
+from danceopd_ext.method.objectives import RULES, objective
 from danceopd_ext.method.off_policy import off_policy
 from danceopd_ext.method.soft import soft
 from danceopd_ext.method.update import update
@@ -31,6 +32,7 @@ METHODS: dict[str, Recipe] = {
     "diffusionopd": Recipe(every_route(diffusion_opd), every_route=True),
     "flowopd": Recipe(one_route(flow_opd)),
     "soft": Recipe(soft),
+    **{name: Recipe(one_route(objective(rule))) for name, rule in RULES.items()},
 }
 
 #: methods that merge the teachers' weights and train nothing -> how (see lora.algebra.merge)

@@ -36,9 +36,9 @@ def off_policy(
     )  # fmt: skip
     sigma_BK = batch.sigmas[query_BK].to(noise)
     z_BK = forward_noised(endpoints(batch, seed, step).to(device), noise, sigma_BK)
-    queries = query_BK.shape[1]
     target_BK = ask(asked, z_BK, sigma_BK, batch)
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, [share / queries] * queries)
+    weight_BK = torch.full(sigma_BK.shape, share / sigma_BK.shape[1])
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, weight_BK)
     return Outcome(loss_BK.mean(dim=1), sigma_BK.cpu(), 0, asked.samples, learner.samples)
 
 

@@ -48,8 +48,16 @@ class SdeStep:
 
     def mean(self, z: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
         """The expected next state, in float32."""
-        drift = self.s**2 / (2 * self.sigma)
-        return z.float() * (1 + drift * self.dt) + velocity.float() * ((1 + drift * (1 - self.sigma)) * self.dt)
+        return z.float() * (1 + self._drift * self.dt) + velocity.float() * self._pace
+
+    @property
+    def _drift(self) -> float:
+        return self.s**2 / (2 * self.sigma)
+
+    @property
+    def _pace(self) -> float:
+        """What the mean moves by for a velocity of 1."""
+        return (1 + self._drift * (1 - self.sigma)) * self.dt
 
     def log_probability(self, z_next: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         """The log-density of having gone from a step with this mean to z_next, averaged over elements: [B]."""
@@ -62,6 +70,11 @@ class SdeStep:
         As the paper and the release have it, with s^2, not with the variance s^2 (-dt) of the step.
         """
         return ((mean_student - mean_teacher) ** 2).flatten(1).mean(dim=1) / (2 * self.s**2)
+
+    @property
+    def divergence_weight(self) -> float:
+        """The divergence of two velocities whose mean squared difference is 1."""
+        return self._pace**2 / (2 * self.s**2)
 
 
 def sde_steps(sigmas: torch.Tensor, eta: float) -> list[SdeStep]:

@@ -5,7 +5,7 @@ Shape suffixes: B samples of a batch, K queries a sample, N solver steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -66,21 +66,28 @@ def distil(
 
     # 2. Roll out the current student from fresh noise,
     # 3. and query one state (or K) of its trajectory; the rollout stops there. No gradient flows through it.
-    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
-    query_BK = draw_query_indices(
-        method.query, method.num_queries, method.rollout_steps,
-        seed=seed, step=step, indices=batch.indices, total=batch.total,
-    )  # fmt: skip
-    z_BK = roll_out_in_chunks(method, rolling, noise, batch, query_BK)
+    query_BK, z_BK = query_rollout(method, step, seed, batch, rolling, device)
     sigma_BK = batch.sigmas[query_BK].to(z_BK)
 
     # 4. Ask the teacher for its velocity there.
     target_BK = ask(asked, z_BK, sigma_BK, batch)
 
     # 5. Match: the student's velocity at the same state, plain MSE, gradient into the student only.
-    queries = query_BK.shape[1]
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, [share / queries] * queries)
+    weight_BK = torch.full(sigma_BK.shape, share / sigma_BK.shape[1])
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, weight_BK)
     return Outcome(loss_BK.mean(dim=1), sigma_BK.cpu(), rolling.samples, asked.samples, learner.samples)
+
+
+def query_rollout(
+    method: Method, step: int, seed: int, batch: Batch, student: Field, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places [B, K] on the solver's grid; the states [B, K, ...] there of the student's rollout from fresh noise."""
+    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
+    query_BK = draw_query_indices(
+        method.query, method.num_queries, method.rollout_steps,
+        seed=seed, step=step, indices=batch.indices, total=batch.total,
+    )  # fmt: skip
+    return query_BK, roll_out_in_chunks(method, student, noise, batch, query_BK)
 
 
 def match(
@@ -90,17 +97,18 @@ def match(
     target_BK: torch.Tensor,
     batch: Batch,
     backward: Backward,
-    weight_K: Sequence[float],
+    weight_BK: torch.Tensor,
 ) -> torch.Tensor:
     """Add the gradient of the samples' mean of sum_k weight_k * loss_k, and return the losses [B, K] on the CPU.
 
     loss_k is the mean squared error between the student's velocity at the k-th state and its target [B, K, ...].
     """
     loss_BK = torch.zeros(sigma_BK.shape)
-    for rows, k in pieces(batch, len(weight_K)):
+    weight_BK = weight_BK.to(z_BK.device)
+    for rows, k in pieces(batch, sigma_BK.shape[1]):
         velocity = student(z_BK[rows, k], sigma_BK[rows, k], batch.condition.select(rows))
         loss_R = velocity_mse(velocity, target_BK[rows, k])
-        backward(loss_R.sum() * (weight_K[k] / len(loss_BK)))
+        backward((loss_R * weight_BK[rows, k]).sum() / len(loss_BK))
         loss_BK[rows, k] = loss_R.detach().cpu()
     return loss_BK
 

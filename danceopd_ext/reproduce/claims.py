@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .stats import OPEN, Stat, greater, within
 from .summary import WORST, Line
-from .tables import DANCEOPD
+from .tables import DANCEOPD, OBJECTIVES
 
 EDIT, T2I, STYLE = "edit average", "t2i overall", "style overall"
 #: how far apart scores may lie that a claim calls about the same
@@ -154,6 +154,7 @@ def ablation_claims(queries: Sequence[int], rollouts: Sequence[int]) -> list[Cla
         better(table, "start: strongest teacher", "start: base", EDIT, "starting from the strongest weights helps"),
         better(table, "objective: plain MSE", "objective: every state by dt^2", EDIT, "plain MSE is best"),
         better(table, "objective: plain MSE", "objective: policy gradient", EDIT, "plain MSE is best"),
+        *(better(table, "objective: plain MSE", f"objective: {o}", EDIT, "plain MSE is best") for o in OBJECTIVES),
         Claim(table, f"(ours) the early stop changes no score (less than {BAND} apart)", "-",
               ((1.0, "early stop: on", EDIT), (1.0, "early stop: off", EDIT)), same=True),
         Claim(table, "(ours) the early stop saves forwards", "-",

@@ -17,9 +17,8 @@ RULE = """A claim says that one number is greater than another (or that some are
 so by more than two standard errors, **does not hold** if the opposite is so by more than two, and is **not resolved**
 otherwise. The standard error joins the spread over training seeds (standard deviation / root of the number of seeds)
 with that of a fraction of so many drawings; with one seed the spread is not known, and nothing about a trained model
-is resolved. The scores are of another world than the paper's benchmarks: compare differences, not sizes. Of the
-paper's objectives, the score-distillation, distribution-matching and consistency losses are not built here and not
-tested."""
+is resolved. The scores are of another world than the paper's benchmarks: compare differences, not sizes. The
+paper gives no formulas for the objectives of its ablation; `danceopd_ext/method/objectives.py` says which are taken."""
 
 
 def claims_of(table: str, budget: Budget) -> list[Claim]:

@@ -65,6 +65,13 @@ class Table:
 T2I_EDIT: dict[str, Teacher] = {"t2i": {}, "edit": {"lora": "edit"}}
 LOCAL_GLOBAL: dict[str, Teacher] = {"local": {"lora": "local_edit"}, "global": {"lora": "global_edit"}}
 ABSORB: dict[str, Teacher] = {"style": {"checkpoint": STYLE}}
+OBJECTIVES = {
+    "weighted by noise level": "timestep",
+    "weighted as KL": "kl",
+    "score distillation": "sds",
+    "distribution matching": "dmd",
+    "consistency": "consistency",
+}
 LEARNERS = {
     "joint training": "joint",
     "off-policy": "offpolicy",
@@ -124,6 +131,7 @@ def ablations(budget: Budget) -> Table:
         row("objective", "plain MSE"),
         row("objective", "every state by dt^2", method="diffusionopd"),
         row("objective", "policy gradient", method="flowopd"),
+        *(row("objective", label, method=method) for label, method in OBJECTIVES.items()),
         row("early stop", "on"),
         row("early stop", "off", full=True),
     ]

@@ -36,6 +36,7 @@ LEARNT = {
     "joint": ({}, 0.9),
     "diffusionopd": ({"train_batch_size": 2, "rollout_steps": 2}, 0.5),
     "flowopd": ({"train_batch_size": 2, "rollout_steps": 2, "flowopd_group_size": 2}, 0.5),
+    "kl": ({}, 0.4),
 }
 
 
