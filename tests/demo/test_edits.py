@@ -56,10 +56,11 @@ def follow(instruction: str, source: Scene) -> set[Scene]:
         colour, shape, place = re.fullmatch(r"add a (\w+) (\w+)(?: at the (.+))?", instruction).groups()
         cells = {CELLS.index(place)} if place else set(range(4)) - {item.cell for item in objects}
         return {scene([*objects, SceneObject(shape, colour, cell, objects[0].hollow)]) for cell in cells}
-    verb, colour, shape, rest = re.fullmatch(
-        r"(\w+) the (?:(\w+) )??(circle|square|triangle|cross) ?(.*)", instruction
+    verb, colour, shape, place, rest = re.fullmatch(
+        r"(\w+) the (?:(\w+) )??(circle|square|triangle|cross) at the (\w+ \w+) ?(.*)", instruction
     ).groups()
     (item,) = (item for item in objects if item.shape == shape and colour in (None, item.colour))
+    assert CELLS[item.cell] == place
     objects.remove(item)
     if verb == "make":
         objects.append(replace(item, colour=rest))
