@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     table = TABLES[args.table](budget)
     sources = find_sources(args.sources, table.needed)
     plan = plan_table(table, budget, range(args.seeds), sources, args.out)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
     train_missing(plan.runs, args.jobs, start)
     evaluate_missing([one.job for one in plan.drawn], args.jobs)
     page = write_table(args.table, args.budget, budget, plan, args.results or args.out / "results")

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TOLD = "train.log"
 #: starts the training of a preset: (run, its arguments, a file for what it tells) -> exit code
 Start = Callable[[Run, Sequence[str], Path], int]
+#: the trainings that are under way
+STARTED: set[subprocess.Popen] = set()
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,13 @@ def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) ->
                 failed.append(f"{run.folder / TOLD}, which ends: {last_words(run.folder / TOLD)}")
             bar.update()
 
-        list(pool.map(one, todo))
+        try:
+            list(pool.map(one, todo))
+        except BaseException:  # stopped: what has been started must not train on alone
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(STARTED):
+                process.terminate()
+            raise
     if failed:
         raise TrainingError(
             f"{len(failed)} of {len(todo)} runs did not finish; see {failed[0]}\nThe same command goes on where they "
@@ -86,7 +94,12 @@ def start_process(run: Run, arguments: Sequence[str], told: Path) -> int:
     environment = {**os.environ, **offline, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open(told, "a", encoding="utf-8") as file:
         command = [sys.executable, *script, *arguments]
-        return subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        STARTED.add(process)
+        try:
+            return process.wait()
+        finally:
+            STARTED.discard(process)
 
 
 def cost_of(run: Run) -> Cost:

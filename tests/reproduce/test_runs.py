@@ -28,7 +28,7 @@ from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.data import write_route
 from danceopd_ext.reproduce.plan import plan_table
 from danceopd_ext.reproduce.presets import plan_run, samples_of_a_micro_batch
-from danceopd_ext.reproduce.runner import ROOT, newest_state, start_process, train_missing
+from danceopd_ext.reproduce.runner import ROOT, STARTED, newest_state, start_process, train_missing
 from danceopd_ext.reproduce.sources import Sources, find_sources
 from danceopd_ext.reproduce.tables import ABSORB, LEARNERS, T2I_EDIT, TABLES, Row
 from tests.toolkits.conftest import same_tensors
@@ -93,6 +93,25 @@ def test_a_failed_run_is_named_and_the_others_are_finished(sources, tmp_path):
     with pytest.raises(TrainingError, match=rf"1 of 3 .*{runs[1].folder.name}.*which ends: error: no room"):
         train_missing(runs, 2, one_fails)
     assert [run.lora.is_file() for run in runs] == [True, False, True]
+
+
+def test_a_stopped_reproduction_ends_the_trainings_that_are_under_way(sources, tmp_path):
+    runs = [plan_run(DANCE, seed, SMOKE, sources, tmp_path) for seed in range(3)]
+    waiting = [sys.executable, "-c", "input()"]  # for ever
+    under_way = subprocess.Popen(waiting, stdin=subprocess.PIPE)
+    STARTED.add(under_way)
+
+    def stopped(run, arguments, told):
+        raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_missing(runs, 1, stopped)
+        assert under_way.wait(timeout=20) != 0
+    finally:
+        STARTED.discard(under_way)
+        under_way.kill()
+        under_way.communicate()
 
 
 def test_changed_settings_are_another_run(sources, tmp_path):
