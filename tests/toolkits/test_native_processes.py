@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from danceopd_ext.toolkits.native import processes
 
@@ -56,3 +57,27 @@ def test_none_is_missing_without_a_launcher(launched):
     before = dict(os.environ)
     with processes.all_processes():
         assert dict(os.environ) == before
+
+
+class TwoProcesses:
+    """An accelerator that adds what another process sends."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def __init__(self, other):
+        self.other = other
+
+    def reduce(self, mine, reduction):
+        assert reduction == "mean"
+        return (mine + self.other) / 2
+
+
+def test_gradients_are_averaged_and_a_layer_that_nobody_used_keeps_none():
+    first, second, third = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    first.grad = torch.tensor([2.0, 4.0])
+    # the other process: used or not, for each of the three, then its gradients
+    other = torch.tensor([1.0, 0.0, 1.0, 4.0, 0.0, 0.0, 0.0, 6.0, 8.0])
+    processes.average_gradients(TwoProcesses(other), [first, second, third])
+    assert first.grad.tolist() == [3.0, 2.0]
+    assert second.grad is None
+    assert third.grad.tolist() == [3.0, 4.0]

@@ -29,12 +29,19 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
 
 
 def average_gradients(accelerator: Accelerator, parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Average the gradient over the processes, once a step and past DDP, so that adapters can switch freely."""
+    """Average the gradient over the processes, once a step and past DDP, so that adapters can switch freely.
+
+    Layers that see source images have no gradient where there are none; an optimizer then leaves them as they are. So
+    it does here where no process has one.
+    """
     if accelerator.num_processes == 1:
         return
-    flat = accelerator.reduce(torch.cat([p.grad.flatten() for p in parameters]), "mean")
-    for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        p.grad.copy_(grad.view_as(p))
+    used = torch.tensor([float(p.grad is not None) for p in parameters], device=accelerator.device)
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = accelerator.reduce(torch.cat([used, *(grad.flatten() for grad in own)]), "mean")
+    used, *means = flat.split([len(own), *(p.numel() for p in parameters)])
+    for p, share, mean in zip(parameters, used.tolist(), means, strict=True):
+        p.grad = mean.view_as(p).clone() if share else None
 
 
 def whole_report(accelerator: Accelerator, report: Report) -> Report:
