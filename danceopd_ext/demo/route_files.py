@@ -1,104 +1,76 @@
-"""Writes prompts, drawings and edits of the benchmark as the files that a route is trained on.
+"""Writes what routes are trained on: prompt files with the pictures that they need.
 
-Everything appears whole or not at all; a folder that already holds something is an error, so nothing is overwritten.
+All are of the training split; see `demo.splits`.
 """
 
+from __future__ import annotations
+
 import csv
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from ..files import whole_file, whole_folder
-from .edits import EDIT_KINDS, Edit
+from ..files import whole_folder
+from .edits import EDIT_KINDS, Scope
 from .kinds import Prompt, kinds
+from .omni_draw import doubled
+from .omni_score import outlined
 from .scene import Scene
-from .splits import Split
 from .world import render
 
-IMAGES, SOURCES = "images", "conditioning"
+#: route -> the edits that it is trained on
+EDITS: dict[str, Scope | None] = {"edit": None, "local": "local", "global": "global"}
+#: route -> what its pictures show for a prompt
+DRAWINGS: dict[str, Callable[[Prompt], Prompt]] = {"t2i": lambda prompt: prompt, "style": outlined}
 COLUMNS = ("prompt", "source", "target")
 
 
-def write_prompts(file: Path, prompts: Sequence[str]) -> None:
-    """A prompt a line."""
-    with whole_file(file) as part:
-        part.write_text("".join(f"{text}\n" for text in prompts), encoding="utf-8", newline="\n")
+def route_file(folder: Path, route: str, per_kind: int, targets: bool = True) -> Path:
+    """Where `write_route` writes the route's prompts."""
+    return folder / f"{route}-{per_kind}{'' if targets else '-sources'}" / "prompts.csv"
 
 
-def write_drawings(folder: Path, pairs: Sequence[tuple[Prompt, Scene]]) -> None:
-    """`images/00000.png` with its caption in `images/00000.txt`, for each prompt and scene.
+def write_route(folder: Path, route: str, per_kind: int, seed: int = 0, targets: bool = True) -> Path:
+    """A prompt file with `per_kind` examples of each kind of the route, in a folder that is made if it is not there.
 
-    Raises UserError where the folder already holds something.
+    The columns are prompt, source (of an edit) and target: paths of 64-pixel pictures beside the file. `targets`:
+    without them the column is left out; only some methods start from them.
     """
-    with _new_folder(folder) as part:
-        _fill_with_drawings(part, pairs)
+    file = route_file(folder, route, per_kind, targets)
+    if not file.parent.is_dir():
+        with whole_folder(file.parent) as part:
+            rows = _edit_rows(route, per_kind, seed) if route in EDITS else _drawing_rows(route, per_kind)
+            _fill(part, list(rows), [name for name in COLUMNS if targets or name != "target"])
+    return file
 
 
-def write_edits(folder: Path, edits: Sequence[Edit]) -> None:
-    """A folder of edits in the layouts that toolkits read.
-
-    `images/00000.png` is the target, with the instruction in `images/00000.txt`; `conditioning/00000.png`, of the same
-    name, is the source (sd-scripts: `conditioning_data_dir`, musubi-tuner: `control_directory`). `edits.jsonl` and
-    `edits.csv` list the same with the columns prompt, source and target, whose paths start at the folder.
-    Raises UserError where the folder already holds something.
-    """
-    with _new_folder(folder) as part:
-        _fill_with_edits(part, edits)
+def _edit_rows(route: str, per_kind: int, seed: int) -> Iterator[tuple[str, dict[str, Scene]]]:
+    for kind in EDIT_KINDS.values():
+        if EDITS[route] in (None, kind.scope):
+            edits = kind.sample_many(per_kind, "train", seed)
+            yield from ((edit.instruction, {"source": edit.source, "target": edit.target}) for edit in edits)
 
 
-def write_route_data(folder: Path, split: Split, count: int, seed: int = 0) -> None:
-    """What the routes of the paper's two compositions need, with `count` samples of each kind.
-
-    `text_to_image.txt` and `text_to_image/` (kinds are equally frequent, so a caption can repeat), `local_edit/` and
-    `global_edit/`. Raises UserError where the folder already holds something.
-    """
-    random = np.random.default_rng([seed, len(EDIT_KINDS)])
-    pairs = [kind.sample(random, split) for kind in kinds().values() for _ in range(count)]
-    with _new_folder(folder) as part:
-        write_prompts(part / "text_to_image.txt", [prompt.caption for prompt, _ in pairs])
-        _fill_with_drawings(part / "text_to_image", pairs)
-        for scope in ("local", "global"):
-            chosen = [kind for kind in EDIT_KINDS.values() if kind.scope == scope]
-            edits = [edit for kind in chosen for edit in kind.sample_many(count, split, seed)]
-            _fill_with_edits(part / f"{scope}_edit", edits)
+def _drawing_rows(route: str, per_kind: int) -> Iterator[tuple[str, dict[str, Scene]]]:
+    """Captions that are the base's (filled shapes, plain backgrounds), spread over the kind's list."""
+    for kind in kinds().values():
+        prompts = [p for p in kind.prompts("train") if not (p.hollow or p.checkered)]
+        for number in range(per_kind):
+            prompt = prompts[number * len(prompts) // per_kind % len(prompts)]
+            yield prompt.caption, {"target": DRAWINGS[route](prompt).usual}
 
 
-def _fill_with_drawings(folder: Path, pairs: Sequence[tuple[Prompt, Scene]]) -> None:
-    for number, (prompt, scene) in enumerate(pairs):
-        _write_picture(folder / IMAGES / f"{number:05}.png", scene, prompt.caption)
-
-
-def _fill_with_edits(folder: Path, edits: Sequence[Edit]) -> None:
-    rows = []
-    for number, edit in enumerate(edits):
-        name = f"{number:05}.png"
-        _write_picture(folder / IMAGES / name, edit.target, edit.instruction)
-        _write_picture(folder / SOURCES / name, edit.source)
-        rows.append(dict(zip(COLUMNS, (edit.instruction, f"{SOURCES}/{name}", f"{IMAGES}/{name}"), strict=True)))
-    with open(folder / "edits.jsonl", "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    with open(folder / "edits.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+def _fill(folder: Path, rows: Sequence[tuple[str, dict[str, Scene]]], columns: Sequence[str]) -> None:
+    lines = []
+    for number, (text, scenes) in enumerate(rows):
+        line = {"prompt": text}
+        for column in scenes.keys() & set(columns):
+            line[column] = f"{column}s/{number:05}.png"
+            (folder / line[column]).parent.mkdir(exist_ok=True)
+            Image.fromarray(doubled(render(scenes[column])[None])[0]).save(folder / line[column])
+        lines.append(line)
+    with open(folder / "prompts.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in columns if name in lines[0]], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-
-
-def _write_picture(file: Path, scene: Scene, text: str | None = None) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(render(scene)).save(file)
-    if text is not None:
-        file.with_suffix(".txt").write_text(f"{text}\n", encoding="utf-8", newline="\n")
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill that appears when it is complete; nothing may be there yet."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} already exists and is not an empty folder. Name a new folder, or remove this one.")
-    with whole_folder(folder) as part:
-        yield part
+        writer.writerows(lines)

@@ -2,7 +2,6 @@
 
 - `budgets`: how much is trained and drawn
 - `sources`: the base and the teachers
-- `data`: what the routes are trained on
 - `tables`: every table, as a list of runs
 - `plan`: a table with its seeds, `presets`: a run -> a preset of the native trainer
 - `runner`: trains what is missing, resumes what was cut off; `full_rollout` trains without the early stop

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..config.load import flat_keys
 from ..demo.omni_draw import PICTURE_SIZE
+from ..demo.route_files import write_route
 from .budgets import Budget
-from .data import write_route
 from .sources import BASE, Sources
 from .tables import Row
 

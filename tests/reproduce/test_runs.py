@@ -11,21 +11,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import toml
-from PIL import Image
 
 from danceopd_ext.config.load import load_preset
-from danceopd_ext.demo.edits import EDIT_KINDS
-from danceopd_ext.demo.omni_draw import halved
-from danceopd_ext.demo.omni_score import held_out_prompts
-from danceopd_ext.demo.scene import describe, scene_of
-from danceopd_ext.demo.splits import split_of
-from danceopd_ext.demo.world import read_cells, read_scenes
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.reproduce.budgets import BUDGETS
-from danceopd_ext.reproduce.data import write_route
 from danceopd_ext.reproduce.plan import plan_table
 from danceopd_ext.reproduce.presets import plan_run, samples_of_a_micro_batch
 from danceopd_ext.reproduce.runner import ROOT, STARTED, newest_state, start_process, train_missing
@@ -201,45 +192,3 @@ def test_a_checkpoint_is_handed_over_as_a_folder(sources, tmp_path):
     assert (folder / "model_index.json").is_file()
     weights = "diffusion_pytorch_model.safetensors"
     assert (folder / "transformer" / weights).read_bytes() == sources.file("style").read_bytes()
-
-
-# ----------------------------------------------------------------------------- data
-
-
-def pictures(folder, rows, column):
-    return halved(np.stack([np.asarray(Image.open(folder / row[column])) for row in rows]))
-
-
-def rows_of(file):
-    head, *lines = file.read_text(encoding="utf-8").splitlines()
-    return [dict(zip(head.split(","), line.split(","), strict=True)) for line in lines]
-
-
-def test_edit_routes_have_sources_and_targets_of_their_scope(tmp_path):
-    every = rows_of(write_route(tmp_path, "edit", 3))
-    local = rows_of(write_route(tmp_path, "local", 3))
-    other = rows_of(write_route(tmp_path, "global", 3))
-    assert len(every) == 3 * len(EDIT_KINDS)
-    assert {row["prompt"] for row in every} == {row["prompt"] for row in (*local, *other)}
-    assert all("background" in row["prompt"] or "it" in row["prompt"] or "shapes" in row["prompt"] for row in other)
-    before, after = (pictures(tmp_path / "edit-3", every, column) for column in ("source", "target"))
-    assert (before != after).any(axis=(1, 2, 3)).all()
-    scenes = [scene_of(cells) for cells in read_cells(np.concatenate([before, after]))]
-    assert {split_of(describe(scene)) for scene in scenes} == {"train"}
-    with Image.open(tmp_path / "edit-3" / every[0]["source"]) as picture:
-        assert picture.size == (64, 64)
-
-
-def test_prompts_are_of_the_training_split_and_a_style_draws_outlines(tmp_path):
-    plain, styled = (rows_of(write_route(tmp_path, route, 4)) for route in ("t2i", "style"))
-    assert [row["prompt"] for row in plain] == [row["prompt"] for row in styled]
-    assert not {row["prompt"] for row in plain} & {prompt.caption for prompt in held_out_prompts(64)}
-    for folder, rows, hollow in (("t2i-4", plain, False), ("style-4", styled, True)):
-        scenes = [scene for scene, _ in read_scenes(pictures(tmp_path / folder, rows, "target"))]
-        assert all(item.hollow == hollow for scene in scenes for item in scene.objects)
-
-
-def test_data_that_is_there_is_not_made_again(tmp_path):
-    file = write_route(tmp_path, "t2i", 1)
-    file.write_text("prompt\nmine\n", encoding="utf-8")
-    assert write_route(tmp_path, "t2i", 1).read_text(encoding="utf-8") == "prompt\nmine\n"
