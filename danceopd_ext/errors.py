@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -11,6 +12,14 @@ class UserError(Exception):
 
     The command line prints the message alone (no traceback) and exits with code 2.
     """
+
+
+class MissingFile(UserError):
+    """A file that the user's input names is not there; `path` as it is named."""
+
+    def __init__(self, message: str, path: Path):
+        super().__init__(message)
+        self.path = path
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

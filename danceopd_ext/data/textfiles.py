@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import MissingFile, UserError
 
 
 def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
@@ -22,15 +22,16 @@ def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
 def read_text(path: Path, what: str) -> str:
     """Return the text of a UTF-8 file, with or without a byte order mark, line ends as `\\n`.
 
-    `what` says in messages what the file is, for example "prompt file". Raises UserError when the file is missing,
-    is a folder, cannot be read or is not UTF-8.
+    `what` says in messages what the file is, for example "prompt file". Raises MissingFile, and UserError when it is a
+    folder, cannot be read or is not UTF-8.
     """
     if path.is_dir():
         raise UserError(f"{path}: expected a {what}, but this is a folder.")
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: {what} not found. Check the path (the current folder is {Path.cwd()}).") from None
+        message = f"{path}: {what} not found. Check the path (the current folder is {Path.cwd()})."
+        raise MissingFile(message, path) from None
     except OSError as error:
         raise UserError(f"{path}: the {what} cannot be read: {error.strerror or error}.") from None
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.config.split import HostedPreset, split_preset
-from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.errors import MissingFile, UserError, nearest
 
 USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
@@ -51,10 +51,21 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with told_once():
         config, flags = parse_command(arguments)
-        hosted = split_preset(config, flags)
-        path = train_native(load_preset(config, flags)) if hosted is None else train_hosted(hosted)
+        try:
+            hosted = split_preset(config, flags)
+            path = train_native(load_preset(config, flags)) if hosted is None else train_hosted(hosted)
+        except MissingFile as problem:
+            raise UserError(f"{problem}{line_of(config, problem.path)}") from None
     if path is not None and os.environ.get("RANK", "0") == "0":
         print(f"done: {path}")
+
+
+def line_of(preset: str, path: Path) -> str:
+    """` Line 7 of preset.toml: ...` for the line that names the path: its comment may say how the file is made."""
+    for number, line in enumerate(Path(preset).read_text(encoding="utf-8-sig").splitlines(), 1):
+        if path.as_posix() in line:
+            return f" Line {number} of {preset}: {line.strip()}"
+    return ""
 
 
 @contextmanager

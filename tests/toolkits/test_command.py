@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from danceopd_ext.cli import run
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.run import main, parse_command
+from danceopd_ext.toolkits.run import line_of, main, parse_command
 
 PRESET = '[danceopd]\ntoolkit = "musubi-tuner"\n[danceopd.teachers.base]\n'
 
@@ -79,3 +80,11 @@ def test_the_command_needs_none_of_the_native_libraries():
         "import danceopd_ext.toolkits.run\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_prompt_file_is_quoted_as_the_preset_names_it(tmp_path):
+    preset = tmp_path / "preset.toml"
+    preset.write_text('# about this\n[danceopd.prompts]\nbase = "made/prompts.csv"   # make_data.py makes it\n')
+    line = line_of(str(preset), Path("made/prompts.csv"))
+    assert line == f' Line 3 of {preset}: base = "made/prompts.csv"   # make_data.py makes it'
+    assert line_of(str(preset), Path("other.csv")) == ""
