@@ -48,7 +48,8 @@ from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare, tor
 from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
 
 SAME = 1e-4  # gradients that differ by a smaller share differ by the order of roundings alone
-SIZES = {"demo": (32, 32), "small": (128, 8), "real": (1024, 128)}  # pixels, rank of the student
+TEACHERS = ("hollow", "checkered")
+SIZES = {"demo": (64, 32), "small": (128, 8), "real": (1024, 128)}  # pixels, rank of the student
 TRANSFORMERS: dict[tuple[str, str], dict[str, Any]] = {
     ("sd3", "small"): {
         "num_layers": 4, "num_attention_heads": 3, "caption_projection_dim": 192, "pos_embed_max_size": 32,
@@ -89,7 +90,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--threads", type=int, default=os.cpu_count(), help="of each process")
     add("--batch", type=int, default=4, help="samples an update")
     add("--micro-batch", type=int, help="ours: samples in one gradient pass; default: all, 1 where --size is real")
-    add("--resolution", type=int, help="pixels; default: 32 (demo), 128 (small), 1024 (real)")
+    add("--resolution", type=int, help="pixels; default: 64 (demo), 128 (small), 1024 (real)")
     add("--rank", type=int, help="of the student; default: 32 (demo), 8 (small), 128 (real)")
     add("--updates", type=int, default=10, help="timed updates of each measurement")
     add("--repeats", type=int, default=3, help="measurements of each way")
@@ -139,13 +140,13 @@ def make_random(args: argparse.Namespace) -> Path:
     pipeline = getattr(diffusers, family.pipeline_class)(scheduler=scheduler, **parts)
     pipeline.to(torch_dtype(args.precision)).save_pretrained(args.folder / "pipeline")
     layout = family.layout(transformer)
-    for path in LORAS.values():
+    for name in TEACHERS:
         modules = {}
         for layer, (outputs, inputs) in layout.shapes.items():
             if layer.endswith(family.lora_targets):
                 down, up = torch.randn(args.rank, inputs), torch.randn(outputs, args.rank)
                 modules[layer] = LowRank(down / inputs**0.5, up * 0.1 / args.rank**0.5)
-        write_lora(args.folder / path.name, Lora(modules), layout, "diffusers", dtype=torch.float32)
+        write_lora(args.folder / LORAS[name].name, Lora(modules), layout, "diffusers", dtype=torch.float32)
     return args.folder
 
 
@@ -158,8 +159,10 @@ def preset_of(args: argparse.Namespace) -> Preset:
         "max_train_steps": args.updates + 1, "train_batch_size": args.micro_batch,
         "gradient_accumulation_steps": args.batch // args.micro_batch, "mixed_precision": args.precision,
         "output_dir": str(args.folder), "student_init": "merge_average",
-        "teachers": {name: {"lora": str(path if demo else args.folder / path.name)} for name, path in LORAS.items()},
-        "prompts": {name: str(PROMPTS[name]) for name in LORAS},
+        "teachers": {
+            name: {"lora": str(LORAS[name] if demo else args.folder / LORAS[name].name)} for name in TEACHERS
+        },
+        "prompts": {name: str(PROMPTS[name]) for name in TEACHERS},
     }, args.folder)  # fmt: skip
 
 
@@ -268,7 +271,8 @@ def measure(args: argparse.Namespace, way: str) -> Measurement:
             began = time.perf_counter()
             counts.append(made.update(step))
             if step == 0:
-                save_file({name: p.grad.contiguous() for name, p in weights.items()}, args.folder / f"{way}.gradient")
+                gradient = {name: p.grad.contiguous() for name, p in weights.items() if p.grad is not None}
+                save_file(gradient, args.folder / f"{way}.gradient")
             float(torch.nn.utils.clip_grad_norm_(weights.values(), preset.optimizer.max_grad_norm))  # waits for a GPU
             optimizer.step()
             optimizer.zero_grad()

@@ -1,7 +1,8 @@
 """The method on the embedded demo, from a fresh clone: `python scripts/quickstart.py`.
 
-Makes `.venv`, installs, trains one LoRA from two teachers and the base, scores it beside them and beside their plain
-merges, and leaves `outputs/quickstart/` with the LoRA, grid.png and report.json. Needs no GPU and no model download.
+Makes `.venv`, installs, makes the source pictures of the edits, trains one LoRA from three teachers and the base,
+scores it beside them and beside their plain merges, and leaves `outputs/quickstart/` with the LoRA, grid.png and
+report.json. Needs no GPU and no model download.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from environment import ROOT, ensure, run
 
 PRESET = "presets/quickstart.toml"
 #: samples of a step, over all processes (as in the preset)
-BATCH = 32
+BATCH = 16
 
 
 def free_port() -> int:
@@ -46,6 +47,7 @@ def main() -> None:
     python, install = ensure("native")
     processes = 2 if (os.cpu_count() or 1) > 1 else 1
     training = ["train_danceopd.py", "--config", PRESET, "--train_batch_size", str(BATCH // processes), *sys.argv[1:]]
+    run([str(python), "-m", "danceopd_ext.demo.quickstart_data"])
     print("Training: accelerate launch " + shlex.join(["--num_processes", str(processes), *training]), flush=True)
     began = time.perf_counter()
     run([str(python), "-m", "accelerate.commands.launch", *launch_options(processes), *training])

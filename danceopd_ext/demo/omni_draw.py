@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,12 +18,12 @@ from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.z_image_omni import GLANCE, TEXT
 
 from .scene import IMAGE_SIZE
-from .score import STEPS, evaluating
 
 FAMILY = FAMILIES["z_image_omni"]
 PICTURE_SIZE = 2 * IMAGE_SIZE
 #: longer than any text of the world; the family's 512 would give the same, later
 LONGEST_TEXT = 40
+STEPS = 8
 
 
 def doubled(pictures: np.ndarray) -> np.ndarray:
@@ -82,6 +83,16 @@ def encode_edits(pipeline: ZImageOmniPipeline, instructions: Sequence[str], sour
         edit_item(text, {"source_0": latent, f"{GLANCE}0": glance}, blank)
         for text, latent, glance in zip(texts, latents, glances, strict=True)
     ]
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 @torch.no_grad()

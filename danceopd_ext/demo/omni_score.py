@@ -12,7 +12,7 @@ from .edits import EDIT_KINDS, Edit
 from .kind_scores import EditScores, TextToImageScores, score_drawings, score_edited
 from .kinds import Prompt, kinds
 from .omni_draw import draw, encode_edits, encode_texts
-from .score import pick_prompts
+from .scene import Scene
 from .world import SKILLS, read_scenes, render, shows
 
 
@@ -55,13 +55,21 @@ def score_instructions(pipeline: ZImageOmniPipeline, per_kind: int, **options) -
     return score_edited(edits, draw(pipeline, items, **options))
 
 
+def pick_prompts(skill: str, limit: int | None = None) -> list[tuple[str, Scene]]:
+    """Up to `limit` held-out (caption, scene) pairs of a skill, spread evenly over its list; repeated if shorter."""
+    pairs = SKILLS[skill].prompts("test")
+    if limit is None:
+        return pairs
+    return [pairs[index * len(pairs) // limit % len(pairs)] for index in range(limit)]
+
+
 def score_skills(
     pipeline: ZImageOmniPipeline, skills: Sequence[str] = tuple(SKILLS), limit: int | None = None, **options
 ) -> dict[str, float]:
-    """The fraction of right drawings, 0..1, per skill of the first demo, on its held-out captions."""
+    """The fraction of right drawings, 0..1, per skill of `world.SKILLS`, on its held-out captions."""
     scores = {}
     for name in skills:
-        pairs = pick_prompts(name, "test", limit)
+        pairs = pick_prompts(name, limit)
         pictures = draw(pipeline, encode_texts(pipeline, [text for text, _ in pairs]), **options)
         right = [shows(*read, scene) for read, (_, scene) in zip(read_scenes(pictures), pairs, strict=True)]
         scores[name] = float(np.mean(right))

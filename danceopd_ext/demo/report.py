@@ -1,7 +1,7 @@
 """Scores what the quickstart trained beside its sources: report.json, grid.png and a table.
 
-Scored on prompts that training did not see (`test` split), by the world's exact checks. The same prompts and the same
-noise are given to every model. Run as `python -m danceopd_ext.demo.report FOLDER [name=seconds ...]`.
+Scored on prompts and edits that training did not see (`test` split), by the world's exact checks. The same prompts,
+sources and noise are given to every model. Run as `python -m danceopd_ext.demo.report FOLDER [name=seconds ...]`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ZImagePipeline
+from diffusers import ZImageOmniPipeline
 from PIL import Image
 from tqdm import tqdm
 
 from danceopd_ext.demo import LORAS, PIPELINE
-from danceopd_ext.demo.score import draw_and_check, pick_prompts
-from danceopd_ext.demo.world import SKILLS
+from danceopd_ext.demo.omni_draw import draw
+from danceopd_ext.demo.report_tasks import OWNERS, Task, tasks
+from danceopd_ext.demo.scene import IMAGE_SIZE
 from danceopd_ext.files import whole_file
 from danceopd_ext.machine import versions
-from danceopd_ext.pictures import draw_grid
+from danceopd_ext.pictures import PAPER, draw_grid
 from danceopd_ext.quiet import quieten
 
-#: noise seeds of the report; nothing was tuned on them (tuning used seeds below 1000)
-SEEDS = (20260701, 20260702)
-PICTURES_PER_SKILL = 2
-OWNERS = {name: skill.owner for name, skill in SKILLS.items()}
+#: noise of the report; nothing was tuned on it (tuning used seeds below 1000)
+SEED = 20260701
 
 
 def models(student: str) -> dict[str, dict[str, float]]:
@@ -44,15 +43,15 @@ def models(student: str) -> dict[str, dict[str, float]]:
     }
 
 
-def load(student_file: Path) -> ZImagePipeline:
+def load(student_file: Path) -> ZImageOmniPipeline:
     """The demo's pipeline with teachers and student, all through diffusers' own LoRA loader."""
-    pipeline = ZImagePipeline.from_pretrained(PIPELINE)
+    pipeline = ZImageOmniPipeline.from_pretrained(PIPELINE)
     for name, file in {**LORAS, "student": student_file}.items():
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
     return pipeline
 
 
-def use(pipeline: ZImagePipeline, strengths: dict[str, float]) -> None:
+def use(pipeline: ZImageOmniPipeline, strengths: dict[str, float]) -> None:
     if strengths:
         pipeline.enable_lora()
         pipeline.set_adapters(list(strengths), list(strengths.values()))
@@ -60,32 +59,41 @@ def use(pipeline: ZImagePipeline, strengths: dict[str, float]) -> None:
         pipeline.disable_lora()
 
 
-def score_all(pipeline: ZImagePipeline) -> tuple[dict[str, dict[str, float]], Image.Image]:
-    """skill -> model -> fraction of right drawings, and the picture grid."""
-    scores: dict[str, dict[str, float]] = {name: {} for name in SKILLS}
-    columns: dict[str, list[np.ndarray]] = {}
+def score_all(pipeline: ZImageOmniPipeline, asked: dict[str, Task]) -> tuple[dict[str, dict[str, float]], Image.Image]:
+    """skill -> model -> mean score, and the picture grid with a row for each skill."""
+    items = {skill: task.encode(pipeline) for skill, task in asked.items()}
+    scores: dict[str, dict[str, float]] = {skill: {} for skill in asked}
+    columns: dict[str, list[np.ndarray]] = {"source": sources_of(asked)}
     passed: dict[str, list[bool]] = {}
-    bar = tqdm(total=len(models("student")) * len(SKILLS), desc="scoring", unit="score")
+    bar = tqdm(total=len(models("student")) * len(asked), desc="scoring", unit="score")
     for model, strengths in models("student").items():
         use(pipeline, strengths)
         columns[model], passed[model] = [], []
-        for skill in SKILLS:
+        for skill, task in asked.items():
             bar.set_postfix_str(f"{model}, {skill}")
             bar.update()
-            rounds = [draw_and_check(pipeline, pick_prompts(skill), seed=seed) for seed in SEEDS]
-            scores[skill][model] = float(np.mean([right for _, rights in rounds for right in rights]))
-            images, rights = rounds[0]
-            for place in shown(len(images)):
-                columns[model].append(images[place])
-                passed[model].append(rights[place])
+            pictures = draw(pipeline, items[skill], seed=SEED)
+            marks = task.marks(pictures)
+            scores[skill][model] = float(np.mean(marks))
+            columns[model].append(pictures[shown(task)])
+            passed[model].append(marks[shown(task)] == 1)
     bar.close()
-    prompts = [pick_prompts(skill)[i][0] for skill in SKILLS for i in shown(len(pick_prompts(skill)))]
-    return scores, draw_grid(prompts, columns, passed)
+    return scores, draw_grid([task.texts[shown(task)] for task in asked.values()], columns, passed)
 
 
-def shown(count: int) -> list[int]:
-    """Which prompts of a skill the grid shows: spread over the list, whatever came out."""
-    return [count * (2 * k + 1) // (2 * PICTURES_PER_SKILL) for k in range(PICTURES_PER_SKILL)]
+def shown(task: Task) -> int:
+    """Which prompt of a skill the grid shows, whatever came out."""
+    return len(task.texts) // 2
+
+
+def sources_of(asked: dict[str, Task]) -> list[np.ndarray]:
+    """The source picture beside each row of the grid; nothing beside a drawing."""
+    nothing = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), PAPER, np.uint8)
+    found = [task.sources() for task in asked.values()]
+    return [
+        nothing if sources is None else sources[shown(task)]
+        for task, sources in zip(asked.values(), found, strict=True)
+    ]
 
 
 def add_better_merge(scores: dict[str, dict[str, float]]) -> str:
@@ -100,12 +108,14 @@ def add_better_merge(scores: dict[str, dict[str, float]]) -> str:
 def table(scores: dict[str, dict[str, float]]) -> str:
     """A line per skill, a column per model; the owner of each skill is marked."""
     names = [name for name in next(iter(scores.values())) if name != "merge"]
-    width = max(map(len, names)) + 2
-    lines = ["skill".ljust(12) + "".join(name.rjust(width) for name in names)]
+    width, first = max(map(len, names)) + 2, max(map(len, scores)) + 2
+    lines = ["skill".ljust(first) + "".join(name.rjust(width) for name in names)]
     for skill, row in scores.items():
         cells = (f"{row[name]:.2f}{'*' if name == OWNERS[skill] else ' '}".rjust(width) for name in names)
-        lines.append(skill.ljust(12) + "".join(cells))
-    lines.append("worst".ljust(12) + "".join(f"{min(r[n] for r in scores.values()):.2f} ".rjust(width) for n in names))
+        lines.append(skill.ljust(first) + "".join(cells))
+    lines.append(
+        "worst".ljust(first) + "".join(f"{min(r[n] for r in scores.values()):.2f} ".rjust(width) for n in names)
+    )
     return "\n".join(lines)
 
 
@@ -120,7 +130,8 @@ def main(folder: Path, seconds: dict[str, float]) -> None:
     torch.set_num_threads(1)  # threads wait for each other as soon as a core is busy elsewhere
     start = time.perf_counter()
     student = folder / "fused.safetensors"
-    scores, grid = score_all(load(student))
+    asked = tasks()
+    scores, grid = score_all(load(student), asked)
     merge = add_better_merge(scores)
     seconds["score"] = round(time.perf_counter() - start, 1)
     seconds["total"] = round(seconds.pop("before", 0.0) + seconds["score"], 1)
@@ -128,7 +139,7 @@ def main(folder: Path, seconds: dict[str, float]) -> None:
         "scores": scores,
         "owners": OWNERS,
         "merge_is": merge,
-        "images_per_score": {skill: len(SEEDS) * len(pick_prompts(skill)) for skill in SKILLS},
+        "images_per_score": {skill: len(task.texts) for skill, task in asked.items()},
         "seconds": seconds,
         "peak_memory_mb": peak_memory_of(folder / "fused.log.jsonl"),
         "versions": versions(),
@@ -137,7 +148,7 @@ def main(folder: Path, seconds: dict[str, float]) -> None:
         grid.save(part, format="PNG")
     with whole_file(folder / "report.json") as part:
         part.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    print(f"\n{table(scores)}\n(* owns the skill; fractions of pictures that are exactly right, on unseen prompts)\n")
+    print(f"\n{table(scores)}\n(* owns the skill; fractions of right drawings and mean scores of edits, all unseen)\n")
     for what, name in (("LoRA", student.name), ("pictures", "grid.png"), ("report", "report.json")):
         print(f"{what:9}{os.path.relpath(folder / name)}")
     print(f"{'time':9}{seconds['total'] / 60:.1f} minutes")

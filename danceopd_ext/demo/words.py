@@ -1,8 +1,6 @@
-"""The words of the benchmark that today's demo pipeline does not know.
+"""The words of the benchmark beyond those of the four skills, which `pretrain.pipeline.vocabulary` lists.
 
-`pretrain.pipeline.vocabulary` lists the words of the shipped tokenizer. A pipeline that is trained on the captions of
-`kinds` and the instructions of `edits` must know these too. Appended to the vocabulary, they leave the numbers of the
-old words as they are.
+The captions of `kinds` and the instructions of `edits` are made of both.
 """
 
 CAPTION_WORDS = ("and", "of", "above", "below")

@@ -1,4 +1,4 @@
-"""The base and the teachers that the tables compare, as `scripts/demo_pretrain.py --edits` makes them."""
+"""The base and the teachers that the tables compare, as `scripts/demo_pretrain.py` makes them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def find_sources(folder: Path | None, needed: Iterable[str]) -> Sources:
     for name in (BASE, *needed):
         if not sources.file(name).is_file():
             raise UserError(
-                f"{sources.file(name)} is missing ({name}). `python scripts/demo_pretrain.py --edits --out "
+                f"{sources.file(name)} is missing ({name}). `python scripts/demo_pretrain.py --out "
                 f"{sources.folder}` makes it; or name the folder that has it with --sources."
             )
     if not _edits(sources.pipeline):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from danceopd_ext.demo import PIPELINE
+from danceopd_ext.demo.pretrain.omni import load_omni
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,9 +18,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def shared_pipeline():
-    from diffusers import ZImagePipeline
-
-    pipeline = ZImagePipeline.from_pretrained(PIPELINE, local_files_only=True)
+    pipeline = load_omni(PIPELINE)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -23,12 +23,11 @@ def sources(tmp_path_factory):
     from diffusers import AutoencoderKL
 
     from danceopd_ext.demo import PIPELINE
-    from danceopd_ext.demo.pretrain.doubling import double_vae
     from danceopd_ext.demo.pretrain.omni import build_omni, load_omni, save_omni
     from danceopd_ext.demo.pretrain.teachers import save_lora
 
     found = Sources(tmp_path_factory.mktemp("sources"))
-    pipeline = build_omni(double_vae(AutoencoderKL.from_pretrained(PIPELINE / "vae")), dim=24, layers=1)
+    pipeline = build_omni(AutoencoderKL.from_pretrained(PIPELINE / "vae"), dim=24, layers=1)
     randomise(pipeline.transformer, 1, scale=0.2)
     save_omni(pipeline, found.pipeline)
     for place, name in enumerate(("edit", "local_edit", "global_edit")):

@@ -147,7 +147,7 @@ def test_a_missing_source_is_named_with_the_command_that_makes_it(sources, tmp_p
     with pytest.raises(UserError) as error:
         find_sources(own.folder, TABLES["composition"](SMOKE).needed)
     assert str(own.file("edit")) in str(error.value)
-    assert f"python scripts/demo_pretrain.py --edits --out {own.folder}" in str(error.value)
+    assert f"python scripts/demo_pretrain.py --out {own.folder}" in str(error.value)
     (own.pipeline / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}', encoding="utf-8")
     with pytest.raises(UserError, match=r"model_index\.json is not that of a ZImageOmniPipeline"):
         find_sources(own.folder, [])

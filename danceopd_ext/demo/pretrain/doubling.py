@@ -1,4 +1,4 @@
-"""Makes the demo's VAE of pictures of 32 pixels into one of 64 pixels, without training the whole again.
+"""Makes a VAE of the world's 32-pixel pictures into one of 64 pixels, without training the whole again.
 
 Z-Image's editing variant takes source images of 64 pixels or more, and a picture of the world has 32: there each
 pixel is drawn as 2 x 2. The larger VAE has one more level at the outside. Its encoder gives a doubled picture exactly

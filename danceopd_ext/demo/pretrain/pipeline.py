@@ -1,17 +1,11 @@
-"""The untrained parts of the demo's pipeline: tokenizer, text encoder, transformer, scheduler."""
+"""The untrained parts of the demo's pipeline that any Z-Image has: tokenizer, text encoder, transformer."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    ZImagePipeline,
-    ZImageTransformer2DModel,
-)
+from diffusers import DiffusionPipeline, ZImageTransformer2DModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
@@ -103,21 +97,10 @@ def build_transformer(
     return transformer
 
 
-def build_pipeline(vae: AutoencoderKL, dim: int = 72, layers: int = 3, seed: int = 0) -> ZImagePipeline:
-    """A pipeline around a trained VAE, with an untrained transformer."""
-    return ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0),
-        vae=vae,
-        text_encoder=build_text_encoder(seed),
-        tokenizer=build_tokenizer(),
-        transformer=build_transformer(vae.config.latent_channels, dim, layers, seed),
-    )
-
-
 def save_pipeline(
     pipeline: DiffusionPipeline,
     folder: Path,
-    fresh_tokenizer: PreTrainedTokenizerFast | None = None,
+    fresh_tokenizer: PreTrainedTokenizerFast,
     keep: Sequence[str] = (),
 ) -> None:
     """Saves in diffusers format, readable by older releases too, and without traces of this machine's folders.
@@ -126,7 +109,7 @@ def save_pipeline(
     settings that are needed and that old releases do not know.
     """
     pipeline.save_pretrained(folder)
-    (fresh_tokenizer or build_tokenizer()).save_pretrained(folder / "tokenizer")
+    fresh_tokenizer.save_pretrained(folder / "tokenizer")
     # transformers 5 writes names that transformers 4 does not know; both know these.
     tokenizer_class = "PreTrainedTokenizerFast"
     edit_json(folder / "model_index.json", {"tokenizer": ["transformers", tokenizer_class]}, drop=("_name_or_path",))

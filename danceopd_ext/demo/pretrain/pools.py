@@ -1,7 +1,7 @@
 """What the editing demo is trained on: drawings and edits of the world, encoded once.
 
-The base draws the six kinds of prompts as filled shapes on plain backgrounds, and the first demo's two skills. Hollow
-shapes and checkered backgrounds it has only seen in source images: they are its teachers' to draw.
+The base draws the six kinds of prompts as filled shapes on plain backgrounds, and the first two of the world's skills.
+Hollow shapes and checkered backgrounds it has only seen in source images: they are its teachers' to draw.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def drawings(per_kind: int, redraw: Callable[[Prompt], Prompt] = lambda prompt: 
 
 
 def skill_drawings(names: Iterable[str], repeat: int = 1) -> list[tuple[str, Scene]]:
-    """(caption, scene) pairs of the training split of the first demo's skills."""
+    """(caption, scene) pairs of the training split of `world.SKILLS`."""
     pairs = [(caption(scene), scene) for name in names for _, scene in SKILLS[name].prompts("train")]
     return pairs * repeat
 
