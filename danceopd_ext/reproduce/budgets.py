@@ -38,7 +38,7 @@ BUDGETS: dict[str, Budget] = {
         scales=(1.0, 3.0),
     ),
     "quick": Budget(
-        steps=300, samples=8, rank=32, rollout=8, group=4, examples=100, tested=16, queries=(1, 4, 16),
+        steps=300, samples=8, rank=32, rollout=8, group=4, examples=100, tested=64, queries=(1, 4, 16),
         rollouts=(4, 8, 16), scales=(1.0, 3.0, 7.0),
     ),
     "full": Budget(

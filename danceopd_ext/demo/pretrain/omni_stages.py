@@ -32,12 +32,12 @@ class Sizes:
     """steps that smooth the larger VAE"""
     words: int = 800
     """steps in which the base learns what words mean"""
-    able: int = 3000
+    able: int = 4600
     """steps in which it learns to draw and to edit"""
     base: int = 300
     """steps in which it learns not to edit"""
     skill: int = 400
-    edits: int = 1200
+    edits: int = 600
     """steps of a teacher of edits"""
     style: int = 400
     per_kind: int = 1000
