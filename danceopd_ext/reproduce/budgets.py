@@ -31,14 +31,14 @@ class Budget:
     """guidance of the teacher (alpha) and at inference (beta) in the guidance table"""
 
 
-#: seconds; about twenty minutes of two cores, and more than two hours of them, for a seed of `composition`
+#: seconds; about a quarter of an hour of two cores for a seed of `composition`; and five times that
 BUDGETS: dict[str, Budget] = {
     "smoke": Budget(
         steps=2, samples=4, rank=2, rollout=2, group=2, examples=2, tested=1, queries=(1, 2), rollouts=(2, 3),
         scales=(1.0, 3.0),
     ),
     "quick": Budget(
-        steps=300, samples=8, rank=32, rollout=8, group=4, examples=100, tested=64, queries=(1, 4, 16),
+        steps=600, samples=8, rank=32, rollout=8, group=4, examples=100, tested=64, queries=(1, 4, 16),
         rollouts=(4, 8, 16), scales=(1.0, 3.0, 7.0),
     ),
     "full": Budget(

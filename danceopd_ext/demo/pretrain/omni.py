@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageOmni
 from transformers import PreTrainedTokenizerFast, Siglip2VisionConfig, Siglip2VisionModel
 
 from ..words import NEW_WORDS
-from .pipeline import build_text_encoder, build_tokenizer, build_transformer, edit_json, save_pipeline, vocabulary
+from .pipeline import build_text_encoder, build_tokenizer, build_transformer, save_pipeline, vocabulary
 
 #: what stands before and after a source image in a prompt
 VISION_WORDS = ("<|vision_start|>", "<|vision_end|>")
@@ -24,7 +24,7 @@ VISION_PATCH, VISION_PATCHES = 16, 16
 
 
 def omni_vocabulary() -> list[str]:
-    """The words of all captions and instructions; those of the first demo keep their numbers."""
+    """The words of all captions and instructions, and what marks a source image."""
     return [*vocabulary(), *NEW_WORDS, *VISION_WORDS]
 
 
@@ -65,10 +65,8 @@ def build_omni(vae: AutoencoderKL, dim: int = 72, layers: int = 4, seed: int = 0
 
 
 def save_omni(pipeline: ZImageOmniPipeline, folder: Path) -> None:
-    """`save_pipeline` for an editing pipeline."""
-    save_pipeline(pipeline, folder, build_omni_tokenizer(), keep=("siglip_feat_dim",))
-    for file in (folder / "siglip").glob("*config.json"):
-        edit_json(file, {}, drop=("_name_or_path",))
+    """`save_pipeline` with the tokenizer of `build_omni`."""
+    save_pipeline(pipeline, folder, build_omni_tokenizer())
 
 
 load_omni = partial(ZImageOmniPipeline.from_pretrained, local_files_only=True)

@@ -1,4 +1,4 @@
-"""The stages that make the editing demo from the first demo's VAE; each reads what the ones before wrote.
+"""The stages that make the demo's models from a VAE of 32-pixel pictures; each reads what the ones before wrote.
 
 In `folder`: `omni_vae/`, `omni_words/` (the base as it begins), `omni_able/` (when it can edit), `omni_pipeline/`,
 `omni_loras/NAME.safetensors`, `omni_style/` (a whole transformer) and `omni_scores.json`; `unfinished/` holds what

@@ -97,16 +97,10 @@ def build_transformer(
     return transformer
 
 
-def save_pipeline(
-    pipeline: DiffusionPipeline,
-    folder: Path,
-    fresh_tokenizer: PreTrainedTokenizerFast,
-    keep: Sequence[str] = (),
-) -> None:
+def save_pipeline(pipeline: DiffusionPipeline, folder: Path, fresh_tokenizer: PreTrainedTokenizerFast) -> None:
     """Saves in diffusers format, readable by older releases too, and without traces of this machine's folders.
 
-    `fresh_tokenizer`: the pipeline's, as it was built: a used one would remember its last padding. `keep`: names of
-    settings that are needed and that old releases do not know.
+    `fresh_tokenizer`: the pipeline's, as it was built: a used one would remember its last padding.
     """
     pipeline.save_pretrained(folder)
     fresh_tokenizer.save_pretrained(folder / "tokenizer")
@@ -118,10 +112,9 @@ def save_pipeline(
         {"tokenizer_class": tokenizer_class},
         drop=("backend", "extra_special_tokens", "is_local", "local_files_only"),
     )
-    for part in ("vae", "transformer", "text_encoder", "scheduler"):
+    for part in ("vae", "transformer", "text_encoder", "scheduler", "siglip"):
         for file in (folder / part).glob("*config.json"):
-            unknown = {"siglip_feat_dim"} - set(keep)  # None, and unknown to old releases
-            edit_json(file, {}, drop=("_name_or_path", *unknown))
+            edit_json(file, {}, drop=("_name_or_path",))
 
 
 def edit_json(file: Path, changes: dict, drop: tuple[str, ...]) -> None:
