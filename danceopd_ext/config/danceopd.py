@@ -76,6 +76,9 @@ class DanceOPDSection:
     rollout_batch_size: int | None = key(
         None, "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.", minimum=1
     )
+    match_batch_size: int | None = key(
+        None, "States that the student matches together, with gradients. Default: train_batch_size.", minimum=1
+    )
     flowopd_group_size: int = key(16, "flowopd: trajectories of each prompt in a step.", minimum=1)
     sde_eta: float = key(0.7, "flowopd: noise level of its stochastic rollout.", above=0)
     ppo_clip: float = key(1e-4, "flowopd: how far the probability ratio may go from 1.", above=0)

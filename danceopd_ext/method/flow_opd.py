@@ -14,6 +14,7 @@ method is stated, a step has one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -42,31 +43,35 @@ def flow_opd(
     """
     rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
     count = len(batch.indices)
-    losses = []
-    for row in range(count):
-        one = [row] * method.flowopd_group_size
-        group = replace(batch, condition=batch.condition.select(one), indices=[batch.indices[i] for i in one])
-        played = play(method, step, seed, group, rolling, asked, device)
-        losses.append(learn(method, played, learner, backward, share / count))
+    rows = [row for row in range(count) for _ in range(method.flowopd_group_size)]
+    groups = replace(batch, condition=batch.condition.select(rows), indices=[batch.indices[row] for row in rows])
+    played = play(method, step, seed, groups, rolling, asked, device)
+    divergence_GN = learn(method, played, learner, backward, share)
     sigma_BK = batch.sigmas[:-1].expand(count, -1)
-    return Outcome(torch.stack(losses), sigma_BK, rolling.samples, asked.samples, learner.samples)
+    loss_B = divergence_GN.view(count, -1).mean(dim=1)
+    return Outcome(loss_B, sigma_BK, rolling.samples, asked.samples, learner.samples)
 
 
 @dataclass(frozen=True)
 class Played:
-    """A group's trajectories: states [G, N + 1, ...], what each step drew and what the teacher says [G, N, ...]."""
+    """Trajectories: states [G, N + 1, ...], what each step drew and what the teacher says [G, N, ...].
 
-    group: Batch
+    Those of a group stand together in `groups`, `group_size` of each condition.
+    """
+
+    groups: Batch
+    group_size: int
     steps: list[SdeStep]
     states_GN: torch.Tensor
     draws_GN: torch.Tensor
     teacher_GN: torch.Tensor
 
     def baseline(self, n: int) -> torch.Tensor:
-        """The group's mean reward in step n, for the student that played."""
+        """The mean reward of each trajectory's group in step n [G], for the student that played."""
         step, z, z_next = self.steps[n], self.states_GN[:, n], self.states_GN[:, n + 1]
         mean = z_next - step.std * self.draws_GN[:, n]
-        return -step.divergence(mean, step.mean(z, self.teacher_GN[:, n])).mean()
+        reward_G = -step.divergence(mean, step.mean(z, self.teacher_GN[:, n]))
+        return reward_G.view(-1, self.group_size).mean(dim=1).repeat_interleave(self.group_size)
 
     def old_log_probability(self, rows: list[int], n: int) -> torch.Tensor:
         """Of step n of these trajectories, for the student that played."""
@@ -75,42 +80,46 @@ class Played:
 
 
 def play(
-    method: Method, step: int, seed: int, group: Batch, student: Field, teacher: Field, device: torch.device | str
+    method: Method, step: int, seed: int, groups: Batch, student: Field, teacher: Field, device: torch.device | str
 ) -> Played:
-    """Roll out a group (one condition many times), and ask the teacher about every state but the last."""
-    steps = sde_steps(group.sigmas, method.sde_eta)
-    noise, draws_GN = (part.to(device) for part in group_noise(seed, step, group, len(steps)))
+    """Roll out groups (each condition many times), and ask the teacher about every state but the last."""
+    size = method.flowopd_group_size
+    steps = sde_steps(groups.sigmas, method.sde_eta)
+    noise, draws_GN = (part.to(device) for part in trajectory_noise(seed, step, groups, size, len(steps)))
 
     def roll(rows: list[int]) -> torch.Tensor:
-        return sde_rollout(student, noise[rows], draws_GN[rows], steps, group.condition.select(rows))
+        return sde_rollout(student, noise[rows], draws_GN[rows], steps, groups.condition.select(rows))
 
     states_GN = run_in_chunks(roll, len(noise), method.rollout_batch_size)
-    sigma_GN = group.sigmas[:-1].to(noise).expand(len(noise), -1)
-    return Played(group, steps, states_GN, draws_GN, ask(teacher, states_GN[:, :-1], sigma_GN, group))
+    sigma_GN = groups.sigmas[:-1].to(noise).expand(len(noise), -1)
+    return Played(groups, size, steps, states_GN, draws_GN, ask(teacher, states_GN[:, :-1], sigma_GN, groups))
 
 
 def learn(method: Method, played: Played, student: Field, backward: Backward, share: float) -> torch.Tensor:
-    """Add the gradient of `share` times the mean PPO loss of the transitions; return their mean divergence."""
-    steps, size = played.steps, len(played.states_GN)
+    """Add the gradient of `share` times the mean PPO loss of the transitions; return their divergences [G, N]."""
+    steps, groups = played.steps, played.groups
     baselines = [played.baseline(n) for n in range(len(steps))]
-    divergence_GN = torch.zeros(size, len(steps))
-    for rows, n in pieces(played.group, len(steps)):
+    divergence_GN = torch.zeros(len(groups.indices), len(steps))
+    # a piece has states of one solver step: its formulas have numbers of their own
+    for (rows, _), n in product(pieces(groups, 1), range(len(steps))):
         step, z, z_next = steps[n], played.states_GN[rows, n], played.states_GN[rows, n + 1]
         sigma = torch.full((len(rows),), step.sigma, device=z.device)
-        mean = step.mean(z, student(z, sigma, played.group.condition.select(rows)))
+        mean = step.mean(z, student(z, sigma, groups.condition.select(rows)))
         divergence_R = step.divergence(mean, step.mean(z, played.teacher_GN[rows, n]))
-        advantage_R = (-divergence_R - baselines[n]).clamp(-method.advantage_clip, method.advantage_clip)
+        advantage_R = (-divergence_R - baselines[n][rows]).clamp(-method.advantage_clip, method.advantage_clip)
         log_p_R = step.log_probability(z_next, mean)
         loss_R = ppo_loss(log_p_R, played.old_log_probability(rows, n), advantage_R, method.ppo_clip)
         backward(loss_R.sum() * (share / divergence_GN.numel()))
         divergence_GN[rows, n] = divergence_R.detach().cpu()
-    return divergence_GN.mean()
+    return divergence_GN
 
 
-def group_noise(seed: int, step: int, group: Batch, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def trajectory_noise(
+    seed: int, step: int, groups: Batch, group_size: int, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each trajectory its first state [G, ...] and what its steps add [G, N, ...]: standard normal, on the CPU."""
-    rngs = [generator(seed, "trajectory", step, index, g) for g, index in enumerate(group.indices)]
-    everything = torch.stack([torch.randn((steps + 1, *group.latent_shape), generator=rng) for rng in rngs])
+    rngs = [generator(seed, "trajectory", step, index, g % group_size) for g, index in enumerate(groups.indices)]
+    everything = torch.stack([torch.randn((steps + 1, *groups.latent_shape), generator=rng) for rng in rngs])
     return everything[:, 0], everything[:, 1:]
 
 

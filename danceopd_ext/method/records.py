@@ -42,7 +42,7 @@ class Batch:
 
     `indices`: the samples' places among all `total` samples of the step, over all processes and micro-batches.
     `latent_shape`: without the batch axis. `sigmas`: [N + 1], from 1 (pure noise) to 0 (clean).
-    `micro_batch_size`: samples that hold activations together in the gradient pass.
+    `match_batch_size`: states that hold activations together in the gradient pass.
     `targets`: each sample's clean latents on the CPU, None where it has none; empty where the method uses none.
     """
 
@@ -51,7 +51,7 @@ class Batch:
     total: int
     latent_shape: tuple[int, ...]
     sigmas: torch.Tensor
-    micro_batch_size: int
+    match_batch_size: int
     targets: Sequence[torch.Tensor | None] = ()
 
 

@@ -105,19 +105,21 @@ def match(
     """
     loss_BK = torch.zeros(sigma_BK.shape)
     weight_BK = weight_BK.to(z_BK.device)
-    for rows, k in pieces(batch, sigma_BK.shape[1]):
-        velocity = student(z_BK[rows, k], sigma_BK[rows, k], batch.condition.select(rows))
-        loss_R = velocity_mse(velocity, target_BK[rows, k])
-        backward((loss_R * weight_BK[rows, k]).sum() / len(loss_BK))
-        loss_BK[rows, k] = loss_R.detach().cpu()
+    for rows, ks in pieces(batch, sigma_BK.shape[1]):
+        velocity = student(z_BK[rows, ks], sigma_BK[rows, ks], batch.condition.select(rows))
+        loss_R = velocity_mse(velocity, target_BK[rows, ks])
+        backward((loss_R * weight_BK[rows, ks]).sum() / len(loss_BK))
+        loss_BK[rows, ks] = loss_R.detach().cpu()
     return loss_BK
 
 
-def pieces(batch: Batch, num_queries: int) -> list[tuple[list[int], int]]:
-    """The gradient pass, cut up: (rows of one micro-batch, query)."""
-    size = batch.micro_batch_size
-    rows = list(range(len(batch.indices)))
-    return [(rows[i : i + size], k) for i in range(0, len(rows), size) for k in range(num_queries)]
+def pieces(batch: Batch, num_queries: int) -> list[tuple[list[int], list[int]]]:
+    """The gradient pass, cut up: the rows and the queries of the states that are matched together."""
+    size = batch.match_batch_size
+    rows, ks = range(len(batch.indices)), range(num_queries)
+    states = [(row, k) for first in rows[::size] for k in ks for row in rows[first : first + size]]
+    cuts = [states[i : i + size] for i in range(0, len(states), size)]
+    return [([row for row, _ in cut], [k for _, k in cut]) for cut in cuts]
 
 
 def roll_out_in_chunks(
@@ -135,9 +137,11 @@ def roll_out_in_chunks(
 def ask(teacher: Field, z_BK: torch.Tensor, sigma_BK: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The teacher's velocities [B, K, ...] in float32."""
 
-    def velocity(rows: list[int]) -> torch.Tensor:
-        condition = batch.condition.select(rows)
-        queries = range(z_BK.shape[1])
-        return torch.stack([teacher(z_BK[rows, k], sigma_BK[rows, k], condition).float() for k in queries], dim=1)
+    num_queries = sigma_BK.shape[1]
 
-    return run_in_chunks(velocity, len(z_BK), None)
+    def velocity(states: list[int]) -> torch.Tensor:
+        rows, ks = [state // num_queries for state in states], [state % num_queries for state in states]
+        return teacher(z_BK[rows, ks], sigma_BK[rows, ks], batch.condition.select(rows)).float()
+
+    together = max(len(sigma_BK), batch.match_batch_size)
+    return run_in_chunks(velocity, sigma_BK.numel(), together).unflatten(0, sigma_BK.shape)

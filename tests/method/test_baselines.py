@@ -21,7 +21,7 @@ from danceopd_ext.method import (
     sample_noise,
     shares,
 )
-from danceopd_ext.method.flow_opd import group_noise, ppo_loss
+from danceopd_ext.method.flow_opd import ppo_loss, trajectory_noise
 from danceopd_ext.method.joint import draw_sigmas
 from danceopd_ext.method.objectives import RULES
 from tests.method.fields2d import Linear, Target, straight
@@ -46,11 +46,11 @@ def other(z, sigma, condition):
 TEACHERS = {"a": other, "b": straight}
 
 
-def batches(route, indices=range(COUNT), micro_batch_size=2, targets=()):
+def batches(route, indices=range(COUNT), match_batch_size=2, targets=()):
     """Samples of a route; where a step has those of both, the second route's come after the first's."""
     first = COUNT if route == "b" else 0
     indices = [first + i for i in indices]
-    return [Batch(Target(POINTS[indices]), indices, 2 * COUNT, (2,), SIGMAS, micro_batch_size, targets)]
+    return [Batch(Target(POINTS[indices]), indices, 2 * COUNT, (2,), SIGMAS, match_batch_size, targets)]
 
 
 def run(name, student, method=METHOD, **data):
@@ -262,7 +262,7 @@ def test_ppo_takes_the_worse_of_the_free_and_the_clipped_ratio():
 
 def test_trajectories_of_a_group_and_of_samples_differ():
     def noise(indices):
-        return group_noise(SEED, STEP, Batch(Target(torch.zeros(3, 2)), indices, 4, (2,), SIGMAS, 1), 2)
+        return trajectory_noise(SEED, STEP, Batch(Target(torch.zeros(3, 2)), indices, 4, (2,), SIGMAS, 1), 3, 2)
 
     first, draws = noise([1, 1, 1])
     assert first.shape == (3, 2)
@@ -354,13 +354,15 @@ def test_forwards_of_composed_fields():
 @pytest.mark.parametrize("name", EVERY)
 def test_micro_batches_and_rollout_batches_change_nothing(name):
     data = EVERY[name]
-    report, whole = run(name, Linear(0), micro_batch_size=COUNT, **data)
-    other_report, single = run(name, Linear(0), micro_batch_size=1, **data)
+    report, whole = run(name, Linear(0), match_batch_size=COUNT, **data)
+    other_report, single = run(name, Linear(0), match_batch_size=1, **data)
     _, chunked = run(
         name, Linear(0), Method(rollout_steps=STEPS, flowopd_group_size=GROUP, rollout_batch_size=3), **data
     )
+    _, across = run(name, Linear(0), match_batch_size=2 * COUNT - 1, **data)  # states of several solver steps
     assert torch.allclose(whole, single, rtol=1e-4, atol=1e-6)
     assert torch.allclose(whole, chunked, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(whole, across, rtol=1e-4, atol=1e-6)
     assert report.loss == pytest.approx(other_report.loss, rel=1e-5)
 
 

@@ -14,6 +14,7 @@ from danceopd_ext.method import (
     update,
 )
 from danceopd_ext.method.chunks import run_in_chunks
+from danceopd_ext.method.update import pieces
 from tests.method.fields2d import Linear, Target, straight
 
 SIGMAS = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.15, 0.0])
@@ -22,9 +23,9 @@ SEED, STEP, COUNT = 11, 3, 6
 POINTS = torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(5))
 
 
-def batches(indices=range(COUNT), micro_batch_size=2):
+def batches(indices=range(COUNT), match_batch_size=2):
     indices = list(indices)
-    return [Batch(Target(POINTS[indices]), indices, COUNT, (2,), SIGMAS, micro_batch_size)]
+    return [Batch(Target(POINTS[indices]), indices, COUNT, (2,), SIGMAS, match_batch_size)]
 
 
 def run(student, method=METHOD, data=None, teacher=straight):
@@ -70,8 +71,8 @@ def test_loss_and_gradient_equal_the_method_written_out_by_hand(queries):
 
 
 def test_micro_batches_and_rollout_batches_change_nothing():
-    _, whole = run(Linear(0), data=batches(micro_batch_size=COUNT))
-    _, single = run(Linear(0), data=batches(micro_batch_size=1))
+    _, whole = run(Linear(0), data=batches(match_batch_size=COUNT))
+    _, single = run(Linear(0), data=batches(match_batch_size=1))
     _, chunked = run(Linear(0), Method(rollout_steps=5, rollout_batch_size=4))
     assert torch.allclose(whole, single, rtol=1e-5, atol=1e-6)
     assert torch.allclose(whole, chunked, rtol=1e-5, atol=1e-6)
@@ -211,3 +212,12 @@ def test_share_weighs_a_batch():
         distil(METHOD, STEP, SEED, batches()[0], straight, student, torch.Tensor.backward, share)
         gradients.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
     assert torch.allclose(gradients[1], gradients[0] / 4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 100])
+def test_pieces_have_every_state_once_and_no_more_than_fit(size):
+    found = pieces(batches(match_batch_size=size)[0], num_queries=3)
+    states = [state for rows, ks in found for state in zip(rows, ks, strict=True)]
+    assert sorted(states) == [(row, k) for row in range(COUNT) for k in range(3)]
+    assert all(len(rows) == size for rows, _ in found[:-1])
+    assert len(found[-1][0]) <= size

@@ -114,6 +114,16 @@ def test_rollout_batch_size(ran):
     assert forwards[0] == forwards[1]
 
 
+def test_match_batch_size(ran):
+    """The states of all rollouts one by one, or several together: the same training."""
+    one, five = (
+        log_of(ran(train_batch_size=2, rollout_steps=4, num_queries=3, name=str(size), match_batch_size=size))
+        for size in (1, 5)
+    )
+    assert [e["loss"] for e in one] == pytest.approx([e["loss"] for e in five], rel=1e-4)
+    assert [e["forwards"] for e in one] == [e["forwards"] for e in five]
+
+
 def test_several_sizes_in_one_step(ran):
     output = ran(resolution=["16", "24,16", "16,24"], gradient_accumulation_steps=6, max_train_steps=3)
     assert [entry["samples"] for entry in log_of(output)] == [6, 6, 6]

@@ -166,7 +166,7 @@ class Distiller:
             total=count * batches,
             latent_shape=tuple(latent_shape),
             sigmas=self._grid(tuple(latent_shape)),
-            micro_batch_size=count,
+            match_batch_size=self.options.match_batch_size or count,
         )
 
     def _grid(self, latent_shape: tuple[int, ...]) -> torch.Tensor:

@@ -38,6 +38,7 @@ class StepData:
         self.scale = prepared.source.vae_scale_factor
         self.scheduler = load_scheduler(prepared.source)
         self.steps = prepared.preset.danceopd.rollout_steps
+        self.match_batch_size = prepared.preset.danceopd.match_batch_size
         self.guided = prepared.guided
         self.cache, self.latents, self.sources, self.device = cache, latents, sources, accelerator.device
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
@@ -64,7 +65,7 @@ class StepData:
             total=total,
             latent_shape=self.latent_shape(*size),
             sigmas=self.sigmas(*size, self.steps),
-            micro_batch_size=max(len(micro) for micro in micros),
+            match_batch_size=self.match_batch_size or max(len(micro) for micro in micros),
             targets=[self._target(item) for item in items] if self.latents else (),
         )
 
