@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..errors import UserError
@@ -33,6 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every method (default: 3)")
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="how much is trained and drawn")
+    parser.add_argument("--examples", type=int, help="training examples of each kind (default: the budget's)")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
     parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
@@ -46,10 +47,12 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     `start` replaces the process that a run is trained in.
     """
     args = parse(argv)
-    if args.seeds < 1 or args.jobs < 1:
-        raise UserError(f"--seeds {args.seeds} --jobs {args.jobs}: both must be 1 or more.")
-    check_matplotlib()
     budget = BUDGETS[args.budget]
+    budget = replace(budget, examples=budget.examples if args.examples is None else args.examples)
+    for name, value in {"seeds": args.seeds, "jobs": args.jobs, "examples": budget.examples}.items():
+        if value < 1:
+            raise UserError(f"--{name} {value}: it must be 1 or more.")
+    check_matplotlib()
     table = TABLES[args.table](budget)
     sources = find_sources(args.sources, table.needed)
     plan = plan_table(table, budget, range(args.seeds), sources, args.out)

@@ -43,7 +43,8 @@ def facts_of(table: str, results: Path) -> dict:
 
 
 def write_page(results: Path) -> Path:
-    """Write `results`/README.md from the tables that are there."""
+    """Write `results`/README.md from the tables that are there; what was found out about one, and written by hand
+    into TABLE-notes.md, follows its claims."""
     parts = ["# The paper's claims in the demo world", RULE]
     for table, make in TABLES.items():
         if not (results / f"{table}.csv").is_file():
@@ -56,6 +57,9 @@ def write_page(results: Path) -> Path:
             f"{facts['training_hours']:.2f} core hours of training."
         )
         parts.append(f"## {table}\n\n{made}\n\n{claims_table(verdicts_of(table, results))}")
+        notes = results / f"{table}-notes.md"
+        if notes.is_file():
+            parts.append(notes.read_text(encoding="utf-8").strip())
     page = results / "README.md"
     with whole_file(page) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import asdict
 from statistics import mean, stdev
 
 import pytest
@@ -17,6 +18,7 @@ from danceopd_ext.demo.kinds import kinds
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.command import main
 from danceopd_ext.reproduce.entries import FACTS, read_entries
+from danceopd_ext.reproduce.page import write_page
 from danceopd_ext.reproduce.plan import plan_table
 from danceopd_ext.reproduce.runner import cost_of, train_missing
 from danceopd_ext.reproduce.sources import Sources
@@ -181,7 +183,27 @@ def test_the_page_has_every_table_and_how_it_was_made(out):
     assert {"python", "torch", "diffusers"} <= set(facts["versions"])
 
 
-def test_wrong_arguments_end_with_one_message(sources, tmp_path, capsys):
-    assert exit_code(main, [*words("style", sources, tmp_path / "out"), "--seeds", "0"]) == 2
-    assert capsys.readouterr().err.startswith("error: --seeds 0")
+def test_notes_written_by_hand_follow_the_claims_of_their_table(out):
+    results, notes = out / "results", out / "results" / "style-notes.md"
+    notes.write_text("**Why:** the cat.\n", encoding="utf-8")
+    page = write_page(results).read_text(encoding="utf-8")
+    notes.unlink()
+    assert page.index("## style") < page.index("**Why:** the cat.") < page.index("## guidance")
+    assert "the cat" not in write_page(results).read_text(encoding="utf-8")
+
+
+def test_fewer_examples_are_another_run(sources, here, out, tmp_path):
+    few = ["--seeds", "1", "--examples", "1", "--results", str(tmp_path)]
+    main([*words("style", sources, out), *few], start=here)
+    sizes = json.loads((tmp_path / "style.json").read_text(encoding="utf-8"))["sizes"]
+    assert sizes == {**asdict(SMOKE), "examples": 1, "queries": [1, 2], "rollouts": [2, 3], "scales": [1.0, 3.0]}
+    assert "the same 1 training examples" in (tmp_path / "style.md").read_text(encoding="utf-8")
+    assert (out / "data" / "style-1").is_dir()
+    assert len(list((out / "runs").glob("danceopd-style-*"))) == 3  # of two seeds, and this one
+
+
+@pytest.mark.parametrize("name", ["seeds", "jobs", "examples"])
+def test_wrong_arguments_end_with_one_message(sources, tmp_path, capsys, name):
+    assert exit_code(main, [*words("style", sources, tmp_path / "out"), f"--{name}", "0"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --{name} 0: it must be 1 or more")
     assert not (tmp_path / "out").exists()
