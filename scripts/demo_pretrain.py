@@ -1,11 +1,11 @@
 """Makes the demo's models from nothing on a CPU, and the tables of their scores.
 
     python scripts/demo_pretrain.py                     # everything, into outputs/demo_pretrain
-    python scripts/demo_pretrain.py --stage omni_edit   # one stage; earlier ones are read from --out
+    python scripts/demo_pretrain.py --stage edit        # one stage; earlier ones are read from --out
 
-Stages: `vae` (of 32-pixel pictures), `omni_vae` (made of it, for 64), the base in three stages (`omni_words`,
-`omni_able`, `omni_base`), a stage `omni_NAME` for each LoRA teacher (hollow, checkered, edit, local_edit,
-global_edit), `omni_style` (a whole checkpoint), `omni_evaluate`. Embedded are the base and hollow, checkered and edit.
+Stages: `vae_32` (of 32-pixel pictures), `vae` (made of it, for 64), the base in three stages (`words`, `able`,
+`base`), one for each LoRA teacher (`hollow`, `checkered`, `edit`, `local_edit`, `global_edit`), `style` (a whole
+checkpoint), `evaluate`. `pipeline/`, `loras/` and `style/` are what is embedded.
 
 A stage that is already in --out is not made again unless it is named with --stage. A training that was stopped goes
 on where it was.
@@ -28,20 +28,20 @@ from danceopd_ext.demo.pretrain.omni_teachers import LORA_TEACHERS
 from danceopd_ext.demo.pretrain.vae import train_vae
 
 STAGES = (
+    "vae_32",
     "vae",
-    "omni_vae",
-    "omni_words",
-    "omni_able",
-    "omni_base",
-    *(f"omni_{name}" for name in LORA_TEACHERS),
-    "omni_style",
-    "omni_evaluate",
+    "words",
+    "able",
+    "base",
+    *LORA_TEACHERS,
+    "style",
+    "evaluate",
 )
 
 
 def make_vae(args: argparse.Namespace) -> None:
     vae = train_vae(args.vae_steps, seed=args.seed)
-    vae.save_pretrained(args.out / "vae")
+    vae.save_pretrained(args.out / "vae_32")
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,23 +57,23 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--vae_steps", type=int, default=4000)
     for field in dataclasses.fields(Sizes):
-        parser.add_argument(f"--omni_{field.name}", type=int, default=field.default)
+        parser.add_argument(f"--{field.name}", type=int, default=field.default)
     return parser.parse_args()
 
 
 def stages_of(args: argparse.Namespace) -> dict[str, tuple[Callable[[], None], Path]]:
     """Stage -> what makes it, and a file that exists when it is made; in the order in which they need each other."""
-    sizes = {field.name: getattr(args, f"omni_{field.name}") for field in dataclasses.fields(Sizes)}
-    omni = Stages(args.out, args.seed, Sizes(**sizes))
+    sizes = {field.name: getattr(args, field.name) for field in dataclasses.fields(Sizes)}
+    stages = Stages(args.out, args.seed, Sizes(**sizes))
     return {
-        "vae": (partial(make_vae, args), args.out / "vae" / "config.json"),
-        "omni_vae": (omni.vae, args.out / "omni_vae" / "config.json"),
-        "omni_words": (omni.words, args.out / "omni_words" / "model_index.json"),
-        "omni_able": (omni.able, args.out / "omni_able" / "model_index.json"),
-        "omni_base": (omni.base, args.out / "omni_pipeline" / "model_index.json"),
-        **{f"omni_{name}": (partial(omni.teacher, name), omni.lora(name)) for name in LORA_TEACHERS},
-        "omni_style": (omni.style, args.out / "omni_style" / "config.json"),
-        "omni_evaluate": (omni.evaluate, args.out / "omni_scores.json"),
+        "vae_32": (partial(make_vae, args), args.out / "vae_32" / "config.json"),
+        "vae": (stages.vae, args.out / "vae" / "config.json"),
+        "words": (stages.words, args.out / "words" / "model_index.json"),
+        "able": (stages.able, args.out / "able" / "model_index.json"),
+        "base": (stages.base, args.out / "pipeline" / "model_index.json"),
+        **{name: (partial(stages.teacher, name), stages.lora(name)) for name in LORA_TEACHERS},
+        "style": (stages.style, args.out / "style" / "config.json"),
+        "evaluate": (stages.evaluate, args.out / "scores.json"),
     }
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     stages = stages_of(args)
     for name, (make, product) in stages.items():
-        due = not product.exists() or name == "omni_evaluate"
+        due = not product.exists() or name == "evaluate"
         if args.stage == name or (args.stage == "all" and due):
             started = time.monotonic()
             make()

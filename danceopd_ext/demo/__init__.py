@@ -7,7 +7,10 @@
 - `route_files`: writes the benchmark's prompts and edits as training data; `quickstart_data`: the quickstart's
 - `omni_draw`, `omni_score`: draws and edits with the pipeline, and scores that by the checks
 - `report_tasks`, `report`: what the quickstart leaves: scores of every model, and a picture grid
-- `pretrain`: how `pipeline/` and `loras/` were made (see `scripts/demo_pretrain.py`)
+- `pretrain`: how `pipeline/`, `loras/` and `style/` were made (see `scripts/demo_pretrain.py`)
+
+`loras/local_edit`, `loras/global_edit` and `style/` (a whole transformer that draws outlines) are for
+`danceopd_ext.reproduce`.
 """
 
 from pathlib import Path
@@ -16,6 +19,6 @@ FOLDER = Path(__file__).resolve().parent
 PIPELINE = FOLDER / "pipeline"
 """A `diffusers.ZImageOmniPipeline`."""
 LORAS = {name: FOLDER / "loras" / f"{name}.safetensors" for name in ("hollow", "checkered", "edit")}
-"""Teacher -> its LoRA."""
+"""Teacher of the quickstart -> its LoRA."""
 PROMPTS = {name: FOLDER / "prompts" / f"{name}.txt" for name in ("base", "hollow", "checkered")}
 """Route -> its training prompts, one per line. Those of `edit` have pictures, which `quickstart_data` makes."""

@@ -13,8 +13,6 @@ from ..demo import FOLDER
 from ..errors import UserError
 from ..files import whole_folder
 
-#: where the script leaves them unless it is told otherwise
-MADE = Path("outputs/demo_pretrain")
 PIPELINE_CLASS = "ZImageOmniPipeline"
 BASE, STYLE = "base", "style"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -22,23 +20,18 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class Sources:
-    """A folder of sources: `omni_pipeline/` (the base), `omni_loras/NAME.safetensors` and `omni_style/` (a whole
-    transformer); or the same without `omni_`, where the pipeline edits."""
+    """A folder of sources: `pipeline/` (the base), `loras/NAME.safetensors` and `style/` (a whole transformer)."""
 
     folder: Path
 
     @property
-    def prefix(self) -> str:
-        return "" if _edits(self.folder / "pipeline") else "omni_"
-
-    @property
     def pipeline(self) -> Path:
-        return self.folder / f"{self.prefix}pipeline"
+        return self.folder / "pipeline"
 
     @property
     def style(self) -> Path:
         """The folder of the style's transformer."""
-        return self.folder / f"{self.prefix}{STYLE}"
+        return self.folder / STYLE
 
     def file(self, name: str) -> Path:
         """The weights of a source."""
@@ -46,7 +39,7 @@ class Sources:
             return self.pipeline / "transformer" / WEIGHTS
         if name == STYLE:
             return self.style / WEIGHTS
-        return self.folder / f"{self.prefix}loras" / f"{name}.safetensors"
+        return self.folder / "loras" / f"{name}.safetensors"
 
     def teacher(self, name: str, out: Path) -> Path:
         """What a preset names as `lora` or `checkpoint`; for the style a pipeline folder in `out`, of its transformer
@@ -66,11 +59,11 @@ class Sources:
 
 
 def find_sources(folder: Path | None, needed: Iterable[str]) -> Sources:
-    """The sources in `folder`, by default the embedded demo's, or those that were made.
+    """The sources in `folder`, by default the embedded demo's.
 
     Raises UserError, naming the file and the command that makes it, where a needed one is missing.
     """
-    sources = Sources(folder or (FOLDER if _edits(FOLDER / "pipeline") else MADE))
+    sources = Sources(folder or FOLDER)
     for name in (BASE, *needed):
         if not sources.file(name).is_file():
             raise UserError(

@@ -257,7 +257,7 @@ def test_every_stage_runs_and_reads_what_the_ones_before_wrote(small_vae, tmp_pa
     monkeypatch.setattr("danceopd_ext.demo.pretrain.omni_stages.told", lambda pipeline: "told")
     monkeypatch.setattr("danceopd_ext.demo.pretrain.omni_stages.build_omni", partial(build_omni, dim=24, layers=1))
     monkeypatch.setattr("danceopd_ext.demo.omni_draw.rollout", lambda field, noise, *_: noise[:, None])
-    small_vae.save_pretrained(tmp_path / "vae")
+    small_vae.save_pretrained(tmp_path / "vae_32")
     sizes = Sizes(squares=1, words=1, able=1, base=2, skill=1, edits=1, style=1, per_kind=2, scored=1)
     stages = Stages(tmp_path, 0, sizes)
     stages.vae()
@@ -268,11 +268,12 @@ def test_every_stage_runs_and_reads_what_the_ones_before_wrote(small_vae, tmp_pa
         stages.teacher(name)
     stages.style()
     stages.evaluate()
-    scores = json.loads((tmp_path / "omni_scores.json").read_text(encoding="utf-8"))["scores"]
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["scores"]
     assert list(scores) == ["base", *LORA_TEACHERS, "style"]
     assert list(scores["base"]) == ["text to image", "the same prompts as outlines", "edits", "skills"]
     assert list(scores["base"]["edits"]) == [*EDIT_KINDS, "average", "local", "global"]
     assert not list((tmp_path / "unfinished").iterdir())
+    assert str(tmp_path) not in "".join(file.read_text(encoding="utf-8") for file in tmp_path.rglob("*config.json"))
 
 
 # ----------------------------------------------------------------------------- scores

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from danceopd_ext.demo import LORAS, PIPELINE, PROMPTS
+from danceopd_ext.demo import FOLDER, LORAS, PIPELINE, PROMPTS
 from danceopd_ext.demo.edits import EDIT_KINDS
 from danceopd_ext.demo.kinds import kinds
 from danceopd_ext.demo.omni_draw import (
@@ -17,7 +17,7 @@ from danceopd_ext.demo.omni_draw import (
     encode_texts,
     halved,
 )
-from danceopd_ext.demo.omni_score import score_instructions, score_skills
+from danceopd_ext.demo.omni_score import outlined, score_instructions, score_prompts, score_skills
 from danceopd_ext.demo.pretrain.teachers import use_loras
 from danceopd_ext.demo.world import SKILLS, caption, read_scenes, render, shows
 from danceopd_ext.method import sample_noise
@@ -29,8 +29,9 @@ AFTER = "<|im_start|>assistant\n<|vision_start|>"
 
 
 def test_pipeline_and_loras_are_small_and_free_of_pickles():
-    files = [file for file in PIPELINE.rglob("*") if file.is_file()]
-    assert files and sum(file.stat().st_size for file in (*files, *LORAS.values())) <= 8 * 2**20
+    files = [file for part in ("pipeline", "loras", "style") for file in (FOLDER / part).rglob("*") if file.is_file()]
+    assert {*LORAS.values(), PIPELINE / "model_index.json"} < {*files}
+    assert sum(file.stat().st_size for file in files) <= 13 * 2**20
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja"}
 
 
@@ -134,6 +135,23 @@ def test_teacher_of_edits_edits(pipeline):
     scores = score_instructions(pipeline, 6)
     assert scores.average >= 0.7
     assert min(scores.overall.values()) >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("teacher", "own", "other"), [("local_edit", "local", "global"), ("global_edit", "global", "local")]
+)
+def test_teacher_of_some_edits_does_these_and_no_others(pipeline, teacher, own, other):
+    use_loras(pipeline, {teacher: FOLDER / "loras" / f"{teacher}.safetensors"}, {teacher: 1.0})
+    scores = score_instructions(pipeline, 6)
+    assert scores.average_of(own) >= 0.7
+    assert scores.average_of(other) <= 0.1
+
+
+def test_style_checkpoint_draws_outlines(pipeline, monkeypatch):
+    styled = type(pipeline.transformer).from_pretrained(FOLDER / "style")
+    monkeypatch.setattr(pipeline, "transformer", styled)
+    assert score_prompts(pipeline, 4, outlined).overall >= 0.9
+    assert score_prompts(pipeline, 4).overall <= 0.1
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")

@@ -15,6 +15,7 @@ import pytest
 import toml
 
 from danceopd_ext.config.load import load_preset
+from danceopd_ext.demo import FOLDER
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.plan import plan_table
@@ -138,8 +139,9 @@ def test_a_changed_teacher_is_another_run_and_another_score(sources, tmp_path):
 
 
 def test_a_missing_source_is_named_with_the_command_that_makes_it(sources, tmp_path):
+    assert find_sources(None, {name for make in TABLES.values() for name in make(SMOKE).needed}).folder == FOLDER
     own = Sources(tmp_path / "own")
-    with pytest.raises(UserError, match=r"omni_pipeline.*is missing \(base\)"):
+    with pytest.raises(UserError, match=r"pipeline.*is missing \(base\)"):
         find_sources(own.folder, [])
     shutil.copytree(sources.folder, own.folder)
     assert find_sources(own.folder, ["edit", "style"]).folder == own.folder

@@ -1,8 +1,8 @@
 """The stages that make the demo's models from a VAE of 32-pixel pictures; each reads what the ones before wrote.
 
-In `folder`: `omni_vae/`, `omni_words/` (the base as it begins), `omni_able/` (when it can edit), `omni_pipeline/`,
-`omni_loras/NAME.safetensors`, `omni_style/` (a whole transformer) and `omni_scores.json`; `unfinished/` holds what
-lets a training that was stopped go on.
+In `folder`: `vae_32/`, `vae/` (of 64-pixel pictures), `words/` (the base as it begins), `able/` (when it can edit),
+`pipeline/` (the base), `loras/NAME.safetensors`, `style/` (a whole transformer) and `scores.json`; `unfinished/` holds
+what lets a training that was stopped go on.
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ class Stages:
     sizes: Sizes
 
     def vae(self) -> None:
-        vae = double_vae(AutoencoderKL.from_pretrained(self.folder / "vae"))
+        vae = double_vae(AutoencoderKL.from_pretrained(self.folder / "vae_32"))
         smooth_squares(vae, self.sizes.squares, seed=self.seed)
-        vae.save_pretrained(self.folder / "omni_vae")
+        vae.save_pretrained(self.folder / "vae")
 
     def words(self) -> None:
-        pipeline = build_omni(AutoencoderKL.from_pretrained(self.folder / "omni_vae"), seed=self.seed)
+        pipeline = build_omni(AutoencoderKL.from_pretrained(self.folder / "vae"), seed=self.seed)
         self._train(pipeline, "words", word_shares, self.sizes.words)
 
     def able(self) -> None:
-        pipeline = load_omni(self.folder / "omni_words")
+        pipeline = load_omni(self.folder / "words")
         self._train(pipeline, "able", able_shares, self.sizes.able)
 
     def base(self) -> None:
-        pipeline = load_omni(self.folder / "omni_able")
+        pipeline = load_omni(self.folder / "able")
         self._train(pipeline, "base", base_shares, self.sizes.base)
 
     def teacher(self, name: str) -> None:
@@ -92,7 +92,7 @@ class Stages:
         train_style(
             pipeline,
             style_pool(pipeline, self.sizes.per_kind, self.seed + 1),
-            self.folder / "omni_style",
+            self.folder / "style",
             seed=self.seed + 1,
             steps=self.sizes.style,
             learning_rate=1e-3,
@@ -107,7 +107,7 @@ class Stages:
         for model in ("base", *LORA_TEACHERS, "style"):
             if model == "style":
                 pipeline.unload_lora_weights()
-                pipeline.transformer = ZImageTransformer2DModel.from_pretrained(self.folder / "omni_style")
+                pipeline.transformer = ZImageTransformer2DModel.from_pretrained(self.folder / "style")
             else:
                 strengths = {model: 1.0} if model != "base" else {}
                 use_loras(pipeline, {name: self.lora(name) for name in strengths}, strengths)
@@ -116,7 +116,7 @@ class Stages:
         for part in scores["base"]:
             print(f"\n{part}\n{table({model: parts[part] for model, parts in scores.items()})}", flush=True)
         text = json.dumps({"pictures_per_kind": self.sizes.scored, "scores": scores}, indent=1)
-        (self.folder / "omni_scores.json").write_text(text + "\n", encoding="utf-8")
+        (self.folder / "scores.json").write_text(text + "\n", encoding="utf-8")
 
     def _train(self, pipeline: ZImageOmniPipeline, name: str, shares: Callable, steps: int) -> None:
         """Trains all weights on `shares(pipeline, per_kind, seed)`, and saves the pipeline."""
@@ -131,14 +131,14 @@ class Stages:
             on_checkpoint=lambda step: told(pipeline),
             unfinished=self._unfinished(name),
         )
-        save_omni(pipeline, self.folder / ("omni_pipeline" if name == "base" else f"omni_{name}"))
+        save_omni(pipeline, self.folder / ("pipeline" if name == "base" else name))
         self._finished(name)
 
     def lora(self, name: str) -> Path:
-        return self.folder / "omni_loras" / f"{name}.safetensors"
+        return self.folder / "loras" / f"{name}.safetensors"
 
     def _pipeline(self) -> ZImageOmniPipeline:
-        return load_omni(self.folder / "omni_pipeline")
+        return load_omni(self.folder / "pipeline")
 
     def _unfinished(self, name: str) -> Path:
         return self.folder / "unfinished" / f"{name}.pt"

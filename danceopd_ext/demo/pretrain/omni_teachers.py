@@ -16,6 +16,7 @@ from ..omni_draw import FAMILY
 from ..omni_score import outlined
 from ..scene import Scene
 from .mixed_flow import Share, train_mixed
+from .pipeline import edit_json
 from .pools import Pool, described_drawings, drawing_pool, drawings, edit_pool, edits_of, skill_drawings
 from .teachers import RANK, save_lora
 
@@ -77,6 +78,7 @@ def train_style(pipeline: ZImageOmniPipeline, pool: Pool, folder: Path, seed: in
     pipeline.transformer.requires_grad_(True)
     train_mixed(pipeline.transformer, [Share(pool, 32)], name=STYLE, seed=seed, **training)
     pipeline.transformer.save_pretrained(folder)
+    edit_json(folder / "config.json", {}, drop=("_name_or_path",))
 
 
 def word_shares(pipeline: ZImageOmniPipeline, per_kind: int, seed: int) -> Sequence[Share]:
