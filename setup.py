@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["danceopd_ext", "danceopd_ext.*"]),
-    package_data={"danceopd_ext.demo": ["pipeline/**/*", "pipeline/*", "loras/*", "prompts/*"]},
+    package_data={"danceopd_ext.demo": ["pipeline/**/*", "pipeline/*", "loras/*", "style/*", "prompts/*"]},
     install_requires=[
         "torch>=2.5",
         "numpy",
