@@ -19,8 +19,9 @@ from .entries import write_entries
 from .evaluate import SEED, evaluate_missing
 from .grids import draw_pictures
 from .markdown import table_page
+from .marks import write_marks
 from .page import write_page
-from .plan import Plan, entries_of, pictures_of, plan_table
+from .plan import Plan, entries_of, marks_of, pictures_of, plan_table
 from .plots import check_matplotlib, draw_plot
 from .runner import Start, cost_of, train_missing
 from .sources import find_sources
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
 
 
 def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results: Path) -> Path:
-    """Write TABLE.csv, .md, .json, -plot.png and -grid.png into `results`; the page's path."""
+    """Write TABLE.csv, .md, .json, -marks.npz, -plot.png and -grid.png into `results`; the page's path."""
     facts = {
         "budget": budget_name,
         "sizes": asdict(budget),
@@ -76,6 +77,7 @@ def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results
     entries = entries_of(plan)
     lines = summarise(entries, budget.tested)
     write_entries(results / f"{name}.csv", entries)
+    write_marks(results / f"{name}-marks.npz", marks_of(plan))
     with whole_file(results / f"{name}.json") as part:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     draw_plot(name, lines, plan.table.measures, results / f"{name}-plot.png")

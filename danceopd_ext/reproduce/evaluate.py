@@ -33,7 +33,7 @@ MEASURES = ("edit", "t2i", "style")
 
 @dataclass(frozen=True)
 class Job:
-    """One model, drawn in one way. `result`: the JSON file; pictures for the grid lie beside it as .npz.
+    """One model, drawn in one way. `result`: the JSON file; pictures and marks of single drawings lie beside it.
 
     `lora` or `checkpoint` (the folder of a transformer) or neither: the base.
     """
@@ -69,7 +69,7 @@ def evaluate_missing(jobs: Sequence[Job], processes: int) -> int:
 
 
 def evaluate(job: Job) -> None:
-    """Write the scores {measure: {column: 0..1}}, and one picture of each kind."""
+    """Write the scores {measure: {column: 0..1}}; and one picture of each kind, and the scores of all, as .npz."""
     quieten()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads of so small a model only wait for each other
@@ -81,7 +81,7 @@ def evaluate(job: Job) -> None:
     finally:
         torch.set_num_threads(threads)
     with whole_file(job.pictures) as part, open(part, "wb") as file:
-        np.savez_compressed(file, **{name: array for one in parts.values() for name, array in one.shown.items()})
+        np.savez_compressed(file, **{name: array for one in parts.values() for name, array in one.arrays.items()})
     with whole_file(job.result) as part:
         report = {"job": asdict(job), "scores": {name: one.row for name, one in parts.items()}}
         part.write_text(json.dumps(report, indent=1), encoding="utf-8")
@@ -89,10 +89,11 @@ def evaluate(job: Job) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores by column, and what the grid shows: uint8 [kinds, 32, 32, 3] and whether each is right."""
+    """Scores by column, and arrays: what the grid shows, uint8 [kinds, 32, 32, 3], whether each of these is right, and
+    the score of every drawing, float32 [kinds, drawings of a kind]."""
 
     row: dict[str, float]
-    shown: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
 
 
 def measure(pipeline: ZImageOmniPipeline, name: str, job: Job) -> Measured:
@@ -104,15 +105,21 @@ def measure(pipeline: ZImageOmniPipeline, name: str, job: Job) -> Measured:
         scores = score_edited(edits, pictures)
         scopes = {f"{scope} average": scores.average_of(scope) for scope in ("local", "global")}
         row = {**scores.overall, **scopes, "average": scores.average}
-        right = [score.exact for score in score_edits(edits, pictures)]
+        single = score_edits(edits, pictures)
+        marks, right = [one.overall for one in single], [one.exact for one in single]
     else:
         prompts = held_out_prompts(job.tested)
         if name == "style":
             prompts = [outlined(prompt) for prompt in prompts]
         row = score_drawings(prompts, pictures).row()
-        right = check_all(pictures, prompts)
+        marks = right = check_all(pictures, prompts)
     first = slice(None, None, job.tested)
-    return Measured(row, {f"{name}_pictures": pictures[first], f"{name}_right": np.array(right)[first]})
+    arrays = {
+        "pictures": pictures[first],
+        "right": np.array(right)[first],
+        "marks": np.array(marks, np.float32).reshape(-1, job.tested),
+    }
+    return Measured(row, {f"{name}_{what}": array for what, array in arrays.items()})
 
 
 @lru_cache(maxsize=2)

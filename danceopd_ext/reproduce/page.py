@@ -10,15 +10,17 @@ from ..files import whole_file
 from .budgets import BUDGETS, Budget
 from .claims import ABSORPTION, COMPOSITION, LOCAL_GLOBAL, Claim, Verdict, ablation_claims, guidance_claims, judge
 from .entries import read_entries
+from .marks import read_marks, redrawn
 from .summary import summarise
 from .tables import TABLES
 
 RULE = """A claim says that one number is greater than another (or that some are about the same). It **holds** if it is
 so by more than two standard errors, **does not hold** if the opposite is so by more than two, and is **not resolved**
 otherwise. The standard error joins the spread over training seeds (standard deviation / root of the number of seeds)
-with that of a fraction of so many drawings; with one seed the spread is not known, and nothing about a trained model
-is resolved. The scores are of another world than the paper's benchmarks: compare differences, not sizes. The
-paper gives no formulas for the objectives of its ablation; `danceopd_ext/method/objectives.py` says which are taken."""
+with the spread over drawings: 400 other choices of drawings are tried, the same for all models (bootstrap). With one
+seed the first spread is not known, and nothing about a trained model is resolved. The scores are of another world than
+the paper's benchmarks: compare differences, not sizes. The paper gives no formulas for the objectives of its ablation;
+`danceopd_ext/method/objectives.py` says which are taken."""
 
 
 def claims_of(table: str, budget: Budget) -> list[Claim]:
@@ -33,7 +35,8 @@ def claims_of(table: str, budget: Budget) -> list[Claim]:
 def verdicts_of(table: str, results: Path) -> list[Verdict]:
     """The verdicts of a table's files in `results`."""
     budget = BUDGETS[facts_of(table, results)["budget"]]
-    lines = summarise(read_entries(results / f"{table}.csv"), budget.tested)
+    entries = read_entries(results / f"{table}.csv")
+    lines = summarise(entries, budget.tested, redrawn(entries, read_marks(results / f"{table}-marks.npz")))
     return [judge(claim, lines) for claim in claims_of(table, budget)]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from .budgets import Budget
 from .entries import Entry
 from .evaluate import SEED, Job
@@ -92,6 +94,15 @@ def _entry(one: Drawn) -> Entry:
         cost.forwards if cost else 0,
         round(cost.seconds, 3) if cost else 0.0,
     )
+
+
+def marks_of(plan: Plan) -> list[dict[str, np.ndarray]]:
+    """The scores of all drawings, for each entry."""
+    found = []
+    for one in plan.drawn:
+        with np.load(one.job.pictures) as arrays:
+            found.append({measure: arrays[f"{measure}_marks"] for measure in plan.table.measures})
+    return found
 
 
 def with_gap(entries: list[Entry]) -> list[Entry]:

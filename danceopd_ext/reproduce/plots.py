@@ -47,7 +47,7 @@ def _bars(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("fraction right, mean and standard deviation")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", ncols=len(measures), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
 
 def _costs(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
@@ -57,8 +57,9 @@ def _costs(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
             if line.forwards.mean:
                 score = line.scores[HEADLINES[measure]].mean
                 axes.plot(line.forwards.mean, score, "o", color=f"C{list(measures).index(measure)}")
-                axes.annotate(line.label, (line.forwards.mean, score), fontsize=7, xytext=(3, 3),
-                              textcoords="offset points")  # fmt: skip
+                if measure == measures[0]:
+                    axes.annotate(line.label, (line.forwards.mean, score), fontsize=7, xytext=(0, -12),
+                                  textcoords="offset points", ha="center")  # fmt: skip
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.05)
     axes.margins(x=0.25)

@@ -1,18 +1,20 @@
 """Means over seeds, how sure they are, and when a difference counts.
 
 The rule. A score is the mean of many drawings, and a model one of the many that other seeds would give. Its standard
-error joins both: the spread over trainings, std / sqrt(seeds), and that of a fraction of `pictures` drawings,
-sqrt(p (1 - p) / pictures). All models draw the same prompts from the same noise, so the second part is on the careful
-side for a difference. A training with one seed says nothing of the spread: its error is not known. Something is
-greater than 0 if it is so by more than two standard errors.
+error joins both: the spread over trainings, std / sqrt(seeds), and the spread over choices of drawings (see marks),
+which are the same for all models, so that this part is that of a difference itself. Where single drawings are not
+known, it is that of a fraction of `pictures` drawings, sqrt(p (1 - p) / pictures). A training with one seed says
+nothing of the spread: its error is not known. Something is greater than 0 if it is so by more than two standard errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, field
+from math import hypot, sqrt
 from statistics import mean, stdev
+
+import numpy as np
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not resolved"
 
@@ -27,32 +29,48 @@ class Stat:
     seeds: int
     """trainings; 0 where nothing was trained"""
     pictures: int | None = None
+    redrawn: np.ndarray | None = field(default=None, compare=False)
+    """the mean with other choices of drawings, the same choices for all models"""
 
     @property
-    def error(self) -> float | None:
-        """The standard error; None where it is not known."""
-        if self.seeds == 1:
-            return None
-        spread = (self.std or 0.0) ** 2 / max(self.seeds, 1)
+    def of_trainings(self) -> float | None:
+        """The part of the standard error that is of trainings; None where it is not known."""
+        return None if self.seeds == 1 else (self.std or 0.0) / sqrt(max(self.seeds, 1))
+
+    @property
+    def of_drawings(self) -> float:
+        """The part of the standard error that is of this number's drawings alone."""
         if self.pictures is None:
-            return sqrt(spread)
+            return 0.0
         # one right and one wrong more: a fraction of 0 or 1 is not certain
         p = (self.mean * self.pictures + 1) / (self.pictures + 2)
-        return sqrt(spread + p * (1 - p) / self.pictures)
+        return sqrt(p * (1 - p) / self.pictures)
 
 
-def stat(values: Sequence[float], trained: bool, pictures: int | None = None) -> Stat:
+def stat(
+    values: Sequence[float], trained: bool, pictures: int | None = None, redrawn: np.ndarray | None = None
+) -> Stat:
     """The mean of one value for each seed."""
-    return Stat(mean(values), stdev(values) if len(values) > 1 else None, len(values) if trained else 0, pictures)
+    std = stdev(values) if len(values) > 1 else None
+    return Stat(mean(values), std, len(values) if trained else 0, pictures, redrawn)
 
 
 def combined(parts: Sequence[tuple[float, Stat]]) -> tuple[float, float | None]:
     """The sum of factor * number, and its standard error if all errors are known."""
-    errors = [one.error for _, one in parts]
     value = sum(factor * one.mean for factor, one in parts)
-    if any(error is None for error in errors):
+    if any(one.of_trainings is None for _, one in parts):
         return value, None
-    return value, sqrt(sum((factor * error) ** 2 for (factor, _), error in zip(parts, errors, strict=True)))
+    of_trainings = hypot(*(factor * one.of_trainings for factor, one in parts))
+    return value, hypot(of_trainings, of_drawings(parts))
+
+
+def of_drawings(parts: Sequence[tuple[float, Stat]]) -> float:
+    """The part of a sum's standard error that is of its drawings, together where single drawings are known."""
+    if any(one.redrawn is None for _, one in parts):
+        return hypot(*(factor * one.of_drawings for factor, one in parts))
+    together = float(np.std(sum(factor * one.redrawn for factor, one in parts), ddof=1))
+    # what never changed is not certain: one drawing more could be otherwise
+    return max([together, *(abs(factor) / one.pictures for factor, one in parts if one.pictures)])
 
 
 def greater(parts: Sequence[tuple[float, Stat]]) -> str:

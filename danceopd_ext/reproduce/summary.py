@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ..demo.edits import EDIT_KINDS
 from ..demo.kinds import kinds
@@ -68,16 +70,21 @@ def pictures_of(column: str, tested: int) -> int | None:
     return tested * 6 if column.endswith(("average", "overall")) else tested
 
 
-def summarise(entries: Sequence[Entry], tested: int) -> list[Line]:
-    """A line for each model, in the order of the entries; `tested`: drawings of each kind."""
+def summarise(
+    entries: Sequence[Entry], tested: int, redrawn: Mapping[tuple[str, float], Mapping[str, np.ndarray]] | None = None
+) -> list[Line]:
+    """A line for each model, in the order of the entries; `tested`: drawings of each kind; `redrawn`: see marks."""
     groups: dict[tuple[str, float], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.label, entry.beta), []).append(entry)
     lines = []
     for (label, beta), some in groups.items():
         trained = some[0].seed is not None
+        other = (redrawn or {}).get((label, beta), {})
         scores = {
-            column: stat([entry.values[column] for entry in some], trained, pictures_of(column, tested))
+            column: stat(
+                [entry.values[column] for entry in some], trained, pictures_of(column, tested), other.get(column)
+            )
             for column in some[0].values
         }
         forwards, seconds = (stat([float(getattr(e, name)) for e in some], trained) for name in ("forwards", "seconds"))

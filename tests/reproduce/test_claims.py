@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import sqrt
+from math import hypot, sqrt
 
+import numpy as np
 import pytest
 
 from danceopd_ext.demo.edits import EDIT_KINDS
+from danceopd_ext.demo.kinds import kinds
 from danceopd_ext.reproduce.budgets import BUDGETS
-from danceopd_ext.reproduce.claims import BAND, COMPOSITION, EDIT, Claim, judge
+from danceopd_ext.reproduce.claims import BAND, COMPOSITION, EDIT, T2I, Claim, judge
 from danceopd_ext.reproduce.entries import Entry, read_entries, write_entries
+from danceopd_ext.reproduce.marks import read_marks, redrawn, write_marks
 from danceopd_ext.reproduce.page import claims_of
 from danceopd_ext.reproduce.plan import with_gap
 from danceopd_ext.reproduce.stats import FAILS, HOLDS, OPEN, Stat, combined, greater, stat, within
@@ -51,9 +54,50 @@ def test_what_is_not_trained_is_sure_but_for_its_drawings():
 
 
 def test_more_drawings_and_more_seeds_are_surer():
-    assert stat([0.5], False, 400).error < stat([0.5], False, 100).error
-    assert stat([0.5], False, 100).error == pytest.approx(0.05)
-    assert Stat(0.5, 0.1, 6).error < Stat(0.5, 0.1, 3).error
+    assert stat([0.5], False, 400).of_drawings < stat([0.5], False, 100).of_drawings
+    assert stat([0.5], False, 100).of_drawings == pytest.approx(0.05)
+    assert Stat(0.5, 0.1, 6).of_trainings < Stat(0.5, 0.1, 3).of_trainings
+    assert combined([(2.0, Stat(0.5, 0.09, 9, 100))]) == (1.0, pytest.approx(2 * hypot(0.03, 0.05), rel=1e-2))
+
+
+def test_hard_drawings_are_hard_for_all_models(tmp_path):
+    """Two models are right half of the time; one of them a little more often, and on the same drawings or not."""
+    random = np.random.default_rng(0)
+    hard = random.random((6, 64)) < 0.5
+    better = np.where(random.random((6, 64)) < 0.1, 1.0, hard)
+    entries = [Entry("one", {EDIT: float(better.mean())}), Entry("other", {EDIT: float(hard.mean())})]
+
+    def verdict(other):
+        write_marks(tmp_path / "marks.npz", [{"edit": better.astype(np.float32)}, {"edit": other.astype(np.float32)}])
+        lines = summarise(entries, 64, redrawn(entries, read_marks(tmp_path / "marks.npz")))
+        assert [line.scores[EDIT].redrawn.mean() for line in lines] == pytest.approx(
+            [entry.values[EDIT] for entry in entries], abs=0.01
+        )
+        return difference(*(line.scores[EDIT] for line in lines))
+
+    shuffled = random.permuted(hard, axis=1)
+    assert (verdict(hard), verdict(shuffled)) == (HOLDS, OPEN)
+    assert difference(*(line.scores[EDIT] for line in summarise(entries, 64))) == OPEN
+
+
+def test_columns_of_other_drawings_are_those_of_entries():
+    """Where every drawing of a kind has the same mark, no choice of drawings changes a column."""
+    values = np.arange(12).reshape(2, 6) / 12
+    marks = {measure: np.repeat(row[:, None], 5, axis=1) for measure, row in zip(("edit", "t2i"), values, strict=True)}
+    columns = redrawn([Entry("a", {}, seed=0), Entry("a", {}, seed=1)], [marks, marks])["a", 1.0]
+    scopes = [kind.scope == "local" for kind in EDIT_KINDS.values()]
+    expected = {EDIT: values[0].mean(), T2I: values[1].mean(), WORST: 0.0}
+    expected |= {
+        "edit local average": values[0][scopes].mean(),
+        "t2i counting": values[1][list(kinds()).index("counting")],
+    }
+    for column, value in expected.items():
+        assert columns[column] == pytest.approx(np.full(400, value)), column
+
+
+def test_what_never_changed_is_not_certain():
+    always, never = (Stat(mean, None, 0, 4, np.full(9, mean)) for mean in (1.0, 0.0))
+    assert combined([(1.0, always), (-1.0, never)]) == (1.0, 0.25)
 
 
 def test_about_the_same_needs_to_be_surely_the_same():
