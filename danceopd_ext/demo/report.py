@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,41 +60,53 @@ def use(pipeline: ZImageOmniPipeline, strengths: dict[str, float]) -> None:
         pipeline.disable_lora()
 
 
-def score_all(pipeline: ZImageOmniPipeline, asked: dict[str, Task]) -> tuple[dict[str, dict[str, float]], Image.Image]:
-    """skill -> model -> mean score, and the picture grid with a row for each skill."""
+@dataclass(frozen=True)
+class Answers:
+    """What one model made of one skill: uint8 [N, 32, 32, 3], and the mark 0..1 of each."""
+
+    pictures: np.ndarray
+    marks: list[float]
+
+
+def answer_all(pipeline: ZImageOmniPipeline, asked: dict[str, Task]) -> dict[str, dict[str, Answers]]:
+    """skill -> model -> its answers."""
     items = {skill: task.encode(pipeline) for skill, task in asked.items()}
-    scores: dict[str, dict[str, float]] = {skill: {} for skill in asked}
-    columns: dict[str, list[np.ndarray]] = {"source": sources_of(asked)}
-    passed: dict[str, list[bool]] = {}
+    answers: dict[str, dict[str, Answers]] = {skill: {} for skill in asked}
     bar = tqdm(total=len(models("student")) * len(asked), desc="scoring", unit="score")
     for model, strengths in models("student").items():
         use(pipeline, strengths)
-        columns[model], passed[model] = [], []
         for skill, task in asked.items():
             bar.set_postfix_str(f"{model}, {skill}")
             bar.update()
             pictures = draw(pipeline, items[skill], seed=SEED)
-            marks = task.marks(pictures)
-            scores[skill][model] = float(np.mean(marks))
-            columns[model].append(pictures[shown(task)])
-            passed[model].append(marks[shown(task)] == 1)
+            answers[skill][model] = Answers(pictures, task.marks(pictures))
     bar.close()
-    return scores, draw_grid([task.texts[shown(task)] for task in asked.values()], columns, passed)
+    return answers
 
 
-def shown(task: Task) -> int:
-    """Which prompt of a skill the grid shows, whatever came out."""
-    return len(task.texts) // 2
-
-
-def sources_of(asked: dict[str, Task]) -> list[np.ndarray]:
-    """The source picture beside each row of the grid; nothing beside a drawing."""
+def grid_of(asked: dict[str, Task], answers: dict[str, dict[str, Answers]]) -> Image.Image:
+    """A row for each skill, with the source picture of an edit; a column for each model."""
     nothing = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), PAPER, np.uint8)
-    found = [task.sources() for task in asked.values()]
-    return [
-        nothing if sources is None else sources[shown(task)]
-        for task, sources in zip(asked.values(), found, strict=True)
-    ]
+    texts: list[str] = []
+    columns: dict[str, list[np.ndarray]] = {"source": []}
+    passed: dict[str, list[bool]] = {}
+    for skill, task in asked.items():
+        row, sources = shown(answers[skill][OWNERS[skill]]), task.sources()
+        texts.append(task.texts[row])
+        columns["source"].append(nothing if sources is None else sources[row])
+        for model, one in answers[skill].items():
+            columns.setdefault(model, []).append(one.pictures[row])
+            passed.setdefault(model, []).append(one.marks[row] == 1)
+    return draw_grid(texts, columns, passed)
+
+
+def shown(owner: Answers) -> int:
+    """Which prompt of a skill the grid shows: from the middle on, the first that the skill's owner does right.
+
+    So a row shows whether what the owner can do is kept; the student is not looked at.
+    """
+    middle = len(owner.marks) // 2
+    return next((row for row in range(middle, len(owner.marks)) if owner.marks[row] == 1), middle)
 
 
 def add_better_merge(scores: dict[str, dict[str, float]]) -> str:
@@ -131,7 +144,9 @@ def main(folder: Path, seconds: dict[str, float]) -> None:
     start = time.perf_counter()
     student = folder / "fused.safetensors"
     asked = tasks()
-    scores, grid = score_all(load(student), asked)
+    answers = answer_all(load(student), asked)
+    scores = {skill: {model: float(np.mean(one.marks)) for model, one in row.items()} for skill, row in answers.items()}
+    grid = grid_of(asked, answers)
     merge = add_better_merge(scores)
     seconds["score"] = round(time.perf_counter() - start, 1)
     seconds["total"] = round(seconds.pop("before", 0.0) + seconds["score"], 1)

@@ -106,3 +106,12 @@ def test_the_better_merge_has_the_better_worst_skill():
     scores = {"single": {"merge_average": 0.4, "merge_sum": 1.0}, "hollow": {"merge_average": 0.3, "merge_sum": 0.2}}
     assert report.add_better_merge(scores) == "merge_average"
     assert [row["merge"] for row in scores.values()] == [0.4, 0.3]
+
+
+def test_the_grid_shows_what_the_owner_does_right():
+    def first(*marks):
+        return report.shown(report.Answers(np.zeros((len(marks), 1)), list(marks)))
+
+    assert first(1.0, 1.0, 0.0, 0.9, 1.0, 1.0) == 4
+    assert first(0.0, 0.0, 1.0, 0.0) == 2
+    assert first(1.0, 1.0, 0.0, 0.5) == 2, "where there is none: the middle, as it is"
