@@ -26,7 +26,7 @@ from .plots import check_matplotlib, draw_plot
 from .runner import Start, cost_of, train_missing
 from .sources import find_sources
 from .summary import summarise
-from .tables import TABLES
+from .tables import TABLES, Table
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -34,6 +34,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every method (default: 3)")
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="how much is trained and drawn")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="the trained rows to make (default: all)")
     parser.add_argument("--examples", type=int, help="training examples of each kind (default: the budget's)")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
         if value < 1:
             raise UserError(f"--{name} {value}: it must be 1 or more.")
     check_matplotlib()
-    table = TABLES[args.table](budget)
+    table = only(TABLES[args.table](budget), args.only)
     sources = find_sources(args.sources, table.needed)
     plan = plan_table(table, budget, range(args.seeds), sources, args.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
@@ -62,6 +63,16 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     evaluate_missing([one.job for one in plan.drawn], args.jobs)
     page = write_table(args.table, args.budget, budget, plan, args.results or args.out / "results")
     print(f"{page.read_text(encoding='utf-8')}\ntable    {page}\nclaims   {write_page(page.parent)}")
+
+
+def only(table: Table, labels: Sequence[str] | None) -> Table:
+    """The table with some of its trained rows; sources stay. Raises UserError for a label that it does not have."""
+    trained = [row.label for row in table.rows if row.source is None]
+    unknown = [label for label in labels or [] if label not in trained]
+    if unknown:
+        raise UserError(f"--only {unknown[0]}: the table has the rows {', '.join(trained)}.")
+    rows = tuple(row for row in table.rows if not labels or row.source is not None or row.label in labels)
+    return replace(table, rows=rows)
 
 
 def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results: Path) -> Path:

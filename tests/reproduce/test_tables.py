@@ -160,10 +160,11 @@ def test_the_early_stop_changes_the_cost_and_not_the_student(out, sources):
     assert any((one[key] - soft[key]).abs().max() > 1e-4 for key in one), "two steps change nothing at all"
 
 
-def test_a_finished_table_is_written_again_without_a_training(out, sources, capsys):
-    def forbidden(*_):
-        raise AssertionError("a finished run was started again")
+def forbidden(*_):
+    raise AssertionError("a finished run was started again")
 
+
+def test_a_finished_table_is_written_again_without_a_training(out, sources, capsys):
     before = (out / "results" / "style.csv").read_text(encoding="utf-8")
     capsys.readouterr()
     main([*words("style", sources, out), "--seeds", "2"], start=forbidden)
@@ -200,6 +201,21 @@ def test_fewer_examples_are_another_run(sources, here, out, tmp_path):
     assert "the same 1 training examples" in (tmp_path / "style.md").read_text(encoding="utf-8")
     assert (out / "data" / "style-1").is_dir()
     assert len(list((out / "runs").glob("danceopd-style-*"))) == 3  # of two seeds, and this one
+
+
+def test_some_rows_alone(sources, out, tmp_path):
+    """What is there already is not trained again."""
+    some = ["--seeds", "2", "--only", "DanceOPD", "joint training", "--results", str(tmp_path)]
+    main([*words("style", sources, out), *some], forbidden)
+    labels = [entry.label for entry in read_entries(tmp_path / "style.csv")]
+    assert list(dict.fromkeys(labels)) == ["base", "style teacher", "joint training", "DanceOPD"]
+
+
+def test_an_unknown_row_is_named_with_those_that_there_are(sources, tmp_path, capsys):
+    assert exit_code(main, [*words("style", sources, tmp_path / "out"), "--only", "DanceOPD", "Dance"]) == 2
+    told = capsys.readouterr().err
+    assert "--only Dance: the table has the rows joint training, off-policy" in told
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["seeds", "jobs", "examples"])
