@@ -44,6 +44,11 @@ def make_vae(args: argparse.Namespace) -> None:
     vae.save_pretrained(args.out / "vae_32")
 
 
+def flag(size: str) -> str:
+    """The option of one of `Sizes`: most are steps of a stage."""
+    return f"--{size}" if size in ("per_kind", "scored") else f"--{size}_steps"
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
@@ -57,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--vae_steps", type=int, default=4000)
     for field in dataclasses.fields(Sizes):
-        parser.add_argument(f"--{field.name}", type=int, default=field.default)
+        parser.add_argument(flag(field.name), dest=field.name, type=int, default=field.default)
     return parser.parse_args()
 
 
