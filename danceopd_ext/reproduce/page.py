@@ -10,17 +10,17 @@ from ..files import whole_file
 from .budgets import BUDGETS, Budget
 from .claims import ABSORPTION, COMPOSITION, LOCAL_GLOBAL, Claim, Verdict, ablation_claims, guidance_claims, judge
 from .entries import read_entries
-from .marks import read_marks, redrawn
+from .marks import TIMES, read_marks, redrawn
 from .summary import summarise
 from .tables import TABLES
 
-RULE = """A claim says that one number is greater than another (or that some are about the same). It **holds** if it is
+RULE = f"""A claim says that one number is greater than another (or that some are about the same). It **holds** if it is
 so by more than two standard errors, **does not hold** if the opposite is so by more than two, and is **not resolved**
 otherwise. The standard error joins the spread over training seeds (standard deviation / root of the number of seeds)
-with the spread over drawings: 400 other choices of drawings are tried, the same for all models (bootstrap). With one
-seed the first spread is not known, and nothing about a trained model is resolved. The scores are of another world than
-the paper's benchmarks: compare differences, not sizes. The paper gives no formulas for the objectives of its ablation;
-`danceopd_ext/method/objectives.py` says which are taken."""
+with the spread over drawings: {TIMES} other choices of drawings are tried, the same for all models (bootstrap).
+With one seed the first spread is not known, and nothing about a trained model is resolved. The scores are
+of another world than the paper's benchmarks: compare differences, not sizes. The paper gives no formulas
+for the objectives of its ablation; `danceopd_ext/method/objectives.py` says which are taken."""
 
 
 def claims_of(table: str, budget: Budget) -> list[Claim]:
