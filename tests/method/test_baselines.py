@@ -7,88 +7,27 @@ import math
 import pytest
 import torch
 
-from danceopd_ext.method import (
-    METHODS,
-    Batch,
-    CountedField,
-    Method,
-    by_route,
-    draw_query_indices,
-    draw_route,
-    generator,
-    guided,
-    mixture,
-    sample_noise,
-    shares,
-)
+from danceopd_ext.method import Batch, Method, draw_query_indices, generator, shares
 from danceopd_ext.method.flow_opd import ppo_loss, trajectory_noise
 from danceopd_ext.method.joint import draw_sigmas
-from danceopd_ext.method.objectives import RULES
 from tests.method.fields2d import Linear, Target, straight
-
-SIGMAS = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.15, 0.0])
-STEPS = len(SIGMAS) - 1
-SEED, STEP, COUNT = 11, 3, 4
-POINTS = torch.randn(2 * COUNT, 2, generator=torch.Generator().manual_seed(5))
-#: clean ends of the samples; sample 1 has none where a method can do without
-CLEAN = torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(6))
-GROUP = 3
-METHOD = Method(rollout_steps=STEPS, flowopd_group_size=GROUP)
-WEIGHTS = {"b": 3.0, "a": 1.0}
-DRAWN = draw_route(WEIGHTS, SEED, STEP)
-
-
-def other(z, sigma, condition):
-    """A second teacher."""
-    return 0.5 * z - condition.points + sigma[:, None]
-
-
-TEACHERS = {"a": other, "b": straight}
-
-
-def batches(route, indices=range(COUNT), match_batch_size=2, targets=()):
-    """Samples of a route; where a step has those of both, the second route's come after the first's."""
-    first = COUNT if route == "b" else 0
-    indices = [first + i for i in indices]
-    return [Batch(Target(POINTS[indices]), indices, 2 * COUNT, (2,), SIGMAS, match_batch_size, targets)]
-
-
-def run(name, student, method=METHOD, **data):
-    student.zero_grad(set_to_none=True)
-    report = METHODS[name].update(
-        method, STEP, SEED, WEIGHTS, lambda route, step: batches(route, **data), TEACHERS, student,
-        torch.Tensor.backward,
-    )  # fmt: skip
-    return report, gradient_of(student)
-
-
-def gradient_of(student):
-    return torch.cat([p.grad.flatten() for p in student.parameters()])
-
-
-def by_hand(loss, student):
-    """(value, gradient) of a loss that a reference built."""
-    student.zero_grad(set_to_none=True)
-    loss.backward()
-    return float(loss.detach()), gradient_of(student)
-
-
-def check(found, expected):
-    report, gradient = found
-    assert report.loss == pytest.approx(expected[0], rel=1e-5)
-    assert gradient.norm() > 1e-3
-    assert torch.allclose(gradient, expected[1], rtol=1e-4, atol=1e-6)
-
-
-def samples(route=DRAWN):
-    """(place, index in the step, noise, condition) of each sample of a route."""
-    for i, index in enumerate(batches(route)[0].indices):
-        yield i, index, sample_noise(SEED, STEP, [index], (2,)), Target(POINTS[index : index + 1])
-
-
-def mse(velocity, target):
-    return ((velocity - target) ** 2).mean()
-
+from tests.method.reference import (
+    CLEAN,
+    COUNT,
+    DRAWN,
+    GROUP,
+    SEED,
+    SIGMAS,
+    STEP,
+    STEPS,
+    TEACHERS,
+    by_hand,
+    check,
+    mse,
+    other,
+    run,
+    samples,
+)
 
 # --- off-policy
 
@@ -269,136 +208,3 @@ def test_trajectories_of_a_group_and_of_samples_differ():
     assert draws.shape == (3, 2, 2)
     assert len({float(number) for part in (first, draws) for number in part.flatten()}) == 3 * 3 * 2
     assert not torch.isclose(first, noise([2, 2, 2])[0]).any()
-
-
-# --- other objectives at the state of DanceOPD
-
-
-def clean_of(field, z, sigma, x):
-    """The clean picture that a velocity implies."""
-    return z - sigma * field(z, sigma, x)
-
-
-def aim(name, student, teacher, z, sigma, after, noise, level, x):
-    """(what the student's own value is compared with, that value, weight), as each objective is usually written."""
-    if name in ("timestep", "kl"):
-        s_squared = METHOD.sde_eta**2 * sigma / (1 - (after if sigma == 1 else sigma))
-        pace = (1 + s_squared * (1 - sigma) / (2 * sigma)) * (after - sigma)
-        weight = {"timestep": sigma**2, "kl": pace**2 / (2 * s_squared)}[name]
-        return teacher(z, sigma, x), student(z, sigma, x), weight
-    mine = clean_of(student, z, sigma, x)
-    noised = (1 - level) * mine + level * noise
-    if name == "sds":
-        wanted = clean_of(teacher, noised, level, x)
-    elif name == "dmd":
-        wanted = mine + clean_of(teacher, noised, level, x) - clean_of(student, noised, level, x)
-    else:
-        later = z + (after - sigma) * teacher(z, sigma, x)
-        wanted = clean_of(student, later, after, x) if after > 0 else later
-    return wanted.detach(), mine, 1.0
-
-
-@pytest.mark.parametrize("queries", [1, STEPS])
-@pytest.mark.parametrize("name", RULES)
-def test_objectives(name, queries):
-    method = Method(rollout_steps=STEPS, num_queries=queries)
-    student, losses = Linear(0), []
-    for _, index, noise, x in samples():
-        states = [noise]
-        for k in range(STEPS):
-            velocity = student(states[-1], SIGMAS[k : k + 1], x)
-            states.append((states[-1] + (SIGMAS[k + 1] - SIGMAS[k]) * velocity).detach())
-        again = sample_noise(SEED, STEP, [index], (2,), "renoise")
-        level = draw_sigmas(batches(DRAWN, [index % COUNT])[0], SEED, STEP)
-        for q in draw_query_indices(
-            "low_noise", queries, STEPS, seed=SEED, step=STEP, indices=[index], total=2 * COUNT
-        )[0].tolist():
-            sigma, after = SIGMAS[q : q + 1], SIGMAS[q + 1 : q + 2]
-            wanted, mine, weight = aim(name, student, TEACHERS[DRAWN], states[q], sigma, after, again, level, x)
-            losses.append(weight * mse(mine, wanted))
-    check(run(name, student, method), by_hand(torch.stack(losses).mean(), student))
-
-
-# --- all of them
-
-EVERY = {
-    "offpolicy": {"targets": [CLEAN[0], None, CLEAN[2], CLEAN[3]]},
-    "joint": {"targets": list(CLEAN)},
-    "diffusionopd": {},
-    "flowopd": {},
-    "soft": {},
-    **{name: {} for name in RULES},
-}
-
-
-def share_of(data, rows):
-    return {"indices": rows, **{key: [values[i] for i in rows] for key, values in data.items()}}
-
-
-def test_every_baseline_is_here():
-    assert {*EVERY, "danceopd"} == set(METHODS)
-
-
-def test_forwards_of_composed_fields():
-    """Guidance costs two forwards a sample, a mixture those of its parts, and a routed sample its own field's."""
-    x = Target(torch.ones(3, 2))
-    twice = guided(other, 3.0)
-    routed = by_route({"a": straight, "b": twice}, lambda condition: ["a", "b", "b"])
-    for field, cost in ((straight, 3), (twice, 6), (guided(other, 1.0), 3), (mixture([straight, twice], [1, 1]), 9),
-                        (routed, 5), (guided(mixture([straight, twice], [1, 1]), 2.0), 18)):  # fmt: skip
-        counted = CountedField(field)
-        counted(torch.zeros(3, 2), torch.full((3,), 0.5), x)
-        assert counted.samples == cost
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_micro_batches_and_rollout_batches_change_nothing(name):
-    data = EVERY[name]
-    report, whole = run(name, Linear(0), match_batch_size=COUNT, **data)
-    other_report, single = run(name, Linear(0), match_batch_size=1, **data)
-    _, chunked = run(
-        name, Linear(0), Method(rollout_steps=STEPS, flowopd_group_size=GROUP, rollout_batch_size=3), **data
-    )
-    _, across = run(name, Linear(0), match_batch_size=2 * COUNT - 1, **data)  # states of several solver steps
-    assert torch.allclose(whole, single, rtol=1e-4, atol=1e-6)
-    assert torch.allclose(whole, chunked, rtol=1e-4, atol=1e-6)
-    assert torch.allclose(whole, across, rtol=1e-4, atol=1e-6)
-    assert report.loss == pytest.approx(other_report.loss, rel=1e-5)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_two_processes_shares_average_to_the_whole(name):
-    data = EVERY[name]
-    report, whole = run(name, Linear(0), **data)
-    (one, first), (two, second) = (run(name, Linear(0), **share_of(data, rows)) for rows in ([0, 1], [2, 3]))
-    assert torch.allclose(whole, (first + second) / 2, rtol=1e-4, atol=1e-6)
-    assert report.loss == pytest.approx((one.loss + two.loss) / 2, rel=1e-5)
-    assert report.forwards == one.forwards + two.forwards
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_step_depends_on_seed_and_step_alone(name):
-    data = EVERY[name]
-    _, once = run(name, Linear(0), **data)
-    torch.manual_seed(99)
-    _, again = run(name, Linear(0), **data)
-    assert torch.equal(once, again)
-
-
-@pytest.mark.parametrize("name", ["offpolicy", "diffusionopd", "flowopd", "timestep", "kl", "dmd"])
-def test_the_student_becomes_its_teacher(name):
-    """One route, a teacher that the student can be: what it learns from, it reaches."""
-    student, teacher = Linear(0), Linear(1)
-    optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
-
-    def learn(step):
-        optimizer.zero_grad()
-        report = METHODS[name].update(
-            METHOD, step, SEED, {"b": 1.0}, lambda route, step: batches(route), {"b": teacher}, student,
-            torch.Tensor.backward,
-        )  # fmt: skip
-        optimizer.step()
-        return report.loss
-
-    losses = [learn(step) for step in range(150)]
-    assert sum(losses[-5:]) < sum(losses[:5]) / 20
