@@ -15,8 +15,6 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,23 +23,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from danceopd_ext.demo.pretrain.omni_stages import Sizes, Stages
 from danceopd_ext.demo.pretrain.omni_teachers import LORA_TEACHERS
-from danceopd_ext.demo.pretrain.vae import train_vae
 
-STAGES = (
-    "vae_32",
-    "vae",
-    "words",
-    "able",
-    "base",
-    *LORA_TEACHERS,
-    "style",
-    "evaluate",
-)
-
-
-def make_vae(args: argparse.Namespace) -> None:
-    vae = train_vae(args.vae_steps, seed=args.seed)
-    vae.save_pretrained(args.out / "vae_32")
+#: stage -> a file in --out that is there when it is made; in the order in which they need each other
+STAGES = {
+    "vae_32": "vae_32/config.json",
+    "vae": "vae/config.json",
+    "words": "words/model_index.json",
+    "able": "able/model_index.json",
+    "base": "pipeline/model_index.json",
+    **{name: f"loras/{name}.safetensors" for name in LORA_TEACHERS},
+    "style": "style/config.json",
+    "evaluate": "scores.json",
+}
 
 
 def flag(size: str) -> str:
@@ -60,26 +53,9 @@ def parse_args() -> argparse.Namespace:
         default=1,
         help="CPU threads; the shipped files were made with 1; 0 leaves the choice to PyTorch",
     )
-    parser.add_argument("--vae_steps", type=int, default=4000)
     for field in dataclasses.fields(Sizes):
         parser.add_argument(flag(field.name), dest=field.name, type=int, default=field.default)
     return parser.parse_args()
-
-
-def stages_of(args: argparse.Namespace) -> dict[str, tuple[Callable[[], None], Path]]:
-    """Stage -> what makes it, and a file that exists when it is made; in the order in which they need each other."""
-    sizes = {field.name: getattr(args, field.name) for field in dataclasses.fields(Sizes)}
-    stages = Stages(args.out, args.seed, Sizes(**sizes))
-    return {
-        "vae_32": (partial(make_vae, args), args.out / "vae_32" / "config.json"),
-        "vae": (stages.vae, args.out / "vae" / "config.json"),
-        "words": (stages.words, args.out / "words" / "model_index.json"),
-        "able": (stages.able, args.out / "able" / "model_index.json"),
-        "base": (stages.base, args.out / "pipeline" / "model_index.json"),
-        **{name: (partial(stages.teacher, name), stages.lora(name)) for name in LORA_TEACHERS},
-        "style": (stages.style, args.out / "style" / "config.json"),
-        "evaluate": (stages.evaluate, args.out / "scores.json"),
-    }
 
 
 def main() -> None:
@@ -87,12 +63,13 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    stages = stages_of(args)
-    for name, (make, product) in stages.items():
-        due = not product.exists() or name == "evaluate"
+    sizes = {field.name: getattr(args, field.name) for field in dataclasses.fields(Sizes)}
+    stages = Stages(args.out, args.seed, Sizes(**sizes))
+    for name, product in STAGES.items():
+        due = not (args.out / product).exists() or name == "evaluate"
         if args.stage == name or (args.stage == "all" and due):
             started = time.monotonic()
-            make()
+            stages.make(name)
             print(f"stage {name}: {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -36,6 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="how much is trained and drawn")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="the trained rows to make (default: all)")
     parser.add_argument("--examples", type=int, help="training examples of each kind (default: the budget's)")
+    parser.add_argument("--steps", type=int, help="optimizer steps of a training (default: the budget's)")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
     parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
@@ -49,9 +50,9 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     `start` replaces the process that a run is trained in.
     """
     args = parse(argv)
-    budget = BUDGETS[args.budget]
-    budget = replace(budget, examples=budget.examples if args.examples is None else args.examples)
-    for name, value in {"seeds": args.seeds, "jobs": args.jobs, "examples": budget.examples}.items():
+    others = {name: value for name in ("examples", "steps") if (value := getattr(args, name)) is not None}
+    budget = replace(BUDGETS[args.budget], **others)
+    for name, value in {"seeds": args.seeds, "jobs": args.jobs, **others}.items():
         if value < 1:
             raise UserError(f"--{name} {value}: it must be 1 or more.")
     check_matplotlib()

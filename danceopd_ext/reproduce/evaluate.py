@@ -16,7 +16,6 @@ from diffusers import ZImageOmniPipeline
 from tqdm import tqdm
 
 from ..demo.edit_check import score_edits
-from ..demo.kind_scores import score_drawings, score_edited
 from ..demo.kinds import check_all
 from ..demo.omni_draw import draw, encode_edits, encode_texts
 from ..demo.omni_score import held_out_edits, held_out_prompts, outlined
@@ -25,10 +24,10 @@ from ..demo.pretrain.teachers import use_loras
 from ..demo.world import render
 from ..files import whole_file
 from ..quiet import quieten
+from .summary import MEASURES, averages_of
 
 #: of the drawings' noise; nothing was tuned on it
 SEED = 20260801
-MEASURES = ("edit", "t2i", "style")
 
 
 @dataclass(frozen=True)
@@ -101,24 +100,18 @@ def measure(pipeline: ZImageOmniPipeline, name: str, job: Job) -> Measured:
     options = {"seed": SEED, "steps": job.steps, "guidance_scale": job.guidance_scale}
     pictures = draw(pipeline, conditions(job.pipeline, name, job.tested), **options)
     if name == "edit":
-        edits = held_out_edits(job.tested)
-        scores = score_edited(edits, pictures)
-        scopes = {f"{scope} average": scores.average_of(scope) for scope in ("local", "global")}
-        row = {**scores.overall, **scopes, "average": scores.average}
-        single = score_edits(edits, pictures)
-        marks, right = [one.overall for one in single], [one.exact for one in single]
+        scores = score_edits(held_out_edits(job.tested), pictures)
+        marks, right = [one.overall for one in scores], [one.exact for one in scores]
     else:
         prompts = held_out_prompts(job.tested)
         if name == "style":
             prompts = [outlined(prompt) for prompt in prompts]
-        row = score_drawings(prompts, pictures).row()
         marks = right = check_all(pictures, prompts)
+    by_kind = np.array(marks, float).reshape(-1, job.tested)
+    kinds = dict(zip(MEASURES[name].kinds, by_kind.mean(axis=1).tolist(), strict=True))
     first = slice(None, None, job.tested)
-    arrays = {
-        "pictures": pictures[first],
-        "right": np.array(right)[first],
-        "marks": np.array(marks, np.float32).reshape(-1, job.tested),
-    }
+    arrays = {"pictures": pictures[first], "right": np.array(right)[first], "marks": by_kind.astype(np.float32)}
+    row = {**kinds, **averages_of(name, kinds)}
     return Measured(row, {f"{name}_{what}": array for what, array in arrays.items()})
 
 

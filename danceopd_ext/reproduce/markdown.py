@@ -42,7 +42,7 @@ def settings(budget: Budget, facts: dict) -> str:
 
 def per_kind(lines: Sequence[Line], measure: str) -> str:
     """The per-kind columns, the averages and the cost of every model."""
-    title = MEASURES[measure][0]
+    title = MEASURES[measure].title
     columns = [column for column in columns_of(measure) if any(column in line.scores for line in lines)]
     heads = [column.removeprefix(f"{measure} ") for column in columns]
     rows = [[*(cell(line.scores.get(column), column == GAP) for column in columns), *cost(line)] for line in lines]
@@ -61,7 +61,7 @@ def guidance_grid(lines: Sequence[Line], measure: str) -> str:
     firsts = [line for line in lines if line.beta == betas[0]]
     found = {(line.label, line.beta): line.scores[HEADLINES[measure]] for line in lines}
     rows = [[cell(found.get((line.label, beta))) for beta in betas] for line in firsts]
-    return f"## {MEASURES[measure][0]}: {HEADLINES[measure]}\n\n" + grid(
+    return f"## {MEASURES[measure].title}: {HEADLINES[measure]}\n\n" + grid(
         ["model", *(f"beta {beta:g}" for beta in betas)], firsts, rows
     )
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..demo.edits import EDIT_KINDS
 from ..files import whole_file
 from .entries import Entry
-from .summary import HEADLINES, MEASURES, WORST
+from .summary import MEASURES, WORST, Model, averages_of, by_model
 
 #: choices of drawings that are tried, and the seed of the choosing
 TIMES, SEED = 400, 20260901
@@ -34,32 +33,27 @@ def read_marks(file: Path) -> list[dict[str, np.ndarray]]:
         return [dict(zip(arrays, some, strict=True)) for some in zip(*arrays.values(), strict=True)]
 
 
-def redrawn(entries: Sequence[Entry], marks: Sequence[Marks]) -> dict[tuple[str, float], dict[str, np.ndarray]]:
-    """(label, guidance at inference) -> column -> its mean over seeds for each choice of drawings: [TIMES].
+def redrawn(entries: Sequence[Entry], marks: Sequence[Marks]) -> dict[Model, dict[str, np.ndarray]]:
+    """Model -> column -> its mean over seeds for each choice of drawings: [TIMES].
 
     The n-th choice is the same for every model.
     """
-    groups: dict[tuple[str, float], list[dict[str, np.ndarray]]] = {}
-    for entry, some in zip(entries, marks, strict=True):
-        groups.setdefault((entry.label, entry.beta), []).append(_columns(some))
     return {
         model: {column: np.mean([one[column] for one in seeds], axis=0) for column in seeds[0]}
-        for model, seeds in groups.items()
+        for model, seeds in by_model(entries, [_columns(some) for some in marks]).items()
     }
 
 
 def _columns(marks: Marks) -> dict[str, np.ndarray]:
     """The columns of one entry, averages too, for each choice of drawings."""
     kinds: dict[str, np.ndarray] = {}
+    averages: dict[str, np.ndarray] = {}
     for measure, rows in marks.items():
-        for row, name in zip(rows, MEASURES[measure][1], strict=True):
-            chosen = np.random.default_rng([SEED, len(kinds)]).integers(len(row), size=(TIMES, len(row)))
-            kinds[f"{measure} {name}"] = row[chosen].mean(axis=1)
-    columns = {**kinds, WORST: np.min(list(kinds.values()), axis=0)}
-    for measure in marks:
-        of_measure = {name: kinds[f"{measure} {name}"] for name in MEASURES[measure][1]}
-        columns[HEADLINES[measure]] = np.mean(list(of_measure.values()), axis=0)
-        for scope in ("local", "global") if measure == "edit" else ():
-            some = [values for name, values in of_measure.items() if EDIT_KINDS[name].scope == scope]
-            columns[f"{measure} {scope} average"] = np.mean(some, axis=0)
-    return columns
+        of_measure = {}
+        for row, name in zip(rows, MEASURES[measure].kinds, strict=True):
+            place = len(kinds) + len(of_measure)
+            chosen = np.random.default_rng([SEED, place]).integers(len(row), size=(TIMES, len(row)))
+            of_measure[name] = row[chosen].mean(axis=1)
+        kinds |= {f"{measure} {name}": values for name, values in of_measure.items()}
+        averages |= {f"{measure} {name}": values for name, values in averages_of(measure, of_measure).items()}
+    return {**kinds, WORST: np.min(list(kinds.values()), axis=0), **averages}

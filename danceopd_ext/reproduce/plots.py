@@ -52,16 +52,16 @@ def _bars(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
 
 def _costs(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
     """The score against what was paid for it."""
+    trained = sorted((line for line in lines if line.forwards.mean), key=lambda line: line.forwards.mean)
     for measure in measures:
-        for line in lines:
-            if line.forwards.mean:
-                score = line.scores[HEADLINES[measure]].mean
-                axes.plot(line.forwards.mean, score, "o", color=f"C{list(measures).index(measure)}")
-                if measure == measures[0]:
-                    axes.annotate(line.label, (line.forwards.mean, score), fontsize=7, xytext=(0, -12),
-                                  textcoords="offset points", ha="center")  # fmt: skip
+        for place, line in enumerate(trained):
+            score = line.scores[HEADLINES[measure]].mean
+            axes.plot(line.forwards.mean, score, "o", color=f"C{list(measures).index(measure)}")
+            if measure == measures[0]:  # below and above in turn: neighbours in cost do not cover each other
+                axes.annotate(line.label, (line.forwards.mean, score), fontsize=7, xytext=(0, 6 if place % 2 else -12),
+                              textcoords="offset points", ha="center")  # fmt: skip
     axes.set_xscale("log")
-    axes.set_ylim(-0.02, 1.05)
+    axes.set_ylim(-0.02, 1.08)
     axes.margins(x=0.25)
     axes.set_xlabel("forwards of the training")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,12 +18,42 @@ GAP = "style gap closed"
 WORST = "worst kind"
 HEADLINES = {"edit": "edit average", "t2i": "t2i overall", "style": "style overall"}
 """Measure -> the column that the paper reports of it."""
+Model = tuple[str, float]
+"""What tells a table's models apart: the label, and the guidance at inference."""
+T = TypeVar("T")
+
+
+class Measure(NamedTuple):
+    """What is asked of a model, and the names of the numbers that come of it."""
+
+    title: str
+    kinds: tuple[str, ...]
+    averages: tuple[str, ...]
+
+
 MEASURES = {
-    "edit": ("Editing", tuple(EDIT_KINDS), ("local average", "global average", "average")),
-    "t2i": ("Text to image", tuple(kinds()), ("overall",)),
-    "style": ("Text to image, in the style", tuple(kinds()), ("overall", "gap closed")),
+    "edit": Measure("Editing", tuple(EDIT_KINDS), ("local average", "global average", "average")),
+    "t2i": Measure("Text to image", tuple(kinds()), ("overall",)),
+    "style": Measure("Text to image, in the style", tuple(kinds()), ("overall", "gap closed")),
 }
-"""Measure -> its title, its kinds and its averages."""
+
+
+def averages_of(measure: str, of_kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The averages of a measure from the scores of its kinds, which are numbers or arrays of one shape."""
+    averages = {}
+    for scope in ("local", "global") if measure == "edit" else ():
+        of_scope = [values for name, values in of_kinds.items() if EDIT_KINDS[name].scope == scope]
+        averages[f"{scope} average"] = np.mean(of_scope, axis=0)
+    averages[HEADLINES[measure].removeprefix(f"{measure} ")] = np.mean(list(of_kinds.values()), axis=0)
+    return averages
+
+
+def by_model(entries: Sequence[Entry], values: Sequence[T]) -> dict[Model, list[T]]:
+    """A value for each entry, grouped by model: its seeds, in the order of the entries."""
+    groups: dict[Model, list[T]] = {}
+    for entry, value in zip(entries, values, strict=True):
+        groups.setdefault((entry.label, entry.beta), []).append(value)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -45,8 +76,8 @@ class Line:
 
 def columns_of(measure: str) -> list[str]:
     """The columns of a measure as entries name them."""
-    _, names, averages = MEASURES[measure]
-    return [f"{measure} {name}" for name in (*names, *averages)]
+    found = MEASURES[measure]
+    return [f"{measure} {name}" for name in (*found.kinds, *found.averages)]
 
 
 def with_worst(entries: Sequence[Entry]) -> list[Entry]:
@@ -56,7 +87,7 @@ def with_worst(entries: Sequence[Entry]) -> list[Entry]:
 
 def _kinds_of(entry: Entry) -> dict[str, float]:
     """The scores of single kinds, by column."""
-    names = {f"{measure} {name}" for measure, (_, kinds_of_it, _) in MEASURES.items() for name in kinds_of_it}
+    names = {f"{measure} {name}" for measure, found in MEASURES.items() for name in found.kinds}
     return {column: value for column, value in entry.values.items() if column in names}
 
 
@@ -71,14 +102,11 @@ def pictures_of(column: str, tested: int) -> int | None:
 
 
 def summarise(
-    entries: Sequence[Entry], tested: int, redrawn: Mapping[tuple[str, float], Mapping[str, np.ndarray]] | None = None
+    entries: Sequence[Entry], tested: int, redrawn: Mapping[Model, Mapping[str, np.ndarray]] | None = None
 ) -> list[Line]:
     """A line for each model, in the order of the entries; `tested`: drawings of each kind; `redrawn`: see marks."""
-    groups: dict[tuple[str, float], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.label, entry.beta), []).append(entry)
     lines = []
-    for (label, beta), some in groups.items():
+    for (label, beta), some in by_model(entries, entries).items():
         trained = some[0].seed is not None
         other = (redrawn or {}).get((label, beta), {})
         scores = {

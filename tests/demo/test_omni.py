@@ -260,14 +260,8 @@ def test_every_stage_runs_and_reads_what_the_ones_before_wrote(small_vae, tmp_pa
     small_vae.save_pretrained(tmp_path / "vae_32")
     sizes = Sizes(squares=1, words=1, able=1, base=2, skill=1, edits=1, style=1, per_kind=2, scored=1)
     stages = Stages(tmp_path, 0, sizes)
-    stages.vae()
-    stages.words()
-    stages.able()
-    stages.base()
-    for name in LORA_TEACHERS:
-        stages.teacher(name)
-    stages.style()
-    stages.evaluate()
+    for stage in ("vae", "words", "able", "base", *LORA_TEACHERS, "style", "evaluate"):
+        stages.make(stage)
     scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["scores"]
     assert list(scores) == ["base", *LORA_TEACHERS, "style"]
     assert list(scores["base"]) == ["text to image", "the same prompts as outlines", "edits", "skills"]

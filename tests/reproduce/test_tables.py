@@ -193,12 +193,14 @@ def test_notes_written_by_hand_follow_the_claims_of_their_table(out):
     assert "the cat" not in write_page(results).read_text(encoding="utf-8")
 
 
-def test_fewer_examples_are_another_run(sources, here, out, tmp_path):
-    few = ["--seeds", "1", "--examples", "1", "--results", str(tmp_path)]
+def test_fewer_examples_and_steps_are_another_run(sources, here, out, tmp_path):
+    few = ["--seeds", "1", "--examples", "1", "--steps", "1", "--results", str(tmp_path)]
     main([*words("style", sources, out), *few], start=here)
     sizes = json.loads((tmp_path / "style.json").read_text(encoding="utf-8"))["sizes"]
-    assert sizes == {**asdict(SMOKE), "examples": 1, "queries": [1, 2], "rollouts": [2, 3], "scales": [1.0, 3.0]}
-    assert "the same 1 training examples" in (tmp_path / "style.md").read_text(encoding="utf-8")
+    changed = {"examples": 1, "steps": 1, "queries": [1, 2], "rollouts": [2, 3], "scales": [1.0, 3.0]}
+    assert sizes == {**asdict(SMOKE), **changed}
+    told = (tmp_path / "style.md").read_text(encoding="utf-8")
+    assert "the same 1 training examples" in told and "1 optimizer steps" in told
     assert (out / "data" / "style-1").is_dir()
     assert len(list((out / "runs").glob("danceopd-style-*"))) == 3  # of two seeds, and this one
 
@@ -218,7 +220,7 @@ def test_an_unknown_row_is_named_with_those_that_there_are(sources, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["seeds", "jobs", "examples"])
+@pytest.mark.parametrize("name", ["seeds", "jobs", "examples", "steps"])
 def test_wrong_arguments_end_with_one_message(sources, tmp_path, capsys, name):
     assert exit_code(main, [*words("style", sources, tmp_path / "out"), f"--{name}", "0"]) == 2
     assert capsys.readouterr().err.startswith(f"error: --{name} 0: it must be 1 or more")

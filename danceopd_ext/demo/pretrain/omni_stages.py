@@ -22,12 +22,15 @@ from .mixed_flow import train_mixed
 from .omni import build_omni, load_omni, save_omni
 from .omni_teachers import LORA_TEACHERS, able_shares, base_shares, style_pool, train_lora, train_style, word_shares
 from .teachers import use_loras
+from .vae import train_vae
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How long everything is trained, and how closely it is scored."""
 
+    vae: int = 4000
+    """steps of the VAE of 32-pixel pictures"""
     squares: int = 300
     """steps that smooth the larger VAE"""
     words: int = 800
@@ -53,6 +56,16 @@ class Stages:
     folder: Path
     seed: int
     sizes: Sizes
+
+    def make(self, stage: str) -> None:
+        """Do a stage, by its name: one of the methods below, or a LoRA teacher."""
+        if stage in LORA_TEACHERS:
+            self.teacher(stage)
+        else:
+            getattr(self, stage)()
+
+    def vae_32(self) -> None:
+        train_vae(self.sizes.vae, seed=self.seed).save_pretrained(self.folder / "vae_32")
 
     def vae(self) -> None:
         vae = double_vae(AutoencoderKL.from_pretrained(self.folder / "vae_32"))
