@@ -15,7 +15,7 @@ import numpy as np
 
 from ..files import whole_file
 from .check_pictures import draw_edits, draw_kinds
-from .disturb import blended, blurred, half_edited, noisy, shifted, tinted
+from .disturb import blended, blurred, half_edited, noisy, shifted, spotted, tinted
 from .edit_check import score_edits
 from .edits import EDIT_KINDS, Edit
 from .kinds import Prompt, check_all, kinds
@@ -93,6 +93,7 @@ def _spoilt(asked: Prompt | Edit, scene: Scene, random: np.random.Generator) -> 
     yield Trial(asked, "near background", tinted(scene, 0.12))
     if scene.objects or scene.checkered:
         yield Trial(asked, "strong blur", blurred(picture, 1.5))
+    yield Trial(asked, "a spot of 2 x 2 pixels", spotted(picture, 1.0, random))
     yield Trial(asked, "strong noise", noisy(picture, 0.12, random))
 
 
@@ -111,6 +112,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
     "noise (standard deviation)": (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08),
     "blur (pixels)": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0),
     "background nearer to grey": (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.1),
+    "2 x 2 pixels to the other end": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0),
     "part of the way to a miss": (0.05, 0.1, 0.14, 0.16, 0.2, 0.3, 0.4, 0.5),
 }
 """Disturbance -> its strengths, in units of the full range 0..1 where nothing else is said."""
@@ -123,6 +125,7 @@ def ladder(name: str, cases: Sequence[tuple[Prompt | Edit, Scene, Scene]], seed:
         "noise (standard deviation)": lambda scene, miss, strength: noisy(render(scene), strength, random),
         "blur (pixels)": lambda scene, miss, strength: blurred(render(scene), strength),
         "background nearer to grey": lambda scene, miss, strength: tinted(scene, strength),
+        "2 x 2 pixels to the other end": lambda scene, miss, strength: spotted(render(scene), strength, random),
         "part of the way to a miss": lambda scene, miss, strength: blended(render(scene), render(miss), strength),
     }
     return [

@@ -1,4 +1,4 @@
-"""Pictures of the demo world, spoilt: shifted, blended, cut, blurred, noisy or in a near tone, as models do.
+"""Pictures of the demo world, spoilt: shifted, blended, cut, blurred, noisy, spotted or in a near tone, as models do.
 
 Pictures are uint8 [32, 32, 3].
 """
@@ -26,6 +26,15 @@ def blurred(picture: np.ndarray, strength: float) -> np.ndarray:
             before, after = edge.take(range(IMAGE_SIZE), axis), edge.take(range(2, IMAGE_SIZE + 2), axis)
             values = side * (before + after) + (1 - 2 * side) * values
     return _picture(values)
+
+
+def spotted(picture: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
+    """2 x 2 pixels somewhere go `strength` 0..1 of the way to the colour that is farthest from them."""
+    top, left = random.integers(IMAGE_SIZE - 1, size=2)
+    spot = picture[top : top + 2, left : left + 2]
+    spoilt = picture.copy()
+    spoilt[top : top + 2, left : left + 2] = blended(spot, np.where(spot < 128, 255, 0), strength)
+    return spoilt
 
 
 def shifted(picture: np.ndarray, right: int, down: int = 0) -> np.ndarray:
