@@ -50,9 +50,9 @@ class EditKind:
     def sample(self, random: np.random.Generator, split: Split) -> Edit:
         """A random edit of the split.
 
-        Source and target belong to the split by the hash of their descriptions, so no picture of the evaluation is
-        in training, as a source or as a target. So does the instruction of a local edit; the seven instructions of
-        global edits are in both splits.
+        Source and target belong to the split by the hash of their descriptions, so no picture of held-out edits is
+        a source or a target in training (drawing routes have their own split: `omni_score.held_out_edits`). So does
+        the instruction of a local edit; the seven instructions of global edits are in both splits.
         """
         while True:
             source = random_scene(random, int(random.integers(1, self.room + 1)))

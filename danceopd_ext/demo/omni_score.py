@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from diffusers import ZImageOmniPipeline
@@ -12,7 +13,7 @@ from .edits import EDIT_KINDS, Edit
 from .kind_scores import EditScores, TextToImageScores, score_drawings, score_edited
 from .kinds import Prompt, kinds
 from .omni_draw import draw, encode_edits, encode_texts
-from .scene import Scene
+from .scene import Scene, describe
 from .world import SKILLS, read_scenes, render, shows
 
 
@@ -27,7 +28,24 @@ def held_out_prompts(per_kind: int) -> list[Prompt]:
 
 def held_out_edits(per_kind: int, seed: int = 1_000_003) -> list[Edit]:
     """As many edits of each kind whose sources, targets and local instructions training has not seen."""
-    return [edit for kind in EDIT_KINDS.values() for edit in kind.sample_many(per_kind, "test", seed)]
+    chosen = []
+    for kind in EDIT_KINDS.values():
+        more = kind.sample_many(per_kind + per_kind // 2 + 4, "test", seed)  # some of them are drawn in training
+        chosen += [edit for edit in more if not drawn_in_training() & _pictures_of(edit)][:per_kind]
+    return chosen
+
+
+def _pictures_of(edit: Edit) -> set[str]:
+    return {describe(scene) for scene in (edit.source, *edit.targets)}
+
+
+@cache
+def drawn_in_training() -> frozenset[str]:
+    """The pictures of drawing routes, filled and outlined: prompts are held out by their captions, which do not say
+    all that a picture shows, so some of these pictures are sources or targets of held-out edits."""
+    prompts = [prompt for kind in kinds().values() for prompt in kind.prompts("train")]
+    filled = [prompt for prompt in prompts if not (prompt.hollow or prompt.checkered)]
+    return frozenset(describe(shown.usual) for prompt in filled for shown in (prompt, outlined(prompt)))
 
 
 def score_prompts(

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .stats import OPEN, Stat, greater, within
+from .stats import OPEN, Stat, combined, greater, within
 from .summary import WORST, Line
 from .tables import DANCEOPD, OBJECTIVES
 
 EDIT, T2I, STYLE = "edit average", "t2i overall", "style overall"
 #: how far apart scores may lie that a claim calls about the same
 BAND = 0.05
+AT_THE_TOP = f"{OPEN}: no room above"
 Part = tuple[float, str, str]
 
 
@@ -53,7 +54,16 @@ def judge(claim: Claim, lines: Sequence[Line]) -> Verdict:
     if claim.same:
         return Verdict(claim, ours, within({label: found[label, column] for label, column in keys}, BAND))
     parts = [(factor, found[label, column]) for factor, label, column in claim.parts]
-    return Verdict(claim, ours, greater(parts))
+    verdict = greater(parts)
+    return Verdict(claim, ours, AT_THE_TOP if verdict == OPEN and nothing_above(parts) else verdict)
+
+
+def nothing_above(parts: Sequence[tuple[float, Stat]]) -> bool:
+    """Whether the claim could not hold even if the models that it puts above had a score of 1."""
+    _, error = combined(parts)
+    if error is None or any(one.pictures is None for _, one in parts):
+        return False
+    return sum(factor * (1.0 if factor > 0 else one.mean) for factor, one in parts) <= 2 * error
 
 
 def figure(one: Stat) -> str:
@@ -103,7 +113,7 @@ def _keeps(table: str, source: str, column: str) -> Claim:
 
 def _worst(table: str) -> list[Claim]:
     """DanceOPD's worst kind is better than that of what a creator would do otherwise."""
-    others = ("weight merge", "joint training", "off-policy")
+    others = ("weight merge", "weight merge, sum", "joint training", "off-policy")
     text = f"(ours) the worst kind of all is better with {DANCEOPD} than with"
     return [Claim(table, f"{text} {o}", "-", ((1.0, DANCEOPD, WORST), (-1.0, o, WORST))) for o in others]
 

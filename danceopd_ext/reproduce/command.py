@@ -16,12 +16,12 @@ from ..files import whole_file
 from ..machine import versions
 from .budgets import BUDGETS, Budget
 from .entries import write_entries
-from .evaluate import SEED, evaluate_missing
+from .evaluate import evaluate_missing
 from .grids import draw_pictures
 from .markdown import table_page
 from .marks import write_marks
 from .page import write_page
-from .plan import Plan, entries_of, marks_of, pictures_of, plan_table
+from .plan import Plan, drawing_seed, entries_of, marks_of, pictures_of, plan_table, training_seeds
 from .plots import check_matplotlib, draw_plot
 from .runner import Start, cost_of, train_missing
 from .sources import find_sources
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     check_matplotlib()
     table = only(TABLES[args.table](budget), args.only)
     sources = find_sources(args.sources, table.needed)
-    plan = plan_table(table, budget, range(args.seeds), sources, args.out)
+    plan = plan_table(table, budget, training_seeds(table, args.seeds), sources, args.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
     train_missing(plan.runs, args.jobs, start)
     evaluate_missing([one.job for one in plan.drawn], args.jobs)
@@ -82,7 +82,7 @@ def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results
         "budget": budget_name,
         "sizes": asdict(budget),
         "seeds": sorted({one.seed for one in plan.drawn if one.seed is not None}),
-        "drawing_seed": SEED,
+        "drawing_seed": drawing_seed(plan.table),
         "training_hours": sum(cost_of(run).seconds for run in {run.folder: run for run in plan.runs}.values()) / 3600,
         "versions": versions(),
     }
@@ -94,7 +94,8 @@ def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     draw_plot(name, lines, plan.table.measures, results / f"{name}-plot.png")
     grid = results / f"{name}-grid.png"
-    draw_pictures(pictures_of(plan), plan.table.measures, budget.tested, grid, plan.table.title)
+    seed = drawing_seed(plan.table)
+    draw_pictures(pictures_of(plan), plan.table.measures, budget.tested, seed, grid, plan.table.title)
     page = results / f"{name}.md"
     with whole_file(page) as part:
         part.write_text(table_page(name, plan.table, lines, budget, facts), encoding="utf-8")

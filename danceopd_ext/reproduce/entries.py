@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..files import whole_file
 
-FACTS = ("label", "group", "seed", "alpha", "beta", "forwards", "seconds")
+FACTS = ("label", "group", "seed", "alpha", "beta", "forwards", "backwards", "seconds")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Entry:
     beta: float = 1.0
     forwards: int = 0
     """samples through the transformer in training"""
+    backwards: int = 0
+    """those of the forwards that had a backward as well"""
     seconds: float = 0.0
 
 
@@ -55,5 +57,6 @@ def _entry(row: dict[str, str]) -> Entry:
         float(row["alpha"]) if row["alpha"] else None,
         float(row["beta"]),
         int(row["forwards"]),
+        int(row["backwards"]),
         float(row["seconds"]),
     )

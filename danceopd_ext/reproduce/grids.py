@@ -16,14 +16,16 @@ from ..pictures import PAPER, draw_grid
 SOURCE = "source"
 
 
-def draw_pictures(files: Mapping[str, Path], measures: Sequence[str], tested: int, file: Path, title: str) -> None:
-    """Write the grid as PNG. `files`: model -> the pictures that its evaluation left."""
+def draw_pictures(
+    files: Mapping[str, Path], measures: Sequence[str], tested: int, seed: int, file: Path, title: str
+) -> None:
+    """Write the grid as PNG. `files`: model -> the pictures that its evaluation with `seed` left."""
     blank = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), PAPER, np.uint8)
     asked: list[str] = []
     sources: list[np.ndarray] = []
     for measure in measures:
         if measure == "edit":
-            first = held_out_edits(tested)[::tested]
+            first = held_out_edits(tested, seed)[::tested]
             asked += [edit.instruction for edit in first]
             sources += [render(edit.source) for edit in first]
         else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from ..demo.omni_score import held_out_prompts
 from .budgets import Budget
 from .stats import Stat
 from .summary import GAP, HEADLINES, MEASURES, WORST, Line, columns_of
 from .tables import Table
+
+COST_HEADS = ("forwards", "with backward", "seconds")
 
 
 def table_page(name: str, table: Table, lines: Sequence[Line], budget: Budget, facts: dict) -> str:
@@ -15,7 +19,7 @@ def table_page(name: str, table: Table, lines: Sequence[Line], budget: Budget, f
     parts = [f"# {table.title}", f"The paper's {table.paper}, in the demo world.", settings(budget, facts)]
     if name == "guidance":
         parts += [guidance_grid(lines, measure) for measure in table.measures]
-    elif name == "ablations":
+    elif name in ("ablations", "tuning"):
         parts.append(headlines(lines, [HEADLINES[measure] for measure in table.measures]))
     else:
         parts += [per_kind(lines, measure) for measure in table.measures]
@@ -32,12 +36,20 @@ def settings(budget: Budget, facts: dict) -> str:
         f"All rows: {budget.steps} optimizer steps of {budget.samples} samples, student of rank {budget.rank}, "
         f"{budget.rollout} solver steps, the same {budget.examples} training examples of each kind. A step's samples "
         "are those of all its routes (DiffusionOPD) and of all trajectories (Flow-OPD, groups of "
-        f"{budget.group}). Optimizer steps are equal, compute is not: forwards are samples through the transformer, "
-        "seconds are those of training on one thread. Scores are fractions (0 to 1) on held-out prompts and edits, "
-        f"drawings of each kind: {budget.tested}; the mean over training seeds {seeds}, ± their standard deviation "
-        f"where there are several; the drawings' noise has seed {facts['drawing_seed']}.\n\n"
+        f"{budget.group}). Optimizer steps are equal, compute is not: forwards are samples through the transformer "
+        "(one with a backward costs about three), seconds are those of training on one thread. Scores are on held-out "
+        "prompts (the fraction of right drawings) and edits (0 to 1, the mean of semantic and preservation scores' "
+        f"geometric means); drawings of each kind: {budget.tested}, the mean over training seeds {seeds}, ± their "
+        "standard deviation where there are several; the drawings' noise and the choice of edits have seed "
+        f"{facts['drawing_seed']}. Prompts are few, and repeated with other noise: {captions(budget.tested)}.\n\n"
         f"Training took {facts['training_hours']:.2f} core hours; {versions}."
     )
+
+
+def captions(tested: int) -> str:
+    """How many different held-out captions there are of each kind."""
+    kinds = Counter(kind for kind, _ in {(prompt.kind, prompt.caption) for prompt in held_out_prompts(tested)})
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda item: item[1]))
 
 
 def per_kind(lines: Sequence[Line], measure: str) -> str:
@@ -46,13 +58,13 @@ def per_kind(lines: Sequence[Line], measure: str) -> str:
     columns = [column for column in columns_of(measure) if any(column in line.scores for line in lines)]
     heads = [column.removeprefix(f"{measure} ") for column in columns]
     rows = [[*(cell(line.scores.get(column), column == GAP) for column in columns), *cost(line)] for line in lines]
-    return f"## {title}\n\n" + grid(["model", *heads, "forwards", "seconds"], lines, rows)
+    return f"## {title}\n\n" + grid(["model", *heads, *COST_HEADS], lines, rows)
 
 
 def headlines(lines: Sequence[Line], columns: Sequence[str]) -> str:
     """A few columns and the cost alone."""
     rows = [[*(cell(line.scores.get(column)) for column in columns), *cost(line)] for line in lines]
-    return grid(["model", *columns, "forwards", "seconds"], lines, rows)
+    return grid(["model", *columns, *COST_HEADS], lines, rows)
 
 
 def guidance_grid(lines: Sequence[Line], measure: str) -> str:
@@ -88,5 +100,5 @@ def cell(one: Stat | None, percent: bool = False) -> str:
 def cost(line: Line) -> list[str]:
     """Forwards and seconds; of models that were not trained, none."""
     if not line.forwards.mean:
-        return ["-", "-"]
-    return [f"{line.forwards.mean:,.0f}", f"{line.seconds.mean:.0f}"]
+        return ["-"] * len(COST_HEADS)
+    return [f"{line.forwards.mean:,.0f}", f"{line.backwards.mean:,.0f}", f"{line.seconds.mean:.0f}"]

@@ -7,6 +7,7 @@ tried for all models at once (the bootstrap): the difference of two models is su
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from .entries import Entry
 from .summary import MEASURES, WORST, Model, averages_of, by_model
 
 #: choices of drawings that are tried, and the seed of the choosing
-TIMES, SEED = 400, 20260901
+TIMES, SEED = 10_000, 20260901
 #: measure -> the scores 0..1 of its drawings [kinds, drawings of a kind]
 Marks = Mapping[str, np.ndarray]
 
@@ -44,6 +45,12 @@ def redrawn(entries: Sequence[Entry], marks: Sequence[Marks]) -> dict[Model, dic
     }
 
 
+@lru_cache(maxsize=32)
+def _chosen(kind: int, drawings: int) -> np.ndarray:
+    """The drawings of each choice, by their places: uint16 [TIMES, drawings]; every kind has its own."""
+    return np.random.default_rng([SEED, kind]).integers(drawings, size=(TIMES, drawings), dtype=np.uint16)
+
+
 def _columns(marks: Marks) -> dict[str, np.ndarray]:
     """The columns of one entry, averages too, for each choice of drawings."""
     kinds: dict[str, np.ndarray] = {}
@@ -52,8 +59,7 @@ def _columns(marks: Marks) -> dict[str, np.ndarray]:
         of_measure = {}
         for row, name in zip(rows, MEASURES[measure].kinds, strict=True):
             place = len(kinds) + len(of_measure)
-            chosen = np.random.default_rng([SEED, place]).integers(len(row), size=(TIMES, len(row)))
-            of_measure[name] = row[chosen].mean(axis=1)
+            of_measure[name] = row[_chosen(place, len(row))].mean(axis=1)
         kinds |= {f"{measure} {name}": values for name, values in of_measure.items()}
         averages |= {f"{measure} {name}": values for name, values in averages_of(measure, of_measure).items()}
     return {**kinds, WORST: np.min(list(kinds.values()), axis=0), **averages}

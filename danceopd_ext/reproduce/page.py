@@ -16,11 +16,14 @@ from .tables import TABLES
 
 RULE = f"""A claim says that one number is greater than another (or that some are about the same). It **holds** if it is
 so by more than two standard errors, **does not hold** if the opposite is so by more than two, and is **not resolved**
-otherwise. The standard error joins the spread over training seeds (standard deviation / root of the number of seeds)
-with the spread over drawings: {TIMES} other choices of drawings are tried, the same for all models (bootstrap).
-With one seed the first spread is not known, and nothing about a trained model is resolved. The scores are
-of another world than the paper's benchmarks: compare differences, not sizes. The paper gives no formulas
-for the objectives of its ablation; `danceopd_ext/method/objectives.py` says which are taken."""
+otherwise; **no room above** says that the other model's score leaves less than two errors up to 1.
+The standard error joins the spread over training seeds (standard deviation / root of the number of seeds)
+with the spread over drawings: {TIMES:,} other choices of drawings are tried, the same for all models (bootstrap).
+With one seed the first spread is not known, and nothing about a trained model is resolved. Three seeds say little
+about their own spread: where it is the larger part, two equal models are called different in about one case of
+eight, and there are many claims. The scores are of another world than the paper's benchmarks: compare differences,
+not sizes. The paper gives no formulas for the objectives of its ablation; `danceopd_ext/method/objectives.py` says
+which are taken, and the other files there where a baseline differs from the paper's."""
 
 
 def claims_of(table: str, budget: Budget) -> list[Claim]:
@@ -29,7 +32,7 @@ def claims_of(table: str, budget: Budget) -> list[Claim]:
         return guidance_claims(budget.scales)
     if table == "ablations":
         return ablation_claims(budget.queries, budget.rollouts)
-    return {"composition": COMPOSITION, "local-global": LOCAL_GLOBAL, "style": ABSORPTION}[table]
+    return {"composition": COMPOSITION, "local-global": LOCAL_GLOBAL, "style": ABSORPTION, "tuning": []}[table]
 
 
 def verdicts_of(table: str, results: Path) -> list[Verdict]:
@@ -59,7 +62,8 @@ def write_page(results: Path) -> Path:
             f"[{title}]({table}.md), [numbers]({table}.csv). Budget {facts['budget']}, {len(facts['seeds'])} seed(s), "
             f"{facts['training_hours']:.2f} core hours of training."
         )
-        parts.append(f"## {table}\n\n{made}\n\n{claims_table(verdicts_of(table, results))}")
+        verdicts = verdicts_of(table, results)
+        parts += [f"## {table}\n\n{made}", *([claims_table(verdicts)] if verdicts else [])]
         notes = results / f"{table}-notes.md"
         if notes.is_file():
             parts.append(notes.read_text(encoding="utf-8").strip())

@@ -12,7 +12,7 @@ import numpy as np
 
 from .budgets import Budget
 from .entries import Entry
-from .evaluate import SEED, Job
+from .evaluate import SEED, TUNING_SEED, Job
 from .presets import Run, plan_run
 from .runner import cost_of
 from .sources import BASE, STYLE, Sources
@@ -43,6 +43,16 @@ class Plan:
         return [one.run for one in self.drawn if one.run]
 
 
+def training_seeds(table: Table, count: int) -> list[int]:
+    """The tables' trainings count from 1; those that settings are chosen by from 0 downwards."""
+    return list(range(0, -count, -1) if table.tuning else range(1, count + 1))
+
+
+def drawing_seed(table: Table) -> int:
+    """Of the noise of drawings, and of the choice of edits."""
+    return TUNING_SEED if table.tuning else SEED
+
+
 def plan_table(table: Table, budget: Budget, seeds: Iterable[int], sources: Sources, out: Path) -> Plan:
     """All models of a table; the routes' data is made if it is not there yet."""
     drawn = []
@@ -63,12 +73,13 @@ def plan_job(row: Row, run: Run | None, beta: float, table: Table, budget: Budge
         measures=table.measures,
         tested=budget.tested,
         steps=budget.rollout,
+        seed=drawing_seed(table),
         guidance_scale=beta,
         lora=lora,
         checkpoint=str(sources.style) if row.source == STYLE else None,
     )
     what = run.folder.name if run else f"{row.source} {sources.digest(row.source)} {sources.digest(BASE)}"
-    decides = {**asdict(job), "pipeline": "", "lora": "", "checkpoint": "", "what": what, "seed": SEED}
+    decides = {**asdict(job), "pipeline": "", "lora": "", "checkpoint": "", "what": what}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     place = run.folder if run else out / "scores" / str(row.source)
     return replace(job, result=str(place / f"scores-{digest}.json"))
@@ -92,6 +103,7 @@ def _entry(one: Drawn) -> Entry:
         one.row.alpha,
         one.beta,
         cost.forwards if cost else 0,
+        cost.backwards if cost else 0,
         round(cost.seconds, 3) if cost else 0.0,
     )
 

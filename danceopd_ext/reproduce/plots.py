@@ -46,7 +46,7 @@ def _bars(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(lines))], [line.label for line in lines])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("fraction right, mean and standard deviation")
+    axes.set_xlabel("score, mean and standard deviation")
     axes.legend(fontsize="small", ncols=len(measures), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
 

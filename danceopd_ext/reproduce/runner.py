@@ -31,6 +31,8 @@ class Cost:
 
     forwards: int
     """samples through the transformer: rollout, teacher and student"""
+    backwards: int
+    """those of the forwards that had a backward as well"""
     seconds: float
     """of its optimizer steps, on one thread"""
 
@@ -105,6 +107,7 @@ def start_process(run: Run, arguments: Sequence[str], told: Path) -> int:
 def cost_of(run: Run) -> Cost:
     """What a finished run took, from its log."""
     if not run.log.is_file():
-        return Cost(0, 0.0)
+        return Cost(0, 0, 0.0)
     entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    return Cost(sum(entry["forwards"] for entry in entries), sum(entry["seconds"] for entry in entries))
+    backwards = sum(round(entry["student_forwards_per_sample"] * entry["samples"]) for entry in entries)
+    return Cost(sum(entry["forwards"] for entry in entries), backwards, sum(entry["seconds"] for entry in entries))

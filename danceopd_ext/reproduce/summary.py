@@ -14,6 +14,7 @@ from .entries import Entry
 from .stats import Stat, stat
 
 GAP = "style gap closed"
+COSTS = ("forwards", "backwards", "seconds")
 #: the lowest score of all kinds of all measures
 WORST = "worst kind"
 HEADLINES = {"edit": "edit average", "t2i": "t2i overall", "style": "style overall"}
@@ -58,7 +59,7 @@ def by_model(entries: Sequence[Entry], values: Sequence[T]) -> dict[Model, list[
 
 @dataclass(frozen=True)
 class Line:
-    """One model, drawn in one way. `scores` by column; `forwards` and `seconds` of its training."""
+    """One model, drawn in one way. `scores` by column; `forwards`, `backwards` and `seconds` of its training."""
 
     label: str
     group: str
@@ -66,6 +67,7 @@ class Line:
     beta: float
     scores: dict[str, Stat]
     forwards: Stat
+    backwards: Stat
     seconds: Stat
 
     @property
@@ -115,6 +117,6 @@ def summarise(
             )
             for column in some[0].values
         }
-        forwards, seconds = (stat([float(getattr(e, name)) for e in some], trained) for name in ("forwards", "seconds"))
-        lines.append(Line(label, some[0].group, some[0].alpha, beta, scores, forwards, seconds))
+        costs = {name: stat([float(getattr(e, name)) for e in some], trained) for name in COSTS}
+        lines.append(Line(label, some[0].group, some[0].alpha, beta, scores, **costs))
     return lines

@@ -52,6 +52,8 @@ class Table:
     paper: str
     measures: tuple[str, ...]
     rows: tuple[Row, ...]
+    tuning: bool = False
+    """settings are chosen by it, so its trainings and drawings are no other table's"""
 
     @property
     def needed(self) -> list[str]:
@@ -72,6 +74,8 @@ OBJECTIVES = {
     "distribution matching": "dmd",
     "consistency": "consistency",
 }
+#: settings that are not those of all runs (see `presets`), chosen by the table `tuning`
+TUNED: dict[str, Mapping[str, object]] = {}
 LEARNERS = {
     "joint training": "joint",
     "off-policy": "offpolicy",
@@ -83,9 +87,34 @@ LEARNERS = {
 
 def methods(teachers: Mapping[str, Teacher], merge: bool = True) -> tuple[Row, ...]:
     """Every method of the paper on the same routes; the merge has nothing to train."""
-    merged = [Row("weight merge", teachers=teachers, keys={"method": "merge_average"})] if merge else []
-    trained = [Row(label, teachers=teachers, keys={"method": method}) for label, method in LEARNERS.items()]
-    return (trained[0], *merged, *trained[1:])
+    merges = {"weight merge": "merge_average", "weight merge, sum": "merge_sum"} if merge else {}
+    trained = [Row(label, teachers=teachers, keys=own_keys(label)) for label in LEARNERS]
+    return (
+        trained[0],
+        *(Row(label, teachers=teachers, keys={"method": method}) for label, method in merges.items()),
+        *trained[1:],
+    )
+
+
+def own_keys(label: str) -> dict[str, object]:
+    """The keys of a method, with what was chosen for it by `tuning`."""
+    return {"method": LEARNERS[label], **TUNED.get(label, {})}
+
+
+def tuning(budget: Budget) -> Table:
+    """The same few settings of the optimizer for every method."""
+    rows = [
+        Row(
+            f"{label}: rate {rate:g}, beta2 {beta:g}",
+            teachers=T2I_EDIT,
+            keys={"method": method, "learning_rate": rate, "optimizer_args": [f"betas=0.9,{beta:g}"]},
+            group=label,
+        )
+        for label, method in LEARNERS.items()
+        for rate in (3e-3, 6e-3)
+        for beta in (0.999, 0.98)
+    ]
+    return Table("Settings that were tried", "composition, T2I + Edit", ("edit", "t2i"), tuple(rows), tuning=True)
 
 
 def composition(budget: Budget) -> Table:
@@ -144,5 +173,6 @@ TABLES = {
     "style": style,
     "guidance": guidance,
     "ablations": ablations,
+    "tuning": tuning,
 }
 """Table -> what it consists of at a budget."""

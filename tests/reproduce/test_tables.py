@@ -19,14 +19,14 @@ from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.command import main
 from danceopd_ext.reproduce.entries import FACTS, read_entries
 from danceopd_ext.reproduce.page import write_page
-from danceopd_ext.reproduce.plan import plan_table
+from danceopd_ext.reproduce.plan import plan_table, training_seeds
 from danceopd_ext.reproduce.runner import cost_of, train_missing
 from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.reproduce.tables import TABLES
 from tests.toolkits.conftest import same_tensors
 
 SMOKE = BUDGETS["smoke"]
-SEEDS = {"composition": 1, "local-global": 1, "style": 2, "guidance": 1, "ablations": 1}
+SEEDS = {"composition": 1, "local-global": 1, "style": 2, "guidance": 1, "ablations": 1, "tuning": 1}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def rows_of(out, name):
 
 
 def plan_of(out, name, sources):
-    return plan_table(TABLES[name](SMOKE), SMOKE, range(SEEDS[name]), sources, out)
+    table = TABLES[name](SMOKE)
+    return plan_table(table, SMOKE, training_seeds(table, SEEDS[name]), sources, out)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -72,7 +73,7 @@ def test_its_pictures_are_there(out, name):
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("guidance", "ablations")])
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("guidance", "ablations", "tuning")])
 def test_its_numbers_are_those_of_the_csv(out, name):
     """Each cell of the Markdown, worked out from the CSV by hand."""
     page = (out / "results" / f"{name}.md").read_text(encoding="utf-8")
@@ -87,7 +88,7 @@ def test_its_numbers_are_those_of_the_csv(out, name):
             cells = dict(zip(heads, line, strict=True))
             label = cells.pop("model")
             some = [row for row in rows if row["label"] == label]
-            cells.pop("seconds")
+            cells.pop("seconds"), cells.pop("with backward")
             forwards = cells.pop("forwards").replace(",", "")
             assert forwards in ("-", str(round(mean(int(row["forwards"]) for row in some))))
             for head, cell in cells.items():
@@ -118,6 +119,9 @@ def test_costs_are_those_of_the_logs(out, sources):
     assert rows["DiffusionOPD"] == states // 2 + 2 * states  # the first state is noise, and the last needs no step
     assert rows["Flow-OPD"] == 3 * states
     assert steps * samples * 2 <= rows["DanceOPD"] <= steps * samples * (2 + rollout - 1)
+    backwards = {row["label"]: int(row["backwards"]) for row in rows_of(out, "composition")}
+    assert backwards["joint training"] == backwards["off-policy"] == backwards["DanceOPD"] == steps * samples
+    assert backwards["DiffusionOPD"] == backwards["Flow-OPD"] == states
     plan = plan_of(out, "composition", sources)
     assert sum(rows.values()) == sum(cost_of(run).forwards for run in plan.runs)
 
@@ -136,7 +140,7 @@ def test_gap_closed_is_between_base_and_teacher(out):
 def test_a_style_is_learnt_from_the_checkpoint_and_repeats(out, sources, here, tmp_path):
     """The same run elsewhere is the same LoRA, so no weight of the teacher was made up."""
     ours = plan_of(out, "style", sources).runs[-1]
-    again = plan_table(TABLES["style"](SMOKE), SMOKE, range(SEEDS["style"]), sources, tmp_path).runs[-1]
+    again = plan_table(TABLES["style"](SMOKE), SMOKE, [1, 2], sources, tmp_path).runs[-1]
     train_missing([again], 1, here)
     assert again.folder.name == ours.folder.name
     assert same_tensors(again.lora, ours.lora)
@@ -160,6 +164,15 @@ def test_the_early_stop_changes_the_cost_and_not_the_student(out, sources):
     assert any((one[key] - soft[key]).abs().max() > 1e-4 for key in one), "two steps change nothing at all"
 
 
+def test_nothing_that_settings_are_chosen_by_is_in_another_table(out, sources):
+    """Neither a training nor a choice of drawings: a table would flatter what was chosen by it."""
+    plans = {name: plan_of(out, name, sources) for name in TABLES}
+    tried = plans.pop("tuning")
+    used = [one for plan in plans.values() for one in plan.drawn]
+    assert not {run.values["seed"] for run in tried.runs} & {one.run.values["seed"] for one in used if one.row.trained}
+    assert not {one.job.seed for one in tried.drawn} & {one.job.seed for one in used}
+
+
 def forbidden(*_):
     raise AssertionError("a finished run was started again")
 
@@ -179,7 +192,7 @@ def test_the_page_has_every_table_and_how_it_was_made(out):
     assert "Not run yet" not in page
     assert page.count("**not resolved**") > 20
     facts = json.loads((out / "results" / "style.json").read_text(encoding="utf-8"))
-    assert facts["seeds"] == [0, 1]
+    assert facts["seeds"] == [1, 2]
     assert facts["budget"] == "smoke"
     assert {"python", "torch", "diffusers"} <= set(facts["versions"])
 
