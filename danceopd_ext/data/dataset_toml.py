@@ -20,7 +20,7 @@ from .items import CaptionRules, Item
 from .metadata_file import read_metadata
 from .resolutions import parse_resolution
 from .subset import Subset
-from .textfiles import find_path, read_text
+from .textfiles import backslash_hint, find_path, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,7 +64,7 @@ def _parse(path: Path) -> dict:
     try:
         config = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON: {error}.") from None
+        raise UserError(f"{path}: not valid JSON: {error}.{backslash_hint(error)}") from None
     except tomllib.TOMLDecodeError as error:
         hint = ""
         if "\\" in text and any(word in str(error).lower() for word in ("escape", "backslash", "hex")):

@@ -15,10 +15,10 @@ from pathlib import Path
 from ..errors import UserError
 from .buckets import around
 from .items import CaptionRules, Item, Size
-from .sources import sources_of_row
+from .sources import path_of_row, sources_of_row
 from .subset import image_size
 from .targets import Target
-from .textfiles import find_path, read_text
+from .textfiles import backslash_hint, find_beside, read_text, unquoted
 
 # A flag of sd-scripts' sample prompts: " --w 1024". A word must follow the dashes at once, so that "a -- b" is text.
 _FLAG = re.compile(r"(?:^|\s)--([A-Za-z]\w*)")
@@ -49,9 +49,9 @@ def read_prompts(
 
     .txt has a prompt a line (blank lines and lines that begin with # are skipped; `--w` and `--h` set the size, `--ci`
     names a source image, other flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with
-    optional width and height, and optional paths of pictures (from the working directory or from the file's folder):
-    `target`, which the prompt describes and which is not opened here, and `source` (see sources.sources_of_row), which
-    makes an edit of it. Line breaks inside a prompt become blanks.
+    optional width and height, and optional paths of pictures (from the file's folder, or else from the working
+    directory): `target`, which the prompt describes and which is not opened here, and `source` (see
+    sources.sources_of_row), which makes an edit of it. Line breaks inside a prompt become blanks.
 
     Every prompt is used with each of `resolutions` (pixels) unless it has a size of its own. An edit takes the
     proportions of its first source image, at about the area of the resolution and with sides that are multiples of
@@ -65,8 +65,8 @@ def read_prompts(
     notes: list[str] = []
     items: list[Item] = []
     for row in reader(path, read_text(path, "prompt file"), notes):
-        target = Target(find_path(row.target, path.parent)) if row.target else None
-        sources = tuple(find_path(source, path.parent) for source in row.sources)
+        target = Target(find_beside(row.target, path.parent)) if row.target else None
+        sources = tuple(find_beside(source, path.parent) for source in row.sources)
         items += [
             Item(row.text, *size, rules or CaptionRules(), source=row.where, target=target, source_images=sources)
             for size in _sizes(row, resolutions, sources, multiple)
@@ -100,7 +100,7 @@ def _read_txt(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
         where = f"{path}, line {number}"
         prompt, *flags = _FLAG.split(line)
         pairs = list(zip(flags[::2], flags[1::2], strict=True))
-        sources = tuple(value.strip() for flag, value in pairs if flag in SOURCE_FLAGS)
+        sources = tuple(unquoted(value) for flag, value in pairs if flag in SOURCE_FLAGS)
         values = {flag: value for flag, value in pairs if flag not in SOURCE_FLAGS}
         width, height = (_side(values.pop(flag, None), where, f"--{flag}") for flag in ("w", "h"))
         ignored.update(values.keys())
@@ -132,7 +132,8 @@ def _read_csv(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
             if prompt:
                 width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
                 sources = sources_of_row(record, where)
-                yield _Row(prompt, width, height, where, (record.get("target") or "").strip(), sources)
+                target = path_of_row(record.get("target"), "target", where)
+                yield _Row(prompt, width, height, where, target, sources)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}.") from None
 
@@ -154,7 +155,8 @@ def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not valid JSON: {error}. Every line is one object.") from None
+            remedy = backslash_hint(error) or " Every line is one object."
+            raise UserError(f"{where}: not valid JSON: {error}.{remedy}") from None
         if not isinstance(record, dict):
             raise UserError(f'{where}: expected an object such as {{"prompt": "a cat"}}.')
         if not isinstance(record.get("prompt"), str):
@@ -162,10 +164,8 @@ def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
         prompt = _one_line(record["prompt"])
         if prompt:
             width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
-            target = record.get("target") or ""
-            if not isinstance(target, str):
-                raise UserError(f"{where}: target = {target!r} is wrong: expected the path of a picture.")
-            yield _Row(prompt, width, height, where, target.strip(), sources_of_row(record, where))
+            target = path_of_row(record.get("target"), "target", where)
+            yield _Row(prompt, width, height, where, target, sources_of_row(record, where))
 
 
 def _one_line(text: str) -> str:

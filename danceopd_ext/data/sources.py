@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from .items import Item, Size
 from .targets import PictureFile, inspect_picture
+from .textfiles import PATH_REMEDY, backslash_hint, unquoted
 
 
 @dataclass
@@ -93,12 +94,27 @@ def sources_of_row(record: Mapping[str, object], where: str) -> tuple[str, ...]:
         paths = value if isinstance(value, list) else [value]
         if not all(path is None or isinstance(path, str) for path in paths):
             raise UserError(f"{where}: {name} = {value!r} is wrong: expected a picture's path, or a list of paths.")
-        found += [path.strip() for path in paths if path and path.strip()]
-    return tuple(found)
+        found += [path_of_row(path, name, where) for path in paths if path]
+    return tuple(path for path in found if path)
+
+
+def path_of_row(value: object, name: str, where: str) -> str:
+    """Return the picture's path that a field of a .csv or .jsonl file holds, "" for none. Raises UserError."""
+    if not value:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {name} = {value!r} is wrong: expected the path of a picture.")
+    path = unquoted(value)
+    if any(character in path for character in "\b\t\n\f\r"):  # what JSON makes of "C:\new" and "C:\table"
+        raise UserError(
+            f"{where}: {name} = {value!r} is wrong: a line break or tab is no part of a path. {PATH_REMEDY}"
+        )
+    return path
 
 
 def _json_list(text: str, name: str, where: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
-        raise UserError(f'{where}: {name} = {text} is no JSON list. Write ["1.png", "2.png"], or one path.') from None
+    except json.JSONDecodeError as error:
+        remedy = backslash_hint(error) or ' Write ["1.png", "2.png"], or one path.'
+        raise UserError(f"{where}: {name} = {text} is no JSON list.{remedy}") from None

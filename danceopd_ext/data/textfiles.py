@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from ..errors import MissingFile, UserError
+
+PATH_REMEDY = 'In JSON write paths with / or with two backslashes: "C:/images/1.png".'
 
 
 def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
@@ -17,6 +20,29 @@ def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
     if base is not None and not found.is_absolute() and not found.exists() and (base / found).exists():
         return base / found
     return found
+
+
+def find_beside(path: str, folder: Path) -> Path:
+    """Return `path` below `folder` where that exists, otherwise as it is where that exists, otherwise below `folder`.
+
+    For pictures that a prompt file names: the file and its pictures belong together, and a file of the same name that
+    happens to lie in the working directory is another picture.
+    """
+    # os.path: what is no path at all (too long, an unknown ~user) is not there, and whoever opens it says so
+    found = Path(os.path.expanduser(path))
+    beside = folder / found
+    return found if os.path.exists(found) and not os.path.exists(beside) else beside
+
+
+def unquoted(text: str) -> str:
+    """Return a path without blanks around it, and without the quotes that Explorer's "Copy as path" puts there."""
+    text = text.strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def backslash_hint(error: json.JSONDecodeError) -> str:
+    """Return a remedy where a single backslash is what is wrong with the JSON, as in Windows paths, else ""."""
+    return f" {PATH_REMEDY}" if "escape" in str(error) else ""
 
 
 def read_text(path: Path, what: str) -> str:

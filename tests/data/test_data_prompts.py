@@ -37,6 +37,20 @@ def test_marks_and_line_ends_of_every_system(tmp_path, name, mark, end):
     assert texts(write(tmp_path, name, mark + end.join([*lines, ""]).encode("utf-8"))) == ["ein Bär", "猫"]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "a{mark}cat --w 8 --h 8\na dog"),
+        ("p.csv", "prompt,width,height\na{mark}cat,8,8\na dog,,\n"),
+        ("p.jsonl", '{{"prompt": "a{mark}cat"}}\n{{"prompt": "a dog"}}'),
+    ],
+)
+def test_only_line_ends_end_a_line(tmp_path, name, content, mark):
+    first, second = texts(write(tmp_path, name, content.format(mark=mark)))
+    assert (first.replace(mark, " "), second) == ("a cat", "a dog")
+
+
 def test_paths_beyond_ascii_and_capital_suffixes(tmp_path):
     folder = tmp_path / "Größe 写真"
     folder.mkdir()

@@ -214,6 +214,79 @@ def test_what_is_wrong_with_a_source_image_is_told_with_its_line(tmp_path, name,
     assert all(word in str(caught.value) for word in [*words, name])
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "prompt,source,target\nadd a hat,before/a.png,after/a.png\n"),
+        ("p.jsonl", '{"prompt": "add a hat", "source": "before/a.png", "target": "after/a.png"}'),
+        ("p.txt", "add a hat --ci before/a.png"),
+    ],
+)
+def test_pictures_beside_the_file_come_before_those_of_the_working_directory(tmp_path, monkeypatch, name, content):
+    """Started inside one data folder with the prompt file of another: the same names are other pictures."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, size in ((here, (64, 64)), (there, (128, 64))):
+        save(folder / "before" / "a.png", size)
+        save(folder / "after" / "a.png", size)
+    (there / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(here)
+    (item,) = read_prompts(there / name, SQUARE, multiple=16)[0]
+    assert (item.source_images, item.size) == ((there / "before" / "a.png",), (80, 48))
+    assert item.target is None or item.target.path == there / "after" / "a.png"
+    (there / "before" / "a.png").unlink()
+    assert read_prompts(there / name, SQUARE, multiple=16)[0][0].source_images[0].samefile(here / "before" / "a.png")
+
+
+def test_a_picture_that_is_nowhere_is_named_beside_its_file(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "p.txt").write_text("add a hat --ci a.png", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="line 1: its source image") as caught:
+        read_prompts(tmp_path / "p.txt", SQUARE, multiple=16)
+    assert f"{tmp_path / 'a.png'}: picture not found" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "~nobody_at_all/a.png"])
+def test_a_path_that_cannot_be_one_is_told_like_any_other(tmp_path, path):
+    (tmp_path / "p.csv").write_text(f"prompt,source\nadd a hat,{path}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 2: its source image"):
+        read_prompts(tmp_path / "p.csv", SQUARE, multiple=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", 'add a hat --ci  "{path}" --w 64 --h 64\n'),
+        ("p.csv", 'prompt,width,height,source\nadd a hat,64,64,"""{path}"""\n'),
+        ("p.jsonl", '{{"prompt": "add a hat", "width": 64, "height": 64, "source": "\\"{path}\\""}}'),
+    ],
+)
+def test_a_path_may_stand_in_quotes(tmp_path, name, content):
+    """As Explorer copies it; a spreadsheet doubles them."""
+    path = save(tmp_path / "my pictures" / "a.png")
+    (tmp_path / name).write_text(content.format(path=path.as_posix()), encoding="utf-8")
+    (item,) = read_prompts(tmp_path / name, SQUARE, multiple=16)[0]
+    assert item.source_images == (path,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.jsonl", r'{"prompt": "add a hat", "source": "C:\pictures\1.png"}'),
+        ("p.jsonl", r'{"prompt": "add a hat", "source": "C:\users\me\1.png"}'),
+        ("p.jsonl", r'{"prompt": "add a hat", "source": "C:\new\beach.png"}'),
+        ("p.jsonl", r'{"prompt": "add a hat", "source": ["C:\table.png"]}'),
+        ("p.jsonl", r'{"prompt": "add a hat", "target": "C:\table.png"}'),
+        ("p.csv", 'prompt;source\nadd a hat;["C:\\pictures\\1.png"]\n'),
+    ],
+)
+def test_single_backslashes_in_json_get_a_remedy(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"p\..*, line [12]: .*with / or with two backslashes") as caught:
+        read_prompts(tmp_path / name, SQUARE, multiple=16)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_toolkit_whose_prompts_have_no_sources_refuses_them(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "p.csv").write_text("prompt,source\nadd a hat,a.png\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from danceopd_ext.data.prompts import SOURCE_FLAGS
 from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.data.textfiles import find_beside, unquoted
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import Source
 
@@ -52,9 +52,9 @@ def parse_line(line: str) -> PreviewPrompt:
         if flag == "n":
             values["negative_prompt"] = value.strip()
         elif flag in SOURCE_FLAGS:
-            if not value.strip() or value.startswith("--"):
+            if not unquoted(value) or value.startswith("--"):
                 raise ValueError(f"--{flag} names no source image")
-            values["sources"] = (*values.get("sources", ()), Path(value.strip()))
+            values["sources"] = (*values.get("sources", ()), Path(unquoted(value)))
         elif flag in NUMBERS:
             name, kind = NUMBERS[flag]
             try:
@@ -72,7 +72,7 @@ def read_preview_prompts(path: str, source: Source, config: dict, sources: Sourc
     """
     file, limits = Path(path), source.family.size_limits(config, source.vae_scale_factor)
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines cuts at U+2028 and the like too
     except FileNotFoundError:
         raise UserError(f"{path} (sample_prompts) does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -93,7 +93,7 @@ def read_preview_prompts(path: str, source: Source, config: dict, sources: Sourc
                 )
         if prompt.steps < 1:
             raise UserError(f"{path}, line {number}: --s must be 1 or more.")
-        found = tuple(find_path(image, file.parent) for image in prompt.sources)
+        found = tuple(find_beside(str(image), file.parent) for image in prompt.sources)
         sources.sizes(found, f"{path}, line {number}")
         prompts.append(replace(prompt, sources=found))
     if not prompts:

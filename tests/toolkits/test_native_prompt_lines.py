@@ -1,0 +1,46 @@
+"""Lines of preview prompts: where one ends, and the source images that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from danceopd_ext.models.family import SizeLimits
+from danceopd_ext.toolkits.native.prompt_lines import parse_line, read_preview_prompts
+from tests.tiny.edit_files import editor, save
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write a file of preview prompts and read it."""
+
+    def read(content, folder=tmp_path):
+        (folder / "samples.txt").write_text(content, encoding="utf-8")
+        source = SimpleNamespace(
+            family=SimpleNamespace(size_limits=lambda *_: SizeLimits(16, 1024)), vae_scale_factor=8
+        )
+        return read_preview_prompts(str(folder / "samples.txt"), source, {}, editor())
+
+    return read
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\x0c"])
+def test_only_line_ends_end_a_line(read, mark):
+    assert [prompt.prompt for prompt in read(f"a{mark}cat\n# not this\na dog\n")] == [f"a{mark}cat", "a dog"]
+
+
+def test_a_source_image_beside_the_file_comes_before_one_of_the_working_directory(read, tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        save(tmp_path / name / "a.png")
+    monkeypatch.chdir(tmp_path / "here")
+    (prompt,) = read("add a hat --ci a.png", tmp_path / "there")
+    assert prompt.sources == (tmp_path / "there" / "a.png",)
+
+
+def test_a_source_image_may_stand_in_quotes():
+    line = parse_line(r'add a hat --ci "C:\my pictures\1.png" --w 64')
+    assert (line.sources, line.width) == ((Path(r"C:\my pictures\1.png"),), 64)
+    with pytest.raises(ValueError, match="names no source image"):
+        parse_line('add a hat --ci ""')
