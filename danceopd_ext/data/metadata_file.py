@@ -8,13 +8,15 @@ preparation scripts, is the bucket itself.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UserError
 from .items import Item, Size
 from .source_folder import match_sources
 from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
-from .textfiles import read_text
+from .textfiles import backslash_hint, read_text
 
 
 def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
@@ -27,6 +29,7 @@ def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
     file = subset.metadata_file
     entries = [(key, entry, source, _text(entry, subset, source)) for key, entry, source in _entries(file)]
     told = [entry for entry in entries if entry[-1]]
+    _check_apart([key for key, *_ in told], subset)
     sources = match_sources(subset, [_source_name(key, subset) for key, *_ in told], notes)
     items: list[Item] = []
     for key, entry, source, text in told:
@@ -62,7 +65,7 @@ def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON: {error}.") from None
+        raise UserError(f"{where}: not valid JSON: {error}.{backslash_hint(error)}") from None
 
 
 def _text(entry: dict, subset: Subset, source: str) -> str:
@@ -104,6 +107,24 @@ def _source_name(key: str, subset: Subset) -> str:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         path = path.with_suffix("")
     return path.as_posix() if subset.recursive and not path.is_absolute() else path.name
+
+
+def _check_apart(keys: Sequence[str], subset: Subset) -> None:
+    """Raise UserError for two images that would get the same source image: one of them would be another's edit."""
+    if subset.source_dir is None:
+        return
+    owners: dict[str, str] = {}
+    for key in keys:
+        name = _source_name(key, subset)
+        other = owners.setdefault(name, key)
+        if other != key:
+            deeper = replace(subset, recursive=True)
+            wanted, apart = _source_name(key, deeper), _source_name(key, deeper) != _source_name(other, deeper)
+            remedy = f"Set recursive = true and put them into subfolders ({wanted}.png)" if apart else "Rename one"
+            raise UserError(
+                f'{subset.metadata_file}: "{other}" and "{key}" have the same source image, {name}, in '
+                f"{subset.source_dir}. {remedy}, or remove one from the file."
+            )
 
 
 def _find_image(key: str, subset: Subset) -> Path | None:

@@ -120,6 +120,35 @@ def test_entries_of_a_metadata_file_have_source_images(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("keys", "recursive", "remedy"),
+    [
+        (["x/a.jpg", "y/a.jpg"], False, "Set recursive = true and put them into subfolders (y/a.png)"),
+        (["x/a.jpg", "x/a.png"], True, "Rename one"),
+        (["/data/x/a.jpg", "/data/y/a.jpg"], True, "Rename one"),
+    ],
+)
+def test_two_entries_of_a_metadata_file_cannot_share_a_source_image(tmp_path, keys, recursive, remedy):
+    for place in ("a.png", "x/a.png"):
+        save(tmp_path / "before" / place)
+    (tmp_path / "meta.json").write_text(json.dumps({key: {"caption": key} for key in keys}), encoding="utf-8")
+    file = f'metadata_file = "{tmp_path}/meta.json"'
+    where = f'{file}\nconditioning_data_dir = "{tmp_path}/before"\nrecursive = {str(recursive).lower()}'
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, where)
+    assert all(word in str(caught.value) for word in ["meta.json", *keys, "same source image", remedy])
+
+
+def test_entries_of_a_metadata_file_in_subfolders_have_source_images_there(tmp_path):
+    rows = [{"image_path": f"{place}/a.jpg", "caption": place} for place in "xyx"]  # the same image may come twice
+    (tmp_path / "meta.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for place in "xy":
+        save(tmp_path / "before" / place / "a.png")
+    where = f'metadata_file = "{tmp_path}/meta.jsonl"\nconditioning_data_dir = "{tmp_path}/before"\nrecursive = true'
+    items, _ = load(tmp_path, where)
+    assert [(item.text, item.source_images[0].parent.name) for item in items] == [(place, place) for place in "xyx"]
+
+
+@pytest.mark.parametrize(
     ("files", "more", "words"),
     [
         (["b.png"], "", ['no source image for "a"', "such as a.png"]),
