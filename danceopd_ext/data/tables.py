@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from PIL import Image, UnidentifiedImageError
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .targets import decoded
+from .textfiles import backslash_hint
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Row = dict[str, Any]
 
@@ -34,7 +37,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines cuts at U+2028 and U+0085 too
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}.") from None
     for number, line in enumerate(lines, 1):
@@ -43,7 +46,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}).") from None
+            raise UserError(f"{path}, line {number}: not JSON ({error}).{backslash_hint(error)}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object.")
         yield f"{path}, line {number}", row
@@ -73,20 +76,36 @@ def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def picture_of(row: Mapping[str, Any], name: str, folder: Path, where: str) -> bytes:
+    """A field's picture, still encoded, after a look at all of it (see encoded_of). Raises UserError."""
+    data = encoded_of(row, name, folder, where)
+    rgb_of(data, name, where)
+    return data
+
+
+def encoded_of(row: Mapping[str, Any], name: str, folder: Path, where: str) -> bytes:
     """A field's picture, still encoded: bytes, {"bytes": ..., "path": ...}, or a file name below `folder`.
 
-    Raises UserError where it is missing or cannot be read.
+    Nothing is decoded. Raises UserError where it is missing or no picture's bytes.
     """
     value = row.get(name)
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
         file = folder / value
-        if not file.is_file():
+        if not os.path.isfile(file):  # not Path.is_file, which raises for what cannot be a file's name
             raise UserError(f'{where}: the picture {file} ("{name}") does not exist.')
-        value = file.read_bytes()
-    try:
-        Image.open(io.BytesIO(value)).verify()
-    except (UnidentifiedImageError, OSError, TypeError, SyntaxError):
-        raise UserError(f'{where}: "{name}" is not a picture that can be read.') from None
+        try:
+            value = file.read_bytes()
+        except OSError as error:
+            raise UserError(f'{where}: the picture {file} ("{name}") cannot be read: {error.strerror}.') from None
+    if not isinstance(value, bytes):
+        raise UserError(f'{where}: "{name}" is not a picture: expected its bytes, or the name of its file.')
     return value
+
+
+def rgb_of(data: bytes, name: str, where: str) -> Image:
+    """The whole picture of a field as RGB; a header alone does not show that the pixels are cut off. Raises UserError.
+
+    A rotation noted in the EXIF data does not count, as everywhere here.
+    """
+    return decoded(data, f'{where}: "{name}" is not a picture that can be read')

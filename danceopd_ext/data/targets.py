@@ -45,7 +45,7 @@ class PictureFile(NamedTuple):
 def inspect_picture(path: Path) -> PictureFile:
     """Read a picture file's digest and size. Raises UserError when it is missing or no picture."""
     data = _read(path)
-    return PictureFile(hashlib.sha256(data).hexdigest()[:32], _open(path, data, lambda image: image.size))
+    return PictureFile(hashlib.sha256(data).hexdigest()[:32], open_picture(data, lambda image: image.size, _told(path)))
 
 
 def load_target(target: Target, size: Size) -> np.ndarray:
@@ -62,7 +62,12 @@ def load_picture(path: Path) -> Image:
 
     Raises UserError when the file is missing or damaged.
     """
-    return _open(path, _read(path), lambda image: image.convert("RGB"))
+    return decoded(_read(path), _told(path))
+
+
+def decoded(data: bytes, wrong: str) -> Image:
+    """Return the whole picture in these bytes as RGB. Raises UserError, which begins with `wrong`."""
+    return open_picture(data, lambda image: image.convert("RGB"), wrong)
 
 
 def fitted(image: Image, resized: Size, size: Size) -> np.ndarray:
@@ -104,12 +109,18 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path}: the picture cannot be read: {error.strerror or error}.") from None
 
 
-def _open(path: Path, data: bytes, use: Callable[[Image], object]):
-    """Return what `use` makes of the opened picture."""
-    from PIL import Image
+def _told(path: Path) -> str:
+    return f"{path}: this is no whole picture"
+
+
+def open_picture(data: bytes, use: Callable[[Image], object], wrong: str):
+    """Return what `use` makes of the opened picture. Raises UserError, which begins with `wrong`."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             return use(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: this is no whole picture ({error}). Repair or remove the file.") from None
+    # what Pillow's decoders raise for damaged files; RuntimeError is AVIF's
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
+        reason = "no known kind of picture" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{wrong} ({reason}). Repair or remove it.") from None

@@ -1,4 +1,4 @@
-"""How much a reproduction trains and draws."""
+"""How much a reproduction trains and draws, and from what."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Budget:
     """trajectories of a prompt in Flow-OPD"""
     examples: int
     """training examples of each kind"""
+    targets: str = "world"
+    """what the target pictures of the data are: the true ones ("world"), or as the route's teacher draws them
+    ("teacher")"""
     tested: int
     """held-out prompts and edits of each kind"""
     queries: tuple[int, ...]

@@ -36,6 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="how much is trained and drawn")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="the trained rows to make (default: all)")
     parser.add_argument("--examples", type=int, help="training examples of each kind (default: the budget's)")
+    parser.add_argument("--targets", choices=("world", "teacher"), help="whose pictures the data has (default: world)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a training (default: the budget's)")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
@@ -50,10 +51,12 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     `start` replaces the process that a run is trained in.
     """
     args = parse(argv)
-    others = {name: value for name in ("examples", "steps") if (value := getattr(args, name)) is not None}
+    changed = ("examples", "steps", "targets")
+    others = {name: value for name in changed if (value := getattr(args, name)) is not None}
     budget = replace(BUDGETS[args.budget], **others)
-    for name, value in {"seeds": args.seeds, "jobs": args.jobs, **others}.items():
-        if value < 1:
+    for name in ("seeds", "jobs", "examples", "steps"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
             raise UserError(f"--{name} {value}: it must be 1 or more.")
     check_matplotlib()
     table = only(TABLES[args.table](budget), args.only)

@@ -11,6 +11,7 @@ from .stats import Stat
 from .summary import GAP, HEADLINES, MEASURES, WORST, Line, columns_of
 from .tables import Table
 
+TARGETS = {"world": "the true ones", "teacher": "as the route's teacher draws them"}
 COST_HEADS = ("forwards", "with backward", "seconds")
 
 
@@ -34,7 +35,8 @@ def settings(budget: Budget, facts: dict) -> str:
     seeds = ", ".join(map(str, facts["seeds"]))
     return (
         f"All rows: {budget.steps} optimizer steps of {budget.samples} samples, student of rank {budget.rank}, "
-        f"{budget.rollout} solver steps, the same {budget.examples} training examples of each kind. A step's samples "
+        f"{budget.rollout} solver steps, the same {budget.examples} training examples of each kind, whose "
+        f"target pictures are {TARGETS[budget.targets]}. A step's samples "
         "are those of all its routes (DiffusionOPD) and of all trajectories (Flow-OPD, groups of "
         f"{budget.group}). Optimizer steps are equal, compute is not: forwards are samples through the transformer "
         "(one with a backward costs about three), seconds are those of training on one thread. Scores are on held-out "

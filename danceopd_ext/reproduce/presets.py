@@ -13,6 +13,7 @@ from ..config.load import flat_keys
 from ..demo.omni_draw import PICTURE_SIZE
 from ..demo.route_files import write_route
 from .budgets import Budget
+from .drawn_targets import with_drawn_targets
 from .sources import BASE, Sources
 from .tables import Row
 
@@ -63,7 +64,7 @@ class Run:
 def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -> Run:
     """The run of a row: its folder in `out`/runs is named by a digest of all that decides its result."""
     files = {name: sources.teacher(name, out / "checkpoints") for name in _sources_of(row)}
-    prompts = {route: write_route(out / "data", route, budget.examples) for route in row.teachers}
+    prompts = {route: _data(route, row, budget, sources, out / "data") for route in row.teachers}
     teachers = {
         route: {key: str(files.get(value, value)) if key in ("lora", "checkpoint") else value
                 for key, value in teacher.items()}
@@ -77,6 +78,7 @@ def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -
         "full_rollout": row.full_rollout,
         "sources": {name: sources.digest(name) for name in (BASE, *files)},
         "data": budget.examples,
+        **({"targets": budget.targets} if budget.targets != "world" else {}),
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     folder = out / "runs" / f"{values['method']}-{'-'.join(row.teachers)}-seed{seed}-{digest}"
@@ -89,6 +91,13 @@ def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -
         "match_batch_size": MATCHED,
     }
     return Run(folder, {**beside, **values}, teachers, {k: str(v) for k, v in prompts.items()}, row.full_rollout)
+
+
+def _data(route: str, row: Row, budget: Budget, sources: Sources, folder: Path) -> Path:
+    file = write_route(folder, route, budget.examples)
+    if budget.targets == "world":
+        return file
+    return with_drawn_targets(file, row.teachers[route], sources, budget.rollout)
 
 
 def _sources_of(row: Row) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -72,14 +74,29 @@ def test_other_kinds_of_pictures_become_rgb(tmp_path):
     assert load_target(Target(tmp_path / "grey.png"), (4, 4)).tolist() == [[[200] * 3] * 4] * 4
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def cut_off(kind):
+    """The first two thousand bytes of a picture: its header is whole."""
+    file = io.BytesIO()
+    Image.fromarray(noise((64, 64))).save(file, kind)
+    return file.getvalue()[:2000]
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", *map(cut_off, ("PNG", "JPEG", "WEBP"))])
 def test_a_file_that_is_no_whole_picture_is_named(tmp_path, content):
     path = tmp_path / "a.png"
-    if content is None:
-        content = save(path, (64, 64)).read_bytes()[:2000]
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png.*Repair or remove"):
         inspect_picture(path)
+        load_target(Target(path), (8, 8))
+
+
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
+    def decode(*_):
+        raise RuntimeError("Failed to decode")  # as Pillow's AVIF decoder does
+
+    path = save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "convert", decode)
+    with pytest.raises(UserError, match=r"a\.png.*Failed to decode.*Repair or remove"):
         load_target(Target(path), (8, 8))
 
 

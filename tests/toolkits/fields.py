@@ -14,7 +14,7 @@ from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields, build_fields
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
-from danceopd_ext.toolkits.native.targets import encode_targets
+from danceopd_ext.toolkits.native.targets import encode_targets, open_targets
 from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
 from danceopd_ext.toolkits.native.train import make_accelerator
 from tests.toolkits.conftest import forget_accelerate
@@ -64,7 +64,8 @@ def build(path: Path) -> Built:
     prepared.previews = [PreviewPrompt("red cat"), PreviewPrompt("a dog")]  # what the tests ask about
     cache = open_cache(prepared, str(path.parent / "cache"))
     encode_texts(prepared, cache, accelerator, lambda _: None)
-    latents = encode_targets(prepared, str(path.parent / "cache"), accelerator, lambda _: None)
+    latents = open_targets(prepared, str(path.parent / "cache"))
+    encode_targets(prepared, latents, accelerator, lambda _: None)
     told: list[str] = []
     fields = build_fields(prepared, accelerator, told.append)
     return Built(prepared, fields, StepData(prepared, cache, accelerator, latents), told)

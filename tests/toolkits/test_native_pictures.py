@@ -16,7 +16,7 @@ from danceopd_ext.data.targets import load_target
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import decode
 from danceopd_ext.models.loading import find_source, load_vae
-from danceopd_ext.toolkits.native import targets
+from danceopd_ext.toolkits.native import targets, texts
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import log_of, says
 from tests.toolkits.fields import build
@@ -129,8 +129,21 @@ def test_joint_training_without_pictures(changed, refused, strong):
     says(refused(changed(strong, method="joint")), 'method = "joint"', "line 1", "8 of 8", "image_dir", "target")
 
 
-@pytest.mark.parametrize(("content", "word"), [(None, "not found"), (b"not a picture", "no whole picture")])
-def test_a_picture_that_cannot_be_read(changed, refused, strong, pictures, tmp_path, content, word):
-    path = tmp_path / "pictures" / "two1.png"
-    path.unlink() if content is None else path.write_bytes(content)
+def cut_off(path):
+    """A JPEG whose header is whole and whose pixels are not."""
+    Image.open(path).resize((96, 80)).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda path: path.unlink(), "not found"),
+        (lambda path: path.write_bytes(b"not a picture"), "no whole picture"),
+        (cut_off, "no whole picture (image file is truncated"),
+    ],
+)
+def test_a_picture_that_cannot_be_read(changed, refused, strong, pictures, tmp_path, monkeypatch, spoil, word):
+    monkeypatch.setattr(texts, "load_text_pipeline", lambda *_: pytest.fail("a model was loaded"))
+    spoil(tmp_path / "pictures" / "two1.png")
     says(refused(changed(strong, method="joint", prompts=pictures)), "two1.png", word)

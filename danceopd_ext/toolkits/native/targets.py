@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.items import Item
 from danceopd_ext.data.latent_cache import LatentCache, SourceCache
+from danceopd_ext.data.targets import load_picture
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import encode
 from danceopd_ext.models.loading import load_vae
@@ -21,18 +22,25 @@ from danceopd_ext.toolkits.native.prepare import Prepared
 NUMBER, HEADER = 4, 512
 
 
-def encode_targets(
-    prepared: Prepared, folder: str, accelerator: Accelerator, say: Callable[[str], None]
-) -> LatentCache | None:
-    """Encode every picture that the run's method starts from and that the cache lacks; then the VAE is gone.
+def open_targets(prepared: Prepared, folder: str) -> LatentCache | None:
+    """The cache of encoded pictures, or None where the run's method uses none.
 
-    None where the method uses no picture. Raises UserError when the disk has too little room.
+    Raises UserError for a picture that is to be encoded and is damaged: before a model is loaded.
     """
     if not prepared.pictures:
         return None
     cache = LatentCache(folder, vae_key(prepared), prepared.pictures)
-    items = [item for item in prepared.plan.items() if item.target]
-    missing = cache.missing(items)
+    for path in {item.target.path: None for item in cache.missing(_with_targets(prepared))}:
+        load_picture(path)
+    return cache
+
+
+def encode_targets(
+    prepared: Prepared, cache: LatentCache | None, accelerator: Accelerator, say: Callable[[str], None]
+) -> None:
+    """Encode every picture that the cache lacks; then the VAE is gone. Raises UserError on a full disk."""
+    items = _with_targets(prepared)
+    missing = cache.missing(items) if cache else []
     if accelerator.is_main_process and missing:
         check_room(prepared, cache, missing)
         vae = load_vae(prepared.source, torch.float32).to(accelerator.device)
@@ -47,7 +55,10 @@ def encode_targets(
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
     accelerator.wait_for_everyone()
-    return cache
+
+
+def _with_targets(prepared: Prepared) -> list[Item]:
+    return [item for item in prepared.plan.items() if item.target]
 
 
 def vae_key(prepared: Prepared) -> str:

@@ -20,7 +20,7 @@ from danceopd_ext.toolkits.native.optimizers import default_optimizer
 from danceopd_ext.toolkits.native.prepare import Prepared, prepare
 from danceopd_ext.toolkits.native.processes import has_accelerator
 from danceopd_ext.toolkits.native.sources import encode_sources, open_sources
-from danceopd_ext.toolkits.native.targets import encode_targets
+from danceopd_ext.toolkits.native.targets import encode_targets, open_targets
 from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
 
 
@@ -43,9 +43,10 @@ def train(preset: Preset) -> Path:
     output_dir = Path(preset.saving.output_dir)
     cache_dir = preset.dataset.text_encoder_cache_dir or str(output_dir / "cache")
     cache, sources = open_cache(prepared, cache_dir), open_sources(prepared, cache_dir)
+    latents = open_targets(prepared, cache_dir)
     encode_texts(prepared, cache, accelerator, say)
     encode_sources(prepared, sources, accelerator, say)
-    latents = encode_targets(prepared, cache_dir, accelerator, say)
+    encode_targets(prepared, latents, accelerator, say)
     output_dir.mkdir(parents=True, exist_ok=True)
     data = StepData(prepared, cache, accelerator, latents, sources)
     try:

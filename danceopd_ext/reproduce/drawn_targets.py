@@ -1,0 +1,52 @@
+"""Routes whose target pictures their teachers drew: what joint training learns from where nobody has the true ones."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..demo.omni_draw import doubled, draw, encode_edits, encode_texts, halved
+from ..demo.pretrain.teachers import use_loras
+from ..files import whole_folder
+from .evaluate import load
+from .sources import BASE, STYLE, Sources
+
+#: of the noise that the targets are drawn from
+SEED = 20261201
+
+
+def with_drawn_targets(prompts: Path, teacher: Mapping[str, object], sources: Sources, steps: int) -> Path:
+    """A copy of a route's prompt file and pictures, beside it, with each target as the teacher draws it.
+
+    `teacher`: with names of sources for files, as in `tables`; without guidance. `steps`: solver steps. Made once.
+    """
+    name = str(teacher.get("lora") or teacher.get("checkpoint") or BASE)
+    folder = prompts.parent.with_name(f"{prompts.parent.name}-by-{name}-{sources.digest(name)}-{steps}")
+    if not folder.is_dir():
+        with whole_folder(folder) as part:
+            shutil.copytree(prompts.parent, part, dirs_exist_ok=True)
+            _redraw(part, prompts.name, name, sources, steps)
+    return folder / prompts.name
+
+
+def _redraw(folder: Path, prompts: str, name: str, sources: Sources, steps: int) -> None:
+    with open(folder / prompts, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    pipeline = load(str(sources.pipeline), str(sources.style) if name == STYLE else None)
+    files = {name: sources.file(name)} if name not in (BASE, STYLE) else {}
+    use_loras(pipeline, files, dict.fromkeys(files, 1.0))
+    texts = [row["prompt"] for row in rows]
+    if "source" in rows[0]:
+        given = np.stack([np.asarray(Image.open(folder / row["source"]).convert("RGB")) for row in rows])
+        items = encode_edits(pipeline, texts, halved(given))
+    else:
+        items = encode_texts(pipeline, texts)
+    pictures = draw(pipeline, items, seed=SEED, steps=steps)
+    use_loras(pipeline, {}, {})
+    for row, picture in zip(rows, doubled(pictures), strict=True):
+        Image.fromarray(picture).save(folder / row["target"])
