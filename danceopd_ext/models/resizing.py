@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from danceopd_ext.errors import UserError
+
 Size = tuple[int, int]
 
 #: the area of a source image for the VAE, and for a text encoder that sees it at low resolution
@@ -25,10 +27,10 @@ def nearest_ratio(size: Size, preferred: Sequence[Size]) -> Size:
 
 
 def of_area(size: Size, area: int, multiple: int = 32) -> Size:
-    """The same proportions at about this area, each side rounded to a multiple."""
+    """The same proportions at about this area, each side rounded to a multiple. Raises UserError where one is 0."""
     width = math.sqrt(area * (size[0] / size[1]))
     height = width / (size[0] / size[1])
-    return round(width / multiple) * multiple, round(height / multiple) * multiple
+    return _some(size, (round(width / multiple) * multiple, round(height / multiple) * multiple), multiple)
 
 
 def at_most(size: Size, area: int) -> Size:
@@ -40,8 +42,18 @@ def at_most(size: Size, area: int) -> Size:
 
 
 def floor_to(size: Size, multiple: int) -> Size:
-    """Each side rounded down to a multiple."""
-    return size[0] // multiple * multiple, size[1] // multiple * multiple
+    """Each side rounded down to a multiple. Raises UserError where one is 0."""
+    return _some(size, (size[0] // multiple * multiple, size[1] // multiple * multiple), multiple)
+
+
+def _some(size: Size, fitted: Size, multiple: int) -> Size:
+    """The fitted size, unless nothing is left of a side. Raises UserError."""
+    if min(fitted) < 1:
+        raise UserError(
+            f"A picture of {size[0]} x {size[1]} is too small or too long: {multiple} pixels is the least that the "
+            "model takes on a side. Use a larger one, or cut the longer side."
+        )
+    return fitted
 
 
 def shrunk(image: Image.Image, area: int) -> Image.Image:
