@@ -83,7 +83,7 @@ def check_keys(source: Source, parsed: Parsed, layout: Layout, ignore_text_encod
     if parsed.text_encoder and not ignore_text_encoder:
         raise UserError(
             f"{path}: also changes text encoders ({few(parsed.text_encoder)}), which are not trained here. To use its"
-            " transformer part alone, set ignore_text_encoder = true."
+            " transformer part alone, set ignore_text_encoder = true (on a command line: --ignore_text_encoder)."
         )
     if not parsed.groups:
         raise UserError(f"{path}: only changes text encoders ({few(parsed.text_encoder)}); there is nothing to learn.")

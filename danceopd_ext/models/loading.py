@@ -55,11 +55,16 @@ class Source:
         return pixels_per_latent(self.family.vae_class, config)
 
 
-def find_source(where: str, model_type: str | None = None, components_from: str | None = None) -> Source:
+def find_source(
+    where: str,
+    model_type: str | None = None,
+    components_from: str | None = None,
+    key: str = "pretrained_model_name_or_path",
+) -> Source:
     """Locate a model and its family without loading weights.
 
     where: hub id, diffusers folder or .safetensors file. components_from: what supplies text encoders, VAE, scheduler
-    and configuration for a single file; by default the family's own hub model.
+    and configuration for a single file; by default the family's own hub model. key: what the user calls `where`.
     Raises UserError when nothing is found, the family is unknown, or `model_type` contradicts what was found.
     """
     path = Path(where)
@@ -68,7 +73,7 @@ def find_source(where: str, model_type: str | None = None, components_from: str 
         _check_type(family, model_type, where)
         components = _folder(components_from or family.default_components, "components_from")
         return Source(family, path, components, path.stem)
-    folder = _folder(where, "pretrained_model_name_or_path")
+    folder = _folder(where, key)
     family = _family_of_folder(folder, where)
     _check_type(family, model_type, where)
     return Source(family, folder, folder, where if HUB_ID.match(where) and not path.exists() else folder.name)

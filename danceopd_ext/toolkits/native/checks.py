@@ -97,8 +97,11 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.")
 
 
-def check_writable(folder: Path) -> None:
-    """Raise UserError unless files can be made in `folder` (or the folder itself, where it does not exist yet)."""
+def check_writable(folder: Path, option: str = "output_dir") -> None:
+    """Raise UserError unless files can be made in `folder` (or the folder itself, where it does not exist yet).
+
+    `option`: what the user calls the folder.
+    """
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -109,7 +112,7 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"output_dir = {os.fspath(folder)!r} cannot be written ({error.strerror or error}): choose another folder."
+            f"{option} = {os.fspath(folder)!r} cannot be written ({error.strerror or error}): choose another folder."
         ) from error
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from danceopd_ext.lora.weights import Lora
+
 if TYPE_CHECKING:
     from danceopd_ext.toolkits.native.prepare import Prepared, TeacherSource
 
@@ -45,10 +47,15 @@ def _teacher_identity(found: TeacherSource) -> str:
     """The teacher in words, with a digest of its LoRA: another file under the same name is another teacher."""
     what = found.checkpoint.name if found.checkpoint else "base"
     if found.lora:
-        digest = hashlib.sha256()
-        for layer, change in sorted(found.lora.modules.items()):
-            digest.update(layer.encode())
-            for factor in (change.down_RI, change.up_OR):
-                digest.update(factor.contiguous().numpy().tobytes())
-        what = f"LoRA {digest.hexdigest()[:12]}"
+        what = f"LoRA {lora_digest(found.lora)}"
     return f"{what}, guidance {found.settings.guidance_scale:g}, extract {found.settings.extract_rank}"
+
+
+def lora_digest(lora: Lora) -> str:
+    """A short digest of what a LoRA changes, whatever its file is called."""
+    digest = hashlib.sha256()
+    for layer, change in sorted(lora.modules.items()):
+        digest.update(layer.encode())
+        for factor in (change.down_RI, change.up_OR):
+            digest.update(factor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -191,7 +191,7 @@ def find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) -
         raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose a plain word.')
     try:
         if settings.checkpoint:
-            checkpoint = find_source(settings.checkpoint, source.family.name, str(source.components))
+            checkpoint = find_source(settings.checkpoint, source.family.name, str(source.components), key="checkpoint")
             check_weights(checkpoint)
             _check_same_size(checkpoint, layout)
             return TeacherSource(settings, checkpoint=checkpoint)

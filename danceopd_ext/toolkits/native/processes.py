@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import psutil
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from danceopd_ext.method import Report
 
@@ -61,6 +61,11 @@ def has_accelerator() -> bool:
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         return False
     return torch.cuda.is_available() or torch.backends.mps.is_available() or _has("xpu")
+
+
+def best_device() -> torch.device:
+    """The device that a run trains on: what accelerate picks."""
+    return PartialState(cpu=not has_accelerator()).device
 
 
 def _has(kind: str) -> bool:

@@ -18,6 +18,8 @@ from danceopd_ext.models.loading import load_text_pipeline
 from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
 
 EMPTY = ""
+#: what to do about a cache that does not fit on the disk
+FEWER_TEXTS = "Choose another text_encoder_cache_dir, or fewer texts (shuffle_caption and wildcards make many of one)."
 #: caches larger than this are announced
 SHOWN_BYTES = 2**30
 
@@ -65,10 +67,17 @@ def all_prompts(prepared: Prepared) -> list[Prompt]:
     return list(dict.fromkeys([*found, *planned, *drawn]))
 
 
-def check_room(cache: PromptCache, prompts: list[Prompt], encode: Callable, say: Callable[[str], None]) -> None:
+def check_room(
+    cache: PromptCache,
+    prompts: list[Prompt],
+    encode: Callable,
+    say: Callable[[str], None],
+    remedy: str = FEWER_TEXTS,
+) -> None:
     """Encode one prompt for each number of source images, and tell how much disk all will take.
 
-    shuffle_caption, wildcards and dropout make many texts out of one caption. Raises UserError for too little room.
+    shuffle_caption, wildcards and dropout make many texts out of one caption. Raises UserError, which ends with
+    `remedy`, for too little room.
     """
     alike: dict[int, list[Prompt]] = {}
     for prompt in prompts:
@@ -81,7 +90,7 @@ def check_room(cache: PromptCache, prompts: list[Prompt], encode: Callable, say:
     if needed > free:
         raise UserError(
             f"{cache.folder}: the encoded prompts need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free. "
-            "Choose another text_encoder_cache_dir, or fewer texts (shuffle_caption and wildcards make many of one)."
+            + remedy
         )
     if needed > SHOWN_BYTES:
         say(f"the encoded prompts will take about {needed / 2**30:.1f} GiB in {cache.folder}")
