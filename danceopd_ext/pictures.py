@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .fonts import Font, font_for
+
 GAP = 8
 MARK = 16
 TEXT_WIDTH = 230
@@ -19,11 +21,13 @@ def draw_grid(
     columns: Mapping[str, Sequence[np.ndarray]],
     passed: Mapping[str, Sequence[bool]] | None = None,
     title: str = "",
+    names: Sequence[str] = (),
 ) -> Image.Image:
     """The grid as an RGB picture.
 
     `columns`: a model's label -> uint8 pictures [h, w, 3], one per prompt; sizes may differ between prompts. Small
     pictures are enlarged pixel by pixel, large ones shrunk. `passed`: label -> one bool per prompt, drawn as a mark.
+    `names`: what stands in a prompt's place where no font here has its characters; without, it shows boxes for those.
     """
     cells = {label: [fit(picture) for picture in pictures] for label, pictures in columns.items()}
     rows = list(zip(*cells.values(), strict=True))
@@ -41,8 +45,11 @@ def draw_grid(
         pen.multiline_text((middle, top - 6), wrap(label, side, small), fill=INK, font=small, anchor="md")
     for row, prompt in enumerate(prompts):
         y = top + sum(heights[:row]) + GAP * row
-        text = wrap(prompt, TEXT_WIDTH - GAP, small)
-        pen.multiline_text((GAP, y + heights[row] // 2), text, fill=INK, font=small, anchor="lm")
+        own = font_for(prompt, 13)
+        if own is None and names:
+            prompt = names[row]
+        text = wrap(prompt, TEXT_WIDTH - GAP, own or small)
+        pen.multiline_text((GAP, y + heights[row] // 2), text, fill=INK, font=own or small, anchor="lm")
         for column, (label, cell) in enumerate(zip(cells, rows[row], strict=True)):
             x = GAP + TEXT_WIDTH + column * pitch
             canvas.paste(cell, (x, y))
@@ -63,16 +70,30 @@ def fit(picture: np.ndarray) -> Image.Image:
     return image
 
 
-def wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """Break text into lines of at most `width` pixels, between words."""
+def wrap(text: str, width: int, font: Font) -> str:
+    """Break text into lines of at most `width` pixels: between words, and within a word that is longer than a line.
+
+    Chinese and Japanese have no spaces: a whole sentence is such a word.
+    """
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
         else:
-            lines.append(word)
-    return "\n".join(lines)
+            lines += _pieces(word, width, font)
+    return "\n".join(line for line in lines if line)
+
+
+def _pieces(word: str, width: int, font: Font) -> list[str]:
+    """The word in pieces of at most `width` pixels, of one character at least."""
+    pieces = [word[0]]
+    for mark in word[1:]:
+        if font.getlength(pieces[-1] + mark) <= width:
+            pieces[-1] += mark
+        else:
+            pieces.append(mark)
+    return pieces
 
 
 def _draw_mark(pen: ImageDraw.ImageDraw, left: int, top: int, good: bool) -> None:
