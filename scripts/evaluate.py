@@ -5,8 +5,9 @@
     python scripts/evaluate.py gedit --prompts GEdit-Bench/ --model black-forest-labs/FLUX.1-Kontext-dev ...
 
 Then, with the benchmarks' own code: GenEval's `evaluate_images.py results/fused ...`, GEdit-Bench's scorer on
-`results/`. A run that was cut off goes on where it stopped. With --clip it also writes CLIP scores, and for edits what
-share of the source stayed as it was.
+`results/`. A run that was cut off goes on where it stopped; a folder of pictures that were drawn otherwise (other
+weights, settings or prompts) is refused. With --clip it also writes CLIP scores, and for edits what share of the source
+stayed as it was.
 """
 
 from __future__ import annotations
@@ -14,56 +15,114 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from danceopd_ext import machine
 from danceopd_ext.cli import run
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.evaluation.conditions import Conditions
+from danceopd_ext.evaluation.folders import check_folders, model_contents, write_notes
 from danceopd_ext.evaluation.jobs import LANGUAGES, Job, gedit_jobs, geneval_jobs
-from danceopd_ext.evaluation.painter import BASE, Drawing, Painter
-from danceopd_ext.evaluation.report import check_settings, draw_examples, markdown
+from danceopd_ext.evaluation.loras import BASE, CACHE, Parts, parse_loras, read_loras
+from danceopd_ext.evaluation.painter import Drawing, Painter
+from danceopd_ext.evaluation.report import draw_examples, markdown
 from danceopd_ext.evaluation.scores import ClipScore, score_folder
 from danceopd_ext.files import whole_file
-from danceopd_ext.models.loading import find_source
+from danceopd_ext.lora.metadata import stem
+from danceopd_ext.lora.weights import Lora
+from danceopd_ext.models.loading import Source, find_source, load_layout
 from danceopd_ext.quiet import quieten
-from danceopd_ext.toolkits.native.processes import has_accelerator
+from danceopd_ext.toolkits.native.checks import check_weights, check_writable
+from danceopd_ext.toolkits.native.identity import lora_digest
+from danceopd_ext.toolkits.native.processes import best_device
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draw, score and report. Raises UserError."""
+    """Draw, score and report. Raises UserError, before anything is written, and TrainingError."""
     arguments = parser().parse_args(argv)
     quieten()
-    path = Path(arguments.prompts)
-    if arguments.benchmark == "geneval":
-        jobs = geneval_jobs(path, arguments.samples)
-    else:
-        jobs = gedit_jobs(path, None if arguments.language == "all" else arguments.language)
-    jobs = jobs[: arguments.limit]
-    drawing = Drawing(**{f.name: getattr(arguments, f.name) for f in dataclasses.fields(Drawing)})
-    loras = dict(parse_lora(text) for text in arguments.lora)
+    try:
+        evaluate(arguments)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the model and its pictures do not fit into the GPU's memory. Close other programs that use the GPU, or "
+            "use --mixed_precision bf16, a smaller --width and --height, or a smaller model."
+        ) from error
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """The whole of a call: everything is checked before the first file is written."""
+    loras = parse_loras(arguments.lora)
     if not loras and arguments.no_base:
         raise UserError("nothing to draw with: give --lora NAME=FILE, or leave --no_base out.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.mixed_precision == "fp16" and not has_accelerator():
-        raise UserError('--mixed_precision fp16 needs a GPU; without one use "no" or "bf16".')
-    source = find_source(arguments.model, arguments.model_type, arguments.components_from)
     out = Path(arguments.out)
-    painter = Painter(source, loras, drawing, out / "cache", device, DTYPES[arguments.mixed_precision])
+    folders = {name: out / name for name in ([] if arguments.no_base else [BASE]) + list(loras)}
+    for folder in (out, out / CACHE, *folders.values()):
+        check_writable(folder, "--out")
+    device = best_device()
+    if arguments.mixed_precision == "fp16" and device.type == "cpu":
+        raise UserError('--mixed_precision fp16 needs a GPU; without one use "no" or "bf16".')
+    jobs = read_jobs(arguments)
+    source = find_source(arguments.model, arguments.model_type, arguments.components_from, key="--model")
+    check_weights(source)
+    layout, config = load_layout(source)
+    read = read_loras(loras, layout, arguments.ignore_text_encoder)
+    drawing, dtype = drawing_of(arguments), DTYPES[arguments.mixed_precision]
+    painter = Painter(source, config, read, drawing, device, dtype)
     painter.check(jobs)
+    settings = settings_of(arguments, source, drawing, loras, read, folders)
+    check_folders(settings, jobs)
     clip = ClipScore(arguments.clip, device) if arguments.clip else None
-    names = ([] if arguments.no_base else [BASE]) + list(loras)
-    check_settings(out, arguments.benchmark, source.name, drawing, loras, names)
-    painter.encode(jobs)
-    folders = {name: out / name for name in names}
-    drawn = painter.paint(jobs, folders)
-    print(f"{drawn} pictures drawn; {sum(len(job.pictures) for job in jobs) * len(names) - drawn} were there already")
+    conditions = Conditions(source, jobs, out / CACHE, dtype, guided=drawing.guidance_scale != 1)
+    conditions.encode(device)
+    write_notes(settings, jobs)
+    drawn = painter.paint(jobs, folders, conditions)
+    print(f"{drawn} pictures drawn; {sum(len(job.pictures) for job in jobs) * len(folders) - drawn} were there already")
     report(out, jobs, folders, clip)
+
+
+def read_jobs(arguments: argparse.Namespace) -> list[Job]:
+    path = Path(arguments.prompts)
+    if arguments.benchmark == "geneval":
+        return geneval_jobs(path, arguments.samples, arguments.limit)
+    return gedit_jobs(path, None if arguments.language == "all" else arguments.language, arguments.limit)
+
+
+def drawing_of(arguments: argparse.Namespace) -> Drawing:
+    return Drawing(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Drawing)})
+
+
+def settings_of(
+    arguments: argparse.Namespace,
+    source: Source,
+    drawing: Drawing,
+    loras: Mapping[str, Parts],
+    read: Mapping[str, Lora],
+    folders: Mapping[str, Path],
+) -> dict[Path, dict[str, object]]:
+    """A model's folder -> how its pictures are drawn: all that must be equal for a picture to stay."""
+    common = {
+        "benchmark": arguments.benchmark,
+        "model": source.name,
+        **model_contents(source),
+        "mixed_precision": arguments.mixed_precision,
+        **dataclasses.asdict(drawing),
+    }
+    return {
+        folder: {
+            **common,
+            "lora": [[stem(place), strength] for place, strength in loras.get(name, ())],
+            "lora_content": lora_digest(read[name]) if name in read else None,
+        }
+        for name, folder in folders.items()
+    }
 
 
 def report(out: Path, jobs: list[Job], folders: dict[str, Path], clip: ClipScore | None) -> None:
@@ -81,21 +140,6 @@ def report(out: Path, jobs: list[Job], folders: dict[str, Path], clip: ClipScore
     print(table, end="")
 
 
-def parse_lora(text: str) -> tuple[str, tuple[tuple[str, float], ...]]:
-    """`NAME=FILE[@strength][,FILE[@strength]...]`. Raises UserError."""
-    name, _, files = text.partition("=")
-    if not files or not name or name == BASE or any(mark in name for mark in '/\\:*?"<>|.'):
-        raise UserError(f"--lora {text}: write NAME=FILE.safetensors, NAME a plain word other than {BASE}.")
-    parts = []
-    for file in files.split(","):
-        place, _, strength = file.rpartition("@")
-        try:
-            parts.append((place, float(strength)) if place else (file, 1.0))
-        except ValueError:
-            parts.append((file, 1.0))  # an @ in the name
-    return name, tuple(parts)
-
-
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("benchmark", choices=("geneval", "gedit"))
@@ -104,22 +148,35 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model_type", help="model family, where it cannot be seen from the model")
     made.add_argument("--components_from", help="text encoders and VAE for a single file")
     made.add_argument("--lora", action="append", default=[], help="NAME=FILE[@strength][,FILE...]; may be repeated")
+    made.add_argument("--ignore_text_encoder", action="store_true", help="use the transformer's part of LoRAs alone")
     made.add_argument("--no_base", action="store_true", help="do not draw with the base alone")
     made.add_argument("--out", required=True, help="folder of the results")
     made.add_argument("--samples", type=positive, default=4, help="GenEval: pictures a prompt")
     made.add_argument("--language", choices=(*LANGUAGES, "all"), default="en", help="GEdit-Bench: of the instructions")
     made.add_argument("--limit", type=positive, help="only the first prompts")
+    kinds = {"width": positive, "height": positive, "steps": positive, "guidance_scale": scale, "seed": int}
     for field in dataclasses.fields(Drawing):
-        made.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+        made.add_argument(f"--{field.name}", type=kinds[field.name], default=field.default)
     made.add_argument("--mixed_precision", choices=tuple(DTYPES), default="bf16" if torch.cuda.is_available() else "no")
     made.add_argument("--clip", help="hub id or folder of a CLIP model, such as openai/clip-vit-large-patch14")
     return made
 
 
 def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
+    """A whole number from 1. Raises ArgumentTypeError, which argparse prints with the option's name."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1: give one, such as 4.")
+    return int(text)
+
+
+def scale(text: str) -> float:
+    """A guidance scale. Raises ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no guidance scale: give a number from 0, such as 3.5.")
     return number
 
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
-from danceopd_ext.data.tables import picture_of, read_rows, text_of
+from danceopd_ext.data.plan import Prompt
+from danceopd_ext.data.tables import Row, picture_of, read_rows, text_of
+from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.errors import UserError
 
 LANGUAGES = ("en", "cn")
@@ -26,43 +30,78 @@ LANGUAGES = ("en", "cn")
 class Job:
     """One prompt. `pictures`: where its samples go, below the model's folder. `kind`: what scores are averaged by.
 
-    `source`: the source picture's encoded bytes, for an edit. `files`: further files that the scorer wants.
+    `where`: the row of the benchmark's file, for messages. `source`: the source picture's encoded bytes, for an edit;
+    the scorer wants it as PNG in `source_file`. `files`: further files that the scorer wants.
     """
 
     prompt: str
     pictures: tuple[Path, ...]
     kind: str
+    where: str
     source: bytes | None = None
+    source_file: Path | None = None
     files: Mapping[Path, bytes] = field(default_factory=dict)
 
     @property
-    def key(self) -> str:
-        """Under which its condition is cached: the prompt, and the source that a text encoder may see."""
-        return self.prompt if self.source is None else f"{self.prompt}\n{hashlib.sha256(self.source).hexdigest()}"
+    def name(self) -> str:
+        """Short words for it that any font has."""
+        return self.pictures[0].with_suffix("").as_posix().removeprefix("fullset/")
+
+    @property
+    def words(self) -> Prompt:
+        """What is encoded: the prompt, and the name of the source picture that a text encoder may see."""
+        return self.prompt, () if self.source_file is None else (self.source_file,)
+
+    @cached_property
+    def picture(self) -> PictureFile | None:
+        """The source's digest and size."""
+        if self.source is None:
+            return None
+        with Image.open(io.BytesIO(self.source)) as image:
+            return PictureFile(hashlib.sha256(self.source).hexdigest()[:32], image.size)
+
+    @property
+    def asked(self) -> str:
+        """A digest of what the pictures shall show: the prompt and the source picture."""
+        what = [self.prompt, self.picture.digest if self.picture else None]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """The files that the scorer wants besides the pictures."""
+        return (*self.files, *([self.source_file] if self.source_file else []))
+
+    def content(self, file: Path) -> bytes:
+        """What belongs into one of the files `beside`."""
+        return as_png(self.source) if file == self.source_file else self.files[file]
 
     def source_image(self) -> Image.Image | None:
         return None if self.source is None else Image.open(io.BytesIO(self.source)).convert("RGB")
 
 
-def geneval_jobs(path: Path, samples: int) -> list[Job]:
-    """The prompts of GenEval's evaluation_metadata.jsonl, `samples` pictures each. Raises UserError."""
+def geneval_jobs(path: Path, samples: int, limit: int | None = None) -> list[Job]:
+    """The (first `limit`) prompts of GenEval's evaluation_metadata.jsonl, `samples` pictures each. Raises UserError."""
     jobs = []
-    for index, (where, row) in enumerate(read_rows(path)):
+    for index, (where, row) in enumerate(_rows(path)):
+        if len(jobs) == limit:
+            break
         prompt, folder = text_of(row, "prompt", where), Path(f"{index:05d}")
         pictures = tuple(folder / "samples" / f"{n:04d}.png" for n in range(samples))
         metadata = {folder / "metadata.jsonl": json.dumps(row, ensure_ascii=False).encode("utf-8")}
-        jobs.append(Job(prompt, pictures, str(row.get("tag", "all")), files=metadata))
+        jobs.append(Job(prompt, pictures, str(row.get("tag", "all")), where, files=metadata))
     return _not_empty(jobs, path)
 
 
-def gedit_jobs(path: Path, language: str | None = "en") -> list[Job]:
+def gedit_jobs(path: Path, language: str | None = "en", limit: int | None = None) -> list[Job]:
     """The instructions of GEdit-Bench: a .parquet file or a folder of them, or a .jsonl with pictures beside it.
 
     Each row has task_type, key, instruction, instruction_language and input_image (in .jsonl: a file name). `language`
-    None takes all. Raises UserError.
+    None takes all, `limit` only the first of them. Raises UserError.
     """
     jobs = []
-    for where, row in read_rows(path):
+    for where, row in _rows(path):
+        if len(jobs) == limit:  # before the next row's picture is looked at: reading a whole benchmark takes long
+            break
         words = {
             name: text_of(row, name, where) for name in ("task_type", "key", "instruction", "instruction_language")
         }
@@ -70,9 +109,14 @@ def gedit_jobs(path: Path, language: str | None = "en") -> list[Job]:
             continue
         folder = Path("fullset") / _plain(words["task_type"], where) / _plain(words["instruction_language"], where)
         key, source = _plain(words["key"], where), picture_of(row, "input_image", path.parent, where)
-        files = {folder / f"{key}_SRCIMG.png": as_png(source)}
-        jobs.append(Job(words["instruction"], (folder / f"{key}.png",), words["task_type"], source, files))
+        pictures, file = (folder / f"{key}.png",), folder / f"{key}_SRCIMG.png"
+        jobs.append(Job(words["instruction"], pictures, words["task_type"], where, source, file))
     return _not_empty(jobs, path)
+
+
+def _rows(path: Path) -> Iterable[tuple[str, Row]]:
+    """The file's rows, with a bar where that takes longer than two seconds."""
+    return tqdm(read_rows(path), desc=f"reading {path.name}", unit="row", delay=2)
 
 
 def _plain(word: str, where: str) -> str:

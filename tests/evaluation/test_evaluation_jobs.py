@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,21 @@ def test_gedit_puts_edit_and_source_by_task_and_language(tmp_path):
     jobs = gedit_jobs(write_gedit(tmp_path))
     assert [job.prompt for job in jobs] == ["make the cat red", "the river at night"]
     assert jobs[0].pictures == (Path("fullset/color_alter/en/k1.png"),)
-    source = jobs[0].files[Path("fullset/color_alter/en/k1_SRCIMG.png")]
-    assert Image.open(io.BytesIO(source)).size == (96, 64)
+    file = Path("fullset/color_alter/en/k1_SRCIMG.png")
+    assert jobs[0].beside == (file,)
+    shown = Image.open(io.BytesIO(jobs[0].content(file)))
+    assert (shown.format, shown.size) == ("PNG", (96, 64)) == ("PNG", jobs[0].picture.size)
     assert len(gedit_jobs(write_gedit(tmp_path), language="cn")) == 1
     assert len(gedit_jobs(write_gedit(tmp_path), language=None)) == 3
 
 
-def test_a_condition_is_cached_by_instruction_and_source(tmp_path):
+def test_what_is_asked_is_the_instruction_and_the_source(tmp_path):
     first, second = gedit_jobs(write_gedit(tmp_path))
-    assert first.key != second.key and first.key.startswith(first.prompt)
-    assert geneval_jobs(write_geneval(tmp_path), 1)[0].key == ROWS[0]["prompt"]
+    digests = {first.asked, second.asked, replace(first, source=second.source).asked}
+    digests |= {replace(first, prompt="other").asked, replace(first, source=None).asked}
+    assert len(digests) == 5
+    again = gedit_jobs(write_gedit(tmp_path))[0]
+    assert again.asked == first.asked
 
 
 @pytest.mark.parametrize(
@@ -81,3 +87,19 @@ def test_missing_files_are_named(tmp_path):
         geneval_jobs(tmp_path / "none.jsonl", 1)
     with pytest.raises(UserError, match=r"no \.parquet file"):
         gedit_jobs(tmp_path)
+
+
+def test_a_limit_ends_the_reading(tmp_path):
+    """Pictures of rows that are not drawn are not looked at."""
+    path = write_gedit(tmp_path)
+    (tmp_path / "two.png").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="line 2"):
+        gedit_jobs(path)
+    assert len(gedit_jobs(path, limit=1)) == 1
+    assert [job.prompt for job in gedit_jobs(path, "cn", limit=1)] == ["把猫变红"]
+    assert len(geneval_jobs(write_geneval(tmp_path), 2, limit=1)) == 1
+
+
+def test_names_are_short_words(tmp_path):
+    assert gedit_jobs(write_gedit(tmp_path), "cn")[0].name == "color_alter/cn/k3"
+    assert geneval_jobs(write_geneval(tmp_path), 2)[1].name == "00001/samples/0000"

@@ -1,0 +1,84 @@
+"""The jobs' prompts -> encoded prompts on disk, so that the text encoders can leave before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.data.plan import Prompt
+from danceopd_ext.data.prompt_cache import PromptCache
+from danceopd_ext.data.text_cache import TextCache
+from danceopd_ext.evaluation.jobs import Job
+from danceopd_ext.models.conditions import PromptTensors, TextConditions, edit_item
+from danceopd_ext.models.family import Family
+from danceopd_ext.models.loading import Source, load_text_pipeline
+from danceopd_ext.toolkits.native.texts import EMPTY, check_room
+
+REMEDY = "Free some space, choose another --out, or draw fewer prompts (--limit)."
+
+
+class Conditions:
+    """What the text encoders give for a benchmark. `guided`: whether drawing moves away from the empty prompt."""
+
+    def __init__(self, source: Source, jobs: Sequence[Job], folder: Path, dtype: torch.dtype, guided: bool):
+        self.source, self.jobs, self.dtype, self.guided = source, jobs, dtype, guided
+        precision = str(dtype).removeprefix("torch.")
+        key = f"{self.family.name}-{fingerprint(source.text_files)}-{precision}"
+        pictures = {job.source_file: job.picture for job in jobs if job.source is not None}
+        self.cache = PromptCache(TextCache(folder, key), pictures if self.family.text_sees_sources else None)
+
+    @property
+    def family(self) -> Family:
+        return self.source.family
+
+    @property
+    def _negatives_see_sources(self) -> bool:
+        """Whether guidance needs the empty prompt once for each source."""
+        return self.guided and self.family.text_sees_sources
+
+    def prompts(self) -> list[Prompt]:
+        """All that is encoded, by the trainer's rules: the empty prompt only where it can be used."""
+        found = [] if self.family.needs_source else [(EMPTY, ())]
+        asked = [job.words for job in self.jobs]
+        if self._negatives_see_sources:
+            found += [(EMPTY, sources) for _, sources in asked if sources]
+        return list(dict.fromkeys([*found, *asked]))
+
+    def encode(self, device: torch.device) -> None:
+        """Encode all that the cache lacks; then the text encoders are gone from memory.
+
+        Raises UserError when the disk has too little room.
+        """
+        prompts = self.prompts()
+        if not self.cache.missing(prompts):
+            return
+        self._encode(prompts, load_text_pipeline(self.source, self.dtype, device))
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _encode(self, prompts: list[Prompt], pipeline: Any) -> None:
+        jobs = {job.source_file: job for job in self.jobs}
+
+        @torch.no_grad()
+        def encode(batch: list[Prompt]) -> list[PromptTensors]:
+            texts = [text for text, _ in batch]
+            if not self.cache.sees_sources:
+                return self.family.encode_prompts(pipeline, texts)
+            seen = [[jobs[file].source_image() for file in sources] for _, sources in batch]
+            return self.family.encode_prompts(pipeline, texts, seen)
+
+        check_room(self.cache, prompts, encode, tqdm.write, REMEDY)
+        self.cache.encode_missing(prompts, encode)
+
+    def of(self, job: Job, source_latents: PromptTensors) -> TextConditions:
+        """The condition of one picture, on the CPU; `source_latents` of its source, empty where there is none."""
+        item = self.cache.get(*job.words)
+        if source_latents:
+            negative = self.cache.get(EMPTY, job.words[1]) if self._negatives_see_sources else None
+            item = edit_item(item, source_latents, negative)
+        return TextConditions([item], {} if self.family.needs_source else self.cache.get(EMPTY))

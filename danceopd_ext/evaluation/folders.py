@@ -1,0 +1,86 @@
+"""What the pictures in a model's folder were drawn with, so that others never mix with them or pass for them.
+
+Beside the pictures lie `settings.json`, how all of them are drawn, and `asked.json`, what each was to show.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.errors import UserError
+from danceopd_ext.evaluation.jobs import Job
+from danceopd_ext.files import whole_file
+from danceopd_ext.models.loading import Source
+
+SETTINGS, ASKED = "settings.json", "asked.json"
+REMEDY = "Use another --out, or delete the folder to draw it anew."
+#: settings that are digests, in words
+CONTENTS = {
+    "model_content": "another model of this name",
+    "components_content": "other text encoders, or another VAE or scheduler",
+    "lora_content": "other LoRA files of these names",
+}
+
+
+def model_contents(source: Source) -> dict[str, str]:
+    """Digests of the model's files: another model of the same name draws other pictures."""
+    own = source.transformer if source.transformer.is_file() else source.transformer / "transformer"
+    parts = [source.components / part for part in ("vae", "scheduler")]
+    others = [*source.text_files, *(part for part in parts if part.is_dir())]
+    return {"model_content": fingerprint([own]), "components_content": fingerprint(others)}
+
+
+def check_folders(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:
+    """Raise UserError where a folder holds pictures that were drawn otherwise, or that show something else.
+
+    `settings`: a model's folder -> how its pictures are to be drawn. What only adds or leaves out pictures is fine.
+    """
+    for folder, wanted in settings.items():
+        if next(folder.rglob("*.png"), None) is None:
+            continue  # nothing was drawn: the run that left the notes ended before
+        _check_settings(folder, wanted)
+        asked = _read(folder / ASKED)
+        for job in jobs:
+            for file in job.pictures:
+                if (folder / file).is_file() and asked.get(file.as_posix()) != job.asked:
+                    raise UserError(
+                        f"{folder}: {file.as_posix()} was drawn for another prompt or source picture than that of "
+                        f"{job.where}. {REMEDY}"
+                    )
+
+
+def _check_settings(folder: Path, wanted: Mapping[str, object]) -> None:
+    before = _read(folder / SETTINGS)
+    for name, value in wanted.items():
+        if before.get(name) == value:
+            continue
+        if name in CONTENTS:
+            raise UserError(f"{folder} holds pictures drawn with {CONTENTS[name]}. {REMEDY}")
+        raise UserError(f"{folder} holds pictures drawn with {name} = {before.get(name)}, not {value}. {REMEDY}")
+
+
+def write_notes(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:
+    """Note in each model's folder how its pictures are drawn, and what those of `jobs` are to show."""
+    asked = {file.as_posix(): job.asked for job in jobs for file in job.pictures}
+    for folder, wanted in settings.items():
+        _write(folder / SETTINGS, wanted)
+        _write(folder / ASKED, {**_read(folder / ASKED), **asked})
+
+
+def _read(path: Path) -> dict:
+    """The file's object; empty where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}). {REMEDY}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=2), encoding="utf-8")

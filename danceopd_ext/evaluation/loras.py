@@ -1,0 +1,88 @@
+"""The LoRAs that a comparison draws with, as the command line names them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.algebra import combine
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.read import read_lora
+from danceopd_ext.lora.weights import Lora
+
+#: the column without a LoRA
+BASE = "base"
+#: the folder of encoded prompts, beside those of the models
+CACHE = "cache"
+FORM = "write NAME=FILE.safetensors, or NAME=FILE@STRENGTH,FILE@STRENGTH"
+
+#: ((file, strength), ...), which add up to one LoRA
+Parts = tuple[tuple[str, float], ...]
+
+
+def parse_loras(texts: Sequence[str]) -> dict[str, Parts]:
+    """`NAME=FILE[@strength][,FILE[@strength]...]`, each -> name -> its files. Raises UserError."""
+    found: dict[str, Parts] = {}
+    for text in texts:
+        name, _, files = text.partition("=")
+        _check_name(name, found, text)
+        found[name] = tuple(_part(piece, text) for piece in _pieces(files))
+    return found
+
+
+def _check_name(name: str, taken: Mapping[str, Parts], text: str) -> None:
+    """A name becomes a folder, and on some systems folders that differ only in case are one. Raises UserError."""
+    if not name.strip() or name != name.strip() or not name.isprintable() or any(m in name for m in '/\\:*?"<>|.'):
+        raise UserError(f"--lora {text}: {FORM}; NAME is a plain word, it becomes a folder.")
+    if name.casefold() in (BASE, CACHE):
+        raise UserError(f'--lora {text}: the folder "{name.casefold()}" holds something else: give another NAME.')
+    same = next((other for other in taken if other.casefold() == name.casefold()), None)
+    if same:
+        raise UserError(f'--lora {text}: "{same}" is given already: each --lora needs a NAME of its own.')
+
+
+def _pieces(files: str) -> Iterator[str]:
+    """Cut at commas, but not at those in the name of a file that exists."""
+    words = files.split(",")
+    while words:
+        counts = range(len(words), 1, -1)
+        count = next((n for n in counts if Path(_place(",".join(words[:n]))).exists()), 1)
+        yield ",".join(words[:count])
+        words = words[count:]
+
+
+def _place(piece: str) -> str:
+    """A piece without the strength at its end; what stands after an @ in a file's name is none."""
+    place, mark, strength = piece.rpartition("@")
+    return place if mark and _number(strength) is not None else piece
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _part(piece: str, text: str) -> tuple[str, float]:
+    place = piece if Path(piece).exists() else _place(piece)
+    if not place:
+        raise UserError(f"--lora {text}: a file's name is missing: {FORM}.")
+    strength = 1.0 if place == piece else float(piece[len(place) + 1 :])
+    if not math.isfinite(strength):
+        raise UserError(f"--lora {text}: the strength must be a finite number, such as {place}@0.5.")
+    return place, strength
+
+
+def read_loras(loras: Mapping[str, Parts], layout: Layout, ignore_text_encoder: bool = False) -> dict[str, Lora]:
+    """The files' LoRAs, those of one name added up. Raises UserError that names the --lora."""
+    found = {}
+    for name, parts in loras.items():
+        try:
+            read = [(read_lora(place, layout, ignore_text_encoder=ignore_text_encoder), s) for place, s in parts]
+        except UserError as error:
+            raise UserError(f"--lora {name}: {error}") from error
+        found[name] = combine(read)
+    return found

@@ -1,0 +1,76 @@
+"""What is encoded before pictures are drawn: all that is needed, once, and nothing else."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.evaluation.conditions import Conditions
+from danceopd_ext.evaluation.jobs import Job, gedit_jobs, geneval_jobs
+from danceopd_ext.models.loading import find_source, load_text_pipeline
+from tests.evaluation.benchmarks import write_gedit, write_geneval
+from tests.tiny.packed_pipelines import save_any
+
+CPU = torch.device("cpu")
+
+
+def conditions(model, jobs, folder, guided):
+    return Conditions(find_source(str(model)), jobs, folder, torch.float32, guided)
+
+
+def test_a_prompt_with_line_breaks_is_encoded_whole(tmp_path, sd3):
+    texts = ["a cat", "a cat\non the house", "a cat\non the tree"]
+    jobs = [Job(text, (Path(f"{i}.png"),), "all", f"line {i}") for i, text in enumerate(texts)]
+    found = conditions(sd3[0], jobs, tmp_path, guided=False)
+    found.encode(CPU)
+    pipeline = load_text_pipeline(found.source, torch.float32, "cpu")
+    for job in jobs:
+        with torch.no_grad():
+            expected = found.family.encode_prompts(pipeline, [job.prompt])[0]
+        item = found.of(job, {}).items[0]
+        assert all(torch.allclose(item[name], expected[name], atol=1e-5) for name in expected)
+    items = [found.of(job, {}).items[0]["embeds"] for job in jobs]
+    assert not torch.equal(items[0], items[1]) and not torch.equal(items[1], items[2])
+
+
+def count(prompts):
+    """(prompts, empty prompts that see a source, empty prompts that see none)"""
+    empty = [sources for text, sources in prompts if not text]
+    return len(prompts) - len(empty), sum(map(bool, empty)), len(empty) - sum(map(bool, empty))
+
+
+@pytest.mark.parametrize(
+    ("model", "guided", "expected"),
+    [
+        ("klein", False, (2, 0, 1)),
+        ("klein", True, (2, 0, 1)),  # its text encoder does not see the source
+        ("omni", False, (2, 0, 1)),  # guidance that does nothing needs no negative
+        ("omni", True, (2, 2, 1)),
+    ],
+)
+def test_empty_prompts_are_encoded_where_guidance_uses_them(request, tmp_path, model, guided, expected):
+    jobs = gedit_jobs(write_gedit(tmp_path))
+    found = conditions(request.getfixturevalue(model), jobs, tmp_path / "cache", guided)
+    assert count(found.prompts()) == expected
+    found.encode(CPU)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == sum(expected)
+    condition = found.of(jobs[0], {"source_0": torch.zeros(1)})
+    assert any(name.startswith("negative_") for name in condition.items[0]) == bool(expected[1])
+
+
+def test_a_model_that_needs_a_source_has_no_empty_prompt_without_one(tmp_path):
+    model = save_any("qwen_image_edit", tmp_path / "model")
+    jobs = gedit_jobs(write_gedit(tmp_path))
+    assert count(conditions(model, jobs, tmp_path / "cache", True).prompts()) == (2, 2, 0)
+    assert count(conditions(model, jobs, tmp_path / "cache", False).prompts()) == (2, 0, 0)
+
+
+def test_too_little_room_for_the_prompts(tmp_path, sd3, monkeypatch):
+    jobs = geneval_jobs(write_geneval(tmp_path), 1)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    with pytest.raises(UserError, match=r"encoded prompts need .* choose another --out, .*--limit"):
+        conditions(sd3[0], jobs, tmp_path / "cache", True).encode(CPU)
