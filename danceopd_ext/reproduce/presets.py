@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.load import flat_keys
+from ..config.toml_text import toml_text
 from ..demo.omni_draw import PICTURE_SIZE
 from ..demo.route_files import write_route
 from .budgets import Budget
@@ -51,13 +52,13 @@ class Run:
         """The preset file."""
         sections: dict[str, list[str]] = {}
         for key, value in self.values.items():
-            sections.setdefault(flat_keys()[key], []).append(f"{key} = {json.dumps(value)}")
+            sections.setdefault(flat_keys()[key], []).append(f"{key} = {toml_text(value)}")
         lines = []
         for name, entries in sorted(sections.items(), key=lambda item: item[0] == "danceopd"):
             lines += [f"[{name}]", *entries, ""]
         for name, teacher in self.teachers.items():
-            lines += [f"[danceopd.teachers.{name}]", *(f"{k} = {json.dumps(v)}" for k, v in teacher.items()), ""]
-        lines += ["[danceopd.prompts]", *(f"{name} = {json.dumps(file)}" for name, file in self.prompts.items())]
+            lines += [f"[danceopd.teachers.{name}]", *(f"{k} = {toml_text(v)}" for k, v in teacher.items()), ""]
+        lines += ["[danceopd.prompts]", *(f"{name} = {toml_text(file)}" for name, file in self.prompts.items())]
         return "\n".join(lines) + "\n"
 
 
