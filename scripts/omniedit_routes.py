@@ -11,29 +11,40 @@ lighting or tone are global, the others local (the paper's split); --task swap=g
     OUT/local.csv                  the same as columns prompt, source, target
     OUT/global/..., OUT/global.csv
     OUT/dataset.toml               both as subsets, for `dataset_config`
+    OUT/settings.json              what all this was made from
 
-DanceOPD needs no target: the teacher says what should come out. Rows that are there already are not written again.
+DanceOPD needs no target: the teacher says what should come out. A run that was cut off goes on where it was, and one
+with a larger --limit adds to what is there; other data or other options need another OUT.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import io
+import hashlib
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from danceopd_ext.cli import run
-from danceopd_ext.data.tables import Row, picture_of, read_rows, text_of
+from danceopd_ext.config.toml_text import toml_text
+from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.data.tables import Row, encoded_of, read_rows, rgb_of, text_of
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
 
 GLOBAL_WORDS = ("style", "background", "env", "weather", "light", "tone")
 ROUTES = ("local", "global")
+#: what the folder OUT was made from, so that no other run mixes with it
+SETTINGS = "settings.json"
+#: in a picture that was written here: the digest of the picture that it was made from
+MADE_FROM = "made from"
 DATASET = """\
 [general]
 caption_extension = ".txt"
@@ -44,38 +55,87 @@ enable_bucket = true
 {subsets}"""
 SUBSET = """
   [[datasets.subsets]]
-  image_dir = '{folder}/target'
-  conditioning_data_dir = '{folder}/source'
+  image_dir = {target}
+  conditioning_data_dir = {source}
   custom_attributes.teacher = "{route}"
 """
+
+
+class Edit(NamedTuple):
+    """An instruction, and where its pictures are."""
+
+    instruction: str
+    source: Path
+    target: Path
+
+
+Pictures = Mapping[Path, tuple[Image.Image, str]]
+"""What is to be written where, each with the digest of what it was made from."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Read, split and write. Raises UserError."""
     arguments = parser().parse_args(argv)
     chosen = dict(parse_task(text) for text in arguments.task)
+    hub = [] if Path(arguments.data).exists() else hub_files(arguments.data)
+    settings = {
+        "data": digest_of(arguments.data, hub),
+        "--task": ", ".join(sorted(f"{task}={route}" for task, route in chosen.items())),
+        "--limit": arguments.limit,
+        "the split": " ".join(GLOBAL_WORDS),
+    }
     out = Path(arguments.out)
-    listed: dict[str, list[tuple[str, Path, Path]]] = {route: [] for route in ROUTES}
-    with tqdm(total=arguments.limit, desc="writing", unit="edit") as bar:
-        for where, row, folder in rows_of(arguments.data):
-            task = text_of(row, "task", where)
-            route = chosen.get(task, route_of_task(task))
-            if arguments.limit and len(listed[route]) >= arguments.limit:
-                if all(len(entries) >= arguments.limit for entries in listed.values()):
-                    break
-                continue
-            listed[route].append(write_edit(row, out / route, len(listed[route]), folder, where))
-            bar.update()
-    found = {route: entries for route, entries in listed.items() if entries}
+    check_settings(out, settings)
+    listed: dict[str, list[Edit]] = {route: [] for route in ROUTES}
+    for where, row, folder, route in chosen_rows(rows_of(arguments.data, hub), chosen, arguments.limit):
+        edit, pictures = read_edit(row, out / route, len(listed[route]), folder, where)
+        if not any(listed.values()):  # the first row that is sound: before it nothing is written
+            with whole_file(out / SETTINGS) as part:
+                part.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        write_edit(edit, pictures)
+        listed[route].append(edit)
+    found = {route: edits for route, edits in listed.items() if edits}
     if not found:
         raise UserError(f"{arguments.data}: there is no row in it.")
-    for route, entries in found.items():
-        write_table(out / f"{route}.csv", entries)
-        print(f"{route}: {len(entries)} edits in {out / route}")
-    subsets = "".join(SUBSET.format(folder=(out / route).resolve().as_posix(), route=route) for route in found)
-    with whole_file(out / "dataset.toml") as part:
-        part.write_text(DATASET.format(subsets=subsets), encoding="utf-8")
-    print(f"dataset_config = '{(out / 'dataset.toml').as_posix()}'")
+    write_tables(out, found)
+
+
+def check_settings(out: Path, settings: Mapping[str, object]) -> None:
+    """Raise UserError where `out` holds edits of other data or options: their numbers are those of other rows.
+
+    More of the same (a larger --limit) leaves the numbers as they are.
+    """
+    remedy = f"Use another --out, or remove {', '.join(ROUTES)} and {SETTINGS} there."
+    path = out / SETTINGS
+    if not path.is_file():
+        taken = [out / route for route in ROUTES if (out / route).exists()]
+        if taken:
+            raise UserError(f"{taken[0]} is there already, and no {path} says what it was made from. {remedy}")
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{path} cannot be read. {remedy}") from None
+    old, new = before.get("--limit"), settings["--limit"]
+    if isinstance(old, int) and (new is None or new >= old):
+        before["--limit"] = new
+    for key, value in settings.items():
+        if before.get(key) != value:
+            other = f"with {key} {before.get(key) or 'none'}, not {value or 'none'}"
+            raise UserError(f"{out} holds edits made {'from other data' if key == 'data' else other}. {remedy}")
+
+
+def digest_of(data: str, hub: Sequence[tuple[str, str]]) -> str:
+    """What tells data apart, wherever it lies: the files that rows are read from. Raises UserError."""
+    path = Path(data)
+    if hub:
+        return hashlib.sha256(json.dumps(hub).encode()).hexdigest()[:16]
+    try:
+        if path.is_dir() or path.suffix == ".parquet":
+            return fingerprint(sorted(path.rglob("*.parquet")) if path.is_dir() else [path])
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]  # rows of the same length may have changed places
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def route_of_task(task: str) -> str:
@@ -92,54 +152,111 @@ def instruction_of(row: Row, where: str) -> str:
     return " ".join(texts[-1].split())
 
 
-def write_edit(row: Row, folder: Path, number: int, base: Path, where: str) -> tuple[str, Path, Path]:
-    """Write source, target and instruction unless they are there; return (instruction, source, target)."""
+def read_edit(row: Row, folder: Path, number: int, base: Path, where: str) -> tuple[Edit, Pictures]:
+    """Read a row, and those of its pictures that are not there yet, made from the same. Raises UserError."""
     instruction = instruction_of(row, where)
     source, target = (folder / kind / f"{number:06d}.png" for kind in ("source", "target"))
+    missing = {}
     for path, name in ((source, "src_img"), (target, "edited_img")):
-        if not path.is_file():
-            picture = Image.open(io.BytesIO(picture_of(row, name, base, where))).convert("RGB")
-            with whole_file(path) as part:
-                picture.save(part, format="PNG")
-    with whole_file(target.with_suffix(".txt")) as part:
-        part.write_text(instruction + "\n", encoding="utf-8")
-    return instruction, source, target
+        data = encoded_of(row, name, base, where)
+        digest = hashlib.sha256(data).hexdigest()
+        if made_from(path) != digest:
+            missing[path] = rgb_of(data, name, where), digest
+    return Edit(instruction, source, target), missing
 
 
-def write_table(path: Path, entries: Sequence[tuple[str, Path, Path]]) -> None:
-    with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("prompt", "source", "target"))
-        for prompt, *pictures in entries:
-            table.writerow((prompt, *(p.relative_to(path.parent).as_posix() for p in pictures)))
+def made_from(path: Path) -> str | None:
+    """The digest that `write_edit` noted in a picture; None where there is none."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get(MADE_FROM)
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
-def rows_of(data: str) -> Iterator[tuple[str, Row, Path]]:
-    """(where, row, folder of its pictures) of a local file or folder, or of a dataset on the hub, file by file."""
+def write_edit(edit: Edit, pictures: Pictures) -> None:
+    """Write pictures and instruction."""
+    for path, (picture, digest) in pictures.items():
+        note = PngInfo()
+        note.add_text(MADE_FROM, digest)
+        with whole_file(path) as part:
+            picture.save(part, format="PNG", pnginfo=note)
+    with whole_file(edit.target.with_suffix(".txt")) as part:
+        part.write_text(edit.instruction + "\n", encoding="utf-8")
+
+
+def write_tables(out: Path, found: Mapping[str, Sequence[Edit]]) -> None:
+    """A .csv for each route, and dataset.toml."""
+    subsets = ""
+    for route, edits in found.items():
+        with whole_file(out / f"{route}.csv") as part, open(part, "w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("prompt", "source", "target"))
+            for edit in edits:
+                pictures = (path.relative_to(out).as_posix() for path in (edit.source, edit.target))
+                table.writerow((edit.instruction, *pictures))
+        folder = (out / route).resolve()
+        places = {kind: toml_text((folder / kind).as_posix()) for kind in ("source", "target")}
+        subsets += SUBSET.format(route=route, **places)
+        print(f"{route}: {len(edits)} edits in {out / route}")
+    with whole_file(out / "dataset.toml") as part:
+        part.write_text(DATASET.format(subsets=subsets), encoding="utf-8")
+    print(f"dataset_config = {toml_text((out / 'dataset.toml').as_posix())}")
+
+
+def rows_of(data: str, hub: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Row, Path]]:
+    """(where, row, folder of its pictures) of a local file or folder, or of the files of a hub dataset one by one."""
     path = Path(data)
-    if path.exists():
+    if not hub:
         yield from ((where, row, path if path.is_dir() else path.parent) for where, row in read_rows(path))
-        return
-    for file in hub_files(data):
+    for name, _ in hub:
+        file = download(data, name)
         yield from ((where, row, file.parent) for where, row in read_rows(file))
 
 
-def hub_files(name: str) -> Iterator[Path]:
-    """The .parquet files of a hub dataset's training split, each downloaded when it is needed."""
-    from huggingface_hub import HfApi, hf_hub_download
+def chosen_rows(
+    rows: Iterable[tuple[str, Row, Path]], chosen: Mapping[str, str], limit: int | None
+) -> Iterator[tuple[str, Row, Path, str]]:
+    """The rows, each with its route, up to `limit` of each route."""
+    counts = dict.fromkeys(ROUTES, 0)
+    with tqdm(total=limit and limit * len(ROUTES), desc="writing", unit="edit") as bar:
+        for where, row, folder in rows:
+            task = text_of(row, "task", where)
+            route = chosen.get(task, route_of_task(task))
+            if limit is None or counts[route] < limit:
+                yield where, row, folder, route
+                counts[route] += 1
+                bar.update()
+            if limit is not None and min(counts.values()) >= limit:
+                return  # before the next row: it may be in a file that would have to be fetched
+
+
+def hub_files(name: str) -> list[tuple[str, str]]:
+    """The .parquet files of a hub dataset's training split, each with the digest of its content. Raises UserError."""
+    from huggingface_hub import HfApi
 
     try:
-        files = sorted(f for f in HfApi().list_repo_files(name, repo_type="dataset") if f.endswith(".parquet"))
-        training = [file for file in files if "train" in file] or files
-        if not training:
-            raise UserError(f"{name}: the dataset has no .parquet file.")
-        for file in training:
-            yield Path(hf_hub_download(name, file, repo_type="dataset"))
-    except UserError:
-        raise
+        tree = HfApi().list_repo_tree(name, repo_type="dataset", recursive=True)
+        files = sorted((entry.path, entry.blob_id) for entry in tree if entry.path.endswith(".parquet"))
     except Exception as error:  # the hub client raises its own, transport and OS errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name} is no file or folder here, and the hub does not give it ({reason}).") from None
+        raise UserError(f"{name} is no file or folder here, and {not_given(error)}.") from None
+    if not files:
+        raise UserError(f"{name}: the dataset has no .parquet file.")
+    return [file for file in files if "train" in file[0]] or files
+
+
+def download(name: str, file: str) -> Path:
+    """A file of a hub dataset, fetched when it is needed. Raises UserError."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file, repo_type="dataset"))
+    except Exception as error:
+        raise UserError(f"{name}/{file}: {not_given(error)}. Start again later: what is there stays.") from None
+
+
+def not_given(error: Exception) -> str:
+    return f"the hub does not give it ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
 
 
 def parse_task(text: str) -> tuple[str, str]:
@@ -153,9 +270,16 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("data", help="hub id of a dataset, or a .parquet or .jsonl file, or a folder of .parquet files")
     made.add_argument("--out", required=True, help="folder to write")
-    made.add_argument("--limit", type=int, help="at most so many edits of each kind")
+    made.add_argument("--limit", type=positive, help="at most so many edits of each kind")
     made.add_argument("--task", action="append", default=[], help="TASK=local or TASK=global; may be repeated")
     return made
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 if __name__ == "__main__":
