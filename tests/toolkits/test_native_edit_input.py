@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import importlib
+import pkgutil
 
-from danceopd_ext.toolkits.native import loop, sources, texts
+import pytest
+from PIL import Image
+
+from danceopd_ext.toolkits import native
+from danceopd_ext.toolkits.native import loop
 from tests.tiny.edit_world import prompt_file, write_edits, write_source
 from tests.toolkits.conftest import log_of, says
 
@@ -15,15 +20,29 @@ pytestmark = pytest.mark.usefixtures("small_sources")
 # --- what is wrong
 
 
+LOADERS = ("load_text_pipeline", "load_vae", "load_transformer")
+
+
 @pytest.fixture
 def nothing_loads(monkeypatch):
-    """No text encoder, VAE or transformer may be loaded."""
+    """No text encoder, VAE or transformer may be loaded, from wherever in the trainer. Returns what was blocked."""
+    blocked = []
 
     def fail(*arguments):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(texts, "load_text_pipeline", fail)
-    monkeypatch.setattr(sources, "load_vae", fail)
+    for module in pkgutil.iter_modules(native.__path__, f"{native.__name__}."):
+        module = importlib.import_module(module.name)
+        for name in LOADERS:
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, fail)
+                blocked.append(f"{module.__name__.rpartition('.')[2]}.{name}")
+    return blocked
+
+
+def test_the_tests_below_would_notice_a_model_that_loads(nothing_loads):
+    needed = {"texts.load_text_pipeline", "sources.load_vae", "targets.load_vae", "build.load_transformer"}
+    assert needed <= set(nothing_loads)
 
 
 @pytest.mark.parametrize("name", ["sd3", "z_image"])
@@ -52,12 +71,20 @@ def damaged(path):
     path.write_bytes(path.read_bytes()[:-60])
 
 
+def cut_off(path):
+    """The same of a JPEG, which Pillow's own quick check takes for whole."""
+    write_source(path, (200, 200))
+    Image.open(path).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:-600])
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda path: path.unlink(), ["line 2", "picture not found"]),
         (lambda path: path.write_bytes(b"no picture"), ["line 2", "Repair or remove"]),
         (damaged, ["no whole picture", "Repair or remove"]),
+        (cut_off, ["no whole picture (image file is truncated", "Repair or remove"]),
     ],
 )
 def test_a_source_image_that_cannot_be_read(spoil, words, edit_preset, refused, nothing_loads, tmp_path):
@@ -119,6 +146,15 @@ def edit_folder(folder, target_size=(64, 64)):
         (folder / "after" / f"{number}.txt").write_text("red cat", encoding="utf-8")
         (folder / "before" / f"{number}.txt").write_text("red cat", encoding="utf-8")
     return folder
+
+
+def test_a_damaged_picture_of_a_folder_of_source_images(edit_preset, refused, nothing_loads, tmp_path):
+    edit_folder(tmp_path)
+    cut_off(tmp_path / "before" / "1.png")
+    config = tmp_path / "data.toml"
+    text = DATASET.format(image_dir=tmp_path / "after", key="conditioning_data_dir", sources=tmp_path / "before")
+    config.write_text(text, encoding="utf-8")
+    says(refused(edit_preset(dataset_config=str(config), prompts={})), "before/1.png", "no whole picture")
 
 
 @pytest.fixture
