@@ -80,7 +80,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments, source, drawing, loras, read, folders)
     check_folders(settings, jobs)
     clip = ClipScore(arguments.clip, device) if arguments.clip else None
-    conditions = Conditions(source, jobs, out / CACHE, dtype, guided=drawing.guidance_scale != 1)
+    conditions = Conditions(source, jobs, painter.size, out / CACHE, dtype, guided=drawing.guidance_scale != 1)
     conditions.encode(device)
     write_notes(settings, jobs)
     drawn = painter.paint(jobs, folders, conditions)

@@ -10,11 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from .items import Item, Size
+from .sources import SourceImages
 from .targets import PictureFile, load_picture, load_target
 from .text_cache import TextCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Use = tuple[Path, Size]
+"""A source image, and the size of the picture that is drawn from it."""
 
 
 class LatentCache:
@@ -64,43 +68,41 @@ class LatentCache:
 class SourceCache:
     """The clean latents of source images, for one VAE and one family's rule of sizes, in the same files as above.
 
-    `fitted` gives the size in which the model takes a picture of a size; see sources.SourceImages.
+    `sources`: what the model does with them, and what is known of each file. An entry is found by the picture's
+    content and by the size in which the model takes it. Each is asked for with the size of the picture that is drawn.
     """
 
-    def __init__(
-        self, folder: Path, model_key: str, pictures: Mapping[Path, PictureFile], fitted: Callable[[Size], Size]
-    ) -> None:
-        self.pictures, self.fitted = pictures, fitted
+    def __init__(self, folder: Path, model_key: str, sources: SourceImages) -> None:
+        self.sources = sources
         self._entries = TextCache(folder, model_key, what="source image")
 
     @property
     def folder(self) -> Path:
         return self._entries.folder
 
-    def key(self, path: Path) -> str:
+    def key(self, path: Path, drawn: Size) -> str:
         """Return the words that identify the latents of a source image."""
-        picture = self.pictures[path]
-        width, height = self.fitted(picture.size)
-        return f"{picture.digest} as a source of {width}x{height}"
+        width, height = self.sources.fitted(self.sources.pictures[path].size, drawn)
+        return f"{self.sources.shown(path, drawn)} as a source of {width}x{height}"
 
-    def missing(self, paths: Iterable[Path]) -> list[Path]:
-        """Return the files that have no entry, one for each entry that is to be made."""
-        of = {self.key(path): path for path in paths}
+    def missing(self, uses: Iterable[Use]) -> list[Use]:
+        """Return the uses that have no entry, one for each entry that is to be made."""
+        of = {self.key(*use): use for use in uses}
         return [of[key] for key in self._entries.missing(of)]
 
-    def encode_missing(self, paths: Iterable[Path], encode: Callable[[Image], Tensor]) -> int:
-        """Encode every source image that has no entry yet, and return how many there were.
+    def encode_missing(self, uses: Iterable[Use], encode: Callable[[Image, Size], Tensor]) -> int:
+        """Encode every source image that has no entry yet, and return how many entries that made.
 
-        `encode` gets one RGB picture as it is, and gives its latents [C, H, W].
+        `encode` gets one RGB picture as it is and the size of what is drawn, and gives the latents [C, H, W].
         """
-        of = {self.key(path): path for path in paths}
+        of = {self.key(*use): use for use in uses}
 
         def encode_one(keys: list[str]) -> list[dict[str, Tensor]]:
-            (key,) = keys
-            return [{"latents": encode(load_picture(of[key]))}]
+            path, drawn = of[keys[0]]
+            return [{"latents": encode(load_picture(path), drawn)}]
 
         return self._entries.encode_missing(of, encode_one)
 
-    def get(self, path: Path) -> Tensor:
+    def get(self, path: Path, drawn: Size) -> Tensor:
         """Return the latents [C, H, W] of a source image, on the CPU. Raises KeyError where no entry is sound."""
-        return self._entries.get(self.key(path))["latents"]
+        return self._entries.get(self.key(path, drawn))["latents"]

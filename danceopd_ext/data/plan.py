@@ -11,18 +11,27 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import UserError
 from ..method import draw_route
 from .captions import caption_is_fixed, draw_caption
-from .items import Item, RouteData
+from .items import Item, RouteData, Size
 from .route_stream import RouteStream
 from .route_summary import RouteSummary, summarise
 from .seeds import python_rng
 from .weights import check_weights
 
-Prompt = tuple[str, tuple[Path, ...]]
-"""A caption, and the source images that it edits (none where it draws)."""
+
+class Prompt(NamedTuple):
+    """A caption, the source images that it edits (none where it draws), and the size of the picture that is drawn.
+
+    The size says how large some models take the source images; without these it has no meaning.
+    """
+
+    text: str
+    sources: tuple[Path, ...] = ()
+    drawn: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -147,19 +156,19 @@ class Plan:
         return (item for name in self._names for item in self.routes[name].items)
 
     def all_prompts(self, num_steps: int, start: int = 0) -> list[Prompt]:
-        """Return every caption that the steps from `start` to `num_steps` use, once with each set of source images, in
-        the order of first use."""
+        """Return every caption that the steps from `start` to `num_steps` use, once with each set of source images and
+        each size, in the order of first use."""
         found: dict[Prompt, None] = {}
         for part in self.steps(num_steps, start):
             items = self.routes[part.route].items
             for batch in part.micro_batches:
                 pairs = zip(batch.texts, batch.item_ids, strict=True)
-                found |= dict.fromkeys((text, items[item].source_images) for text, item in pairs)
+                found |= dict.fromkeys(Prompt(t, items[i].source_images, items[i].size) for t, i in pairs)
         return list(found)
 
     def all_texts(self, num_steps: int, start: int = 0) -> list[str]:
         """Return every caption that the steps from `start` to `num_steps` use, once each, in the order of first use."""
-        return list(dict.fromkeys(text for text, _ in self.all_prompts(num_steps, start)))
+        return list(dict.fromkeys(prompt.text for prompt in self.all_prompts(num_steps, start)))
 
     def summary(self) -> list[RouteSummary]:
         """Return, for every route in the order given, how many prompts and sizes it has and how often it is drawn."""

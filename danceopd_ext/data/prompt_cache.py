@@ -7,20 +7,21 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .items import Size
 from .plan import Prompt
-from .targets import PictureFile
+from .sources import SourceImages
 from .text_cache import Encoded, TextCache
 
 
 class PromptCache:
     """Encoded prompts of one model.
 
-    `pictures`: what is known of source images, for a model whose text encoder sees them; None where it does not, so
+    `sources`: what is known of source images, for a model whose text encoder sees them; None where it does not, so
     that a prompt is one entry whatever it edits. An entry is found by the text and by what the source images show.
     """
 
-    def __init__(self, entries: TextCache, pictures: Mapping[Path, PictureFile] | None = None) -> None:
-        self.entries, self.pictures = entries, pictures
+    def __init__(self, entries: TextCache, sources: SourceImages | None = None) -> None:
+        self.entries, self.sources = entries, sources
 
     @property
     def folder(self) -> Path:
@@ -29,21 +30,22 @@ class PromptCache:
     @property
     def sees_sources(self) -> bool:
         """Whether entries depend on source images."""
-        return self.pictures is not None
+        return self.sources is not None
 
     def key(self, prompt: Prompt) -> str:
         """Return the words that identify an entry. A caption has no line break, so no two prompts share them."""
-        text, sources = prompt
-        return "\n".join([text, *(self.pictures[path].digest for path in sources)]) if self.pictures else text
+        if self.sources is None:
+            return prompt.text
+        return "\n".join([prompt.text, *(self.sources.shown(path, prompt.drawn) for path in prompt.sources)])
 
     def missing(self, prompts: Iterable[Prompt]) -> list[Prompt]:
         """Return the prompts without a sound entry, one for each entry that is to be made, in order."""
         of = self._by_key(prompts)
         return [of[key] for key in self.entries.missing(of)]
 
-    def get(self, text: str, sources: Sequence[Path] = ()) -> Encoded:
-        """Return the tensors of a prompt, on the CPU. Raises KeyError when there is no sound entry."""
-        return self.entries.get(self.key((text, tuple(sources))))
+    def get(self, text: str, sources: Sequence[Path] = (), drawn: Size | None = None) -> Encoded:
+        """Return the tensors of a prompt (see plan.Prompt), on the CPU. Raises KeyError when no entry is sound."""
+        return self.entries.get(self.key(Prompt(text, tuple(sources), drawn)))
 
     def encode_missing(
         self,

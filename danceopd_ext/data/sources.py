@@ -19,17 +19,21 @@ class SourceImages:
 
     `title` names the model in messages, `editors` are the models that edit. An item may have up to `maximum` source
     images (0: the model draws from text alone), and must have one where they are `needed`. `fitted` gives the size in
-    which the model takes a source image of a size, and raises UserError for one that it does not take. Sides of what
-    the model draws are multiples of `multiple` pixels. `pictures`: every file that was looked at.
+    which the model takes a source image of a size, to draw a picture of the other size, and raises UserError for one
+    that it does not take; `area` the pixels that it is scaled to if those depend on the picture that is drawn, else
+    None. Sides of what the model draws are multiples of `multiple` pixels. `pictures`: every file that was looked at;
+    `uses`: each of them with the size of each picture that is drawn from it, in order.
     """
 
     title: str
     maximum: int = 0
     needed: bool = False
-    fitted: Callable[[Size], Size] = lambda size: size
+    fitted: Callable[[Size, Size], Size] = lambda size, drawn: size
+    area: Callable[[Size, Size], int | None] = lambda size, drawn: None
     multiple: int = 1
     editors: tuple[str, ...] = ()
     pictures: dict[Path, PictureFile] = field(default_factory=dict)
+    uses: dict[tuple[Path, Size], None] = field(default_factory=dict)
 
     def check_count(self, count: int, where: str) -> None:
         """Raise UserError when a prompt with so many source images is none for this model. `where` names the prompt."""
@@ -51,11 +55,11 @@ class SourceImages:
                 f"{where}: it has {count} source images, and {self.title} takes up to {self.maximum}. Leave some out."
             )
 
-    def sizes(self, paths: Sequence[Path], where: str) -> tuple[Size, ...]:
+    def sizes(self, paths: Sequence[Path], drawn: Size, where: str) -> tuple[Size, ...]:
         """Return the sizes in which the model takes the source images of one prompt; files are read once.
 
-        Raises UserError for what the model cannot use, and for a file that is missing or no picture; `where` names the
-        prompt.
+        `drawn`: the size of the picture, by which some models go. Raises UserError for what the model cannot use, and
+        for a file that is missing or no picture; `where` names the prompt.
         """
         self.check_count(len(paths), where)
         found = []
@@ -66,17 +70,27 @@ class SourceImages:
             except UserError as error:
                 raise UserError(f"{where}: its source image {error}") from None
             try:
-                found.append(self.fitted(self.pictures[path].size))
+                found.append(self.fitted(self.pictures[path].size, drawn))
             except UserError as error:
                 raise UserError(f"{where}: its source image {path} cannot be used. {error}") from None
+            self.uses[path, drawn] = None
         return tuple(found)
+
+    def shown(self, path: Path, drawn: Size) -> str:
+        """Return the words that identify what a model gets to see of a source image to draw a picture of this size.
+
+        They are the same for all sizes where the model sees the same.
+        """
+        picture = self.pictures[path]
+        area = self.area(picture.size, drawn)
+        return picture.digest if area is None else f"{picture.digest} at {area} pixels"
 
     def measured(self, items: Iterable[Item]) -> tuple[Item, ...]:
         """Return the items with the sizes of their source images (see `sizes`). Raises UserError."""
         return tuple(replace(item, source_sizes=self._sizes_of(item)) for item in items)
 
     def _sizes_of(self, item: Item) -> tuple[Size, ...]:
-        return self.sizes(item.source_images, item.source or "the data")
+        return self.sizes(item.source_images, item.size, item.source or "the data")
 
 
 def sources_of_row(record: Mapping[str, object], where: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from tqdm import tqdm
 
 from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.data.items import Size
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
+from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.models.conditions import PromptTensors, TextConditions, edit_item
-from danceopd_ext.models.family import Family
+from danceopd_ext.models.family import Family, Sources
 from danceopd_ext.models.loading import Source, load_text_pipeline
 from danceopd_ext.toolkits.native.texts import EMPTY, check_room
 
@@ -23,14 +25,26 @@ REMEDY = "Free some space, choose another --out, or draw fewer prompts (--limit)
 
 
 class Conditions:
-    """What the text encoders give for a benchmark. `guided`: whether drawing moves away from the empty prompt."""
+    """What the text encoders give for a benchmark.
 
-    def __init__(self, source: Source, jobs: Sequence[Job], folder: Path, dtype: torch.dtype, guided: bool):
-        self.source, self.jobs, self.dtype, self.guided = source, jobs, dtype, guided
+    `size`: of a job's picture, in pixels. `guided`: whether drawing moves away from the empty prompt.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        jobs: Sequence[Job],
+        size: Callable[[Job], Size],
+        folder: Path,
+        dtype: torch.dtype,
+        guided: bool,
+    ):
+        self.source, self.jobs, self.size, self.dtype, self.guided = source, jobs, size, dtype, guided
         precision = str(dtype).removeprefix("torch.")
         key = f"{self.family.name}-{fingerprint(source.text_files)}-{precision}"
         pictures = {job.source_file: job.picture for job in jobs if job.source is not None}
-        self.cache = PromptCache(TextCache(folder, key), pictures if self.family.text_sees_sources else None)
+        seen = SourceImages(self.family.title, area=self.family.scaled_area, pictures=pictures)
+        self.cache = PromptCache(TextCache(folder, key), seen if self.family.text_sees_sources else None)
 
     @property
     def family(self) -> Family:
@@ -43,11 +57,14 @@ class Conditions:
 
     def prompts(self) -> list[Prompt]:
         """All that is encoded, by the trainer's rules: the empty prompt only where it can be used."""
-        found = [] if self.family.needs_source else [(EMPTY, ())]
-        asked = [job.words for job in self.jobs]
+        found = [] if self.family.needs_source else [Prompt(EMPTY)]
+        asked = [self._asked(job) for job in self.jobs]
         if self._negatives_see_sources:
-            found += [(EMPTY, sources) for _, sources in asked if sources]
+            found += [prompt._replace(text=EMPTY) for prompt in asked if prompt.sources]
         return list(dict.fromkeys([*found, *asked]))
+
+    def _asked(self, job: Job) -> Prompt:
+        return job.words._replace(drawn=self.size(job))
 
     def encode(self, device: torch.device) -> None:
         """Encode all that the cache lacks; then the text encoders are gone from memory.
@@ -66,10 +83,10 @@ class Conditions:
 
         @torch.no_grad()
         def encode(batch: list[Prompt]) -> list[PromptTensors]:
-            texts = [text for text, _ in batch]
+            texts = [prompt.text for prompt in batch]
             if not self.cache.sees_sources:
                 return self.family.encode_prompts(pipeline, texts)
-            seen = [[jobs[file].source_image() for file in sources] for _, sources in batch]
+            seen = [Sources([jobs[file].source_image() for file in p.sources], p.drawn) for p in batch]
             return self.family.encode_prompts(pipeline, texts, seen)
 
         check_room(self.cache, prompts, encode, tqdm.write, REMEDY)
@@ -77,8 +94,9 @@ class Conditions:
 
     def of(self, job: Job, source_latents: PromptTensors) -> TextConditions:
         """The condition of one picture, on the CPU; `source_latents` of its source, empty where there is none."""
-        item = self.cache.get(*job.words)
+        asked = self._asked(job)
+        item = self.cache.get(*asked)
         if source_latents:
-            negative = self.cache.get(EMPTY, job.words[1]) if self._negatives_see_sources else None
+            negative = self.cache.get(EMPTY, *asked[1:]) if self._negatives_see_sources else None
             item = edit_item(item, source_latents, negative)
         return TextConditions([item], {} if self.family.needs_source else self.cache.get(EMPTY))

@@ -50,7 +50,7 @@ class Job:
     @property
     def words(self) -> Prompt:
         """What is encoded: the prompt, and the name of the source picture that a text encoder may see."""
-        return self.prompt, () if self.source_file is None else (self.source_file,)
+        return Prompt(self.prompt, () if self.source_file is None else (self.source_file,))
 
     @cached_property
     def picture(self) -> PictureFile | None:

@@ -23,6 +23,7 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field, generator, rollout
 from danceopd_ext.models.conditions import TextConditions
 from danceopd_ext.models.decoding import decode
+from danceopd_ext.models.family import Sources
 from danceopd_ext.models.loading import Source, load_scheduler, load_transformer, load_vae
 
 
@@ -75,7 +76,7 @@ class Painter:
     def _check_sources(self, by_size: Mapping[tuple[int, int], Job]) -> None:
         for size, job in by_size.items():
             try:
-                self.family.source_size(size, self.scale)
+                self.family.source_size(size, self.scale, self.size(job))
             except UserError as error:
                 raise UserError(f"{job.where}: its source picture cannot be used. {error}") from error
 
@@ -116,7 +117,7 @@ class Painter:
 
         return adapters, self.family.guided(velocity, self.drawing.guidance_scale)
 
-    def _size(self, job: Job) -> tuple[int, int]:
+    def size(self, job: Job) -> tuple[int, int]:
         """Width and height of the picture: for an edit in the source's proportions, with about as many pixels."""
         if job.picture is None:
             return self.drawing.width, self.drawing.height
@@ -130,9 +131,9 @@ class Painter:
         self, field: Field, vae: Any, scheduler: Any, job: Job, file: Path, conditions: Conditions
     ) -> Image.Image:
         image, drawing = job.source_image(), self.drawing
-        sources = self.family.encode_sources(vae, [image]) if image else {}
+        sources = self.family.encode_sources(vae, Sources([image], self.size(job))) if image else {}
         condition = conditions.of(job, sources).to(self.device)
-        shape = self.family.latent_shape(self.config, self.scale, *self._size(job))
+        shape = self.family.latent_shape(self.config, self.scale, *self.size(job))
         sigmas = self.family.sigmas(scheduler, self.config, drawing.steps, shape[1:])
         noise = torch.randn((1, *shape), generator=generator(drawing.seed, "evaluate", file.as_posix()))
         latents = rollout(field, noise.to(self.device), sigmas, condition, torch.tensor([[drawing.steps]]))[:, 0]

@@ -20,11 +20,20 @@ from danceopd_ext.method import Field, guided
 from danceopd_ext.models.conditions import PromptTensors, TextConditions
 from danceopd_ext.models.decoding import encode, pixels_per_latent
 from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.models.resizing import Size
 
-__all__ = ["Family", "PromptTensors", "SizeLimits", "TextConditions", "flow_match_shift"]
+__all__ = ["Family", "PromptTensors", "SizeLimits", "Sources", "TextConditions", "flow_match_shift"]
 
-#: source images of one sample
-Images = Sequence[Image.Image]
+
+@dataclass(frozen=True)
+class Sources:
+    """The source images of one sample (or none), and the size of the picture that is drawn from them.
+
+    `drawn`: (width, height) in pixels; pipelines may scale large source images to it.
+    """
+
+    images: Sequence[Image.Image]
+    drawn: Size
 
 
 @dataclass(frozen=True)
@@ -65,32 +74,39 @@ class Family(LayerNames, ABC):
 
     @abstractmethod
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         """What the pipeline's own text encoders give for each prompt, on the CPU.
 
         `sources`: the source images of each prompt, for families whose text encoder sees them too.
         """
 
-    def encode_sources(self, vae: Any, images: Images) -> PromptTensors:
+    def encode_sources(self, vae: Any, sources: Sources) -> PromptTensors:
         """The latents of one sample's source images as `source_0`, `source_1`, ..., each [C, H, W], on the CPU.
 
         Raises UserError for more images than the family takes, or one that cannot be used.
         """
-        if not 0 < len(images) <= self.max_sources:
+        if not 0 < len(sources.images) <= self.max_sources:
             takes = f"1 to {self.max_sources}" if self.max_sources else "no"
-            raise UserError(f"{self.title} takes {takes} source images, not {len(images)}.")
+            raise UserError(f"{self.title} takes {takes} source images, not {len(sources.images)}.")
         scale = pixels_per_latent(self.vae_class, vae.config)
-        pictures = [self.source_picture(image.convert("RGB"), scale) for image in images]
+        pictures = [self.source_picture(image.convert("RGB"), scale, sources.drawn) for image in sources.images]
         return {f"source_{i}": encode(vae, as_pixels(p))[0].cpu().contiguous() for i, p in enumerate(pictures)}
 
-    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
-        """An RGB source image in the size in which the pipeline would encode it. Raises UserError."""
+    def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
+        """An RGB source image in the size in which the pipeline would encode it to draw `drawn`. Raises UserError."""
         raise UserError(f"{self.title} takes no source images.")
 
-    def source_size(self, size: tuple[int, int], vae_scale_factor: int) -> tuple[int, int]:
+    def source_size(self, size: Size, vae_scale_factor: int, drawn: Size) -> Size:
         """The (width, height) that `source_picture` brings a source image of this size to. Raises UserError."""
-        return self.source_picture(Image.new("L", size), vae_scale_factor).size
+        return self.source_picture(Image.new("L", size), vae_scale_factor, drawn).size
+
+    def scaled_area(self, size: Size, drawn: Size) -> int | None:
+        """The pixels that a source image of this size is scaled to, if that depends on `drawn`, the picture's size.
+
+        None where it does not: then the image's encodings are the same whatever is drawn from it.
+        """
+        return None
 
     @abstractmethod
     def velocity(

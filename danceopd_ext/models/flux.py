@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from danceopd_ext.models.conditions import PromptTensors, TextConditions, numbered
-from danceopd_ext.models.family import Family, Images, SizeLimits, flow_match_shift
+from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
 from danceopd_ext.models.flux_names import FluxNames
 from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
-from danceopd_ext.models.resizing import floor_to, nearest_ratio
+from danceopd_ext.models.resizing import Size, floor_to, nearest_ratio
 
 
 class Flux(FluxNames, Family):
@@ -33,7 +33,7 @@ class Flux(FluxNames, Family):
     embedded_guidance = 3.5
 
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         embeds, pooled, _ = pipeline.encode_prompt(list(prompts), prompt_2=None)
         pairs = zip(embeds.detach().cpu(), pooled.detach().cpu(), strict=True)
@@ -92,7 +92,7 @@ class FluxKontext(Flux):
     default_components = "black-forest-labs/FLUX.1-Kontext-dev"
     max_sources = 1
 
-    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
+    def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
         multiple = 2 * vae_scale_factor
         return image.resize(kontext_size(image.size, multiple), Image.Resampling.LANCZOS)
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.conditions import PromptTensors, TextConditions, numbered
-from danceopd_ext.models.family import Family, Images, SizeLimits
+from danceopd_ext.models.family import Family, SizeLimits, Sources
 from danceopd_ext.models.flux_2_names import Flux2Names
 from danceopd_ext.models.packing import even_sigmas, in_groups, stacked
-from danceopd_ext.models.resizing import SOURCE_AREA, floor_to, middle, shrunk
+from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, shrunk
 
 #: places of source images on the first axis: the first at 10, the next at 20, ...
 SOURCE_STEP = 10
@@ -39,7 +39,7 @@ class Flux2(Flux2Names, Family):
     has_guidance_embedding = True
 
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         embeds, _ = pipeline.encode_prompt(list(prompts))
         return [{"embeds": e.contiguous()} for e in embeds.detach().cpu()]
@@ -87,7 +87,7 @@ class Flux2(Flux2Names, Family):
     def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
         return SizeLimits(multiple=2 * vae_scale_factor, maximum=4096)  # places have no table: any size goes
 
-    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
+    def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
         check_source(image, self.title)
         image = shrunk(image, SOURCE_AREA)
         return middle(image, floor_to(image.size, 2 * vae_scale_factor))

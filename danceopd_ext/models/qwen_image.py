@@ -16,11 +16,11 @@ from PIL import Image
 from danceopd_ext.errors import UserError
 from danceopd_ext.method import Field
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
-from danceopd_ext.models.family import Family, Images, SizeLimits, flow_match_shift
+from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
 from danceopd_ext.models.guidance import keeping_length
 from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
 from danceopd_ext.models.qwen_image_names import QwenImageNames
-from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, of_area
+from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
 
 
 class QwenImage(QwenImageNames, Family):
@@ -33,7 +33,7 @@ class QwenImage(QwenImageNames, Family):
     checkpoint_marks = ("transformer_blocks.0.img_mlp.net.0.proj.",)
 
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         embeds, mask = pipeline.encode_prompt(list(prompts))
         return _without_padding(embeds, mask)
@@ -93,20 +93,20 @@ class QwenImageEdit(QwenImage):
     source_area, glance_area = SOURCE_AREA, SOURCE_AREA
 
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
-        if sources is None or not all(sources):
+        if sources is None or not all(own.images for own in sources):
             raise UserError(f"{self.title} edits: every prompt needs a source image.")
         items = []
-        for prompt, images in zip(prompts, sources, strict=True):  # one by one: the pipelines take no more
-            glances = [_resized(image.convert("RGB"), self.glance_area) for image in images]
+        for prompt, own in zip(prompts, sources, strict=True):  # one by one: the pipelines take no more
+            glances = [_resized(image.convert("RGB"), self.glance_area) for image in own.images]
             items += _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
         return items
 
     def _as_seen(self, glances: list[Image.Image]) -> Any:
         return glances[0]
 
-    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
+    def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
         return _resized(image, self.source_area)
 
 

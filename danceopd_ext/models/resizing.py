@@ -35,8 +35,11 @@ def of_area(size: Size, area: int, multiple: int = 32) -> Size:
 
 def at_most(size: Size, area: int) -> Size:
     """The same proportions at this area where it is exceeded, else the size itself; sides rounded down."""
-    if size[0] * size[1] <= area:
-        return size
+    return size if size[0] * size[1] <= area else scaled_to(size, area)
+
+
+def scaled_to(size: Size, area: int) -> Size:
+    """The same proportions at this area; sides rounded down."""
     scale = math.sqrt(area / (size[0] * size[1]))
     return int(size[0] * scale), int(size[1] * scale)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.models.family import Family, Images, PromptTensors, SizeLimits, TextConditions, flow_match_shift
+from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
 
 #: inside a block: diffusers ending -> native ending
@@ -62,7 +62,7 @@ class StableDiffusion3(Family):
     checkpoint_marks = ("joint_blocks.", "pos_embed.pos_embed")
 
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         embeds, _, pooled, _ = pipeline.encode_prompt(
             list(prompts), prompt_2=None, prompt_3=None, do_classifier_free_guidance=False

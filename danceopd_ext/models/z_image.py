@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.models.family import Family, Images, PromptTensors, SizeLimits, TextConditions, flow_match_shift
+from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
 
 #: inside a context refiner block: diffusers name -> native name
@@ -53,7 +53,7 @@ class ZImage(Family):
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
 
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         embeds, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
         return [{"embeds": e.detach().cpu().contiguous()} for e in embeds]

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
-from danceopd_ext.models.family import Images
+from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux_2 import check_source
 from danceopd_ext.models.packing import in_groups
-from danceopd_ext.models.resizing import SOURCE_AREA, floor_to, middle, shrunk
+from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, scaled_to
 from danceopd_ext.models.z_image import ZImage
 
 #: what a vision encoder, which the text pipeline holds, sees of a source image
@@ -39,16 +39,16 @@ class ZImageOmni(ZImage):
     text_sees_sources = True
 
     def encode_prompts(
-        self, pipeline: Any, prompts: list[str], sources: Sequence[Images] | None = None
+        self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         items = []
-        for prompt, images in zip(prompts, sources or [()] * len(prompts), strict=True):
+        for prompt, own in zip(prompts, sources or [Sources((), (0, 0))] * len(prompts), strict=True):
             texts, _ = pipeline.encode_prompt(
-                [prompt], do_classifier_free_guidance=False, num_condition_images=len(images)
+                [prompt], do_classifier_free_guidance=False, num_condition_images=len(own.images)
             )
             item = {f"{TEXT}{i}": text for i, text in enumerate(texts[0])}
-            if images:
-                seen = [self._shrunk(image) for image in images]
+            if own.images:
+                seen = [self._scaled(image, own.drawn) for image in own.images]
                 device = pipeline._execution_device
                 glances = pipeline.prepare_siglip_embeds(seen, batch_size=1, device=device, dtype=torch.float32)[0]
                 item |= {f"{GLANCE}{i}": glance for i, glance in enumerate(glances)}
@@ -81,10 +81,15 @@ class ZImageOmni(ZImage):
         )[0]
         return -torch.stack([o.float() for o in out]).squeeze(2)
 
-    def _shrunk(self, image: Image.Image) -> Image.Image:
-        check_source(image, self.title)
-        return shrunk(image.convert("RGB"), SOURCE_AREA)
+    def scaled_area(self, size: Size, drawn: Size) -> int | None:
+        """As the pipeline has it: an image above a million pixels gets as many as are drawn, be they fewer or more."""
+        return drawn[0] * drawn[1] if size[0] * size[1] > SOURCE_AREA else None
 
-    def source_picture(self, image: Image.Image, vae_scale_factor: int) -> Image.Image:
-        image = self._shrunk(image)
+    def _scaled(self, image: Image.Image, drawn: Size) -> Image.Image:
+        check_source(image, self.title)
+        image, area = image.convert("RGB"), self.scaled_area(image.size, drawn)
+        return image if area is None else image.resize(scaled_to(image.size, area), Image.Resampling.LANCZOS)
+
+    def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
+        image = self._scaled(image, drawn)
         return middle(image, floor_to(image.size, 2 * vae_scale_factor))

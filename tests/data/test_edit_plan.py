@@ -9,9 +9,11 @@ import torch
 from danceopd_ext.data.items import Item, RouteData
 from danceopd_ext.data.latent_cache import LatentCache, SourceCache
 from danceopd_ext.data.load import load_data
-from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.plan import Plan, Prompt
+from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import Target, inspect_picture, load_picture
+from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
 from tests.tiny.edit_files import captions, editor, save
 
@@ -38,15 +40,18 @@ def test_what_the_model_cannot_use_is_refused_before_a_file_is_opened(rules, cou
 
 def test_text_and_edits_mix_where_the_model_does_both(tmp_path):
     path = save(tmp_path / "a.png", (30, 20))
-    rules = editor(fitted=lambda size: (size[0] * 2, size[1] * 2))
-    drawn, edited = rules.measured([Item("p", 64, 64), Item("p", 64, 64, source_images=(path, path))])
+    rules = editor(fitted=lambda size, drawn: (size[0] * 2, size[1] + drawn[1]))
+    drawn, *edited = rules.measured(
+        [Item("p", 64, 64), *(Item("p", 64, height, source_images=(path, path)) for height in (64, 80))]
+    )
     assert drawn == Item("p", 64, 64)
-    assert edited.source_sizes == ((60, 40), (60, 40))
+    assert [item.source_sizes for item in edited] == [((60, 84), (60, 84)), ((60, 100), (60, 100))]
     assert rules.pictures == {path: inspect_picture(path)}
+    assert list(rules.uses) == [(path, (64, 64)), (path, (64, 80))]
 
 
 def test_a_picture_that_the_model_does_not_take_is_named(tmp_path):
-    def fitted(size):
+    def fitted(size, drawn):
         raise UserError(f"Painter: {size[0]} pixels are too small.")
 
     path = save(tmp_path / "a.png", (30, 20))
@@ -113,7 +118,7 @@ def test_source_images_change_nothing_for_routes_without():
 def test_a_prompt_counts_once_with_each_of_its_source_images():
     one, two = (Item("red", 64, 64, source_images=(name,), source_sizes=((8, 8),)) for name in ("1.png", "2.png"))
     plan = Plan({"edit": RouteData("edit", (one, two, one)), "t2i": RouteData("t2i", (Item("red", 64, 64),))})
-    assert set(plan.all_prompts(40)) == {("red", ("1.png",)), ("red", ("2.png",)), ("red", ())}
+    assert set(plan.all_prompts(40)) == {Prompt("red", names, (64, 64)) for names in (("1.png",), ("2.png",), ())}
     assert plan.all_texts(40) == ["red"]
 
 
@@ -126,23 +131,60 @@ def test_the_sizes_of_source_images_are_part_of_a_plan_and_its_summary():
 # --- the cache
 
 
-def mean_colour(image):
+def mean_colour(image, drawn=None):
     return torch.tensor(np.asarray(image, dtype=np.float32)).mean(dim=(0, 1)).reshape(3, 1, 1)
 
 
-def cache_of(folder, *paths, fitted=lambda size: size):
-    return SourceCache(folder, "vae", {path: inspect_picture(path) for path in paths}, fitted)
+def cache_of(folder, *paths, **rules):
+    return SourceCache(folder, "vae", editor(pictures={path: inspect_picture(path) for path in paths}, **rules))
+
+
+#: the size of the picture that is drawn
+DRAWN = (64, 64)
 
 
 def test_each_source_image_is_encoded_once_for_each_size(tmp_path):
     one, same, other = (save(tmp_path / f"{name}.png", seed=seed) for name, seed in (("1", 1), ("2", 1), ("3", 2)))
     cache = cache_of(tmp_path / "cache", one, same, other)
-    assert cache.encode_missing([one, same, other, one], mean_colour) == 2
-    assert torch.equal(cache.get(same), mean_colour(load_picture(one)))
-    assert torch.equal(cache.get(other), mean_colour(load_picture(other)))
-    assert cache_of(tmp_path / "cache", one, same, other).missing([other, same, one]) == []
-    larger = cache_of(tmp_path / "cache", one, fitted=lambda size: (16, 16))
-    assert larger.missing([one]) == [one]
+    uses = [(path, DRAWN) for path in (one, same, other, one)]
+    assert cache.encode_missing(uses, mean_colour) == 2
+    assert torch.equal(cache.get(same, DRAWN), mean_colour(load_picture(one)))
+    assert torch.equal(cache.get(other, (32, 96)), mean_colour(load_picture(other)))
+    assert cache_of(tmp_path / "cache", one, same, other).missing(uses) == []
+    larger = cache_of(tmp_path / "cache", one, fitted=lambda size, drawn: (16, 16))
+    assert larger.missing([(one, DRAWN)]) == [(one, DRAWN)]
+
+
+def test_pictures_of_two_sizes_share_what_a_model_sees_alike_and_nothing_else(tmp_path):
+    """Also where both are cut to one size: they were scaled to two areas before."""
+    small, large = save(tmp_path / "small.png", (8, 8)), save(tmp_path / "large.png", (40, 40), seed=2)
+
+    def area(size, drawn):
+        return drawn[0] * drawn[1] if size[0] > 8 else None
+
+    rules = {"fitted": lambda size, drawn: (8, 8), "area": area}
+    latents = cache_of(tmp_path / "latents", small, large, **rules)
+    texts = PromptCache(TextCache(tmp_path / "texts", "key"), latents.sources)
+    uses = [(path, drawn) for path in (small, large) for drawn in ((16, 16), (16, 32), (32, 16))]
+    assert len({latents.key(*use) for use in uses}) == 3  # one of the small image, two of the large
+    assert len({texts.key(Prompt("red", (path,), drawn)) for path, drawn in uses}) == 3
+    assert latents.encode_missing(uses, lambda image, drawn: torch.full((1, 1, 1), drawn[0] * drawn[1])) == 3
+    assert [int(latents.get(*use)) for use in uses[3:]] == [256, 512, 512]
+    assert texts.encode_missing(
+        [Prompt("red", (path,), drawn) for path, drawn in uses],
+        lambda prompts: [{"area": torch.tensor(p.drawn[0] * p.drawn[1])} for p in prompts],
+    ) == 3  # fmt: skip
+    assert [int(texts.get("red", (path,), drawn)["area"]) for path, drawn in uses[3:]] == [256, 512, 512]
+
+
+def test_what_does_not_depend_on_the_size_of_the_picture_keeps_its_name(tmp_path):
+    """So caches of earlier runs stay of use."""
+    path = save(tmp_path / "a.png")
+    latents, digest = cache_of(tmp_path, path), inspect_picture(path).digest
+    assert latents.key(path, DRAWN) == f"{digest} as a source of 8x8"
+    prompt = Prompt("red", (path, path), DRAWN)
+    assert PromptCache(TextCache(tmp_path, "key"), latents.sources).key(prompt) == f"red\n{digest}\n{digest}"
+    assert PromptCache(TextCache(tmp_path, "key")).key(prompt) == "red"
 
 
 def test_results_and_source_images_share_a_folder_and_are_told_apart(tmp_path):
@@ -152,15 +194,15 @@ def test_results_and_source_images_share_a_folder_and_are_told_apart(tmp_path):
     sources = cache_of(tmp_path / "cache", path)
     assert targets.folder == sources.folder
     targets.encode_missing([item], lambda picture: torch.zeros(3, 1, 1))
-    assert sources.missing([path]) == [path]
-    sources.encode_missing([path], lambda image: torch.ones(3, 1, 1))
+    assert sources.missing([(path, DRAWN)]) == [(path, DRAWN)]
+    sources.encode_missing([(path, DRAWN)], lambda image, drawn: torch.ones(3, 1, 1))
     assert float(targets.get(item).sum()) == 0
-    assert float(sources.get(path).sum()) == 3
+    assert float(sources.get(path, DRAWN).sum()) == 3
     assert len(list(targets.folder.iterdir())) == 2
 
 
 def test_a_source_image_that_changed_is_encoded_again(tmp_path):
     path = save(tmp_path / "a.png")
-    cache_of(tmp_path / "cache", path).encode_missing([path], mean_colour)
+    cache_of(tmp_path / "cache", path).encode_missing([(path, DRAWN)], mean_colour)
     save(path, seed=5)
-    assert cache_of(tmp_path / "cache", path).missing([path]) == [path]
+    assert cache_of(tmp_path / "cache", path).missing([(path, DRAWN)]) == [(path, DRAWN)]

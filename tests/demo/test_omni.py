@@ -42,6 +42,7 @@ from danceopd_ext.demo.pretrain.vae import random_pictures, train_vae
 from danceopd_ext.demo.scene import Scene, describe
 from danceopd_ext.demo.world import render
 from danceopd_ext.models.conditions import edit_item
+from danceopd_ext.models.family import Sources
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +134,8 @@ def test_old_words_keep_their_numbers_and_every_text_is_known(omni, edits):
 def test_conditions_are_those_of_the_native_trainer(omni, edits):
     edit = edits[0]
     picture = Image.fromarray(doubled(render(edit.source)[None])[0])
-    text, blank = FAMILY.encode_prompts(omni, [edit.instruction, ""], [[picture], [picture]])
-    expected = edit_item(text, FAMILY.encode_sources(omni.vae, [picture]), blank)
+    text, blank = FAMILY.encode_prompts(omni, [edit.instruction, ""], [Sources([picture], (64, 64))] * 2)
+    expected = edit_item(text, FAMILY.encode_sources(omni.vae, Sources([picture], (64, 64))), blank)
     found = encode_edits(omni, [edit.instruction], pictures_of([edit]))[0]
     same = {name: found[name] for name in expected}
     assert set(found) == set(expected)

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def conditions(model, jobs, folder, guided):
-    return Conditions(find_source(str(model)), jobs, folder, torch.float32, guided)
+    return Conditions(find_source(str(model)), jobs, lambda job: (64, 64), folder, torch.float32, guided)
 
 
 def test_a_prompt_with_line_breaks_is_encoded_whole(tmp_path, sd3):
@@ -38,7 +38,7 @@ def test_a_prompt_with_line_breaks_is_encoded_whole(tmp_path, sd3):
 
 def count(prompts):
     """(prompts, empty prompts that see a source, empty prompts that see none)"""
-    empty = [sources for text, sources in prompts if not text]
+    empty = [prompt.sources for prompt in prompts if not prompt.text]
     return len(prompts) - len(empty), sum(map(bool, empty)), len(empty) - sum(map(bool, empty))
 
 

@@ -8,6 +8,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 from PIL import Image
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux import kontext_size
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, at_most, of_area
@@ -46,7 +47,7 @@ def test_edits_are_the_pipelines(name, count, scale, size, small_sources):
     family, pipeline = FAMILIES[name], pipeline_of(name)
     noise, images = noise_for(family, pipeline, size), pictures(count)
     expected = theirs(family, pipeline, PROMPT, noise, size, scale, images)
-    found = ours(family, pipeline, conditions(family, pipeline, [PROMPT], [images]), noise, scale)
+    found = ours(family, pipeline, conditions(family, pipeline, [PROMPT], [images], size), noise, scale)
     assert relative(found, expected) < 1e-4
     grid = family.sigmas(pipeline.scheduler, pipeline.transformer.config, 4, tuple(noise.shape[-2:]))
     assert torch.equal(grid, pipeline.scheduler.sigmas)
@@ -100,7 +101,7 @@ def test_gradients_reach_every_sample_of_an_unlike_batch(name, small_sources):
 def test_what_a_condition_holds(name, small_sources):
     """No batch axis; sources are latents in the pipeline's size, on the CPU and in one piece."""
     family, pipeline = FAMILIES[name], pipeline_of(name)
-    sources = family.encode_sources(pipeline.vae, pictures(min(2, family.max_sources)))
+    sources = family.encode_sources(pipeline.vae, Sources(pictures(min(2, family.max_sources)), (32, 32)))
     assert list(sources) == [f"source_{i}" for i in range(min(2, family.max_sources))]
     channels = noise_for(family, pipeline, (32, 32)).shape[1]
     sizes = {
@@ -117,15 +118,15 @@ def test_wrong_numbers_and_sizes_of_sources():
     kontext, vae = FAMILIES["flux_kontext"], ALL["flux_kontext"]().vae
     for images in ([], pictures(2)):
         with pytest.raises(UserError, match=rf"FLUX.1 Kontext takes 1 to 1 source images, not {len(images)}"):
-            kontext.encode_sources(vae, images)
+            kontext.encode_sources(vae, Sources(images, (32, 32)))
     with pytest.raises(UserError, match="Qwen-Image takes no source images"):
-        FAMILIES["qwen_image"].encode_sources(ALL["qwen_image"]().vae, pictures(1))
+        FAMILIES["qwen_image"].encode_sources(ALL["qwen_image"]().vae, Sources(pictures(1), (32, 32)))
     for name in ("flux_2", "z_image_omni"):
         for size in ((63, 100), (64, 513)):
             with pytest.raises(UserError, match=f"{size[0]} x {size[1]} is too small or too long"):
-                FAMILIES[name].source_picture(Image.new("RGB", size), 8)
+                FAMILIES[name].source_picture(Image.new("RGB", size), 8, (512, 512))
     for name in ("qwen_image_edit", "qwen_image_edit_plus"):
-        for sources in (None, [[]]):
+        for sources in (None, [Sources([], (32, 32))]):
             with pytest.raises(UserError, match="every prompt needs a source image"):
                 FAMILIES[name].encode_prompts(ALL[name](), ["a cat"], sources)
 
@@ -133,11 +134,16 @@ def test_wrong_numbers_and_sizes_of_sources():
 def test_pictures_of_other_modes_are_taken(small_sources):
     family, pipeline = FAMILIES["flux_2"], ALL["flux_2"]()
     picture = pictures(1)[0].convert("L")
-    expected = family.encode_sources(pipeline.vae, [picture.convert("RGB")])["source_0"]
-    assert torch.equal(family.encode_sources(pipeline.vae, [picture])["source_0"], expected)
+    expected = family.encode_sources(pipeline.vae, Sources([picture.convert("RGB")], (32, 32)))["source_0"]
+    assert torch.equal(family.encode_sources(pipeline.vae, Sources([picture], (32, 32)))["source_0"], expected)
 
 
-SIZES = [(512, 512), (1000, 700), (1023, 1025), (300, 2000), (4000, 3000), (1920, 1080), (64, 512), (777, 1333)]
+SIZES = [
+    (512, 512), (1000, 700), (1023, 1025), (1024, 1024), (300, 2000), (4000, 3000), (2000, 1500), (1920, 1080),
+    (64, 512), (777, 1333),
+]  # fmt: skip
+#: sizes of the picture that is drawn
+DRAWN = [(512, 512), (768, 512), (1024, 1024), (1536, 1536)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -149,8 +155,62 @@ def test_source_sizes_are_the_pipelines(size):
     image = Image.new("RGB", size)
     shrunk = Flux2ImageProcessor._resize_if_exceeds_area(image, SOURCE_AREA)
     assert at_most(size, SOURCE_AREA) == shrunk.size
-    assert FAMILIES["flux_2"].source_picture(image, 8).size == tuple(side // 16 * 16 for side in shrunk.size)
+    for drawn in DRAWN:
+        assert FAMILIES["flux_2"].source_picture(image, 8, drawn).size == tuple(side // 16 * 16 for side in shrunk.size)
     assert kontext_size(size) in pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS
+
+
+class Enough(Exception):
+    """A pipeline was stopped: what was asked of it is known."""
+
+
+def omni_of_true_size():
+    """Z-Image-Omni's pipeline with the true sizes of latents, which stops when it knows its source image's sizes.
+
+    Returns it with a list of what it found: the size that the VAE gets, and the size that the vision encoder gets.
+    """
+    pipeline, found = ALL["z_image_omni"](), []
+    pipeline.vae_scale_factor, pipeline.image_processor = 8, Flux2ImageProcessor(vae_scale_factor=16)
+
+    def encoded(images, **rest):
+        found.append((images[0].shape[3], images[0].shape[2]))
+        return [[]]
+
+    def seen(images, **rest):
+        found.append(images[0].size)
+        raise Enough
+
+    pipeline.prepare_image_latents, pipeline.prepare_siglip_embeds = encoded, seen
+    return pipeline, found
+
+
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize("size", SIZES)
+def test_omni_takes_source_images_in_the_sizes_of_its_pipeline(size, drawn):
+    """The VAE and the vision encoder alike: a large source image follows the picture that is drawn."""
+    pipeline, found = omni_of_true_size()
+    image = Image.new("RGB", size)
+    with pytest.raises(Enough):
+        pipeline([image], prompt_embeds=[[]], guidance_scale=0, width=drawn[0], height=drawn[1])
+    vae, glance = found
+    assert FAMILIES["z_image_omni"].source_picture(image, 8, drawn).size == vae
+    assert FAMILIES["z_image_omni"].source_size(size, 8, drawn) == vae
+    with pytest.raises(Enough):
+        FAMILIES["z_image_omni"].encode_prompts(pipeline, [PROMPT], [Sources([image], drawn)])
+    assert found[-1] == glance
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 64)])
+def test_omni_edits_a_large_source_image_as_its_pipeline_does(size):
+    """Above a million pixels it is brought to the size of what is drawn: with small pictures that is quick."""
+    family, pipeline = FAMILIES["z_image_omni"], pipeline_of("z_image_omni")
+    images = [Image.effect_noise((1200, 900), 60).convert("RGB").resize((60, 45)).resize((1200, 900)), *pictures(1)]
+    noise = noise_for(family, pipeline, size)
+    expected = theirs(family, pipeline, PROMPT, noise, size, 3.0, images)
+    condition = conditions(family, pipeline, [PROMPT], [images], size)
+    assert relative(ours(family, pipeline, condition, noise, 3.0), expected) < 1e-4
+    other = conditions(family, pipeline, [PROMPT], [images], (96, 96))
+    assert relative(ours(family, pipeline, other, noise, 3.0), expected) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ def test_the_smallest_that_is_left():
 def test_qwen_takes_no_picture_that_is_only_a_line():
     for name in ("qwen_image_edit", "qwen_image_edit_plus"):
         with pytest.raises(UserError, match="9000 x 1 is too small or too long"):
-            FAMILIES[name].source_size((9000, 1), 8)
+            FAMILIES[name].source_size((9000, 1), 8, (512, 512))
 
 
 def test_the_trainer_names_the_picture_and_whose_it_is(tmp_path):
     path = tmp_path / "thin.png"
     Image.new("RGB", (100, 10)).save(path)
-    rules = SourceImages("FLUX.1 Kontext", maximum=1, fitted=lambda size: FAMILIES["flux_kontext"].source_size(size, 8))
+    family = FAMILIES["flux_kontext"]
+    rules = SourceImages(family.title, maximum=1, fitted=lambda size, drawn: family.source_size(size, 8, drawn))
     with pytest.raises(UserError, match=r"prompts\.csv, line 2: .*thin\.png cannot be used.* 100 x 10"):
-        rules.sizes([path], "prompts.csv, line 2")
+        rules.sizes([path], (512, 512), "prompts.csv, line 2")

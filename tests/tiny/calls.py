@@ -9,7 +9,7 @@ from PIL import Image
 
 from danceopd_ext.method import rollout
 from danceopd_ext.models.conditions import TextConditions, edit_item
-from danceopd_ext.models.family import Family
+from danceopd_ext.models.family import Family, Sources
 from danceopd_ext.models.packing import pack, unpack
 
 STEPS = 4
@@ -68,14 +68,21 @@ def as_ours(name: str, pipeline, latents: torch.Tensor, shape: torch.Size) -> to
     return unpack(latents, *shape[2:]) if latents.ndim == 3 else latents
 
 
-def conditions(family: Family, pipeline, prompts: Sequence[str], images: Sequence[Sequence[Image.Image]] | None = None):
-    """The conditions of these prompts with their source images."""
+def conditions(
+    family: Family,
+    pipeline,
+    prompts: Sequence[str],
+    images: Sequence[Sequence[Image.Image]] | None = None,
+    size: tuple[int, int] = (32, 32),
+):
+    """The conditions of these prompts with their source images, for pictures of this size."""
     if not images:
         texts = family.encode_prompts(pipeline, [*prompts, ""])
         return TextConditions(texts[:-1], texts[-1])
-    texts = family.encode_prompts(pipeline, list(prompts), images)
-    empties = family.encode_prompts(pipeline, [""] * len(prompts), images)
-    sources = [family.encode_sources(pipeline.vae, own) for own in images]
+    given = [Sources(own, size) for own in images]
+    texts = family.encode_prompts(pipeline, list(prompts), given)
+    empties = family.encode_prompts(pipeline, [""] * len(prompts), given)
+    sources = [family.encode_sources(pipeline.vae, own) for own in given]
     return TextConditions([edit_item(*parts) for parts in zip(texts, sources, empties, strict=True)], empty={})
 
 

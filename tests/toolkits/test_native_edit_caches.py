@@ -24,9 +24,10 @@ def encoded(monkeypatch):
     def loaded(source, *rest):
         encode = source.family.encode_prompts
 
-        def counted(pipeline, prompts, images=None):
-            asked["prompts"] += zip(prompts, [len(own) for own in images or [()] * len(prompts)], strict=True)
-            return encode(pipeline, prompts, images)
+        def counted(pipeline, prompts, given=None):
+            counts = [len(own.images) for own in given] if given else [0] * len(prompts)
+            asked["prompts"] += zip(prompts, counts, strict=True)
+            return encode(pipeline, prompts, given)
 
         monkeypatch.setattr(source.family, "encode_prompts", counted, raising=False)
         return load(source, *rest)
@@ -35,9 +36,9 @@ def encoded(monkeypatch):
         asked["vae"] += 1
         encode = source.family.encode_sources
 
-        def counted(vae, images):
-            asked["sources"] += len(images)
-            return encode(vae, images)
+        def counted(vae, given):
+            asked["sources"] += len(given.images)
+            return encode(vae, given)
 
         monkeypatch.setattr(source.family, "encode_sources", counted, raising=False)
         return vae(source, *rest)
@@ -70,6 +71,27 @@ def test_each_source_image_is_encoded_once_and_each_prompt_as_often_as_it_must(
     asked = str(encoded)
     launch(edit_preset(name, {"base": teacher}, folder="second", **keys))
     assert str(encoded) == asked, "nothing is encoded again"
+
+
+@pytest.mark.parametrize(
+    ("name", "source_size", "prompts", "sources"),
+    [
+        ("z_image_omni", (1200, 900), [("", 0), *[("red cat", 1)] * 2], 2),
+        ("z_image_omni", (96, 64), [("", 0), ("red cat", 1)], 1),
+        ("qwen_image_edit", (1200, 900), [("red cat", 1)], 1),
+        ("flux_kontext", (1200, 900), [("", 0), ("red cat", 0)], 1),
+    ],
+)
+def test_two_sizes_of_a_picture_share_a_source_image_where_the_model_takes_it_alike(
+    name, source_size, prompts, sources, edit_preset, launch, encoded, tmp_path
+):
+    """Z-Image-Omni brings a large source image to the size of the picture: then each has an entry of its own."""
+    write_source(tmp_path / "a.png", source_size)
+    lines = "".join(f"red cat,a.png,{side},{side}\n" for side in (16, 24))
+    files = {"base": prompt_file(tmp_path, f"prompt,source,width,height\n{lines}")}
+    launch(edit_preset(name, prompts=files, max_train_steps=4))
+    assert sorted(encoded["prompts"]) == sorted(prompts)
+    assert encoded["sources"] == sources
 
 
 # --- previews

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from diffusers.utils import logging as diffusers_logging
+from PIL import Image
 from safetensors import safe_open
 
 from danceopd_ext.method import Method, update
+from danceopd_ext.models.family import Sources
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import train as train_module
 from tests.tiny.calls import relative
@@ -131,7 +134,7 @@ def check_the_pipeline_gives_the_student(name, file, run, caplog):
     assert not [line for line in told if "unexpected keys" in line or "missing keys" in line]
 
     items = run.data.plan.routes["edit"].items[:2]
-    condition = run.data.conditions([i.text for i in items], None, [i.source_images for i in items])
+    condition = run.data.conditions([i.text for i in items], None, [i.source_images for i in items], items[0].size)
     latents = torch.randn(2, *run.data.latent_shape(*items[0].size), generator=torch.Generator().manual_seed(3))
     sigma = torch.tensor([0.9, 0.3])
     with torch.no_grad():
@@ -167,6 +170,29 @@ def test_the_result_of_an_edit_has_the_proportions_of_its_source_image(mixed):
     assert sizes == {"0.png": (16, 16), "1.png": (16, 16), "2.png": (20, 12), "3.png": (20, 12)}
 
 
+def test_a_large_source_image_is_brought_to_the_size_of_each_picture(mixed, tmp_path):
+    """As Z-Image-Omni's pipeline does: for the VAE and for the vision encoder, in training and in previews."""
+    path = write_source(tmp_path / "large.png", (1200, 900))
+    edits = tmp_path / "edits.csv"
+    edits.write_text("prompt,source,width,height\nred cat,large.png,16,16\nred cat,large.png,24,24\n")
+    samples = tmp_path / "samples.txt"
+    samples.write_text("red cat --ci large.png --w 32 --h 32 --l 2 --s 1\n")
+    prompts = {**route_files(tmp_path, "z_image_omni"), "edit": str(edits)}
+    keys = {"sample_prompts": str(samples), "sample_every_n_steps": 2, "max_train_steps": 2}
+    _, run = mixed("z_image_omni", prompts=prompts, **keys)
+    family, pipeline = FAMILIES["z_image_omni"], listening(ALL["z_image_omni"])()
+    for side, width, height in ((16, 18, 13), (24, 27, 20), (32, 36, 27)):
+        resized = Flux2ImageProcessor._resize_to_target_area(Image.open(path), side * side)
+        assert resized.size == (width, height)
+        (item,) = run.data.conditions(["red cat"], None, [[path]], (side, side)).items
+        assert item["source_0"].shape[1:] == (height // 4 * 2, width // 4 * 2)
+        with torch.no_grad():
+            (expected,) = pipeline.prepare_siglip_embeds([resized], 1, "cpu", torch.float32)[0]
+            (latents,) = family.encode_sources(pipeline.vae, Sources([Image.open(path)], (side, side))).values()
+        assert relative(item["source_glance_0"], expected) < 1e-5
+        assert relative(item["source_0"], latents) < 1e-5
+
+
 # --- the source image counts
 
 
@@ -188,8 +214,8 @@ def test_another_source_image_gives_another_loss_and_the_same_one_the_same(mixed
 def test_guidance_moves_away_from_the_empty_prompt_with_the_same_source_image(mixed):
     _, run = mixed("qwen_image_edit", teachers={"draw": {}, "edit": {"guidance_scale": 3.0}}, max_train_steps=8)
     item = run.data.plan.routes["edit"].items[0]
-    condition = run.data.conditions([item.text], sources=[item.source_images])
-    empty = run.data.conditions([""], sources=[item.source_images])
+    condition = run.data.conditions([item.text], sources=[item.source_images], drawn=item.size)
+    empty = run.data.conditions([""], sources=[item.source_images], drawn=item.size)
     latents, sigma = torch.randn(1, *run.data.latent_shape(*item.size)), torch.tensor([0.5])
     field = run.data.family.guided(lambda z, s, c: run.fields.base(z, s, empty if c is not condition else c), 3.0)
     with torch.no_grad():

@@ -5,6 +5,7 @@ from collections import namedtuple
 import pytest
 import torch
 
+from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
@@ -26,7 +27,7 @@ def encode(prompts):
 def room(cache, texts, free, monkeypatch):
     told = []
     monkeypatch.setattr(native_texts.shutil, "disk_usage", lambda folder: Usage(0, 0, free))
-    native_texts.check_room(PromptCache(cache), [(text, ()) for text in texts], encode, told.append)
+    native_texts.check_room(PromptCache(cache), [Prompt(text) for text in texts], encode, told.append)
     return told
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.latent_cache import LatentCache, SourceCache
-from danceopd_ext.data.plan import MicroBatch, Plan
+from danceopd_ext.data.plan import MicroBatch, Plan, Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.method import Batch
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, edit_item
@@ -60,7 +60,9 @@ class StepData:
         items = [self.plan.routes[route].items[number] for micro in micros for number in micro.item_ids]
         texts = [text for micro in micros for text in micro.texts]
         return Batch(
-            condition=self.conditions(texts, EMPTY if self.guided else None, [item.source_images for item in items]),
+            condition=self.conditions(
+                texts, EMPTY if self.guided else None, [item.source_images for item in items], size
+            ),
             indices=[index for micro in micros for index in micro.indices],
             total=total,
             latent_shape=self.latent_shape(*size),
@@ -78,24 +80,27 @@ class StepData:
         texts: Sequence[str],
         negative: str | None = EMPTY,
         sources: Sequence[Sequence[Path]] | None = None,
+        drawn: Size | None = None,
     ) -> TextConditions:
         """The conditions of these prompts with their source images, on the device.
 
-        `negative` is what guidance moves away from; None where nothing is guided.
+        `negative` is what guidance moves away from; None where nothing is guided. `drawn`: the size of the pictures,
+        needed with `sources`.
         """
         sources = sources or [()] * len(texts)
-        items = [self._condition(text, paths, negative) for text, paths in zip(texts, sources, strict=True)]
+        prompts = [Prompt(text, tuple(paths), drawn) for text, paths in zip(texts, sources, strict=True)]
+        items = [self._condition(prompt, negative) for prompt in prompts]
         # a model that needs source images has no other empty prompt than those of the items
         empty = {} if self.family.needs_source else self.cache.get(negative or EMPTY)
         return TextConditions(items, empty).to(self.device)
 
-    def _condition(self, text: str, sources: Sequence[Path], negative: str | None) -> PromptTensors:
-        found = self.cache.get(text, sources)
-        if not sources:
+    def _condition(self, prompt: Prompt, negative: str | None) -> PromptTensors:
+        found = self.cache.get(*prompt)
+        if not prompt.sources:
             return found
-        latents = {f"{SOURCE}{place}": self.sources.get(path) for place, path in enumerate(sources)}
-        without = self.cache.get(negative, sources) if self.cache.sees_sources and negative is not None else None
-        return edit_item(found, latents, without)
+        latents = {f"{SOURCE}{i}": self.sources.get(path, prompt.drawn) for i, path in enumerate(prompt.sources)}
+        own_empty = self.cache.sees_sources and negative is not None
+        return edit_item(found, latents, self.cache.get(negative, *prompt[1:]) if own_empty else None)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return self.family.latent_shape(self.config, self.scale, width, height)

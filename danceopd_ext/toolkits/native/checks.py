@@ -123,7 +123,8 @@ def source_rules(source: Source, config: Mapping) -> SourceImages:
         title=family.title,
         maximum=family.max_sources,
         needed=family.needs_source,
-        fitted=lru_cache(maxsize=None)(lambda size: family.source_size(size, scale)),
+        fitted=lru_cache(maxsize=None)(lambda size, drawn: family.source_size(size, scale, drawn)),
+        area=family.scaled_area,
         multiple=family.size_limits(config, scale).multiple,
         editors=tuple(name for name, other in FAMILIES.items() if other.can_edit),
     )

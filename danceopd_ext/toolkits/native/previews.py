@@ -61,7 +61,7 @@ class Previews:
         """uint8 [H, W, 3]: the field's own sampler, on the pipeline's sigma grid."""
         rng = torch.Generator("cpu").manual_seed(line.seed) if line.seed is not None else self._own_noise(place)
         noise = torch.randn((1, *self.data.latent_shape(line.width, line.height)), generator=rng).to(self.device)
-        condition = self.data.conditions([line.prompt], line.negative_prompt, [line.sources])
+        condition = self.data.conditions([line.prompt], line.negative_prompt, [line.sources], (line.width, line.height))
         sigmas = self.data.sigmas(line.width, line.height, line.steps)
         end = torch.tensor([[line.steps]])
         guided = self.prepared.family.guided(field, line.guidance_scale)

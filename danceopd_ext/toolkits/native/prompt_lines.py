@@ -94,7 +94,7 @@ def read_preview_prompts(path: str, source: Source, config: dict, sources: Sourc
         if prompt.steps < 1:
             raise UserError(f"{path}, line {number}: --s must be 1 or more.")
         found = tuple(find_beside(str(image), file.parent) for image in prompt.sources)
-        sources.sizes(found, f"{path}, line {number}")
+        sources.sizes(found, (prompt.width, prompt.height), f"{path}, line {number}")
         prompts.append(replace(prompt, sources=found))
     if not prompts:
         raise UserError(f"{path} (sample_prompts) has no prompt.")

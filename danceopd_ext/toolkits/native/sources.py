@@ -8,9 +8,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from danceopd_ext.data.items import Item
+from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.latent_cache import SourceCache
 from danceopd_ext.data.targets import load_picture
+from danceopd_ext.models.family import Sources
 from danceopd_ext.models.loading import load_vae
 from danceopd_ext.toolkits.native.prepare import Prepared
 from danceopd_ext.toolkits.native.targets import check_room, vae_key
@@ -21,11 +22,10 @@ def open_sources(prepared: Prepared, folder: str) -> SourceCache | None:
 
     Raises UserError for a picture that is to be encoded and is damaged: before a model is loaded.
     """
-    pictures = prepared.sources.pictures
-    if not pictures:
+    if not prepared.sources.uses:
         return None
-    cache = SourceCache(folder, vae_key(prepared), pictures, prepared.sources.fitted)
-    for path in cache.missing(pictures):
+    cache = SourceCache(folder, vae_key(prepared), prepared.sources)
+    for path in dict.fromkeys(path for path, _ in cache.missing(prepared.sources.uses)):
         load_picture(path)
     return cache
 
@@ -34,14 +34,14 @@ def encode_sources(
     prepared: Prepared, cache: SourceCache | None, accelerator: Accelerator, say: Callable[[str], None]
 ) -> None:
     """Encode every source image that the cache lacks; then the VAE is gone. Raises UserError on a full disk."""
-    missing = cache.missing(cache.pictures) if cache else []
+    missing = cache.missing(prepared.sources.uses) if cache else []
     if accelerator.is_main_process and missing:
-        sizes = (prepared.sources.fitted(cache.pictures[path].size) for path in missing)
+        sizes = (prepared.sources.fitted(prepared.sources.pictures[path].size, drawn) for path, drawn in missing)
         check_room(prepared, cache, [Item("", *size) for size in sizes])
         vae = load_vae(prepared.source, torch.float32).to(accelerator.device)
 
-        def latents(picture: Image.Image) -> torch.Tensor:
-            return prepared.family.encode_sources(vae, [picture])["source_0"].float()
+        def latents(picture: Image.Image, drawn: Size) -> torch.Tensor:
+            return prepared.family.encode_sources(vae, Sources([picture], drawn))["source_0"].float()
 
         count = cache.encode_missing(missing, latents)
         say(f"encoded {count} source images; the VAE is freed")

@@ -14,6 +14,7 @@ from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.targets import load_picture
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.family import Sources
 from danceopd_ext.models.loading import load_text_pipeline
 from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
 
@@ -29,7 +30,7 @@ def open_cache(prepared: Prepared, folder: str) -> PromptCache:
     precision = prepared.preset.training.mixed_precision
     key = f"{prepared.family.name}-{fingerprint(prepared.source.text_files)}-{precision}"
     sees = prepared.family.text_sees_sources
-    return PromptCache(TextCache(folder, key), prepared.sources.pictures if sees else None)
+    return PromptCache(TextCache(folder, key), prepared.sources if sees else None)
 
 
 def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerator, say: Callable[[str], None]) -> None:
@@ -41,10 +42,10 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
 
         @torch.no_grad()
         def encode(batch: list[Prompt]):
-            texts = [text for text, _ in batch]
+            texts = [prompt.text for prompt in batch]
             if not cache.sees_sources:
                 return prepared.family.encode_prompts(pipeline, texts)
-            seen = [[load_picture(path) for path in sources] for _, sources in batch]
+            seen = [Sources([load_picture(path) for path in prompt.sources], prompt.drawn) for prompt in batch]
             return prepared.family.encode_prompts(pipeline, texts, seen)
 
         check_room(cache, prompts, encode, say)
@@ -59,11 +60,14 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
 def all_prompts(prepared: Prepared) -> list[Prompt]:
     """Every prompt that the run asks for, and the empty ones that guidance moves away from."""
     planned = prepared.plan.all_prompts(prepared.preset.training.max_train_steps)
-    found = [] if prepared.family.needs_source else [(EMPTY, ())]
+    found = [] if prepared.family.needs_source else [Prompt(EMPTY)]
     if prepared.guided and prepared.family.text_sees_sources:
-        found += [(EMPTY, sources) for _, sources in planned if sources]
-    lines = prepared.previews
-    drawn = [(text, line.sources) for line in lines for text in (line.prompt, line.negative_prompt)]
+        found += [prompt._replace(text=EMPTY) for prompt in planned if prompt.sources]
+    drawn = [
+        Prompt(text, line.sources, (line.width, line.height))
+        for line in prepared.previews
+        for text in (line.prompt, line.negative_prompt)
+    ]
     return list(dict.fromkeys([*found, *planned, *drawn]))
 
 
@@ -81,7 +85,7 @@ def check_room(
     """
     alike: dict[int, list[Prompt]] = {}
     for prompt in prompts:
-        alike.setdefault(len(prompt[1]) if cache.sees_sources else 0, []).append(prompt)
+        alike.setdefault(len(prompt.sources) if cache.sees_sources else 0, []).append(prompt)
     needed = 0
     for first, *rest in alike.values():
         cache.encode_missing([first], encode, progress=False)
