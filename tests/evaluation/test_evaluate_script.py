@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -42,6 +43,22 @@ def test_the_base_column_is_what_the_pipeline_draws_from_the_same_noise(evaluate
     ).images[0]  # fmt: skip
     ours = pixels(tmp_path / "out/nothing/00001/samples/0000.png") / 255
     assert np.abs(ours - theirs).max() < 1.5 / 255
+
+
+def test_a_lora_with_a_text_encoders_part(evaluate, tmp_path, sd3, refusal):
+    """It is refused as a whole, and draws like its transformer's part where that is asked for."""
+    model, style = sd3
+    whole = tmp_path / "whole.safetensors"
+    part = {
+        f"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_{end}.weight": torch.ones(2, 2) for end in ("down", "up")
+    }
+    save_file(load_file(style) | part, whole)
+    arguments = geneval_arguments(tmp_path, model, "--no_base", "--limit", "1", "--lora", f"whole={whole}")
+    message = refusal(arguments)
+    assert "--lora whole: " in message and "--ignore_text_encoder" in message
+    evaluate.main([*arguments, "--ignore_text_encoder", "--lora", f"style={style}"])
+    one, other = (pixels(tmp_path / f"out/{name}/00000/samples/0000.png") for name in ("whole", "style"))
+    assert np.array_equal(one, other)
 
 
 def test_what_is_drawn_already_stays_and_gaps_are_filled_alike(evaluate, tmp_path, sd3, capsys):
