@@ -159,11 +159,15 @@ def test_a_missing_source_is_named_with_the_command_that_makes_it(sources, tmp_p
 
 
 def test_all_rows_have_the_same_student_steps_and_data(sources, tmp_path):
-    same = ("network_dim", "learning_rate", "max_train_steps", "seed", "rollout_steps")
+    same = ("network_dim", "optimizer_type", "lr_scheduler", "max_train_steps", "seed", "rollout_steps")
     runs = [one.run for one in plan_table(TABLES["composition"](SMOKE), SMOKE, [2], sources, tmp_path).drawn if one.run]
-    assert len(runs) == 6
+    assert len(runs) == 7
     trained = [run for run in runs if not run.values["method"].startswith("merge")]
     assert len({tuple(run.values[key] for key in same) for run in trained}) == 1
+    assert {str(run.values["optimizer_args"]) for run in trained} == {"['betas=0.9,0.98']"}
+    rates = {run.values["method"]: run.values["learning_rate"] for run in trained}
+    assert rates.pop("joint") == rates.pop("offpolicy") == 3e-3
+    assert set(rates.values()) == {6e-3}
     assert len({tuple(run.prompts.items()) for run in runs}) == 1
 
 
