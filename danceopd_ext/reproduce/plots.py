@@ -28,9 +28,12 @@ def draw_plot(name: str, lines: Sequence[Line], measures: Sequence[str], file: P
             _heat(figure, axes, lines, HEADLINES[measure])
     else:
         figure = Figure((11, 1.6 + 0.32 * len(lines)), layout="constrained")
-        bars, dots = figure.subplots(1, 2, width_ratios=(3, 2))
-        _bars(bars, lines, measures)
-        _costs(dots, lines, measures)
+        if any(line.group for line in lines):  # so many rows that names beside dots would cover each other
+            _bars(figure.subplots(), lines, measures)
+        else:
+            bars, dots = figure.subplots(1, 2, width_ratios=(3, 2))
+            _bars(bars, lines, measures)
+            _costs(dots, lines, measures)
     with whole_file(file) as part, open(part, "wb") as handle:
         figure.savefig(handle, format="png", dpi=90, metadata={"Software": None})
 
