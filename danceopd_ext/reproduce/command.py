@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--examples", type=int, help="training examples of each kind (default: the budget's)")
     parser.add_argument("--targets", choices=("world", "teacher"), help="whose pictures the data has (default: world)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a training (default: the budget's)")
+    parser.add_argument("--learning_rate", type=float, help="of every method (default: each method's own)")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
     parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
@@ -54,12 +56,12 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     changed = ("examples", "steps", "targets")
     others = {name: value for name in changed if (value := getattr(args, name)) is not None}
     budget = replace(BUDGETS[args.budget], **others)
-    for name in ("seeds", "jobs", "examples", "steps"):
+    for name, least in {"seeds": 1, "jobs": 1, "examples": 1, "steps": 1, "learning_rate": 1e-8}.items():
         value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: it must be 1 or more.")
+        if value is not None and not least <= value < math.inf:
+            raise UserError(f"--{name} {value}: it must be {least:g} or more.")
     check_matplotlib()
-    table = only(TABLES[args.table](budget), args.only)
+    table = at_rate(only(TABLES[args.table](budget), args.only), args.learning_rate)
     sources = find_sources(args.sources, table.needed)
     plan = plan_table(table, budget, training_seeds(table, args.seeds), sources, args.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
@@ -77,6 +79,13 @@ def only(table: Table, labels: Sequence[str] | None) -> Table:
         raise UserError(f"--only {unknown[0]}: the table has the rows {', '.join(trained)}.")
     rows = tuple(row for row in table.rows if not labels or row.source is not None or row.label in labels)
     return replace(table, rows=rows)
+
+
+def at_rate(table: Table, learning_rate: float | None) -> Table:
+    """The table with one learning rate for all of its trainings, if one is given."""
+    if learning_rate is None:
+        return table
+    return replace(table, rows=tuple(replace(r, keys={**r.keys, "learning_rate": learning_rate}) for r in table.rows))
 
 
 def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results: Path) -> Path:
