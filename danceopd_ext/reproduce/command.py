@@ -90,11 +90,12 @@ def at_rate(table: Table, learning_rate: float | None) -> Table:
 
 def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results: Path) -> Path:
     """Write TABLE.csv, .md, .json, -marks.npz, -plot.png and -grid.png into `results`; the page's path."""
+    seed = drawing_seed(plan.table)
     facts = {
         "budget": budget_name,
         "sizes": asdict(budget),
         "seeds": sorted({one.seed for one in plan.drawn if one.seed is not None}),
-        "drawing_seed": drawing_seed(plan.table),
+        "drawing_seed": seed,
         "training_hours": sum(cost_of(run).seconds for run in {run.folder: run for run in plan.runs}.values()) / 3600,
         "versions": versions(),
     }
@@ -106,7 +107,6 @@ def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     draw_plot(name, lines, plan.table.measures, results / f"{name}-plot.png")
     grid = results / f"{name}-grid.png"
-    seed = drawing_seed(plan.table)
     draw_pictures(pictures_of(plan), plan.table.measures, budget.tested, seed, grid, plan.table.title)
     page = results / f"{name}.md"
     with whole_file(page) as part:

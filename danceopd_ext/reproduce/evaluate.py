@@ -26,7 +26,7 @@ from ..files import whole_file
 from ..quiet import quieten
 from .summary import MEASURES, averages_of
 
-#: of the noise of drawings and of the choice of edits, in the tables; nothing was tuned on it
+#: of the noise of drawings and of the choice of edits, in the tables; nothing was tuned on this choice
 SEED = 20261123
 #: the same of drawings that settings are chosen by
 TUNING_SEED = 20260801
