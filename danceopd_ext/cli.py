@@ -53,17 +53,17 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", help="the .safetensors file to write")
     convert.add_argument("--to", required=True, choices=("kohya", "diffusers", "comfyui"))
     convert.add_argument("--dtype", choices=DTYPES, help="by default what the input has")
-    convert.add_argument("--rank", type=_positive, help="compress every layer to at most this rank")
+    convert.add_argument("--rank", type=positive, help="compress every layer to at most this rank")
     convert.add_argument("--ignore_text_encoder", action="store_true", help="leave the text encoder's part out")
     convert.set_defaults(command=_convert)
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def positive(text: str) -> int:
+    """A whole number from 1. Raises ArgumentTypeError, which argparse prints with the option's name."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1: give one, such as 4.")
+    return int(text)
 
 
 def _layouts() -> dict:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from danceopd_ext import machine
-from danceopd_ext.cli import run
+from danceopd_ext.cli import positive, run
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.evaluation.conditions import Conditions
 from danceopd_ext.evaluation.folders import check_folders, model_contents, write_notes
@@ -160,13 +160,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--mixed_precision", choices=tuple(DTYPES), default="bf16" if torch.cuda.is_available() else "no")
     made.add_argument("--clip", help="hub id or folder of a CLIP model, such as openai/clip-vit-large-patch14")
     return made
-
-
-def positive(text: str) -> int:
-    """A whole number from 1. Raises ArgumentTypeError, which argparse prints with the option's name."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1: give one, such as 4.")
-    return int(text)
 
 
 def scale(text: str) -> float:

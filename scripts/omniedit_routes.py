@@ -32,7 +32,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from danceopd_ext.cli import run
+from danceopd_ext.cli import positive, run
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.tables import Row, encoded_of, read_rows, rgb_of, text_of
@@ -87,8 +87,7 @@ def main(argv: Sequence[str]) -> None:
     out = Path(arguments.out)
     check_settings(out, settings)
     listed: dict[str, list[Edit]] = {route: [] for route in ROUTES}
-    for where, row, folder, route in chosen_rows(rows_of(arguments.data, hub), chosen, arguments.limit):
-        edit, pictures = read_edit(row, out / route, len(listed[route]), folder, where)
+    for route, edit, pictures in read_edits(rows_of(arguments.data, hub), chosen, arguments, listed):
         if not any(listed.values()):  # the first row that is sound: before it nothing is written
             with whole_file(out / SETTINGS) as part:
                 part.write_text(json.dumps(settings, indent=2), encoding="utf-8")
@@ -96,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
         listed[route].append(edit)
     found = {route: edits for route, edits in listed.items() if edits}
     if not found:
-        raise UserError(f"{arguments.data}: there is no row in it.")
+        raise UserError(f"{arguments.data}: no row of it can be used.")
     write_tables(out, found)
 
 
@@ -214,20 +213,33 @@ def rows_of(data: str, hub: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Ro
         yield from ((where, row, file.parent) for where, row in read_rows(file))
 
 
-def chosen_rows(
-    rows: Iterable[tuple[str, Row, Path]], chosen: Mapping[str, str], limit: int | None
-) -> Iterator[tuple[str, Row, Path, str]]:
-    """The rows, each with its route, up to `limit` of each route."""
-    counts = dict.fromkeys(ROUTES, 0)
+def read_edits(
+    rows: Iterable[tuple[str, Row, Path]],
+    chosen: Mapping[str, str],
+    arguments: argparse.Namespace,
+    listed: Mapping[str, Sequence[Edit]],
+) -> Iterator[tuple[str, Edit, Pictures]]:
+    """Every edit with its route and the pictures to be written, up to --limit of each route in `listed`.
+
+    Raises UserError for a broken row; with --skip_broken it is said and left out.
+    """
+    limit = arguments.limit
     with tqdm(total=limit and limit * len(ROUTES), desc="writing", unit="edit") as bar:
         for where, row, folder in rows:
-            task = text_of(row, "task", where)
-            route = chosen.get(task, route_of_task(task))
-            if limit is None or counts[route] < limit:
-                yield where, row, folder, route
-                counts[route] += 1
-                bar.update()
-            if limit is not None and min(counts.values()) >= limit:
+            try:
+                task = text_of(row, "task", where)
+                route = chosen.get(task, route_of_task(task))
+                if limit is not None and len(listed[route]) >= limit:
+                    continue
+                edit, pictures = read_edit(row, Path(arguments.out) / route, len(listed[route]), folder, where)
+            except UserError as problem:
+                if not arguments.skip_broken:
+                    raise UserError(f"{problem} To leave such rows out: --skip_broken.") from None
+                bar.write(f"left out: {problem}")
+                continue
+            yield route, edit, pictures
+            bar.update()
+            if limit is not None and all(len(made) >= limit for made in listed.values()):
                 return  # before the next row: it may be in a file that would have to be fetched
 
 
@@ -271,15 +283,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("data", help="hub id of a dataset, or a .parquet or .jsonl file, or a folder of .parquet files")
     made.add_argument("--out", required=True, help="folder to write")
     made.add_argument("--limit", type=positive, help="at most so many edits of each kind")
+    made.add_argument("--skip_broken", action="store_true", help="leave rows out whose pictures cannot be read")
     made.add_argument("--task", action="append", default=[], help="TASK=local or TASK=global; may be repeated")
     return made
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 if __name__ == "__main__":

@@ -124,11 +124,23 @@ def test_a_broken_row_is_named(omniedit, tmp_path, change, message):
     assert "rows.jsonl, line 1" in str(caught.value)
 
 
+def test_broken_rows_are_left_out_where_that_is_asked_for(omniedit, tmp_path, capsys):
+    """The next of the same kind takes the number, and counts for the limit."""
+    path = write_data(tmp_path, src_img="gone.png")
+    with pytest.raises(UserError, match="--skip_broken"):
+        omniedit.main([str(path), "--out", str(tmp_path / "out")])
+    omniedit.main([str(path), "--out", str(tmp_path / "out"), "--limit", "1", "--skip_broken"])
+    assert 'gone.png ("src_img") does not exist' in "".join(capsys.readouterr())
+    assert [row["prompt"] for row in table(tmp_path / "out" / "local.csv")] == ["edit 3"]
+    assert [row["prompt"] for row in table(tmp_path / "out" / "global.csv")] == ["edit 1"]
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "all"])
-def test_a_limit_is_a_positive_number(omniedit, tmp_path, limit):
+def test_a_limit_is_a_positive_number(omniedit, tmp_path, capsys, limit):
     with pytest.raises(SystemExit) as caught:
         omniedit.main([str(write_data(tmp_path)), "--out", str(tmp_path / "out"), "--limit", limit])
     assert caught.value.code == 2
+    assert f"--limit: {limit} is no whole number from 1" in capsys.readouterr().err
 
 
 def test_wrong_arguments_end_with_a_message(omniedit, tmp_path, capsys):
