@@ -28,7 +28,8 @@ def peak_memory_mb(device: torch.device | None = None) -> float:
 
 def versions() -> dict[str, str]:
     """Python, platform, processor count, and the packages that decide the numbers."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "cores": str(os.cpu_count())}
+    system = f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}"
+    found = {"python": platform.python_version(), "platform": system, "cores": str(os.cpu_count())}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ..config.load import flat_keys, parse_flag
 from ..errors import UserError
 from ..files import whole_file
 from ..machine import versions
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--examples", type=int, help="training examples of each kind (default: the budget's)")
     parser.add_argument("--targets", choices=("world", "teacher"), help="whose pictures the data has (default: world)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a training (default: the budget's)")
-    parser.add_argument("--learning_rate", type=float, help="of every method (default: each method's own)")
+    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="keys of the preset, for every training")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
     parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
@@ -56,18 +56,19 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     changed = ("examples", "steps", "targets")
     others = {name: value for name in changed if (value := getattr(args, name)) is not None}
     budget = replace(BUDGETS[args.budget], **others)
-    for name, least in {"seeds": 1, "jobs": 1, "examples": 1, "steps": 1, "learning_rate": 1e-8}.items():
+    for name, least in {"seeds": 1, "jobs": 1, "examples": 1, "steps": 1}.items():
         value = getattr(args, name)
-        if value is not None and not least <= value < math.inf:
-            raise UserError(f"--{name} {value}: it must be {least:g} or more.")
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: it must be {least} or more.")
     check_matplotlib()
-    table = at_rate(only(TABLES[args.table](budget), args.only), args.learning_rate)
+    keys = keys_of(args.set)
+    table = with_keys(only(TABLES[args.table](budget), args.only), keys)
     sources = find_sources(args.sources, table.needed)
     plan = plan_table(table, budget, training_seeds(table, args.seeds), sources, args.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
     train_missing(plan.runs, args.jobs, start)
     evaluate_missing([one.job for one in plan.drawn], args.jobs)
-    page = write_table(args.table, args.budget, budget, plan, args.results or args.out / "results")
+    page = write_table(args.table, args.budget, budget, plan, args.results or args.out / "results", keys)
     print(f"{page.read_text(encoding='utf-8')}\ntable    {page}\nclaims   {write_page(page.parent)}")
 
 
@@ -81,19 +82,33 @@ def only(table: Table, labels: Sequence[str] | None) -> Table:
     return replace(table, rows=rows)
 
 
-def at_rate(table: Table, learning_rate: float | None) -> Table:
-    """The table with one learning rate for all of its trainings, if one is given."""
-    if learning_rate is None:
-        return table
-    return replace(table, rows=tuple(replace(r, keys={**r.keys, "learning_rate": learning_rate}) for r in table.rows))
+def keys_of(texts: Sequence[str] | None) -> dict[str, object]:
+    """The keys and values of --set. Raises UserError for what is no key or none of its values."""
+    found = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or name not in flat_keys():
+            raise UserError(f"--set {text}: write KEY=VALUE with a key of the preset, such as learning_rate=3e-3.")
+        found[name] = parse_flag(name, value)
+    return found
 
 
-def write_table(name: str, budget_name: str, budget: Budget, plan: Plan, results: Path) -> Path:
+def with_keys(table: Table, keys: Mapping[str, object]) -> Table:
+    """The table with the same keys for all of its trainings; they win over a method's own."""
+    return replace(
+        table, rows=tuple(replace(row, keys={**row.keys, **keys}) if row.teachers else row for row in table.rows)
+    )
+
+
+def write_table(
+    name: str, budget_name: str, budget: Budget, plan: Plan, results: Path, keys: Mapping[str, object]
+) -> Path:
     """Write TABLE.csv, .md, .json, -marks.npz, -plot.png and -grid.png into `results`; the page's path."""
     seed = drawing_seed(plan.table)
     facts = {
         "budget": budget_name,
         "sizes": asdict(budget),
+        **({"set": keys} if keys else {}),
         "seeds": sorted({one.seed for one in plan.drawn if one.seed is not None}),
         "drawing_seed": seed,
         "training_hours": sum(cost_of(run).seconds for run in {run.folder: run for run in plan.runs}.values()) / 3600,

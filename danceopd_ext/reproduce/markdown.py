@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..config.toml_text import toml_text
 from ..demo.omni_score import held_out_prompts
 from .budgets import Budget
 from .stats import Stat
@@ -33,8 +34,9 @@ def settings(budget: Budget, facts: dict) -> str:
     """What all rows have in common."""
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
     seeds = ", ".join(map(str, facts["seeds"]))
+    own = "".join(f"{key} = {toml_text(value)}, " for key, value in facts.get("set", {}).items())
     return (
-        f"All rows: {budget.steps} optimizer steps of {budget.samples} samples, student of rank {budget.rank}, "
+        f"All rows: {own}{budget.steps} optimizer steps of {budget.samples} samples, student of rank {budget.rank}, "
         f"{budget.rollout} solver steps, the same {budget.examples} training examples of each kind, whose "
         f"target pictures are {TARGETS[budget.targets]}. A step's samples "
         "are those of all its routes (DiffusionOPD) and of all trajectories (Flow-OPD, groups of "

@@ -16,7 +16,7 @@ from danceopd_ext.cli import run as exit_code
 from danceopd_ext.demo.edits import EDIT_KINDS
 from danceopd_ext.demo.kinds import kinds
 from danceopd_ext.reproduce.budgets import BUDGETS
-from danceopd_ext.reproduce.command import at_rate, main
+from danceopd_ext.reproduce.command import main
 from danceopd_ext.reproduce.entries import FACTS, read_entries
 from danceopd_ext.reproduce.page import write_page
 from danceopd_ext.reproduce.plan import plan_table, training_seeds
@@ -218,12 +218,27 @@ def test_fewer_examples_and_steps_are_another_run(sources, here, out, tmp_path):
     assert len(list((out / "runs").glob("danceopd-style-*"))) == 3  # of two seeds, and this one
 
 
-def test_one_rate_for_every_training(sources):
-    rows = {row.label: dict(row.keys) for row in at_rate(TABLES["composition"](SMOKE), 1e-3).rows if row.trained}
-    assert {keys["learning_rate"] for keys in rows.values()} == {1e-3}
-    own = TABLES["composition"](SMOKE)
-    assert at_rate(own, None) is own
-    assert rows["joint training"] == {"method": "joint", "learning_rate": 1e-3}
+def test_keys_of_the_preset_can_be_set_for_every_training(sources, here, out, tmp_path):
+    changed = ["--seeds", "1", "--only", "off-policy", "--set", "learning_rate=1e-3", "query=uniform"]
+    main([*words("style", sources, out), *changed, "--results", str(tmp_path)], start=here)
+    told = (tmp_path / "style.md").read_text(encoding="utf-8")
+    assert 'All rows: learning_rate = 0.001, query = "uniform", 2 optimizer steps' in told
+    presets = [path.read_text(encoding="utf-8") for path in (out / "runs").glob("offpolicy-style-*/preset.toml")]
+    assert sum("learning_rate = 0.001\n" in one and 'query = "uniform"' in one for one in presets) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat=1", "--set learning_rat=1: write KEY=VALUE with a key of the preset"),
+        ("query", "--set query: write KEY=VALUE"),
+        ("learning_rate=fast", "--learning_rate fast: takes number"),
+    ],
+)
+def test_a_wrong_key_is_named(sources, tmp_path, capsys, text, message):
+    assert exit_code(main, [*words("style", sources, tmp_path / "out"), "--set", text]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_some_rows_alone(sources, out, tmp_path):
@@ -241,7 +256,7 @@ def test_an_unknown_row_is_named_with_those_that_there_are(sources, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["seeds", "jobs", "examples", "steps", "learning_rate"])
+@pytest.mark.parametrize("name", ["seeds", "jobs", "examples", "steps"])
 def test_wrong_arguments_end_with_one_message(sources, tmp_path, capsys, name):
     assert exit_code(main, [*words("style", sources, tmp_path / "out"), f"--{name}", "0"]) == 2
     assert capsys.readouterr().err.startswith(f"error: --{name} 0")
