@@ -40,6 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--targets", choices=("world", "teacher"), help="whose pictures the data has (default: world)")
     parser.add_argument("--steps", type=int, help="optimizer steps of a training (default: the budget's)")
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="keys of the preset, for every training")
+    parser.add_argument("--base_route", action="store_true", help="add a route of the base, so that its skills stay")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
     parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     check_matplotlib()
     keys = keys_of(args.set)
     table = with_keys(only(TABLES[args.table](budget), args.only), keys)
+    table = with_base_route(table) if args.base_route else table
     sources = find_sources(args.sources, table.needed)
     plan = plan_table(table, budget, training_seeds(table, args.seeds), sources, args.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
@@ -98,6 +100,14 @@ def with_keys(table: Table, keys: Mapping[str, object]) -> Table:
     return replace(
         table, rows=tuple(replace(row, keys={**row.keys, **keys}) if row.teachers else row for row in table.rows)
     )
+
+
+def with_base_route(table: Table) -> Table:
+    """The table with one more route, of the base, which draws from text. Raises UserError where there is one."""
+    if any({} in row.teachers.values() for row in table.rows):
+        raise UserError(f"--base_route: the base is a route of this table already ({table.title}).")
+    rows = tuple(replace(row, teachers={"t2i": {}, **row.teachers}) if row.teachers else row for row in table.rows)
+    return replace(table, title=f"{table.title}, with a route of the base", rows=rows)
 
 
 def write_table(

@@ -241,6 +241,23 @@ def test_a_wrong_key_is_named(sources, tmp_path, capsys, text, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_route_of_the_base_can_be_added(sources, here, out, tmp_path, capsys):
+    """Every method has its prompts; a table that has it already says so."""
+    added = ["--seeds", "1", "--base_route", "--only", "DanceOPD", "weight merge", "--results", str(tmp_path)]
+    main([*words("local-global", sources, out), *added], start=here)
+    assert (
+        (tmp_path / "local-global.md")
+        .read_text(encoding="utf-8")
+        .startswith("# Local and global editing, with a route of the base\n")
+    )
+    for method in ("danceopd", "merge_average"):
+        (preset,) = (out / "runs").glob(f"{method}-t2i-local-global-seed*/preset.toml")
+        text = preset.read_text(encoding="utf-8")
+        assert "[danceopd.teachers.t2i]\n\n[danceopd.teachers.local]" in text and '\nt2i = "' in text
+    assert exit_code(main, [*words("composition", sources, out), "--base_route"]) == 2
+    assert "the base is a route of this table already" in capsys.readouterr().err
+
+
 def test_some_rows_alone(sources, out, tmp_path):
     """What is there already is not trained again."""
     some = ["--seeds", "2", "--only", "DanceOPD", "joint training", "--results", str(tmp_path)]
