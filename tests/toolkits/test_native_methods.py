@@ -108,6 +108,16 @@ def test_keys_that_say_nothing_to_a_method_are_told(taught, capsys):
     assert "query says" not in out
 
 
+def test_fusing_teachers_without_the_base_is_told(ran, two_teachers, capsys):
+    """What no route asks for may be forgotten; a base with guidance is the base too, and one teacher is no fusion."""
+    two, told = two_teachers["z_image"], "no teacher is the base"
+    ran(name="two", max_train_steps=1)
+    assert told in capsys.readouterr().out
+    for name, teachers in {"kept": {**two, "base": {"guidance_scale": 2.0}}, "one": {"one": two["one"]}}.items():
+        ran(teachers, name=name, max_train_steps=1)
+        assert told not in capsys.readouterr().out
+
+
 # --- wrong input
 
 

@@ -164,3 +164,13 @@ def unused_keys(options: DanceOPDSection) -> list[str]:
         "flowopd": ("query", "num_queries"),
     }.get(options.method, ())
     return [key for key in unused if getattr(options, key) != type(options).__dataclass_fields__[key].default]
+
+
+def left_out(options: DanceOPDSection) -> list[str]:
+    """A word on what may be forgotten, where several teachers are fused and none is the base."""
+    if len(options.teachers) < 2 or any(not (one.lora or one.checkpoint) for one in options.teachers.values()):
+        return []
+    return [
+        "no teacher is the base: what none of the routes asks for may be forgotten. [danceopd.teachers.base], with "
+        "general prompts, keeps it"
+    ]
