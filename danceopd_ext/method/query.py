@@ -6,6 +6,11 @@ state before the clean end.
 
 from __future__ import annotations
 
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from math import comb
+
 import torch
 
 from danceopd_ext.method.randomness import generator
@@ -25,12 +30,32 @@ def beta_order_statistic(a: int, b: int, rng: torch.Generator) -> float:
     return float(torch.rand(a + b - 1, generator=rng).sort().values[a - 1])
 
 
+@lru_cache
+def index_probabilities(a: int, b: int, num_steps: int) -> tuple[float, ...]:
+    """The probability of each index floor(u * N) for u from Beta(a, b), with whole a and b: in exact fractions.
+
+    u is at most x where at least a of a + b - 1 uniform numbers are.
+    """
+    n = a + b - 1
+
+    def at_most(x: Fraction) -> Fraction:
+        return sum((comb(n, j) * x**j * (1 - x) ** (n - j) for j in range(a, n + 1)), Fraction(0))
+
+    edges = [at_most(Fraction(i, num_steps)) for i in range(num_steps + 1)]
+    return tuple(float(after - before) for before, after in pairwise(edges))
+
+
 def distinct_indices(query: str, num_queries: int, num_steps: int, rng: torch.Generator) -> list[int]:
-    """K different indices floor(u * N) in ascending order; one that was drawn before is drawn again."""
+    """K different indices floor(u * N) in ascending order; one that was drawn before is drawn again.
+
+    "Again" is drawing among the others at once: with K near N the last of them could take a million tries.
+    """
     a, b = QUERIES[query]
-    chosen: set[int] = set()
+    chosen = [min(int(beta_order_statistic(a, b, rng) * num_steps), num_steps - 1)]
     while len(chosen) < num_queries:
-        chosen.add(min(int(beta_order_statistic(a, b, rng) * num_steps), num_steps - 1))
+        others = torch.tensor(index_probabilities(a, b, num_steps), dtype=torch.float64)
+        others[chosen] = 0
+        chosen.append(int(torch.multinomial(others, 1, generator=rng)))
     return sorted(chosen)
 
 

@@ -1,7 +1,11 @@
+from collections import Counter
+from itertools import pairwise
+
 import pytest
 import torch
 
 from danceopd_ext.method import draw_query_indices
+from danceopd_ext.method.query import index_probabilities
 
 STEPS = 16
 
@@ -33,6 +37,25 @@ def test_several_queries_of_a_sample_differ_and_ascend():
     indices = draw("low_noise", 200, queries=4)
     assert (indices[:, 1:] > indices[:, :-1]).all()
     assert draw("mid_noise", 3, queries=STEPS).tolist() == [list(range(STEPS))] * 3
+
+
+def test_the_second_of_two_is_drawn_among_the_others():
+    """Pairs of three indices, against p_i p_j (1 / (1 - p_i) + 1 / (1 - p_j))."""
+    at_most = [6 * x**5 - 5 * x**6 for x in (0, 1 / 3, 2 / 3, 1)]  # the distribution function of Beta(5, 2)
+    p = [after - before for before, after in pairwise(at_most)]
+    assert index_probabilities(5, 2, 3) == pytest.approx(p, abs=1e-15)
+    count, pairs = 8000, [(0, 1), (0, 2), (1, 2)]
+    found = Counter(map(tuple, draw("low_noise", count, queries=2, steps=3).tolist()))
+    for i, j in pairs:
+        expected = p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j]))
+        assert abs(found[i, j] / count - expected) < 4 * (expected * (1 - expected) / count) ** 0.5
+    assert set(found) <= set(pairs)
+
+
+def test_as_many_queries_as_steps_are_all_of_them_at_once():
+    """Indices of a probability of 1e-8: trying until each has come would not end."""
+    assert min(index_probabilities(5, 2, 60)) < 1e-8
+    assert draw("low_noise", 4, queries=60, steps=60).tolist() == [list(range(60))] * 4
 
 
 def test_stratified_spreads_queries_and_samples():
