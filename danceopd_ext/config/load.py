@@ -25,6 +25,11 @@ def flat_keys() -> dict[str, str]:
     return {f.name: s for s, cls in SECTIONS.items() for f in dataclasses.fields(cls) if f.name not in TABLES}
 
 
+def default_of(name: str) -> Any:
+    """The value of a flat key that a preset does not name. Raises KeyError for what is no key."""
+    return getattr(SECTIONS[flat_keys()[name]](), name)
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file (UTF-8). Raises UserError naming the file and the line."""
     try:

@@ -52,8 +52,8 @@ def distinct_indices(query: str, num_queries: int, num_steps: int, rng: torch.Ge
     """
     a, b = QUERIES[query]
     chosen = [min(int(beta_order_statistic(a, b, rng) * num_steps), num_steps - 1)]
+    others = torch.tensor(index_probabilities(a, b, num_steps), dtype=torch.float64)
     while len(chosen) < num_queries:
-        others = torch.tensor(index_probabilities(a, b, num_steps), dtype=torch.float64)
         others[chosen] = 0
         chosen.append(int(torch.multinomial(others, 1, generator=rng)))
     return sorted(chosen)

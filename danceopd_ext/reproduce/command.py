@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..config.load import flat_keys, parse_flag
+from ..config.load import parse_flag
 from ..errors import UserError
 from ..files import whole_file
 from ..machine import versions
@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     changed = ("examples", "steps", "targets")
     others = {name: value for name in changed if (value := getattr(args, name)) is not None}
     budget = replace(BUDGETS[args.budget], **others)
-    for name, least in {"seeds": 1, "jobs": 1, "examples": 1, "steps": 1}.items():
+    for name in ("seeds", "jobs", "examples", "steps"):
         value = getattr(args, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value}: it must be {least} or more.")
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: it must be 1 or more.")
     check_matplotlib()
     keys = keys_of(args.set)
     table = with_keys(only(TABLES[args.table](budget), args.only), keys)
@@ -89,9 +89,12 @@ def keys_of(texts: Sequence[str] | None) -> dict[str, object]:
     found = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
-        if not equals or name not in flat_keys():
+        if not equals:
             raise UserError(f"--set {text}: write KEY=VALUE with a key of the preset, such as learning_rate=3e-3.")
-        found[name] = parse_flag(name, value)
+        try:
+            found[name] = parse_flag(name, value)
+        except UserError as error:
+            raise UserError(f"--set {text}: {error}") from None
     return found
 
 

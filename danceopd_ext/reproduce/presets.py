@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config.load import flat_keys
+from ..config.load import default_of, flat_keys
 from ..config.toml_text import toml_text
 from ..demo.omni_draw import PICTURE_SIZE
 from ..demo.route_files import write_route
@@ -107,7 +107,8 @@ def _sources_of(row: Row) -> list[str]:
 
 
 def _values(row: Row, seed: int, budget: Budget) -> dict[str, Any]:
-    """Flat keys that decide the result, without a path."""
+    """Flat keys that decide the result, without a path; a row's key at its default is left out, so that rows that mean
+    the same are one run."""
     method = row.keys.get("method", "danceopd")
     values: dict[str, Any] = {
         "resolution": PICTURE_SIZE,
@@ -134,7 +135,7 @@ def _values(row: Row, seed: int, budget: Budget) -> dict[str, Any]:
         values |= {"save_every_n_steps": every, "save_state": True, "save_last_n_steps": every}
     if method == "flowopd":
         values["flowopd_group_size"] = budget.group
-    return {**values, **row.keys}
+    return {**values, **{key: value for key, value in row.keys.items() if key in values or value != default_of(key)}}
 
 
 def samples_of_a_micro_batch(method: object, routes: int, budget: Budget) -> int:

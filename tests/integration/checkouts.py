@@ -12,7 +12,7 @@ OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_defined: list[torch.library.Library] = []  # operators go with the object that defined them
+_libraries: list[torch.library.Library] = []  # operators go with the object that defined them
 
 
 def enter(sources: Path) -> None:
@@ -20,9 +20,9 @@ def enter(sources: Path) -> None:
     if str(sources) in sys.path:
         sys.path.remove(str(sources))
     sys.path.insert(0, str(sources))
-    if _defined:
+    if _libraries:
         return
-    _defined.append(torch.library.Library("torchvision", "FRAGMENT"))
+    _libraries.append(torch.library.Library("torchvision", "FRAGMENT"))
     for operator in OPERATORS:
         if not hasattr(torch.ops.torchvision, operator.partition("(")[0]):
-            _defined[0].define(operator)
+            _libraries[0].define(operator)

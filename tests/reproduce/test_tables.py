@@ -153,6 +153,14 @@ def test_runs_are_shared_between_tables(out, sources):
     assert len(ours & {run.folder for run in plan_of(out, "ablations", sources).runs}) == 3
 
 
+def test_rows_that_mean_the_same_are_one_run(out, sources):
+    """A key that a row sets to its default is no other training."""
+    rows = {one.row.label: one.run.folder for one in plan_of(out, "ablations", sources).drawn}
+    assert rows["query: low_noise"] == rows["routing: hard"] == rows["objective: plain MSE"]
+    assert rows["K: 1"] == rows["rollout steps: 2"] != rows["K: 2"]
+    assert len({rows[f"query: {name}"] for name in ("low_noise", "mid_noise", "high_noise", "uniform")}) == 4
+
+
 def test_the_early_stop_changes_the_cost_and_not_the_student(out, sources):
     rows = {one.row.label: one.run for one in plan_of(out, "ablations", sources).drawn}
     on, off = rows["early stop: on"], rows["early stop: off"]
@@ -230,9 +238,9 @@ def test_keys_of_the_preset_can_be_set_for_every_training(sources, here, out, tm
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat=1", "--set learning_rat=1: write KEY=VALUE with a key of the preset"),
+        ("learning_rat=1", '--set learning_rat=1: unknown argument --learning_rat. Did you mean "learning_rate"?'),
         ("query", "--set query: write KEY=VALUE"),
-        ("learning_rate=fast", "--learning_rate fast: takes number"),
+        ("learning_rate=fast", "--set learning_rate=fast: --learning_rate fast: takes number"),
     ],
 )
 def test_a_wrong_key_is_named(sources, tmp_path, capsys, text, message):
@@ -276,5 +284,5 @@ def test_an_unknown_row_is_named_with_those_that_there_are(sources, tmp_path, ca
 @pytest.mark.parametrize("name", ["seeds", "jobs", "examples", "steps"])
 def test_wrong_arguments_end_with_one_message(sources, tmp_path, capsys, name):
     assert exit_code(main, [*words("style", sources, tmp_path / "out"), f"--{name}", "0"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --{name} 0")
+    assert capsys.readouterr().err.startswith(f"error: --{name} 0: it must be 1 or more")
     assert not (tmp_path / "out").exists()
