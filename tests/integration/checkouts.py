@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,14 @@ OPERATORS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 _libraries: list[torch.library.Library] = []  # operators go with the object that defined them
+
+
+def named_by(variable: str) -> Path:
+    """The checkout's root. Raises RuntimeError where the environment does not name it."""
+    root = os.environ.get(variable)
+    if not root:
+        raise RuntimeError(f"{variable} names no checkout: tests/README.md says how these tests are run")
+    return Path(root)
 
 
 def enter(sources: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from tests.integration.checkouts import enter
+from tests.integration.checkouts import enter, named_by
 
 
 def prepare() -> Path:
     """Put the checkout's sources first on sys.path and return its root."""
-    root = Path(os.environ["MUSUBI_TUNER_DIR"])
+    root = named_by("MUSUBI_TUNER_DIR")
     enter(root / "src")
     return root

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-from tests.integration.checkouts import enter
+from tests.integration.checkouts import enter, named_by
 
 
 def prepare() -> str:
     """Put the checkout's root first on sys.path, as its scripts need it, and return it."""
-    root = os.environ["SD_SCRIPTS_DIR"]
-    enter(Path(root))
-    return root
+    root = named_by("SD_SCRIPTS_DIR")
+    enter(root)
+    return str(root)
