@@ -191,7 +191,7 @@ def test_fingerprint_does_not_depend_on_where_the_files_lie(tmp_path):
     assert len(before) == 16
 
 
-@pytest.mark.parametrize("change", ["first byte", "last byte", "size", "name", "more", "order"])
+@pytest.mark.parametrize("change", ["first byte", "middle byte", "last byte", "size", "name", "more", "order"])
 def test_fingerprint_sees_every_change(tmp_path, change):
     paths = model(tmp_path)
     before = fingerprint(paths)
@@ -199,6 +199,8 @@ def test_fingerprint_sees_every_change(tmp_path, change):
     data = weights.read_bytes()
     if change == "first byte":
         weights.write_bytes(b"\x07" + data[1:])
+    elif change == "middle byte":
+        weights.write_bytes(data[:130_000] + b"\x07" + data[130_001:])
     elif change == "last byte":
         weights.write_bytes(data[:-1] + b"\x07")
     elif change == "size":
@@ -210,6 +212,31 @@ def test_fingerprint_sees_every_change(tmp_path, change):
     else:
         paths.reverse()
     assert fingerprint(paths) != before
+
+
+def test_fingerprint_sees_a_layer_of_a_large_file(tmp_path):
+    weights, size = tmp_path / "weights.safetensors", 256 * 1024**2
+    with open(weights, "wb") as file:
+        file.truncate(size)  # takes no room on most disks
+    before = fingerprint([weights])
+    assert fingerprint([weights]) == before
+    for place in (size // 3, size // 2):
+        with open(weights, "r+b") as file:
+            file.seek(place)
+            file.write(b"\x07" * (size // 200))
+        after = fingerprint([weights])
+        assert after != before
+        before = after
+
+
+def test_fingerprint_reads_a_file_of_16_mib_whole(tmp_path):
+    weights = tmp_path / "lora.safetensors"
+    weights.write_bytes(bytes(16 * 1024**2))
+    before = fingerprint([weights])
+    with open(weights, "r+b") as file:
+        file.seek(7_654_321)
+        file.write(b"\x07")
+    assert fingerprint([weights]) != before
 
 
 def test_fingerprint_sees_which_folder_a_file_lies_in(tmp_path):
