@@ -14,7 +14,9 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.loading import find_source, load_transformer
 from tests.tiny.loras import layout_of
+from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import says
+from tests.toolkits.fields import build
 
 
 def merged(model, strong, how, more=()):
@@ -43,6 +45,17 @@ def test_the_base_counts_in_an_average(ran, strong, pipelines):
     found = read_lora(output / "fused.safetensors", layout_of(pipelines["sd3"]))
     assert relative_difference(found, merged(pipelines["sd3"], strong, "average", [Lora({})])) < 1e-6
     assert relative_difference(found, merged(pipelines["sd3"], strong, "average")) == pytest.approx(1 / 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["merge_average", "merge_sum"])
+@pytest.mark.parametrize("rank", [4, 2])
+def test_a_student_starts_as_the_merge_that_the_method_writes(ran, strong, pipelines, tmp_path, method, rank):
+    """With the base among the teachers, which counts in an average of both."""
+    teachers = {**strong, "base": {}}
+    output = ran(teachers, family="sd3", method=method, prompts={}, network_dim=rank)
+    written = read_lora(output / "fused.safetensors", layout_of(pipelines["sd3"]))
+    run = build(write_preset(tmp_path / "start", pipelines["sd3"], teachers, student_init=method, network_dim=rank))
+    assert relative_difference(run.start, written) < 1e-6
 
 
 def test_a_merge_that_is_too_large_is_compressed_and_the_loss_told(ran, strong, pipelines, capsys):

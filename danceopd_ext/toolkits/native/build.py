@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -81,7 +81,7 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     for name, lora in loras.items():
         if lora:
             adapters.add(adapter_name(name), lora)
-    add_student(adapters, prepared, [lora for lora in loras.values() if lora])
+    add_student(adapters, prepared, changes_of(prepared.teachers, loras))
     if preset.training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()  # diffusers uses it where gradients are enabled, and only there
     prepared.forget_loras()  # the adapters hold them now
@@ -99,12 +99,20 @@ def adapter_name(teacher: str) -> str:
     return f"teacher_{teacher}"
 
 
-def add_student(adapters: Adapters, prepared: Prepared, teachers: list[Lora]) -> None:
-    """The trainable LoRA: fresh, from network_weights, or from the merge of the LoRA teachers."""
+def changes_of(teachers: Mapping[str, TeacherSource], loras: Mapping[str, Lora | None]) -> list[Lora]:
+    """What merges: each teacher's change of the base's weights. The base is one of zero that counts in an average.
+
+    A whole checkpoint, whose change nobody has as a LoRA, is left out.
+    """
+    return [loras[name] or Lora({}) for name, found in teachers.items() if loras[name] or not found.checkpoint]
+
+
+def add_student(adapters: Adapters, prepared: Prepared, changes: list[Lora]) -> None:
+    """The trainable LoRA: fresh, from network_weights, or from the merge of the teachers' changes."""
     network, options = prepared.preset.network, prepared.preset.danceopd
     start = prepared.start
     if options.student_init != "fresh":
-        start = merge(teachers, options.student_init.removeprefix("merge_"))
+        start = merge(changes, options.student_init.removeprefix("merge_"))
     if start is not None and any(m.rank > network.network_dim for m in start.modules.values()):
         start = compress(start, network.network_dim)
     adapters.add_student(

@@ -19,7 +19,7 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.method import MERGES
 from danceopd_ext.models.loading import Source, find_source, load_layout, load_transformer
-from danceopd_ext.toolkits.native.build import teacher_lora
+from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
 from danceopd_ext.toolkits.native.checks import check_weights, check_writable
 from danceopd_ext.toolkits.native.output import format_of, lora_metadata
 from danceopd_ext.toolkits.native.prepare import TeacherSource, find_teacher, torch_dtype
@@ -76,7 +76,8 @@ def all_loras(teachers: dict[str, TeacherSource], source: Source, layout: Layout
     if any(found.checkpoint for found in teachers.values()):
         check_weights(source)
         base = load_transformer(source, torch.float32)
-    return [teacher_lora(name, found, base, layout, print) or Lora({}) for name, found in teachers.items()]
+    loras = {name: teacher_lora(name, found, base, layout, print) for name, found in teachers.items()}
+    return changes_of(teachers, loras)
 
 
 def at_rank(merged: Lora, rank: int) -> tuple[Lora, float]:
