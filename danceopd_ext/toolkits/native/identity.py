@@ -5,31 +5,61 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.lora.weights import Lora
+from danceopd_ext.models.loading import Source
+from danceopd_ext.toolkits.native.optimizers import parse_arguments
 
 if TYPE_CHECKING:
     from danceopd_ext.toolkits.native.prepare import Prepared, TeacherSource
 
 
 def identity_of(prepared: Prepared) -> dict[str, object]:
-    """The facts by name; contents are digests."""
-    network, options = prepared.preset.network, prepared.preset.danceopd
+    """The facts by name; contents are digests. Raises UserError where a part of a model has no files."""
+    network, options, optimizer = prepared.preset.network, prepared.preset.danceopd, prepared.preset.optimizer
     return {
         "pretrained_model_name_or_path": prepared.source.name,
+        "model_content": _weights_digest(prepared.source),
+        "components_content": _components_digest(prepared),
         "network_dim": network.network_dim,
         "network_alpha": network.network_alpha or network.network_dim,
         "lora_targets": prepared.targets,
-        "optimizer_type": prepared.preset.optimizer.optimizer_type,
+        "optimizer_type": optimizer.optimizer_type,
+        "optimizer_args": _arguments(optimizer.optimizer_args),
         "seed": prepared.preset.training.seed,
         "method": options.method,
         **{key: getattr(options, key) for key in options.own_keys},
         "rollout_steps": options.rollout_steps,
         "query": options.query,
         "num_queries": options.num_queries,
+        "student_guidance_scale": options.student_guidance_scale,
         "teachers": {name: _teacher_identity(found) for name, found in prepared.teachers.items()},
+        "checkpoint_content": {
+            name: _weights_digest(found.checkpoint) for name, found in prepared.teachers.items() if found.checkpoint
+        },
         "data": prepared.plan.fingerprint(),
         "pictures": _pictures_identity(prepared),
     }
+
+
+def _weights_digest(source: Source) -> str:
+    """Of the transformer's files: a model that was trained again under its name is another one.
+
+    From the hub too: a commit there may change nothing but the model's page.
+    """
+    return fingerprint([source.transformer if source.transformer.is_file() else source.transformer / "transformer"])
+
+
+def _components_digest(prepared: Prepared) -> str:
+    """Of what makes conditions, noise levels and, where the run has pictures, latents."""
+    parts = ["scheduler", *(["vae"] if prepared.sources.uses or prepared.pictures else [])]
+    folders = [prepared.source.components / part for part in parts]
+    return fingerprint([*prepared.source.text_files, *(folder for folder in folders if folder.is_dir())])
+
+
+def _arguments(pairs: list[str]) -> dict[str, str]:
+    """By name, however they were spelled: a saved optimizer brings its own back, so changed ones would do nothing."""
+    return {name: repr(value) for name, value in sorted(parse_arguments(pairs, "optimizer_args").items())}
 
 
 def _pictures_identity(prepared: Prepared) -> str:

@@ -112,6 +112,9 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     prepared.identity = identity_of(prepared)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
+        if prepared.resume.unknown:
+            unknown = ", ".join(prepared.resume.unknown)
+            notes.append(f"resume: an earlier version wrote this state, without {unknown}: they must be as they were")
     check_writable(Path(preset.saving.output_dir))
     return prepared
 

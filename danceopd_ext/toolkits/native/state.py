@@ -22,13 +22,23 @@ from danceopd_ext.files import whole_folder
 
 VERSION = 2
 
+#: settings that are digests, in words
+CONTENTS = {
+    "data": "its prompts, datasets, batch sizes, route weights or number of processes were others",
+    "model_content": "pretrained_model_name_or_path had other weights under this name",
+    "components_content": "the model's text encoders, scheduler or VAE were others",
+    "checkpoint_content": "the checkpoint of teacher {} had other weights under this name",
+}
+
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state folder that was checked. `step`: optimizer steps done."""
+    """A state folder that was checked. `step`: optimizer steps done. `unknown`: settings that an earlier version did
+    not write down, so that nobody can tell whether they were the same."""
 
     folder: Path
     step: int
+    unknown: tuple[str, ...] = ()
 
     def student(self) -> dict[str, torch.Tensor]:
         return load_file(self.folder / "student.safetensors")
@@ -76,27 +86,29 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
     _check_same_run(folder, saved, json.loads(json.dumps(identity)))
     if step >= max_train_steps:
         raise UserError(f"{folder} (resume) has done {step} steps: raise max_train_steps = {max_train_steps}.")
-    state = SavedState(folder, step)
+    state = SavedState(folder, step, tuple(key for key in identity if key not in saved))
     state.optimizer()
     return state
 
 
 def _check_same_run(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    for key, value in now.items():
-        before = saved.get(key)
-        if before == value:
-            continue
-        if key == "data":
-            what = "its prompts, datasets, batch sizes, route weights or number of processes were others"
-        elif isinstance(value, dict) and isinstance(before, dict):
-            name = next(name for name in {**value, **before} if value.get(name) != before.get(name))
-            what = f"{key}.{name} was {_short(before.get(name))} and is {_short(value.get(name))}"
-        else:
-            what = f"{key} was {_short(before)} and is {_short(value)}"
+    different = next((key for key, value in now.items() if key in saved and saved[key] != value), None)
+    if different:
         raise UserError(
-            f"{folder} (resume) is of another run: {what}. Give the preset its old values, or start a new run from "
-            "the LoRA with network_weights."
+            f"{folder} (resume) is of another run: {_difference(different, saved[different], now[different])}. Give "
+            "the preset its old values, or start a new run from the LoRA with network_weights."
         )
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """The first difference of a setting, in words."""
+    name = ""
+    if isinstance(now, dict) and isinstance(before, dict):
+        name = next(name for name in {**now, **before} if now.get(name) != before.get(name))
+        before, now = before.get(name), now.get(name)
+    if key in CONTENTS:
+        return CONTENTS[key].format(name)
+    return f"{key}{name and '.' + name} was {_short(before)} and is {_short(now)}"
 
 
 def _digest(path: Path) -> str:
