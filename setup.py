@@ -39,7 +39,7 @@ setup(
         "optimizers": ["prodigyopt", "schedulefree", "lion-pytorch"],
         "wandb": ["wandb"],
         "data": ["pyarrow"],
-        "reproduce": ["matplotlib>=3.9"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "toml", "packaging", "pyarrow", "matplotlib>=3.9"],
+        "reproduce": ["matplotlib>=3.9", "scipy>=1.11"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "toml", "packaging", "pyarrow", "matplotlib>=3.9", "scipy>=1.11"],
     },
 )

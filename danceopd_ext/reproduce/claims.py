@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .stats import OPEN, Stat, combined, greater, within
+from .stats import OPEN, Stat, greater, margin, within
 from .summary import WORST, Line
 from .tables import DANCEOPD, OBJECTIVES
 
@@ -60,10 +60,10 @@ def judge(claim: Claim, lines: Sequence[Line]) -> Verdict:
 
 def nothing_above(parts: Sequence[tuple[float, Stat]]) -> bool:
     """Whether the claim could not hold even if the models that it puts above had a score of 1."""
-    _, error = combined(parts)
-    if error is None or any(one.pictures is None for _, one in parts):
+    half = margin(parts)
+    if half is None or any(one.pictures is None for _, one in parts):
         return False
-    return sum(factor * (1.0 if factor > 0 else one.mean) for factor, one in parts) <= 2 * error
+    return sum(factor * (1.0 if factor > 0 else one.mean) for factor, one in parts) <= half
 
 
 def figure(one: Stat) -> str:

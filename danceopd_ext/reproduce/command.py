@@ -23,7 +23,8 @@ from .markdown import table_page
 from .marks import write_marks
 from .page import write_page
 from .plan import Plan, drawing_seed, entries_of, marks_of, pictures_of, plan_table, training_seeds
-from .plots import check_matplotlib, draw_plot
+from .plots import check_libraries, draw_plot
+from .presets import fixed_keys
 from .runner import Start, cost_of, train_missing
 from .sources import find_sources
 from .summary import summarise
@@ -61,9 +62,11 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: it must be 1 or more.")
-    check_matplotlib()
-    keys = keys_of(args.set)
-    table = with_keys(only(TABLES[args.table](budget), args.only), keys)
+    check_libraries()
+    table, keys = only(TABLES[args.table](budget), args.only), keys_of(args.set)
+    if fixed := sorted(fixed_keys(table, budget) & set(keys)):
+        raise UserError(f"--set {fixed[0]}: all rows of this table share its value, or each has its own. Leave it out.")
+    table = with_keys(table, keys)
     table = with_base_route(table) if args.base_route else table
     sources = find_sources(args.sources, table.needed)
     plan = plan_table(table, budget, training_seeds(table, args.seeds), sources, args.out)

@@ -26,7 +26,8 @@ def with_drawn_targets(prompts: Path, teacher: Mapping[str, object], sources: So
     `teacher`: with names of sources for files, as in `tables`; without guidance. `steps`: solver steps. Made once.
     """
     name = str(teacher.get("lora") or teacher.get("checkpoint") or BASE)
-    folder = prompts.parent.with_name(f"{prompts.parent.name}-by-{name}-{sources.digest(name)}-{steps}")
+    digests = "-".join(sources.digest(one) for one in dict.fromkeys((BASE, name)))
+    folder = prompts.parent.with_name(f"{prompts.parent.name}-by-{name}-{digests}-{steps}")
     if not folder.is_dir():
         with whole_folder(folder) as part:
             shutil.copytree(prompts.parent, part, dirs_exist_ok=True)

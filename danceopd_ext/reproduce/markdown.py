@@ -10,7 +10,7 @@ from ..demo.omni_score import held_out_prompts
 from .budgets import Budget
 from .stats import Stat
 from .summary import GAP, HEADLINES, MEASURES, WORST, Line, columns_of
-from .tables import Table
+from .tables import Table, longest_rollout
 
 TARGETS = {"world": "the true ones", "teacher": "as the route's teacher draws them"}
 COST_HEADS = ("forwards", "with backward", "seconds")
@@ -19,6 +19,11 @@ COST_HEADS = ("forwards", "with backward", "seconds")
 def table_page(name: str, table: Table, lines: Sequence[Line], budget: Budget, facts: dict) -> str:
     """The page of one table: what it compares, its numbers, and what they were made with."""
     parts = [f"# {table.title}", f"The paper's {table.paper}, in the demo world.", settings(budget, facts)]
+    if name == "ablations":
+        parts.append(
+            f"Solver steps are {budget.rollout} where the row does not say otherwise; rows of K have "
+            f"{longest_rollout(budget)}, for there to be as many states. All are drawn with {budget.rollout}."
+        )
     if name == "guidance":
         parts += [guidance_grid(lines, measure) for measure in table.measures]
     elif name in ("ablations", "tuning"):
@@ -38,11 +43,11 @@ def settings(budget: Budget, facts: dict) -> str:
     return (
         f"All rows: {own}{budget.steps} optimizer steps of {budget.samples} samples, student of rank {budget.rank}, "
         f"{budget.rollout} solver steps, the same {budget.examples} training examples of each kind, whose "
-        f"target pictures are {TARGETS[budget.targets]}. A step's samples "
-        "are those of all its routes (DiffusionOPD) and of all trajectories (Flow-OPD, groups of "
-        f"{budget.group}). Optimizer steps are equal, compute is not: forwards are samples through the transformer "
-        "(one with a backward costs about three), seconds are those of training on one thread. Scores are on held-out "
-        "prompts (the fraction of right drawings) and edits (0 to 1, the mean of semantic and preservation scores' "
+        f"target pictures are {TARGETS[budget.targets]}. A step's samples are those of all its routes (DiffusionOPD, "
+        f"rounded up to as many for each) and of all trajectories (Flow-OPD, groups of {budget.group}). Optimizer "
+        "steps are equal, compute is not: forwards are samples through the transformer (one with a backward costs "
+        "about three), seconds are those of training on one thread. Scores are on held-out prompts (the fraction of "
+        "right drawings) and edits (0 to 1, the mean of semantic and preservation scores' "
         f"geometric means); drawings of each kind: {budget.tested}, the mean over training seeds {seeds}, ± their "
         "standard deviation where there are several; the drawings' noise and the choice of edits have seed "
         f"{facts['drawing_seed']}. Prompts are few, and repeated with other noise: {captions(budget.tested)}.\n\n"

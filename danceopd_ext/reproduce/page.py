@@ -15,15 +15,16 @@ from .summary import summarise
 from .tables import TABLES
 
 RULE = f"""A claim says that one number is greater than another (or that some are about the same). It **holds** if it is
-so by more than two standard errors, **does not hold** if the opposite is so by more than two, and is **not resolved**
-otherwise; **no room above** says that the other model's score leaves less than two errors up to 1.
-The standard error joins the spread over training seeds (standard deviation / root of the number of seeds)
-with the spread over drawings: {TIMES:,} other choices of drawings are tried, the same for all models (bootstrap).
-With one seed the first spread is not known, and nothing about a trained model is resolved. Three seeds say little
-about their own spread: where it is the larger part, two equal models are called different in about one case of
-eight, and there are many claims. The scores are of another world than the paper's benchmarks: compare differences,
-not sizes. The paper gives no formulas for the objectives of its ablation; `danceopd_ext/method/objectives.py` says
-which are taken, and the other files there where a baseline differs from the paper's."""
+so in all of the difference's 95 % confidence interval, **does not hold** if the opposite is, and is **not resolved**
+otherwise; **no room above** says that the other model's score leaves less than half of the interval up to 1. The
+standard error joins the spread over training seeds (standard deviation / root of the number of seeds) with the spread
+over drawings: {TIMES:,} other choices of drawings are tried, the same for all models (bootstrap). The interval is
+Student's, with the degrees of freedom of Welch and Satterthwaite: 2 errors to each side where the drawings are most
+of it, up to 4.3 where three trainings are. With one seed the first spread is not known, and nothing about a trained
+model is resolved. Each interval misses in one case of twenty, and there are many claims. The scores are of another
+world than the paper's benchmarks: compare differences, not sizes. The paper gives no formulas for the objectives of
+its ablation; `danceopd_ext/method/objectives.py` says which are taken, and the other files there where a baseline
+differs from the paper's."""
 
 
 def claims_of(table: str, budget: Budget) -> list[Claim]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,12 +11,11 @@ from ..files import whole_file
 from .summary import HEADLINES, Line
 
 
-def check_matplotlib() -> None:
-    """Raise UserError where the plots cannot be drawn: before anything is trained."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError('plots need matplotlib: pip install -e ".[reproduce]"') from None
+def check_libraries() -> None:
+    """Raise UserError where the plots cannot be drawn or the verdicts not computed: before anything is trained."""
+    for name in ("matplotlib", "scipy"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f'the tables need {name}: pip install -c scripts/constraints.txt -e ".[native,reproduce]"')
 
 
 def draw_plot(name: str, lines: Sequence[Line], measures: Sequence[str], file: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..demo.route_files import write_route
 from .budgets import Budget
 from .drawn_targets import with_drawn_targets
 from .sources import BASE, Sources
-from .tables import Row
+from .tables import Row, Table
 
 NAME = "student"
 FIRST_SEED = 42
@@ -25,6 +26,8 @@ LEARNING_RATE = 6e-3
 OPTIMIZER_ARGS = ["betas=0.9,0.98"]
 #: states that are matched together: a matter of speed alone
 MATCHED = 16
+#: what a table may be made with other values of, for all of its rows
+OPTIMIZER_KEYS = ("learning_rate", "optimizer_type", "optimizer_args", "lr_scheduler", "lr_warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,25 @@ def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -
     folder = out / "runs" / f"{values['method']}-{'-'.join(row.teachers)}-seed{seed}-{digest}"
     if row.start:
         values["network_weights"] = str(files[row.start])
-    beside = {
-        "pretrained_model_name_or_path": str(sources.pipeline),
-        "text_encoder_cache_dir": str(out / "cache"),
+    beside = _beside(sources.pipeline, out / "cache", folder)
+    return Run(folder, {**beside, **values}, teachers, {k: str(v) for k, v in prompts.items()}, row.full_rollout)
+
+
+def fixed_keys(table: Table, budget: Budget) -> set[str]:
+    """Keys that a table cannot be made with another value of: the budget's, a run's own, and what its rows compare."""
+    rows = [row for row in table.rows if row.teachers]
+    found = {key for row in rows for key in (*_values(row, 0, budget), *_beside(Path(), Path(), Path()))}
+    return found - set(OPTIMIZER_KEYS)
+
+
+def _beside(pipeline: Path, cache: Path, folder: Path) -> dict[str, Any]:
+    """Flat keys that do not decide the result."""
+    return {
+        "pretrained_model_name_or_path": str(pipeline),
+        "text_encoder_cache_dir": str(cache),
         "output_dir": str(folder),
         "match_batch_size": MATCHED,
     }
-    return Run(folder, {**beside, **values}, teachers, {k: str(v) for k, v in prompts.items()}, row.full_rollout)
 
 
 def _data(route: str, row: Row, budget: Budget, sources: Sources, folder: Path) -> Path:
@@ -139,9 +154,12 @@ def _values(row: Row, seed: int, budget: Budget) -> dict[str, Any]:
 
 
 def samples_of_a_micro_batch(method: object, routes: int, budget: Budget) -> int:
-    """So many that a step has `budget.samples` in all, also where a step has all routes, or groups of trajectories."""
+    """So many that a step has `budget.samples` in all, also where a step has all routes, or groups of trajectories.
+
+    Where the routes do not divide them DiffusionOPD has up to one more for each: rather more than others than less.
+    """
     if method == "diffusionopd":
-        return max(1, budget.samples // routes)
+        return ceil(budget.samples / routes)
     if method == "flowopd":
         return max(1, budget.samples // budget.group)
     return budget.samples

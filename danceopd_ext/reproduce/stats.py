@@ -4,14 +4,16 @@ The rule. A score is the mean of many drawings, and a model one of the many that
 error joins both: the spread over trainings, std / sqrt(seeds), and the spread over choices of drawings (see marks),
 which are the same for all models, so that this part is that of a difference itself. Where single drawings are not
 known, it is that of a fraction of `pictures` drawings, sqrt(p (1 - p) / pictures). A training with one seed says
-nothing of the spread: its error is not known. Something is greater than 0 if it is so by more than two standard errors.
+nothing of the spread: its error is not known. Something is greater than 0 if its 95 % confidence interval is, Student's
+with the degrees of freedom of Welch and Satterthwaite: few trainings say little of their own spread, and where it is
+most of the error the interval is up to 4.3 errors wide to each side, not 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import hypot, sqrt
+from math import hypot, inf, sqrt
 from statistics import mean, stdev
 
 import numpy as np
@@ -73,10 +75,23 @@ def of_drawings(parts: Sequence[tuple[float, Stat]]) -> float:
     return max([together, *(abs(factor) / one.pictures for factor, one in parts if one.pictures)])
 
 
+def margin(parts: Sequence[tuple[float, Stat]]) -> float | None:
+    """Half of the 95 % confidence interval of a sum of factor * number, if all errors are known."""
+    from scipy.stats import t  # here: tables are planned without
+
+    _, error = combined(parts)
+    if not error:
+        return error
+    # what is not trained, or never differed, has no spread to be unsure of
+    shares = [((factor * one.of_trainings) ** 2, one.seeds - 1) for factor, one in parts if one.of_trainings]
+    unsure = sum(variance**2 / freedom for variance, freedom in shares)
+    return error * float(t.ppf(0.975, error**4 / unsure if unsure else inf))
+
+
 def greater(parts: Sequence[tuple[float, Stat]]) -> str:
     """Whether the sum of factor * number is above 0."""
-    value, error = combined(parts)
-    if error is None or abs(value) <= 2 * error:
+    value, half = combined(parts)[0], margin(parts)
+    if half is None or abs(value) <= half:
         return OPEN
     return HOLDS if value > 0 else FAILS
 
@@ -85,9 +100,10 @@ def within(stats: Mapping[str, Stat], band: float) -> str:
     """Whether the best and the worst lie less than `band` apart."""
     best = max(stats.values(), key=lambda one: one.mean)
     worst = min(stats.values(), key=lambda one: one.mean)
-    value, error = combined([(1.0, best), (-1.0, worst)])
-    if error is None:
+    parts = [(1.0, best), (-1.0, worst)]
+    value, half = combined(parts)[0], margin(parts)
+    if half is None:
         return OPEN
-    if value + 2 * error <= band:
+    if value + half <= band:
         return HOLDS
-    return FAILS if value - 2 * error > band else OPEN
+    return FAILS if value - half > band else OPEN

@@ -146,8 +146,13 @@ def guidance(budget: Budget) -> Table:
     return Table("Guidance: in the teacher and at inference", "CFG absorption", ("edit", "t2i"), tuple(rows))
 
 
+def longest_rollout(budget: Budget) -> int:
+    """Solver steps of the rows that compare K: as many as the greatest."""
+    return max(budget.rollout, *budget.queries)
+
+
 def ablations(budget: Budget) -> Table:
-    longest = max(budget.rollout, *budget.queries)
+    longest = longest_rollout(budget)
 
     def row(group: str, label: str, start: str | None = None, full: bool = False, **keys: object) -> Row:
         return Row(f"{group}: {label}", teachers=T2I_EDIT, keys=keys, start=start, full_rollout=full, group=group)

@@ -16,7 +16,7 @@ from danceopd_ext.reproduce.entries import Entry, read_entries, write_entries
 from danceopd_ext.reproduce.marks import TIMES, read_marks, redrawn, write_marks
 from danceopd_ext.reproduce.page import claims_of
 from danceopd_ext.reproduce.plan import with_gap
-from danceopd_ext.reproduce.stats import FAILS, HOLDS, OPEN, Stat, combined, greater, stat, within
+from danceopd_ext.reproduce.stats import FAILS, HOLDS, OPEN, Stat, combined, greater, margin, stat, within
 from danceopd_ext.reproduce.summary import GAP, WORST, pictures_of, summarise, with_worst
 from danceopd_ext.reproduce.tables import TABLES
 
@@ -33,13 +33,37 @@ def test_a_clear_difference_holds_and_its_opposite_does_not():
     assert difference(HIGH, HIGH) == OPEN
 
 
-def test_two_standard_errors_decide():
-    """With no spread of drawings the error is std / sqrt(seeds) of each."""
-    error = sqrt(2 * 0.03**2 / 3)
-    one = Stat(0.5, 0.03, 3)
-    assert difference(replace(one, mean=0.5 + 2.01 * error), one) == HOLDS
-    assert difference(replace(one, mean=0.5 + 1.99 * error), one) == OPEN
-    assert difference(replace(one, mean=0.5 - 2.01 * error), one) == FAILS
+#: of Student's distribution: 0.975 of it lies below, with so many degrees of freedom
+QUANTILES = {2: 4.302653, 4: 2.776445, 28: 2.048407}
+
+
+@pytest.mark.parametrize(("seeds", "freedom"), [(3, 4), (15, 28)])
+def test_the_confidence_interval_decides(seeds, freedom):
+    """With no spread of drawings the error is std / sqrt(seeds) of each, and equal spreads share their freedom."""
+    half = QUANTILES[freedom] * sqrt(2 * 0.03**2 / seeds)
+    one = Stat(0.5, 0.03, seeds)
+    assert difference(replace(one, mean=0.5 + 1.01 * half), one) == HOLDS
+    assert difference(replace(one, mean=0.5 + 0.99 * half), one) == OPEN
+    assert difference(replace(one, mean=0.5 - 1.01 * half), one) == FAILS
+
+
+def test_few_trainings_against_what_is_not_trained_need_more():
+    """The spread is then of one row alone, with two degrees of freedom for three trainings."""
+    one, source = Stat(0.5, 0.03, 3), Stat(0.5, None, 0)
+    assert margin([(1.0, one), (-1.0, source)]) == pytest.approx(QUANTILES[2] * 0.03 / sqrt(3), rel=1e-6)
+
+
+def test_drawings_are_many():
+    """Where the spread of drawings is all, the interval is that of a normal distribution."""
+    one, other = Stat(0.5, 0.0, 3, 100), Stat(0.5, None, 0, 100)
+    assert margin([(1.0, one), (-1.0, other)]) == pytest.approx(1.959964 * hypot(0.05, 0.05), rel=1e-6)
+    little = margin([(1.0, replace(one, std=0.01)), (-1.0, other)])
+    assert little == pytest.approx(1.959964 * hypot(0.05, 0.05, 0.01 / sqrt(3)), rel=1e-3)
+
+
+def test_equal_trainings_without_drawings_are_sure():
+    assert margin([(1.0, Stat(0.5, 0.0, 3)), (-1.0, Stat(0.4, 0.0, 3))]) == 0
+    assert difference(Stat(0.5, 0.0, 3), Stat(0.4, 0.0, 3)) == HOLDS
 
 
 def test_one_seed_resolves_nothing():
@@ -148,7 +172,7 @@ def test_a_verdict_has_the_figures_of_its_models():
 
 
 def test_what_cannot_be_beaten_is_said_to_be_at_the_top():
-    """No score is above 1, and two errors of these drawings are about 0.01."""
+    """No score is above 1, and half an interval of these drawings is about 0.01."""
     claim = next(claim for claim in COMPOSITION if claim.text == "DanceOPD edits better than joint training")
 
     def verdict(ours, value):

@@ -19,7 +19,7 @@ from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.command import main
 from danceopd_ext.reproduce.entries import FACTS, read_entries
 from danceopd_ext.reproduce.page import write_page
-from danceopd_ext.reproduce.plan import plan_table, training_seeds
+from danceopd_ext.reproduce.plan import pictures_of, plan_table, training_seeds
 from danceopd_ext.reproduce.runner import cost_of, train_missing
 from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.reproduce.tables import TABLES
@@ -161,6 +161,12 @@ def test_rows_that_mean_the_same_are_one_run(out, sources):
     assert len({rows[f"query: {name}"] for name in ("low_noise", "mid_noise", "high_noise", "uniform")}) == 4
 
 
+def test_a_model_of_several_rows_is_shown_once(out, sources):
+    shown = pictures_of(plan_of(out, "ablations", sources))
+    assert len(set(shown.values())) == len(shown)
+    assert "routing: hard" in shown and "query: low_noise" not in shown and "query: uniform" in shown
+
+
 def test_the_early_stop_changes_the_cost_and_not_the_student(out, sources):
     rows = {one.row.label: one.run for one in plan_of(out, "ablations", sources).drawn}
     on, off = rows["early stop: on"], rows["early stop: off"]
@@ -241,12 +247,22 @@ def test_keys_of_the_preset_can_be_set_for_every_training(sources, here, out, tm
         ("learning_rat=1", '--set learning_rat=1: unknown argument --learning_rat. Did you mean "learning_rate"?'),
         ("query", "--set query: write KEY=VALUE"),
         ("learning_rate=fast", "--set learning_rate=fast: --learning_rate fast: takes number"),
+        ("seed=7", "--set seed: all rows of this table share its value, or each has its own"),
+        ("train_batch_size=2", "--set train_batch_size: "),
+        ("output_dir=there", "--set output_dir: "),
+        ("method=soft", "--set method: "),
     ],
 )
 def test_a_wrong_key_is_named(sources, tmp_path, capsys, text, message):
     assert exit_code(main, [*words("style", sources, tmp_path / "out"), "--set", text]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_rows_compare_cannot_be_set(sources, tmp_path, capsys):
+    for key in ("query=uniform", "student_init=merge_average", "num_queries=2"):
+        assert exit_code(main, [*words("ablations", sources, tmp_path / "out"), "--set", key]) == 2
+        assert f"--set {key.partition('=')[0]}: all rows" in capsys.readouterr().err
 
 
 def test_a_route_of_the_base_can_be_added(sources, here, out, tmp_path, capsys):
