@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .stats import OPEN, Stat, greater, margin, within
+from .stats import OPEN, Stat, combined, greater, margin, perfect, within
 from .summary import WORST, Line
 from .tables import DANCEOPD, OBJECTIVES
 
@@ -60,10 +60,11 @@ def judge(claim: Claim, lines: Sequence[Line]) -> Verdict:
 
 def nothing_above(parts: Sequence[tuple[float, Stat]]) -> bool:
     """Whether the claim could not hold even if the models that it puts above had a score of 1."""
-    half = margin(parts)
-    if half is None or any(one.pictures is None for _, one in parts):
+    if any(one.pictures is None for _, one in parts):
         return False
-    return sum(factor * (1.0 if factor > 0 else one.mean) for factor, one in parts) <= half
+    best = [(factor, perfect(one) if factor > 0 else one) for factor, one in parts]
+    half = margin(best)
+    return half is not None and combined(best)[0] <= half
 
 
 def figure(one: Stat) -> str:

@@ -12,7 +12,7 @@ most of the error the interval is up to 4.3 errors wide to each side, not 2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import hypot, inf, sqrt
 from statistics import mean, stdev
 
@@ -55,6 +55,12 @@ def stat(
     """The mean of one value for each seed."""
     std = stdev(values) if len(values) > 1 else None
     return Stat(mean(values), std, len(values) if trained else 0, pictures, redrawn)
+
+
+def perfect(one: Stat) -> Stat:
+    """The number if every drawing of every training had been right."""
+    redrawn = None if one.redrawn is None else np.ones_like(one.redrawn)
+    return replace(one, mean=1.0, std=None if one.std is None else 0.0, redrawn=redrawn)
 
 
 def combined(parts: Sequence[tuple[float, Stat]]) -> tuple[float, float | None]:

@@ -184,6 +184,14 @@ def test_what_cannot_be_beaten_is_said_to_be_at_the_top():
     assert [verdict(value, 1.0) for value in (0.9, 1.0)] == [FAILS, AT_THE_TOP]
 
 
+def test_a_wide_spread_of_ours_is_no_lack_of_room():
+    """What a perfect model could show is not hidden by how far ours is from perfect."""
+    claim = next(claim for claim in COMPOSITION if claim.text == "DanceOPD edits better than joint training")
+    entries = [Entry("DanceOPD", {EDIT: one}, seed=s) for s, one in enumerate((0.4, 0.8, 0.6))]
+    entries += [Entry("joint training", {EDIT: 0.9}, seed=s) for s in range(3)]
+    assert judge(claim, summarise(entries, 64)).verdict == OPEN
+
+
 def test_factors_count():
     """More than half of the gap between 0.1 and 0.9 is more than 0.5."""
     claim = Claim("style", "", "", ((1.0, "student", EDIT), (-0.5, "base", EDIT), (-0.5, "teacher", EDIT)))
