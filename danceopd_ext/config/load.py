@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ else:
     import tomli as tomllib
 
 TABLES = ("teachers", "prompts", "routes", "datasets")
+PROMPT_SUFFIXES = (".txt", ".csv", ".jsonl")
 
 
 def flat_keys() -> dict[str, str]:
@@ -117,12 +119,8 @@ def build_section(section: str, values: dict[str, Any], folder: Path) -> Any:
 
 def _danceopd_tables(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     teachers = {name: _teacher(name, entry, folder) for name, entry in _table(values, "teachers").items()}
-    prompts = {}
-    for name, entry in _table(values, "prompts").items():
-        files = convert(f"[danceopd.prompts] {name}", entry, str | list[str])
-        prompts[name] = [_find(f, folder) for f in ([files] if isinstance(files, str) else files)]
     tables = {
-        "prompts": prompts,
+        "prompts": {name: _prompts(name, entry, folder) for name, entry in _table(values, "prompts").items()},
         "routes": {n: convert(f"[danceopd.routes] {n}", e, float) for n, e in _table(values, "routes").items()},
         "datasets": {name: _datasets(name, entry) for name, entry in _table(values, "datasets").items()},
     }
@@ -134,6 +132,22 @@ def _danceopd_tables(values: dict[str, Any], folder: Path) -> dict[str, Any]:
                     f"{nearest(name, teachers)}"
                 )
     return {"teachers": teachers, **tables}
+
+
+def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
+    """A teacher's prompt files. Raises UserError for a text that is no file's name, such as the prompt itself."""
+    where = f"[danceopd.prompts] {name}"
+    files = convert(where, entry, str | list[str])
+    files = [files] if isinstance(files, str) else files
+    for file in files:
+        if Path(file).suffix.lower() not in PROMPT_SUFFIXES:
+            shown = file if len(file) <= 80 else f"{file[:76]} ..."
+            raise UserError(
+                f'{where} = "{shown}": takes the name of a file that ends in '
+                f"{', '.join(PROMPT_SUFFIXES[:-1])} or {PROMPT_SUFFIXES[-1]}. Write the prompts into one, a prompt a "
+                "line in .txt, and name it here."
+            )
+    return [_find(file, folder) for file in files]
 
 
 def _datasets(name: str, entry: Any) -> int | str | list[int | str]:
@@ -177,10 +191,11 @@ def _teacher(name: str, entry: Any, folder: Path) -> Teacher:
 
 def _find(value: str | None, folder: Path) -> str | None:
     """The path as given if it exists from the current directory, else from the preset's folder, else unchanged."""
-    if not value or Path(value).exists():
+    # os.path: Path.exists raises for what cannot be a file's name, and whoever opens the file says it better
+    if not value or os.path.exists(value):
         return value
     beside = folder / value
-    return str(beside) if beside.exists() else value
+    return str(beside) if os.path.exists(beside) else value
 
 
 def parse_flag(name: str, text: str | list[str]) -> Any:

@@ -107,6 +107,8 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path}: picture not found. Check the path (the current folder is {Path.cwd()}).") from None
     except OSError as error:
         raise UserError(f"{path}: the picture cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:  # a null character in the name
+        raise UserError(f"{str(path)!r}: the picture cannot be read: {error}. Check the path.") from None
 
 
 def _told(path: Path) -> str:

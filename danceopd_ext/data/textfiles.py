@@ -16,10 +16,11 @@ def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
 
     sd-scripts takes relative paths from the working directory; a path relative to the file that mentions it works too.
     """
-    found = Path(path).expanduser()
-    if base is not None and not found.is_absolute() and not found.exists() and (base / found).exists():
-        return base / found
-    return found
+    # os.path: what is no path at all (too long, an unknown ~user) is not there, and whoever opens it says so
+    found = Path(os.path.expanduser(path))
+    if base is None or found.is_absolute() or os.path.exists(found) or not os.path.exists(base / found):
+        return found
+    return base / found
 
 
 def find_beside(path: str, folder: Path) -> Path:
@@ -28,8 +29,7 @@ def find_beside(path: str, folder: Path) -> Path:
     For pictures that a prompt file names: the file and its pictures belong together, and a file of the same name that
     happens to lie in the working directory is another picture.
     """
-    # os.path: what is no path at all (too long, an unknown ~user) is not there, and whoever opens it says so
-    found = Path(os.path.expanduser(path))
+    found = Path(os.path.expanduser(path))  # os.path: see find_path
     beside = folder / found
     return found if os.path.exists(found) and not os.path.exists(beside) else beside
 
@@ -51,7 +51,7 @@ def read_text(path: Path, what: str) -> str:
     `what` says in messages what the file is, for example "prompt file". Raises MissingFile, and UserError when it is a
     folder, cannot be read or is not UTF-8.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: expected a {what}, but this is a folder.")
     try:
         data = path.read_bytes()
@@ -60,6 +60,8 @@ def read_text(path: Path, what: str) -> str:
         raise MissingFile(message, path) from None
     except OSError as error:
         raise UserError(f"{path}: the {what} cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:  # a null character in the name
+        raise UserError(f"{str(path)!r}: the {what} cannot be read: {error}. Check the path.") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ Text encoders, transformer and VAE are never in memory together: each is asked f
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def find_source(
     Raises UserError when nothing is found, the family is unknown, or `model_type` contradicts what was found.
     """
     path = Path(where)
-    if path.is_file():
+    if os.path.isfile(path):  # os.path, here and below: Path.is_file raises for a name that is too long
         family = _family_of_file(path, model_type)
         _check_type(family, model_type, where)
         components = _folder(components_from or family.default_components, "components_from")
@@ -76,7 +77,7 @@ def find_source(
     folder = _folder(where, key)
     family = _family_of_folder(folder, where)
     _check_type(family, model_type, where)
-    return Source(family, folder, folder, where if HUB_ID.match(where) and not path.exists() else folder.name)
+    return Source(family, folder, folder, where if HUB_ID.match(where) and not os.path.exists(path) else folder.name)
 
 
 def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
@@ -181,7 +182,7 @@ def _load_part(source: Source, load: Any) -> Any:
 def _folder(where: str, key: str) -> Path:
     """The local folder of a diffusers pipeline: `where` itself, or its download from the hub."""
     path = Path(where)
-    if path.is_dir():
+    if os.path.isdir(path):
         if (path / "model_index.json").is_file():
             return path
         raise UserError(f"{where} ({key}) has no model_index.json: it is not a diffusers pipeline folder.")

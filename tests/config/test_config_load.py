@@ -185,6 +185,19 @@ def test_wrong_tables(load, text, message):
         load(known.replace("[model]", text + "[model]") if "[" not in text else known + text)
 
 
+@pytest.mark.parametrize("prompt", ["a red ball", "a red ball on a white table, " * 20])
+def test_a_prompt_where_its_file_belongs(load, prompt):
+    with pytest.raises(UserError, match=r"\[danceopd.prompts\] base = .a red ball.*takes the name of a file") as caught:
+        load(SMALLEST + f'[danceopd.prompts]\nbase = ["words.txt", "{prompt}"]\n')
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", ["x" * 300, "~nobody_at_all/x", "a\\u0000b"])
+def test_what_cannot_be_the_name_of_a_file_is_left_to_whoever_opens_it(load, value):
+    preset = load(f'dataset_config = "{value}"\n' + SMALLEST + f'lora = "{value}"\n')
+    assert preset.dataset.dataset_config == preset.danceopd.teachers["base"].lora == value.replace("\\u0000", "\0")
+
+
 def test_no_model(load):
     with pytest.raises(UserError, match="pretrained_model_name_or_path is missing"):
         load("[danceopd.teachers.base]\n")

@@ -6,6 +6,7 @@ import pytest
 
 from danceopd_ext.data.items import CaptionRules
 from danceopd_ext.data.prompts import read_prompts
+from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import UserError
 
 SQUARE = [(512, 512)]
@@ -140,3 +141,9 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(UserError, match=r"folder\.txt: expected a prompt file, but this is a folder"):
         read_prompts(tmp_path / "folder.txt", SQUARE)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".txt", "a\0.txt", "~nobody_at_all/x.txt"])
+def test_what_cannot_be_the_name_of_a_file_is_told_like_any_other(tmp_path, name):
+    with pytest.raises(UserError, match=r"\.txt.*: (the )?prompt file (cannot be read|not found)"):
+        read_prompts(find_path(name, tmp_path), SQUARE)

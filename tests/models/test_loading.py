@@ -261,3 +261,9 @@ def test_hub_id_is_downloaded(monkeypatch, folder):
     source = find_source("someone/some-model")
     assert source.name == "someone/some-model"
     assert asked == [("someone/some-model", {"use_safetensors": True})]
+
+
+@pytest.mark.parametrize("name", ["a red ball on a table, " * 20, "~nobody_at_all/models/x", "a\0b"])
+def test_what_cannot_be_the_name_of_a_file_was_not_found(name):
+    with pytest.raises(UserError, match=r"\(pretrained_model_name_or_path\) was not found: give a hub id"):
+        find_source(name)

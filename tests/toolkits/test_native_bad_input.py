@@ -9,6 +9,7 @@ import pytest
 from danceopd_ext.cli import run
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.native import train as train_module
+from danceopd_ext.toolkits.native.checks import check_writable
 from danceopd_ext.toolkits.run import main
 from tests.tiny.presets import SMALL
 from tests.toolkits.conftest import says
@@ -182,6 +183,12 @@ def test_a_tracker_that_is_not_installed(changed, refused, monkeypatch, log_with
 def test_output_below_a_file(changed, refused, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     says(refused(changed(output_dir=str(tmp_path / "file" / "output"))), "output_dir", "choose another folder")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_output_in_what_cannot_be_a_folder(tmp_path, name):
+    with pytest.raises(UserError, match=r"output_dir = .*cannot be written.*choose another folder"):
+        check_writable(tmp_path / "above" / name)
 
 
 def test_unknown_lora_targets(changed, refused):

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -103,16 +104,20 @@ def check_writable(folder: Path, option: str = "output_dir") -> None:
     `option`: what the user calls the folder.
     """
     existing = folder
-    while not existing.exists() and existing != existing.parent:
+    while not os.path.exists(existing) and existing != existing.parent:
         existing = existing.parent
     try:
         if not existing.is_dir():
             raise NotADirectoryError(20, f"{existing} is a file, not a folder")
+        for name in folder.relative_to(existing).parts:
+            with suppress(FileNotFoundError):
+                os.stat(existing / name)  # raises for what cannot be a name
         with tempfile.TemporaryFile(dir=existing):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{option} = {os.fspath(folder)!r} cannot be written ({error.strerror or error}): choose another folder."
+            f"{option} = {os.fspath(folder)!r} cannot be written ({reason}): choose another folder."
         ) from error
 
 
