@@ -60,7 +60,7 @@ _FAMILY_SIGNS = (
 OUR_NAMES = {
     "sd3": "Stable Diffusion 3",
     "z_image": "Z-Image",
-    "z_image_omni": "Z-Image",
+    "z_image_omni": "Z-Image-Omni",
     "flux": "FLUX.1",
     "flux_kontext": "FLUX.1",
     "flux_2": "FLUX.2",

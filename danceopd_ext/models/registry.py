@@ -38,6 +38,7 @@ NAMES: dict[str, LayerNames] = {
     for names in (
         StableDiffusion3(),
         ZImage(),
+        ZImageOmni(),
         FluxNames(),
         Flux2Names(),
         QwenImageNames(),

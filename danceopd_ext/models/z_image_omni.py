@@ -15,9 +15,10 @@ from PIL import Image
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux_2 import check_source
+from danceopd_ext.models.layer_names import Blocks
 from danceopd_ext.models.packing import in_groups
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, scaled_to
-from danceopd_ext.models.z_image import ZImage
+from danceopd_ext.models.z_image import REFINER, ZImage
 
 #: what a vision encoder, which the text pipeline holds, sees of a source image
 GLANCE = f"{SOURCE}glance_"
@@ -34,6 +35,9 @@ class ZImageOmni(ZImage):
     title = "Z-Image-Omni"
     pipeline_class = "ZImageOmniPipeline"
     default_components = "Tongyi-MAI/Z-Image-Omni-Base"
+    # nothing but diffusers has layers for what the vision encoder sees, so their native names are diffusers' own
+    blocks = {**ZImage.blocks, "siglip_refiner": Blocks("siglip_refiner", 2, {name: name for name in REFINER})}  # noqa: RUF012
+    outer = {**ZImage.outer, "siglip_embedder.1": "siglip_embedder.1"}  # noqa: RUF012
     checkpoint_marks = ("siglip_pad_token",)
     max_sources = 8
     text_sees_sources = True

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from tiny_lora import deltas_equal, keyed, layout, random_lora, save
 
 from danceopd_ext.cli import main, run
+from danceopd_ext.demo import FOLDER as DEMO
 from danceopd_ext.lora.read import read_lora
+from danceopd_ext.models.registry import NAMES
 
 KOHYA = ("lora_unet_{bars}", ".lora_down.weight", ".lora_up.weight")
 
@@ -104,3 +106,14 @@ def _environment() -> dict[str, str]:
     import os
 
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def test_the_demos_loras_are_usable_and_convert(tmp_path, capsys):
+    """Z-Image-Omni has the layers of Z-Image and more, for what its vision encoder sees."""
+    file, out = DEMO / "loras" / "edit.safetensors", tmp_path / "y.safetensors"
+    assert run(main, ["inspect", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "family        Z-Image-Omni" in told and "usable        yes" in told
+    assert run(main, ["convert", str(file), str(out), "--to", "kohya"]) == 0
+    names = NAMES["z_image_omni"].reference_layout()
+    assert deltas_equal(read_lora(out, names), read_lora(file, names))
