@@ -22,7 +22,7 @@ from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field, generator, rollout
 from danceopd_ext.models.conditions import TextConditions
-from danceopd_ext.models.decoding import decode
+from danceopd_ext.models.decoding import NotFinite, decode_finite
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.loading import Source, load_scheduler, load_transformer, load_vae
 
@@ -85,7 +85,8 @@ class Painter:
         """Draw every picture that a model's folder lacks and return how many that were.
 
         `folders`: name of a LoRA, or BASE -> its folder. Noise comes from (seed, name of the picture), so every model
-        draws the same noise, and a continued or a longer run the same pictures.
+        draws the same noise, and a continued or a longer run the same pictures. Raises TrainingError for a picture that
+        is not finite or cannot be written; those before it stay.
         """
         todo = [(name, job) for name in folders for job in jobs if _lacks(folders[name], (*job.pictures, *job.beside))]
         count = sum(len(_lacks(folders[name], job.pictures)) for name, job in todo)
@@ -99,7 +100,11 @@ class Painter:
             for name, job in todo:
                 adapters.activate(None if name == BASE else f"lora_{name}")
                 for file in _lacks(folders[name], job.pictures):
-                    _write(folders[name] / file, _png(self._picture(field, vae, scheduler, job, file, conditions)))
+                    try:
+                        picture = self._picture(field, vae, scheduler, job, file, conditions)
+                    except NotFinite:
+                        raise self._not_finite(name, job) from None
+                    _write(folders[name] / file, _png(picture))
                     bar.update()
                 _write_beside(folders[name], job)
         return count
@@ -137,7 +142,19 @@ class Painter:
         sigmas = self.family.sigmas(scheduler, self.config, drawing.steps, shape[1:])
         noise = torch.randn((1, *shape), generator=generator(drawing.seed, "evaluate", file.as_posix()))
         latents = rollout(field, noise.to(self.device), sigmas, condition, torch.tensor([[drawing.steps]]))[:, 0]
-        return Image.fromarray(decode(vae, latents)[0])
+        return Image.fromarray(decode_finite(vae, latents)[0])
+
+    def _not_finite(self, name: str, job: Job) -> TrainingError:
+        """What is said of a model whose numbers are NaN or infinite: as bytes they would be a black picture."""
+        who, remedies = f"--lora {name}", [f"use another file for --lora {name}, or less strength (FILE@0.5)"]
+        if name == BASE:
+            who, remedies = "the base alone", ["download the model again"]
+        if self.dtype == torch.float16:  # its largest number is 65504
+            remedies.insert(0, "use --mixed_precision bf16 or no, with another --out")
+        return TrainingError(
+            f'{who} gives NaN or infinite numbers, not a picture, for {job.where} ("{job.prompt}"): '
+            f"{'; or '.join(remedies)}. The pictures before it stay."
+        )
 
 
 def _lacks(folder: Path, files: Sequence[Path]) -> list[Path]:

@@ -11,11 +11,33 @@ import numpy as np
 import torch
 
 
+class NotFinite(Exception):
+    """Where the numbers of a picture should be, there is NaN or infinity: the model is broken, or fp16 too narrow."""
+
+
 @torch.no_grad()
 def decode(vae: Any, latents_BCHW: torch.Tensor) -> np.ndarray:
-    """The pictures uint8 [B, height, width, 3] of latents, as the pipelines decode them."""
-    latents = latents_BCHW.to(vae.device, vae.dtype)
-    pixels = _scale(vae).decode(vae, latents).float().clamp(-1, 1)
+    """The pictures uint8 [B, height, width, 3] of latents, as the pipelines decode them; black where they are NaN."""
+    return _bytes(_pixels(vae, latents_BCHW))
+
+
+@torch.no_grad()
+def decode_finite(vae: Any, latents_BCHW: torch.Tensor) -> np.ndarray:
+    """As `decode`. Raises NotFinite for latents or pixels that are not finite: black would pass for drawn."""
+    if not latents_BCHW.isfinite().all():
+        raise NotFinite
+    pixels = _pixels(vae, latents_BCHW)
+    if not pixels.isfinite().all():  # the VAE computes in its own, narrower dtype
+        raise NotFinite
+    return _bytes(pixels)
+
+
+def _pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    return _scale(vae).decode(vae, latents.to(vae.device, vae.dtype)).float()
+
+
+def _bytes(pixels: torch.Tensor) -> np.ndarray:
+    pixels = pixels.nan_to_num(nan=-1.0).clamp(-1, 1)
     return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

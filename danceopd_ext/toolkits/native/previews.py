@@ -12,7 +12,7 @@ from PIL import Image
 from danceopd_ext.data.targets import load_picture
 from danceopd_ext.files import whole_file
 from danceopd_ext.method import Field, generator, rollout
-from danceopd_ext.models.decoding import decode
+from danceopd_ext.models.decoding import NotFinite, decode_finite
 from danceopd_ext.models.loading import load_vae
 from danceopd_ext.pictures import draw_grid
 from danceopd_ext.toolkits.native.batches import StepData
@@ -28,14 +28,16 @@ class Previews:
         self.prepared, self.fields, self.data, self.device = prepared, fields, data, device
         self.folder = Path(prepared.preset.saving.output_dir) / "sample"
         self.fixed: dict[str, list[np.ndarray]] = {}
+        self.told: set[str] = set()
         self.vae = load_vae(prepared.source, torch_dtype(prepared.preset.training.mixed_precision))
 
     def draw(self, step: int, say: Callable[[str], None]) -> Image.Image:
         """Draw all prompts, write `sample/NAME-step00000300.png`, and return the grid."""
         if not self.fixed:
             columns: Mapping[str, Field] = {"base": self.fields.base, **self._other_teachers()}
-            self.fixed = {name: self._column(field) for name, field in columns.items()}
-        columns = {**self._sources(), **self.fixed, "student": self._column(self.fields.plain_student)}
+            self.fixed = {name: self._column(name, field, say) for name, field in columns.items()}
+        student = self._column("student", self.fields.plain_student, say)
+        columns = {**self._sources(), **self.fixed, "student": student}
         prompts = [line.prompt for line in self.prepared.previews]
         grid = draw_grid(prompts, columns, title=f"step {step}")
         path = self.folder / f"{self.prepared.preset.saving.output_name}-step{step:08d}.png"
@@ -53,12 +55,27 @@ class Previews:
     def _other_teachers(self) -> dict[str, Field]:
         return {name: field for name, field in self.fields.teachers.items() if field is not self.fields.base}
 
-    def _column(self, field: Field) -> list[np.ndarray]:
-        return [self._picture(field, line, place) for place, line in enumerate(self.prepared.previews)]
+    def _column(self, name: str, field: Field, say: Callable[[str], None]) -> list[np.ndarray]:
+        """A picture for each prompt; one that is not finite is black, which is said once, and training goes on."""
+        column = []
+        for place, line in enumerate(self.prepared.previews):
+            try:
+                column.append(self._picture(field, line, place))
+            except NotFinite:
+                column.append(np.zeros((line.height, line.width, 3), np.uint8))
+                if name not in self.told:
+                    say(self._not_finite(name, line))
+                self.told.add(name)
+        return column
+
+    def _not_finite(self, name: str, line: PreviewPrompt) -> str:
+        narrow = self.prepared.preset.training.mixed_precision == "fp16"
+        remedy = ' fp16 may be too narrow for this model: try mixed_precision = "bf16".' if narrow else ""
+        return f'pictures: {name} gives NaN or infinite numbers for "{line.prompt}"; such pictures are black.{remedy}'
 
     @torch.no_grad()
     def _picture(self, field: Field, line: PreviewPrompt, place: int) -> np.ndarray:
-        """uint8 [H, W, 3]: the field's own sampler, on the pipeline's sigma grid."""
+        """uint8 [H, W, 3]: the field's own sampler, on the pipeline's sigma grid. Raises NotFinite."""
         rng = torch.Generator("cpu").manual_seed(line.seed) if line.seed is not None else self._own_noise(place)
         noise = torch.randn((1, *self.data.latent_shape(line.width, line.height)), generator=rng).to(self.device)
         condition = self.data.conditions([line.prompt], line.negative_prompt, [line.sources], (line.width, line.height))
@@ -67,9 +84,10 @@ class Previews:
         guided = self.prepared.family.guided(field, line.guidance_scale)
         latents = rollout(guided, noise, sigmas, condition, end)[:, 0]
         self.vae.to(self.device)
-        picture = decode(self.vae, latents)[0]
-        self.vae.to("cpu")
-        return picture
+        try:
+            return decode_finite(self.vae, latents)[0]
+        finally:
+            self.vae.to("cpu")
 
     def _own_noise(self, place: int) -> torch.Generator:
         return generator(self.prepared.preset.training.seed, "preview", place)
