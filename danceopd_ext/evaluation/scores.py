@@ -23,13 +23,17 @@ MARGIN = 0.02
 
 
 class ClipScore:
-    """100 * the cosine of CLIP's embeddings of picture and text, not below 0 (Hessel et al. 2021, with weight 100)."""
+    """100 * the cosine of CLIP's embeddings of picture and text, not below 0 (Hessel et al. 2021, with weight 100).
+
+    Loaded on the CPU, early enough to refuse a wrong name; on the device from the first score on, so that what draws
+    before has its memory. Raises UserError where `where` gives no CLIP model.
+    """
 
     def __init__(self, where: str, device: torch.device):
         from transformers import CLIPModel, CLIPProcessor
 
         try:
-            self.model = CLIPModel.from_pretrained(where, use_safetensors=True).to(device).eval()
+            self.model = CLIPModel.from_pretrained(where, use_safetensors=True).eval()
             self.processor = CLIPProcessor.from_pretrained(where)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -39,6 +43,7 @@ class ClipScore:
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
         """One score for each pair of picture and text, 0..100."""
+        self.model.to(self.device)
         inputs = self.processor(
             text=list(texts), images=list(pictures), return_tensors="pt", padding=True, truncation=True
         ).to(self.device)

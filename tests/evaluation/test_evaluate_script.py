@@ -1,18 +1,11 @@
-import json
-
 import numpy as np
-import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from danceopd_ext.method import generator
 from tests.evaluation.calls import geneval, geneval_arguments, pixels
 from tests.tiny.loras import write_random_lora
-from tests.tiny.pipelines import tokenizer
 
 
 def test_geneval_folders_hold_what_the_scorer_reads(evaluate, tmp_path, sd3, capsys):
@@ -92,32 +85,3 @@ def test_loras_side_by_side_are_what_each_draws_alone(evaluate, tmp_path, sd3):
         drawn[name] = pixels(together / file)
         assert np.array_equal(drawn[name], pixels(alone / file))
     assert len({picture.tobytes() for picture in drawn.values()}) == 4
-
-
-def test_clip_scores_are_clips_own(evaluate, tmp_path, sd3):
-    clip = tiny_clip(tmp_path / "clip")
-    geneval(evaluate, tmp_path, sd3, "--clip", str(clip), "--limit", "1")
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["scores"]
-    model, processor = CLIPModel.from_pretrained(clip), CLIPProcessor.from_pretrained(clip)
-    found = []
-    for n in range(2):
-        image = Image.open(tmp_path / f"out/style/00000/samples/000{n}.png")
-        inputs = processor(text=["a photo of a cat"], images=[image], return_tensors="pt", padding=True)
-        with torch.no_grad():
-            logits = model(**inputs).logits_per_image.item()
-        found.append(max(0.0, 100 * logits / model.logit_scale.exp().item()))
-    assert scores["style"]["single_object"]["clip"] == pytest.approx(sum(found) / 2, abs=1e-3)
-    assert "| style | all |" in (tmp_path / "out" / "scores.md").read_text(encoding="utf-8")
-
-
-def tiny_clip(folder):
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**sizes, "vocab_size": 32, "max_position_embeddings": 16, "bos_token_id": 2, "eos_token_id": 3}
-    torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 16}, projection_dim=8)
-    )
-    model.save_pretrained(folder)
-    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(image_processor=images, tokenizer=tokenizer(16)).save_pretrained(folder)
-    return folder
