@@ -141,6 +141,7 @@ def report(out: Path, jobs: list[Job], folders: dict[str, Path], clip: ClipScore
 
 
 def parser() -> argparse.ArgumentParser:
+    """Every default is in the help; where none is named, there is none."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("benchmark", choices=("geneval", "gedit"))
     made.add_argument("--prompts", required=True, help="the benchmark's own prompt file (GEdit-Bench: also a folder)")
@@ -151,13 +152,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ignore_text_encoder", action="store_true", help="use the transformer's part of LoRAs alone")
     made.add_argument("--no_base", action="store_true", help="do not draw with the base alone")
     made.add_argument("--out", required=True, help="folder of the results")
-    made.add_argument("--samples", type=positive, default=4, help="GenEval: pictures a prompt")
-    made.add_argument("--language", choices=(*LANGUAGES, "all"), default="en", help="GEdit-Bench: of the instructions")
-    made.add_argument("--limit", type=positive, help="only the first prompts")
-    kinds = {"width": positive, "height": positive, "steps": positive, "guidance_scale": scale, "seed": int}
+    made.add_argument("--samples", type=positive, default=4, help="GenEval: pictures a prompt (default: %(default)s)")
+    of = "GEdit-Bench: of the instructions (default: %(default)s)"
+    made.add_argument("--language", choices=(*LANGUAGES, "all"), default="en", help=of)
+    made.add_argument("--limit", type=positive, help="only the first prompts (default: all)")
     for field in dataclasses.fields(Drawing):
-        made.add_argument(f"--{field.name}", type=kinds[field.name], default=field.default)
-    made.add_argument("--mixed_precision", choices=tuple(DTYPES), default="bf16" if torch.cuda.is_available() else "no")
+        kind, text = DRAWING[field.name]
+        shown = f"{text} (default: %(default)s)"
+        made.add_argument(f"--{field.name}", type=kind, default=field.default, help=shown)
+    precision = "bf16" if torch.cuda.is_available() else "no"
+    shown = "what is computed in; no is float32 (default: bf16 with a CUDA GPU, else no; here %(default)s)"
+    made.add_argument("--mixed_precision", choices=tuple(DTYPES), default=precision, help=shown)
     made.add_argument("--clip", help="hub id or folder of a CLIP model, such as openai/clip-vit-large-patch14")
     return made
 
@@ -171,6 +176,21 @@ def scale(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no guidance scale: give a number from 0, such as 3.5.")
     return number
+
+
+#: option of a Drawing -> its type, and its help
+DRAWING = {
+    "width": (positive, "of what is drawn, in pixels; an edit keeps its source's proportions"),
+    "height": (positive, "the same; an edit has about width x height pixels"),
+    "steps": (positive, "of the sampler"),
+    "guidance_scale": (
+        scale,
+        "classifier-free guidance, at twice the time: 1 is none. Give the scale that you draw with; for Z-Image its "
+        "pipeline's number plus one (that pipeline counts one less); for FLUX.1 and FLUX.2 dev leave 1, as they are "
+        "told their pipelines' own guidance anyway",
+    ),
+    "seed": (int, "of the noise, which is the same for every model"),
+}
 
 
 if __name__ == "__main__":

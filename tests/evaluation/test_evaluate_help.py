@@ -1,0 +1,28 @@
+import pytest
+
+DEFAULTS = [
+    "GenEval: pictures a prompt (default: 4)",
+    "of the instructions (default: en)",
+    "only the first prompts (default: all)",
+    "its source's proportions (default: 1024)",
+    "width x height pixels (default: 1024)",
+    "of the sampler (default: 28)",
+    "own guidance anyway (default: 1.0)",
+    "the same for every model (default: 0)",
+    "(default: bf16 with a CUDA GPU, else no; here ",
+]
+
+
+@pytest.mark.parametrize("benchmark", ["geneval", "gedit"])
+def test_the_help_names_every_default(evaluate, capsys, benchmark):
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main([benchmark, "--help"])
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert [text for text in DEFAULTS if text not in shown] == []
+    assert shown.count("default: ") == len(DEFAULTS)
+
+
+def test_the_help_says_how_guidance_counts(evaluate):
+    shown = " ".join(evaluate.parser().format_help().split())
+    assert "1 is none. Give the scale that you draw with; for Z-Image its pipeline's number plus one" in shown
