@@ -1,20 +1,22 @@
 """Turn OmniEdit-style edit data into folders that an edit route reads, local and global edits apart.
 
-    python scripts/omniedit_routes.py TIGER-Lab/OmniEdit-Filtered-1.2M --out data/edits --limit 2000
-    python scripts/omniedit_routes.py train-00000.parquet --out data/edits
-
 Each row has src_img, edited_img, edited_prompt_list and task. Edits of style, background, environment, weather,
 lighting or tone are global, the others local (the paper's split); --task swap=global changes that for one task. Writes
 
-    OUT/local/source/000000.png    what is edited: conditioning_data_dir in sd-scripts, control_directory in musubi
-    OUT/local/target/000000.png    what the data says should come out, with its instruction in 000000.txt: image_dir
+    OUT/local/source/000000.png    what is edited
+    OUT/local/target/000000.png    what the data says should come out, with its instruction in 000000.txt
     OUT/local.csv                  the same as columns prompt, source, target
     OUT/global/..., OUT/global.csv
-    OUT/dataset.toml               both as subsets, for `dataset_config`
+    OUT/dataset.toml               both as subsets, for the native trainer
     OUT/settings.json              what all this was made from
 
-DanceOPD needs no target: the teacher says what should come out. A run that was cut off goes on where it was, and one
-with a larger --limit adds to what is there; other data or other options need another OUT.
+The native trainer takes dataset.toml as its `dataset_config`, with teachers named `local` and `global`. musubi-tuner
+takes the folders, in a dataset file of its own form: a target folder as image_directory, the source folder beside it as
+control_directory. DanceOPD needs no target: the teacher says what should come out.
+
+Of a hub dataset whole .parquet files are fetched, one after the other, until both kinds are full; without --limit all
+of its training split. A run that was cut off goes on where it was, and one with a larger --limit adds to what is there;
+other data or other options need another OUT.
 """
 
 from __future__ import annotations
@@ -39,6 +41,12 @@ from danceopd_ext.data.tables import Row, encoded_of, read_rows, rgb_of, text_of
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
 
+EXAMPLE = """\
+example, 2000 edits of each kind, and a training of both (edits.toml has [danceopd.teachers.local] and .global):
+
+    python scripts/omniedit_routes.py TIGER-Lab/OmniEdit-Filtered-1.2M --out data/edits --limit 2000
+    accelerate launch train_danceopd.py --config edits.toml --dataset_config data/edits/dataset.toml
+"""
 GLOBAL_WORDS = ("style", "background", "env", "weather", "light", "tone")
 ROUTES = ("local", "global")
 #: what the folder OUT was made from, so that no other run mixes with it
@@ -279,10 +287,11 @@ def parse_task(text: str) -> tuple[str, str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=raw)
     made.add_argument("data", help="hub id of a dataset, or a .parquet or .jsonl file, or a folder of .parquet files")
     made.add_argument("--out", required=True, help="folder to write")
-    made.add_argument("--limit", type=positive, help="at most so many edits of each kind")
+    made.add_argument("--limit", type=positive, help="at most so many edits of each kind (default: all)")
     made.add_argument("--skip_broken", action="store_true", help="leave rows out whose pictures cannot be read")
     made.add_argument("--task", action="append", default=[], help="TASK=local or TASK=global; may be repeated")
     return made

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import importlib.util
 import json
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import toml
 from PIL import Image
 
 from danceopd_ext.cli import run
+from danceopd_ext.data.dataset_toml import read_dataset_config
 from danceopd_ext.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -93,6 +95,28 @@ def test_the_dataset_file_reads_with_both_parsers(omniedit, tmp_path, capsys, na
     for subset in subsets:
         targets, sources = Path(subset["image_dir"]), Path(subset["conditioning_data_dir"])
         assert {p.stem for p in targets.glob("*.png")} == {p.stem for p in sources.glob("*.png")} != set()
+
+
+def test_the_dataset_file_is_the_native_trainers(omniedit, tmp_path):
+    """With teachers of the routes' names: each edit with its source, and its target for methods that learn from it."""
+    out = tmp_path / "out"
+    omniedit.main([str(write_data(tmp_path)), "--out", str(out)])
+    routes, notes = read_dataset_config(out / "dataset.toml", ["base", "local", "global"])
+    assert {route: len(items) for route, items in routes.items()} == {"local": 2, "global": 3}
+    edit = routes["local"][1]
+    assert edit.text == "edit 3" and not notes
+    assert [path.resolve() for path in edit.source_images] == [(out / "local/source/000001.png").resolve()]
+    assert edit.target.path.resolve() == (out / "local/target/000001.png").resolve()
+
+
+def test_the_help_says_what_reads_it_and_shows_a_whole_command(omniedit):
+    shown = omniedit.parser().format_help()
+    assert "sd-scripts" not in shown
+    assert "teachers named `local` and `global`" in shown and "control_directory" in shown
+    *_, command, _ = shown.rstrip().split("\n")
+    words = shlex.split(command)
+    assert words[:2] == ["python", "scripts/omniedit_routes.py"]
+    assert omniedit.parser().parse_args(words[2:]).limit == 2000
 
 
 def test_a_limit_holds_for_each_kind_and_a_task_can_be_moved(omniedit, tmp_path):
