@@ -2,15 +2,17 @@
 
 Makes `.venv`, installs, makes the source pictures of the edits, trains one LoRA from three teachers and the base,
 scores it beside them and beside their plain merges, and leaves `outputs/quickstart/` with the LoRA, grid.png and
-report.json. Needs no GPU and no model download.
+report.json. Needs no GPU and no model download; installs about 1.3 GB once, more where torch comes with CUDA, and then
+takes about nine minutes on two cores. Other arguments are keys of presets/quickstart.toml, such as
+--max_train_steps 100.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import socket
-import sys
 import time
 
 from environment import ROOT, ensure, run
@@ -43,10 +45,12 @@ def launch_options(processes: int) -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    keys = parser.parse_known_args()[1]
     start = time.perf_counter()
     python, install = ensure("native")
     processes = 2 if (os.cpu_count() or 1) > 1 else 1
-    training = ["train_danceopd.py", "--config", PRESET, "--train_batch_size", str(BATCH // processes), *sys.argv[1:]]
+    training = ["train_danceopd.py", "--config", PRESET, "--train_batch_size", str(BATCH // processes), *keys]
     run([str(python), "-m", "danceopd_ext.demo.quickstart_data"])
     print("Training: accelerate launch " + shlex.join(["--num_processes", str(processes), *training]), flush=True)
     began = time.perf_counter()
