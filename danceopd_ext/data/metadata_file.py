@@ -8,6 +8,7 @@ preparation scripts, is the bucket itself.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,8 @@ def _entries(file: Path):
     for key, entry, source in found:
         if not isinstance(entry, dict) or not isinstance(key, str):
             raise UserError(f"{source}: expected an object with a caption and the image that it belongs to.")
+        if Path(key).name in ("", ".."):
+            raise UserError(f'{source}: "{key}" is not the name of an image. Correct it, or remove the entry.')
         yield key, entry, source
 
 
@@ -133,4 +136,4 @@ def _find_image(key: str, subset: Subset) -> Path | None:
     if not path.is_absolute() and subset.image_dir is not None:
         path = subset.image_dir / path
     candidates = (path, *(path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES))
-    return next((file for file in candidates if file.is_file()), None)
+    return next((file for file in candidates if os.path.isfile(file)), None)  # Path.is_file raises for long names

@@ -340,6 +340,11 @@ def test_a_small_image_without_upscaling_is_named(folder):
         ("m.json", '{"a": {"caption": 3}}', ["must be strings"]),
         ("m.json", '{"a": {"caption": "x", "train_resolution": [1, "2"]}}', ["train_resolution", "[width, height]"]),
         ("m.json", "{}", ["no entry with a caption"]),
+        *[
+            ("m.json", f'{{"{key}": {{"caption": "x"}}}}', [f'"{key}" is not the name'])
+            for key in ("", "/", ".", "a/..")
+        ],
+        ("m.jsonl", '{"image_path": "", "caption": "x"}', ["line 1", "is not the name of an image"]),
         ("m.jsonl", '{"image_path": "a", "caption": "x"}\n{"caption": "y"}', ["line 2", "expected an object"]),
     ],
 )
@@ -348,6 +353,13 @@ def test_wrong_metadata_is_named(folder, name, content, words):
     with pytest.raises(UserError) as caught:
         read(folder, metadata_toml(name))
     assert all(word in str(caught.value) for word in [name, *words]), str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["x" * 300, "x" * 252 + ".png", "a\0b"])
+def test_an_entry_whose_name_cannot_be_a_file_has_no_image(folder, key):
+    (folder / "meta.json").write_text(json.dumps({key: {"caption": "a fox"}}), encoding="utf-8")
+    (item,) = read(folder, metadata_toml("meta.json"))[0]["style"]
+    assert (item.text, item.target) == ("a fox", None)
 
 
 def test_a_missing_configuration_is_named(tmp_path):
