@@ -2,7 +2,7 @@
 
 MOMENT: `step:N` - when step N is about to be logged; `weights:N` - when the N-th LoRA is half written;
 `rename:N` - before the N-th rename of a whole file; `state:N` - when the N-th state folder is half written.
-`interrupt:N` - Ctrl-C while step N is logged.
+`interrupt:N` - Ctrl-C while step N is logged. `preview:N` - nothing is killed; the N-th preview runs out of memory.
 """
 
 import os
@@ -36,10 +36,14 @@ def half(original, tensors, path, *arguments, **keywords):
         file.truncate(os.path.getsize(path) // 2)
 
 
+def out_of_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 def main():
     from danceopd_ext.cli import run
     from danceopd_ext.lora import write
-    from danceopd_ext.toolkits.native import journal, state
+    from danceopd_ext.toolkits.native import journal, previews, state
     from danceopd_ext.toolkits.run import main
 
     kind, _, count = sys.argv[1].partition(":")
@@ -51,6 +55,8 @@ def main():
         die_at(int(count), state, "save_file", half)
     elif kind == "interrupt":
         die_at(int(count), journal.Journal, "record", signal=signal.SIGINT)
+    elif kind == "preview":
+        die_at(int(count), previews.Previews, "draw", out_of_memory)
     elif kind == "rename":
         die_at(int(count), os, "replace")
     sys.exit(run(main, ["--config", *sys.argv[2:]]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import release_memory
 
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.method import METHODS, Method, Report, derive_seed
@@ -30,6 +31,10 @@ from danceopd_ext.toolkits.native.stop import StopRequest
 OUT_OF_MEMORY = (
     "Set gradient_checkpointing = true, train_batch_size = 1 (with more gradient_accumulation_steps), "
     "rollout_batch_size = 1 or a smaller resolution, and close other programs that use the GPU."
+)
+NO_PREVIEWS = (
+    "no pictures of step {}: the GPU's memory does not suffice to draw them beside training. None are drawn any more "
+    "in this run; training goes on. Use smaller ones (--w and --h in sample_prompts), or leave sample_prompts out."
 )
 
 
@@ -126,15 +131,25 @@ class Run:
         return path
 
     def preview(self) -> None:
-        """Draw the preview prompts, if there are any."""
+        """Draw the preview prompts, if there are any; never again where memory does not suffice for them."""
         if not self.previews:
             return
         self.learn(False)
-        if self.accelerator.is_main_process:
-            picture = self.previews.draw(self.step, self.journal.say)
-            self.journal.picture(picture, self.step)
-        self.accelerator.wait_for_everyone()
+        full = self.accelerator.is_main_process and not self.drawn()
+        if any_process(self.accelerator, full):  # all of them: who goes on drawing waits here for the others
+            self.previews = None
+            release_memory()
         self.journal.pause()
+
+    def drawn(self) -> bool:
+        """Draw now; False where memory does not suffice, which is said. What was taken is free after the return."""
+        try:
+            picture = self.previews.draw(self.step, self.journal.say)
+        except torch.OutOfMemoryError:
+            self.journal.say(NO_PREVIEWS.format(self.step))
+            return False
+        self.journal.picture(picture, self.step)
+        return True
 
     def finish(self) -> Path:
         """Save, then draw: pictures that fail cost no training."""

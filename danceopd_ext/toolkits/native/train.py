@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
 from danceopd_ext.config import Preset
-from danceopd_ext.errors import TrainingError
+from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import build_fields
@@ -44,19 +46,36 @@ def train(preset: Preset) -> Path:
     cache_dir = preset.dataset.text_encoder_cache_dir or str(output_dir / "cache")
     cache, sources = open_cache(prepared, cache_dir), open_sources(prepared, cache_dir)
     latents = open_targets(prepared, cache_dir)
-    encode_texts(prepared, cache, accelerator, say)
-    encode_sources(prepared, sources, accelerator, say)
-    encode_targets(prepared, latents, accelerator, say)
+    with encoding("prompts", 'set text_encoder_batch_size = 1 and mixed_precision = "bf16"'):
+        encode_texts(prepared, cache, accelerator, say)
+    with encoding("source images", "use smaller ones or a smaller resolution"):
+        encode_sources(prepared, sources, accelerator, say)
+    with encoding("pictures", "use a smaller resolution"):
+        encode_targets(prepared, latents, accelerator, say)
     output_dir.mkdir(parents=True, exist_ok=True)
     data = StepData(prepared, cache, accelerator, latents, sources)
+    with out_of_memory(
+        TrainingError,
+        "the model and its teachers do not fit into the GPU's memory. Close other programs that use the GPU, or "
+        "set extract_rank for teachers with a checkpoint, or use a smaller model.",
+    ):
+        run = Run(prepared, accelerator, build_fields(prepared, accelerator, say), data)
+    return run.go()
+
+
+@contextmanager
+def out_of_memory(kind: type[Exception], message: str) -> Iterator[None]:
+    """Raise `kind` with the message where the GPU's memory does not suffice for what is inside."""
     try:
-        fields = build_fields(prepared, accelerator, say)
+        yield
     except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            "the model and its teachers do not fit into the GPU's memory. Close other programs that use the GPU, or "
-            "set extract_rank for teachers with a checkpoint, or use a smaller model."
-        ) from error
-    return Run(prepared, accelerator, fields, data).go()
+        raise kind(message) from error
+
+
+def encoding(what: str, remedy: str) -> AbstractContextManager:
+    """Encode inside. Raises UserError, as on a disk that is too small, where the GPU's memory does not suffice."""
+    message = f"the GPU's memory does not suffice to encode the {what} before training. Close other programs that use "
+    return out_of_memory(UserError, f"{message}the GPU, or {remedy}.")
 
 
 def make_accelerator(preset: Preset) -> Accelerator:
