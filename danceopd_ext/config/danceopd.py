@@ -88,7 +88,9 @@ class DanceOPDSection:
         "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
     )
     student_init: Literal["fresh", "merge_average", "merge_sum"] = key(
-        "fresh", "Start of the student: nothing, or its LoRA teachers merged and compressed to network_dim."
+        "fresh",
+        "Start of the student: nothing, or its teachers merged as the method of that name does (in an average the base "
+        "counts as a change of zero) and compressed to network_dim.",
     )
     lora_targets: list[str] = key([], "Endings of the layers that get a LoRA. Default: the family's attention layers.")
     teachers: dict[str, Teacher] = field(default_factory=dict)
