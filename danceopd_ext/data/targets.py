@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from ..rgb import as_rgb, is_deep_grey
 from .buckets import BucketRules, covering
 from .items import Size
 
@@ -45,13 +46,15 @@ class PictureFile(NamedTuple):
 def inspect_picture(path: Path) -> PictureFile:
     """Read a picture file's digest and size. Raises UserError when it is missing or no picture."""
     data = _read(path)
-    return PictureFile(hashlib.sha256(data).hexdigest()[:32], open_picture(data, lambda image: image.size, _told(path)))
+    size, deep = open_picture(data, lambda image: (image.size, is_deep_grey(image)), _told(path))
+    # caches of earlier versions hold grey of 16 bits as white
+    return PictureFile(hashlib.sha256(data + b"16 bits" * deep).hexdigest()[:32], size)
 
 
 def load_target(target: Target, size: Size) -> np.ndarray:
     """Return the picture at the item's size, uint8 [height, width, 3]; transparency is dropped, as in sd-scripts.
 
-    Raises UserError when the file is missing or damaged.
+    Raises UserError as load_picture does.
     """
     image = load_picture(target.path)
     return fitted(image, target.resized(image.size, size), size)
@@ -60,14 +63,14 @@ def load_target(target: Target, size: Size) -> np.ndarray:
 def load_picture(path: Path) -> Image:
     """Return the whole picture as RGB; transparency and a rotation noted in the EXIF data do not count.
 
-    Raises UserError when the file is missing or damaged.
+    Raises UserError when the file is missing or damaged, or its pixels are numbers of 32 bits.
     """
-    return decoded(_read(path), _told(path))
+    return open_picture(_read(path), lambda image: as_rgb(image, str(path)), _told(path))
 
 
 def decoded(data: bytes, wrong: str) -> Image:
     """Return the whole picture in these bytes as RGB. Raises UserError, which begins with `wrong`."""
-    return open_picture(data, lambda image: image.convert("RGB"), wrong)
+    return open_picture(data, lambda image: as_rgb(image, wrong), wrong)
 
 
 def fitted(image: Image, resized: Size, size: Size) -> np.ndarray:

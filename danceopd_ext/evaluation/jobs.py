@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.tables import Row, picture_of, read_rows, text_of
-from danceopd_ext.data.targets import PictureFile
+from danceopd_ext.data.targets import PictureFile, decoded
 from danceopd_ext.errors import UserError
 
 LANGUAGES = ("en", "cn")
@@ -76,7 +76,7 @@ class Job:
         return as_png(self.source) if file == self.source_file else self.files[file]
 
     def source_image(self) -> Image.Image | None:
-        return None if self.source is None else Image.open(io.BytesIO(self.source)).convert("RGB")
+        return None if self.source is None else decoded(self.source, f"{self.where}: the source cannot be read")
 
 
 def geneval_jobs(path: Path, samples: int, limit: int | None = None) -> list[Job]:
@@ -129,7 +129,7 @@ def _plain(word: str, where: str) -> str:
 def as_png(picture: bytes) -> bytes:
     """The same picture as PNG."""
     out = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").save(out, "PNG")
+    decoded(picture, "a source picture cannot be read").save(out, "PNG")
     return out.getvalue()
 
 

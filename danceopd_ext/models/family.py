@@ -21,6 +21,7 @@ from danceopd_ext.models.conditions import PromptTensors, TextConditions
 from danceopd_ext.models.decoding import encode, pixels_per_latent
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.resizing import Size
+from danceopd_ext.rgb import as_rgb
 
 __all__ = ["Family", "PromptTensors", "SizeLimits", "Sources", "TextConditions", "flow_match_shift"]
 
@@ -90,7 +91,8 @@ class Family(LayerNames, ABC):
             takes = f"1 to {self.max_sources}" if self.max_sources else "no"
             raise UserError(f"{self.title} takes {takes} source images, not {len(sources.images)}.")
         scale = pixels_per_latent(self.vae_class, vae.config)
-        pictures = [self.source_picture(image.convert("RGB"), scale, sources.drawn) for image in sources.images]
+        images = [as_rgb(image, f"{self.title}: a source image cannot be used") for image in sources.images]
+        pictures = [self.source_picture(image, scale, sources.drawn) for image in images]
         return {f"source_{i}": encode(vae, as_pixels(p))[0].cpu().contiguous() for i, p in enumerate(pictures)}
 
     def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 
@@ -73,6 +74,21 @@ def test_averages_cut_through_pixels():
 def test_other_kinds_of_pictures_become_rgb(tmp_path):
     Image.new("LA", (4, 4), (200, 0)).save(tmp_path / "grey.png")
     assert load_target(Target(tmp_path / "grey.png"), (4, 4)).tolist() == [[[200] * 3] * 4] * 4
+
+
+def test_grey_of_16_bits_is_no_white(tmp_path):
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    found = load_target(Target(tmp_path / "deep.png"), (256, 256))
+    assert np.abs(found - ramp[..., None] / 257).max() <= 0.5
+    bare = hashlib.sha256((tmp_path / "deep.png").read_bytes()).hexdigest()
+    assert not bare.startswith(inspect_picture(tmp_path / "deep.png").digest), "caches of the white one are not used"
+
+
+def test_a_picture_of_32_bits_is_named(tmp_path):
+    Image.new("F", (8, 8)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match=r"a\.tiff: its pixels are numbers of 32 bits .*8 or 16 bits"):
+        load_target(Target(tmp_path / "a.tiff"), (8, 8))
 
 
 def cut_off(kind):

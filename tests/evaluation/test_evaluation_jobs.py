@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,6 +30,23 @@ def test_gedit_puts_edit_and_source_by_task_and_language(tmp_path):
     assert (shown.format, shown.size) == ("PNG", (96, 64)) == ("PNG", jobs[0].picture.size)
     assert len(gedit_jobs(write_gedit(tmp_path), language="cn")) == 1
     assert len(gedit_jobs(write_gedit(tmp_path), language=None)) == 3
+
+
+def test_a_source_of_16_bits_is_no_white(tmp_path):
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    path = write_gedit(tmp_path)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    job = replace(gedit_jobs(path)[0], source=(tmp_path / "deep.png").read_bytes())
+    for shown in (job.source_image(), Image.open(io.BytesIO(job.content(job.source_file)))):
+        assert np.abs(np.asarray(shown) - ramp[..., None] / 257).max() <= 0.5
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_a_source_of_32_bits_is_named(tmp_path, mode):
+    path = write_gedit(tmp_path, input_image="deep.tiff")
+    Image.new(mode, (8, 8)).save(tmp_path / "deep.tiff")
+    with pytest.raises(UserError, match=r"line 1: .*32 bits .*8 or 16 bits"):
+        gedit_jobs(path)
 
 
 def test_what_is_asked_is_the_instruction_and_the_source(tmp_path):

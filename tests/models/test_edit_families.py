@@ -1,5 +1,6 @@
 """Families that edit against their own pipelines, with one source image and with two."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.flux import pipeline_flux_kontext
@@ -134,8 +135,12 @@ def test_wrong_numbers_and_sizes_of_sources():
 def test_pictures_of_other_modes_are_taken(small_sources):
     family, pipeline = FAMILIES["flux_2"], ALL["flux_2"]()
     picture = pictures(1)[0].convert("L")
+    deep = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
     expected = family.encode_sources(pipeline.vae, Sources([picture.convert("RGB")], (32, 32)))["source_0"]
-    assert torch.equal(family.encode_sources(pipeline.vae, Sources([picture], (32, 32)))["source_0"], expected)
+    for same in (picture, deep):
+        assert torch.equal(family.encode_sources(pipeline.vae, Sources([same], (32, 32)))["source_0"], expected)
+    with pytest.raises(UserError, match="a source image cannot be used: its pixels are numbers of 32 bits"):
+        family.encode_sources(pipeline.vae, Sources([picture.convert("F")], (32, 32)))
 
 
 SIZES = [

@@ -1,0 +1,35 @@
+"""A picture of any depth as RGB with 8 bits a channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def as_rgb(image: Image, what: str) -> Image:
+    """Return the picture as RGB; grey of 16 bits becomes one of 8 in proportion (1/257, rounded).
+
+    Pillow itself cuts such grey off at 255, so that nearly all of it is white. Raises UserError, which begins with
+    `what`, for pixels that are numbers of 32 bits: nothing says which of them is white.
+    """
+    if is_deep_grey(image):
+        from PIL.Image import fromarray
+
+        image = fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode in ("F", "I"):
+        raise UserError(
+            f"{what}: its pixels are numbers of 32 bits (mode {image.mode}), and nothing says which of them is white. "
+            "Save it with 8 or 16 bits a channel."
+        )
+    return image.convert("RGB")
+
+
+def is_deep_grey(image: Image) -> bool:
+    """Whether the pixels are grey of 16 bits. Pillow opens those of some kinds of files as numbers of 32 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
