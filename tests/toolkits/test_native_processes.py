@@ -1,6 +1,7 @@
 """Which processes have to be started by hand, because accelerate starts only one on a CPU."""
 
 import os
+import subprocess
 
 import pytest
 import torch
@@ -57,6 +58,48 @@ def test_none_is_missing_without_a_launcher(launched):
     before = dict(os.environ)
     with processes.all_processes():
         assert dict(os.environ) == before
+
+
+class Worker:
+    """A process that notes what is done to it; a stubborn one ends only when it is killed."""
+
+    def __init__(self, stubborn):
+        self.stubborn, self.done = stubborn, []
+
+    def terminate(self):
+        self.done.append("terminate")
+
+    def kill(self):
+        self.done.append("kill")
+
+    def wait(self, timeout=None):
+        if self.stubborn and "kill" not in self.done:
+            assert timeout, "waits for ever"
+            raise subprocess.TimeoutExpired("worker", timeout)
+        self.done.append("wait")
+
+
+def started(launched, worker):
+    """The worker, as the one process that will be started."""
+    launched.setattr(processes.subprocess, "Popen", lambda *_, **__: worker)
+    launched.setattr(processes, "_ranks", lambda *_: {})  # else they stay in the environment of other tests
+    return worker
+
+
+@pytest.mark.parametrize(("stubborn", "done"), [(False, ["terminate", "wait"]), (True, ["terminate", "kill", "wait"])])
+def test_workers_end_where_the_main_process_fails(launched, stubborn, done):
+    """One that is in a step takes the request to end as one to end after the step, which waits for the main process."""
+    worker = started(launched, Worker(stubborn))
+    with pytest.raises(OSError, match="disk full"), processes.all_processes():
+        raise OSError("disk full")
+    assert worker.done == done
+
+
+def test_workers_are_waited_for_where_nothing_failed(launched):
+    worker = started(launched, Worker(False))
+    with processes.all_processes():
+        pass
+    assert worker.done == ["wait"]
 
 
 class TwoProcesses:

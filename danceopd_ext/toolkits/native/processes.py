@@ -19,6 +19,9 @@ from accelerate import Accelerator, PartialState
 
 from danceopd_ext.method import Report
 
+#: seconds that a process has to end after it was asked to
+PATIENCE = 10.0
+
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
     """Whether the flag is up on any process."""
@@ -107,11 +110,21 @@ def all_processes() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for worker in workers:
-            worker.terminate()
+        end(workers)
         raise
-    finally:
-        for worker in workers:
+    for worker in workers:
+        worker.wait()
+
+
+def end(workers: Sequence[subprocess.Popen]) -> None:
+    """End processes whose main process has failed: they may wait for it for ever, and answer to no polite request."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        try:
+            worker.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            worker.kill()
             worker.wait()
 
 
