@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +16,9 @@ DTYPES = ("fp16", "bf16", "float")
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Call `main` and return the exit code: 0 done, 2 the user's input is wrong, 1 the run had to stop.
 
-    Both say one message without a traceback; 130 is Ctrl-C before there was anything to save. Any other exception
-    passes through, so that Python prints it and exits with 1. Output is UTF-8 whatever the console's code page, and a
-    character that cannot be shown is replaced rather than fatal.
+    Both say one message without a traceback, as does a name that is too long for a file's; 130 is Ctrl-C before there
+    was anything to save. Any other exception passes through, so that Python prints it and exits with 1. Output is UTF-8
+    whatever the console's code page, and a character that cannot be shown is replaced rather than fatal.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -30,10 +31,21 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except TrainingError as problem:
         print(f"stopped: {problem}", file=sys.stderr)
         return 1
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {few_letters(problem.filename)}: too long for the name of a file. Check it.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def few_letters(text: object, most: int = 80) -> str:
+    """The text, or its beginning and three dots."""
+    text = str(text)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def main(argv: Sequence[str]) -> None:

@@ -79,6 +79,11 @@ def test_wrong_input_is_one_message_and_code_2(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_name_that_is_too_long_is_one_message(capsys):
+    assert run(main, ["inspect", "a cat on a wall " * 20]) == 2
+    assert capsys.readouterr().err.startswith("error: a cat on a wall a cat")
+
+
 @pytest.mark.parametrize("arguments", [[], ["convert", "a", "b"], ["convert", "a", "b", "--to", "x"], ["inspect"]])
 def test_wrong_arguments_are_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -78,6 +78,7 @@ def test_a_named_folder_that_is_not_it(checkout, tmp_path):
     assert "the right folder has train_network.py and library/train_util.py" in message
     assert 'toolkit_dir = "gone" does not exist' in problem("sd-scripts", "gone", {}, here)
     assert 'SD_SCRIPTS_DIR = "gone" does not exist' in problem("sd-scripts", None, {"SD_SCRIPTS_DIR": "gone"}, here)
+    assert '~nobody-of-this-name/x" does not exist' in problem("sd-scripts", "~nobody-of-this-name/x", {}, here)
 
 
 def test_one_missing_file_is_enough_to_refuse(checkout):

@@ -116,7 +116,7 @@ def _is(toolkit: str, folder: Path) -> bool:
 
 def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
     """The folder that the user named, if it is the checkout."""
-    folder = (here / Path(text).expanduser()).resolve()
+    folder = (here / os.path.expanduser(text)).resolve()
     if _is(toolkit, folder):
         return folder
     there = "does not exist" if not folder.exists() else f"is not a checkout of kohya-ss/{toolkit}"
