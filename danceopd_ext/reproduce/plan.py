@@ -132,10 +132,13 @@ def with_gap(entries: list[Entry]) -> list[Entry]:
 def pictures_of(plan: Plan) -> Mapping[str, Path]:
     """Model -> the pictures of its first seed; of the guidance at inference only the smallest and the largest, of rows
     that are one model the first."""
-    found: dict[str, Path] = {}
+    first: dict[str, Path] = {}
     for one in plan.drawn:
         if one.beta in (one.row.betas[0], one.row.betas[-1]):
             name = one.row.label if one.beta == 1 else f"{one.row.label}, beta {one.beta:g}"
-            if one.job.pictures not in found.values():
-                found.setdefault(name, one.job.pictures)
+            first.setdefault(name, one.job.pictures)
+    found: dict[str, Path] = {}
+    for name, place in first.items():
+        if place not in found.values():
+            found[name] = place
     return found
