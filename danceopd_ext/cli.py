@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.errors import TrainingError, UserError, few_letters
 
 DTYPES = ("fp16", "bf16", "float")
 
@@ -34,18 +34,14 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except OSError as problem:
         if problem.errno != errno.ENAMETOOLONG:
             raise
-        print(f"error: {few_letters(problem.filename)}: too long for the name of a file. Check it.", file=sys.stderr)
+        print(
+            f"error: {few_letters(str(problem.filename))}: too long for the name of a file. Check it.", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     return 0
-
-
-def few_letters(text: object, most: int = 80) -> str:
-    """The text, or its beginning and three dots."""
-    text = str(text)
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def main(argv: Sequence[str]) -> None:

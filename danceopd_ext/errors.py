@@ -28,5 +28,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f' Did you mean "{close[0]}"?' if close else ""
 
 
+def few_letters(text: str, most: int = 80) -> str:
+    """The text, or its beginning and three dots: for a message."""
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 class TrainingError(Exception):
     """The run had to stop: one message that says why, what was saved and what to try. Exit code 1, no traceback."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from danceopd_ext.config.fields import convert, key_types, type_name
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
-from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.errors import UserError, few_letters, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -141,9 +141,8 @@ def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
     files = [files] if isinstance(files, str) else files
     for file in files:
         if Path(file).suffix.lower() not in PROMPT_SUFFIXES:
-            shown = file if len(file) <= 80 else f"{file[:76]} ..."
             raise UserError(
-                f'{where} = "{shown}": takes the name of a file that ends in '
+                f'{where} = "{few_letters(file)}": takes the name of a file that ends in '
                 f"{', '.join(PROMPT_SUFFIXES[:-1])} or {PROMPT_SUFFIXES[-1]}. Write the prompts into one, a prompt a "
                 "line in .txt, and name it here."
             )

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import library
 
 #: of torchvision's binary, which does not load beside every build of torch; the toolkits only import the package
 OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_libraries: list[torch.library.Library] = []  # operators go with the object that defined them
+_libraries: list[library.Library] = []  # operators go with the object that defined them
 
 
 def named_by(variable: str) -> Path:
@@ -31,7 +32,7 @@ def enter(sources: Path) -> None:
     sys.path.insert(0, str(sources))
     if _libraries:
         return
-    _libraries.append(torch.library.Library("torchvision", "FRAGMENT"))
+    _libraries.append(library.Library("torchvision", "FRAGMENT"))
     for operator in OPERATORS:
         if not hasattr(torch.ops.torchvision, operator.partition("(")[0]):
             _libraries[0].define(operator)

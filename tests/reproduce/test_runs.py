@@ -174,6 +174,7 @@ def test_all_rows_have_the_same_student_steps_and_data(sources, tmp_path):
 def test_a_step_has_the_same_samples_whatever_the_method():
     for budget in BUDGETS.values():
         for routes in (1, 2):
+            assert budget.samples % routes == 0
             assert samples_of_a_micro_batch("diffusionopd", routes, budget) * routes == budget.samples
         three = samples_of_a_micro_batch("diffusionopd", 3, budget) * 3
         assert budget.samples <= three < budget.samples + 3
