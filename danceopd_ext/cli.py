@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough, such as `| head`; Python's own last flush shall not say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from typing import Any
 
 from danceopd_ext.config.fields import convert, key_types, type_name
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
+from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
 from danceopd_ext.errors import UserError, few_letters, nearest
 
 if sys.version_info >= (3, 11):
@@ -19,7 +20,6 @@ else:
     import tomli as tomllib
 
 TABLES = ("teachers", "prompts", "routes", "datasets")
-PROMPT_SUFFIXES = (".txt", ".csv", ".jsonl")
 
 
 def flat_keys() -> dict[str, str]:

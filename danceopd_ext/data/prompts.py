@@ -18,7 +18,7 @@ from .items import CaptionRules, Item, Size
 from .sources import path_of_row, sources_of_row
 from .subset import image_size
 from .targets import Target
-from .textfiles import backslash_hint, find_beside, read_text, unquoted
+from .textfiles import PROMPT_SUFFIXES, backslash_hint, find_beside, read_text, unquoted
 
 # A flag of sd-scripts' sample prompts: " --w 1024". A word must follow the dashes at once, so that "a -- b" is text.
 _FLAG = re.compile(r"(?:^|\s)--([A-Za-z]\w*)")
@@ -58,7 +58,7 @@ def read_prompts(
     `multiple`. Raises UserError for a missing, empty or malformed file, and for a source image if `multiple` is None.
     """
     path = Path(path)
-    readers = {".txt": _read_txt, ".csv": _read_csv, ".jsonl": _read_jsonl}
+    readers = dict(zip(PROMPT_SUFFIXES, (_read_txt, _read_csv, _read_jsonl), strict=True))
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f'{path}: prompt files are .txt, .csv or .jsonl, not "{path.suffix}".')

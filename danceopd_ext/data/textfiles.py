@@ -8,6 +8,9 @@ from pathlib import Path
 
 from ..errors import MissingFile, UserError
 
+PROMPT_SUFFIXES = (".txt", ".csv", ".jsonl")
+"""What prompt files end in."""
+
 PATH_REMEDY = 'In JSON write paths with / or with two backslashes: "C:/images/1.png".'
 
 

@@ -118,6 +118,15 @@ def test_fusing_teachers_without_the_base_is_told(ran, two_teachers, capsys):
         assert told not in capsys.readouterr().out
 
 
+def test_a_start_without_a_whole_checkpoint_is_told(ran, two_teachers, pipelines, capsys):
+    """Nobody has its change as a LoRA, so the merge is that of the others; extracted, it is one of them."""
+    whole = {"checkpoint": str(pipelines["z_image"])}
+    for name, tuned, is_told in (("whole", whole, True), ("extracted", {**whole, "extract_rank": 2}, False)):
+        teachers = {"one": two_teachers["z_image"]["one"], "tuned": tuned}
+        ran(teachers, name=name, max_train_steps=1, student_init="merge_sum")
+        assert ("teacher tuned is a whole checkpoint and not in the merge" in capsys.readouterr().out) is is_told
+
+
 # --- wrong input
 
 

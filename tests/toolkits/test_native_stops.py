@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 
 from danceopd_ext.cli import run
@@ -112,6 +113,21 @@ def test_out_of_memory_in_a_step(preset, broken_at):
     for remedy in ("gradient_checkpointing = true", "train_batch_size = 1", "resolution"):
         assert remedy in message
     check_step_two_is_kept(preset.parent / "output", message)
+
+
+def test_out_of_memory_in_the_optimizer(preset, monkeypatch):
+    """Its change is half done: step 2 was good, and neither it nor anything half changed is written over a file."""
+    real, calls = AcceleratedOptimizer.step, [0]
+
+    def step(self, *arguments):
+        calls[0] += 1
+        return out_of_memory() if calls[0] == 3 else real(self, *arguments)
+
+    monkeypatch.setattr(AcceleratedOptimizer, "step", step)
+    message = stopped(preset)
+    for part in ("the optimizer in step 3", "AdamW8bit", "gradient_checkpointing = true", "earlier state"):
+        assert part in message
+    assert not [*(preset.parent / "output").glob("*.safetensors")]
 
 
 def test_out_of_memory_while_loading(preset, monkeypatch):

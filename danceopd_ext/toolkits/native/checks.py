@@ -179,3 +179,15 @@ def left_out(options: DanceOPDSection) -> list[str]:
         "no teacher is the base: what none of the routes asks for may be forgotten. [danceopd.teachers.base], with "
         "general prompts, keeps it"
     ]
+
+
+def left_out_of_start(options: DanceOPDSection) -> list[str]:
+    """A word on each teacher that a start from the teachers' merge does not contain."""
+    if options.student_init == "fresh":
+        return []
+    return [
+        f'student_init = "{options.student_init}": teacher {name} is a whole checkpoint and not in the merge. Set its '
+        "extract_rank to have it there"
+        for name, one in options.teachers.items()
+        if one.checkpoint and not one.extract_rank
+    ]

@@ -78,11 +78,26 @@ class Run:
             return self.finish()
 
     def one_step(self) -> None:
-        """One optimizer step: the method's update, then the usual care for gradients."""
+        """One optimizer step: the method's gradient, then the usual care for it."""
         self.learn(True)
+        report = whole_report(self.accelerator, self.gradient())
+        norm = self.average_and_clip()
+        if not math.isfinite(report.loss) or not (math.isfinite(norm) or self.accelerator.scaler):
+            self.stop_for_nan(report)
+        rate = learning_rate(self.optimizer)
+        self.change_weights()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.output.forwards += report.forwards
+        self.journal.record(self.step, report, report.loss, rate, norm)
+
+    def gradient(self) -> Report:
+        """The method's update: forwards and backwards."""
         torch.manual_seed(derive_seed(self.preset.training.seed, "dropout", self.step, self.accelerator.process_index))
         try:
-            report = self.update(
+            return self.update(
                 self.method, self.step, self.preset.training.seed, self.data.plan.weights, self.data,
                 self.fields.teachers, self.fields.student, self.accelerator.backward, self.accelerator.device,
             )  # fmt: skip
@@ -92,18 +107,17 @@ class Run:
             saved = self.keep_what_is_good() if alone else ""
             problem = f"the GPU's memory does not suffice for step {self.step + 1}. {OUT_OF_MEMORY}{saved}"
             raise TrainingError(problem) from error
-        report = whole_report(self.accelerator, report)
-        norm = self.average_and_clip()
-        if not math.isfinite(report.loss) or not (math.isfinite(norm) or self.accelerator.scaler):
-            self.stop_for_nan(report)
-        rate = learning_rate(self.optimizer)
-        self.optimizer.step()
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.output.forwards += report.forwards
-        self.journal.record(self.step, report, report.loss, rate, norm)
+
+    def change_weights(self) -> None:
+        """The optimizer's step; its own state is made in the first one."""
+        try:
+            self.optimizer.step()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU's memory does not suffice for the optimizer in step {self.step + 1}. Set optimizer_type = "
+                f'"AdamW8bit" or a smaller network_dim. {OUT_OF_MEMORY} Its change of the weights is half done and '
+                "not saved: go on from an earlier state, or start again."
+            ) from error
 
     def average_and_clip(self) -> float:
         """Average the gradient over the processes, clip it, and return its norm before clipping."""

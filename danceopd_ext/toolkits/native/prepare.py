@@ -28,6 +28,7 @@ from danceopd_ext.toolkits.native.checks import (
     check_writable,
     find_pictures,
     left_out,
+    left_out_of_start,
     source_rules,
     unused_keys,
 )
@@ -101,7 +102,7 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     _check_sizes(plan, source, config)
     pictures = find_pictures(preset.danceopd.method, plan, notes)
     notes += [f'{key} says nothing to method = "{preset.danceopd.method}"' for key in unused_keys(preset.danceopd)]
-    notes += left_out(preset.danceopd)
+    notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd)]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     start = _find_start(preset, layout)
     targets = choose_targets(preset, source.family, layout, teachers, start)
