@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..files import whole_file
 from .budgets import BUDGETS, Budget
@@ -44,34 +45,43 @@ def verdicts_of(table: str, results: Path) -> list[Verdict]:
     return [judge(claim, lines) for claim in claims_of(table, budget)]
 
 
-def facts_of(table: str, results: Path) -> dict:
+def facts_of(table: str, results: Path) -> Mapping[str, Any]:
     """What a table was made with."""
     return json.loads((results / f"{table}.json").read_text(encoding="utf-8"))
 
 
 def write_page(results: Path) -> Path:
     """Write `results`/README.md from the tables that are there; what was found out about one, and written by hand
-    into TABLE-notes.md, follows its claims."""
+    into TABLE-notes.md, follows its claims. Tables of another budget in a folder of its name get a link."""
+    made_here = {table: facts_of(table, results) for table in TABLES if (results / f"{table}.csv").is_file()}
+    others = [name for name in BUDGETS if (results / name / "README.md").is_file()]
     parts = ["# The paper's claims in the demo world", RULE]
-    for table, make in TABLES.items():
-        if not (results / f"{table}.csv").is_file():
-            parts.append(f"## {table}\n\nNot run yet: `python scripts/reproduce.py {table}`.")
-            continue
-        facts = facts_of(table, results)
-        title = make(BUDGETS[facts["budget"]]).title
-        made = (
-            f"[{title}]({table}.md), [numbers]({table}.csv). Budget {facts['budget']}, {len(facts['seeds'])} seed(s), "
-            f"{facts['training_hours']:.2f} core hours of training."
-        )
-        verdicts = verdicts_of(table, results)
-        parts += [f"## {table}\n\n{made}", *([claims_table(verdicts)] if verdicts else [])]
-        notes = results / f"{table}-notes.md"
-        if notes.is_file():
-            parts.append(notes.read_text(encoding="utf-8").strip())
+    parts += [f"Tables of budget {name}: [{name}]({name}/README.md)." for name in others]
+    budgets = {facts["budget"] for facts in made_here.values()}
+    flag = f" --budget {budgets.pop()}" if len(budgets) == 1 else ""
+    missing = "Not run yet: `python scripts/reproduce.py {}" + flag + "`."
+    for table in TABLES:
+        text = section(table, made_here[table], results) if table in made_here else missing.format(table)
+        parts.append(f"## {table}\n\n{text}")
     page = results / "README.md"
     with whole_file(page) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
+
+
+def section(table: str, facts: Mapping[str, Any], results: Path) -> str:
+    """What the page says of one table."""
+    title = TABLES[table](BUDGETS[facts["budget"]]).title
+    parts = [
+        f"[{title}]({table}.md), [numbers]({table}.csv). Budget {facts['budget']}, {len(facts['seeds'])} seed(s), "
+        f"{facts['training_hours']:.2f} core hours of training."
+    ]
+    if verdicts := verdicts_of(table, results):
+        parts.append(claims_table(verdicts))
+    notes = results / f"{table}-notes.md"
+    if notes.is_file():
+        parts.append(notes.read_text(encoding="utf-8").strip())
+    return "\n\n".join(parts)
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> str:

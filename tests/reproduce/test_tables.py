@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import asdict
 from statistics import mean, stdev
 
@@ -220,6 +221,18 @@ def test_notes_written_by_hand_follow_the_claims_of_their_table(out):
     notes.unlink()
     assert page.index("## style") < page.index("**Why:** the cat.") < page.index("## guidance")
     assert "the cat" not in write_page(results).read_text(encoding="utf-8")
+
+
+def test_tables_of_another_budget_are_linked(out, tmp_path):
+    """They lie in a folder that is called so; what is missing there is made with that budget."""
+    results, full = tmp_path / "results", tmp_path / "results" / "full"
+    shutil.copytree(out / "results", results)
+    assert "Tables of budget" not in write_page(results).read_text(encoding="utf-8")
+    shutil.copytree(out / "results", full)
+    (full / "style.csv").unlink()
+    told = write_page(full).read_text(encoding="utf-8")
+    assert "Not run yet: `python scripts/reproduce.py style --budget smoke`." in told
+    assert "Tables of budget full: [full](full/README.md)." in write_page(results).read_text(encoding="utf-8")
 
 
 def test_fewer_examples_and_steps_are_another_run(sources, here, out, tmp_path):
