@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from danceopd_ext.errors import TrainingError, UserError, few_letters
+from danceopd_ext.endings import refused, show
+from danceopd_ext.errors import TrainingError, UserError
 
 DTYPES = ("fp16", "bf16", "float")
 
@@ -17,19 +16,16 @@ DTYPES = ("fp16", "bf16", "float")
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Call `main` and return the exit code: 0 done, 2 the user's input is wrong, 1 the run had to stop.
 
-    Both say one message without a traceback, as does a name that is too long for a file's; 130 is Ctrl-C before there
-    was anything to save. Any other exception passes through, so that Python prints it and exits with 1. Output is UTF-8
-    whatever the console's code page, and a character that cannot be shown is replaced rather than fatal.
+    Both say one message without a traceback, as do a name that is too long for a file's, a full disk and a file that
+    another program has open; 130 is Ctrl-C before there was anything to save. Any other exception passes through, so
+    that Python prints it and exits with 1. Output is UTF-8 whatever the console's code page, and a character that
+    cannot be shown is replaced rather than fatal.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         main(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has enough, such as `| head`; Python's own last flush shall not say so
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except UserError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -37,12 +33,11 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         print(f"stopped: {problem}", file=sys.stderr)
         return 1
     except OSError as problem:
-        if problem.errno != errno.ENAMETOOLONG:
+        code, message = refused(problem)
+        if not code:
             raise
-        print(
-            f"error: {few_letters(str(problem.filename))}: too long for the name of a file. Check it.", file=sys.stderr
-        )
-        return 2
+        print(message, file=sys.stderr)
+        return code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -91,8 +86,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
     lines = describe(open_source(arguments.file), _layouts())
     width = max(len(what) for what, _ in lines)
-    for what, value in lines:
-        print(f"{what:<{width}}  {value}".rstrip())
+    show("\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in lines))
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -114,4 +108,4 @@ def _convert(arguments: argparse.Namespace) -> None:
     dtypes = dict(zip(DTYPES, (torch.float16, torch.bfloat16, torch.float32), strict=True))
     dtype = dtypes[arguments.dtype] if arguments.dtype else main_dtype(source)
     path = write_lora(arguments.output, lora, layout, arguments.to, dtype=dtype)
-    print(f"{path}: {len(lora.modules)} layers, {arguments.to} names, {str(dtype).removeprefix('torch.')}")
+    show(f"{path}: {len(lora.modules)} layers, {arguments.to} names, {str(dtype).removeprefix('torch.')}")

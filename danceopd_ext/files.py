@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+#: on Windows nobody can replace what another program has open: a UI its LoRA or, for a moment, a virus scanner any file
+HELD_OPEN = os.name == "nt"
+#: seconds that such a program has to let go
+PATIENCE = 5.0
 
 
 def _temporary_name(path: Path) -> Path:
@@ -31,6 +37,29 @@ def _usual_mode(path: Path) -> None:
         path.chmod(0o666 & ~mask)
 
 
+def _replace(source: Path, target: Path) -> None:
+    """Rename, over what is there; PermissionError only after a while where another program may have either open."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if not HELD_OPEN or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, the latter whole or not at all. What another program has open stays."""
+    with suppress(PermissionError):
+        if path.is_dir():
+            gone = _temporary_name(path)
+            os.replace(path, gone)
+            shutil.rmtree(gone, ignore_errors=True)
+        else:
+            path.unlink()
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it is flushed and renamed to `path`."""
@@ -41,7 +70,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         yield part
         _usual_mode(part)
         _flush(part)
-        os.replace(part, path)
+        _replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -64,10 +93,14 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
                 _flush(file)
         if path.exists():
             old = _temporary_name(path)
-            os.replace(path, old)
-            os.replace(part, path)
-            shutil.rmtree(old)
+            _replace(path, old)
+            try:
+                _replace(part, path)
+            except OSError:
+                _replace(old, path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
-            os.replace(part, path)
+            _replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import release_memory
 
+from danceopd_ext.endings import is_disk_full
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.method import METHODS, Method, Report, derive_seed
 from danceopd_ext.toolkits.native.batches import StepData
@@ -72,7 +73,7 @@ class Run:
                 if any_process(self.accelerator, self.stop.requested):
                     return self.finish_early()
                 if _due(self.step, saving.save_every_n_steps):
-                    self.save(saving.save_state)
+                    self.save(saving.save_state, wait=True)
                 if _due(self.step, sampling.sample_every_n_steps):
                     self.preview()
             return self.finish()
@@ -130,18 +131,38 @@ class Run:
         if is_schedule_free(self.optimizer):
             self.optimizer.train() if wanted else self.optimizer.eval()
 
-    def save(self, state: bool, final: bool = False) -> Path:
-        """Write the LoRA, and the state if wanted, on the main process."""
+    def save(self, state: bool, final: bool = False, wait: bool = False) -> Path:
+        """Write the LoRA, and the state if wanted, on the main process.
+
+        Raises TrainingError where the disk is full, unless this save can `wait` for the next one.
+        """
         self.learn(False)
         path = self.output.lora_path(None if final else self.step)
         if self.accelerator.is_main_process:
-            self.output.save_lora(self.step, final)
-            self.journal.say(f"saved {path}")
-            if state:
-                folder = self.output.save_state(self.step, final)
-                self.journal.say(f"saved {folder}")
+            try:
+                path = self.write(path, state, final)
+            except Exception as problem:
+                if not is_disk_full(problem):
+                    raise
+                self.no_space(path, wait, problem)
         self.accelerator.wait_for_everyone()
         self.journal.pause()
+        return path
+
+    def no_space(self, path: Path, wait: bool, problem: Exception) -> None:
+        """Say that the disk is full; raise TrainingError unless there will be another save."""
+        told = f"no space is left on the disk for {path.name}"
+        if not wait:
+            raise TrainingError(f"{told}. Free some; what was saved before is whole.") from problem
+        self.journal.say(f"{told}: training goes on. Free some before the next save.")
+
+    def write(self, wanted: Path, state: bool, final: bool) -> Path:
+        """Write the LoRA, then the state; the LoRA's path, another if the one wanted cannot be replaced."""
+        path = self.output.save_lora(self.step, final)
+        held = "" if path == wanted else f": {wanted.name} cannot be replaced, as another program has it open"
+        self.journal.say(f"saved {path}{held}")
+        if state:
+            self.journal.say(f"saved {self.output.save_state(self.step, final)}")
         return path
 
     def preview(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 
 from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import SavingSection
+from danceopd_ext.files import remove
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.metadata import build_metadata
 from danceopd_ext.lora.write import write_lora
@@ -42,18 +43,18 @@ class Output:
         return self.saving.output_name + ("" if step is None else f"-step{step:08d}")
 
     def save_lora(self, steps_done: int, final: bool = False) -> Path:
-        """Write the student as it is now and compare the file with it."""
+        """Write the student as it is now, compare the file with it, and return its path.
+
+        The path is another than `lora_path` where that file cannot be replaced, as a UI may have it open.
+        """
         path = self.lora_path(None if final else steps_done)
-        lora = self.adapters.state(STUDENT)
-        dtype = torch_dtype(self.saving.save_precision)
-        write_lora(
-            path,
-            lora,
-            self.prepared.layout,
-            format_of(self.saving, self.prepared.family),
-            self.metadata(steps_done),
-            dtype,
-        )
+        lora, metadata = self.adapters.state(STUDENT), self.metadata(steps_done)
+        dialect, dtype = format_of(self.saving, self.prepared.family), torch_dtype(self.saving.save_precision)
+        try:
+            write_lora(path, lora, self.prepared.layout, dialect, metadata, dtype)
+        except PermissionError:
+            path = _free_name(path)
+            write_lora(path, lora, self.prepared.layout, dialect, metadata, dtype)
         if not final and self.saving.save_last_n_steps:
             self._forget(".safetensors", steps_done - self.saving.save_last_n_steps)
         return path
@@ -69,12 +70,15 @@ class Output:
         return path
 
     def _forget(self, ending: str, before: int) -> None:
-        """Remove this run's files of steps before `before` (sd-scripts keeps those of the last n steps)."""
+        """Remove this run's files of steps before `before` (sd-scripts keeps those of the last n steps).
+
+        What cannot be removed, as somebody tries it out, is tried again at the next save.
+        """
         pattern = re.compile(re.escape(self.saving.output_name) + r"-step(\d{8})" + re.escape(ending) + "$")
         for path in self.folder.iterdir():
             found = pattern.match(path.name)
             if found and int(found[1]) < before:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
 
     def metadata(self, steps_done: int) -> dict[str, str]:
         """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
@@ -100,6 +104,11 @@ class Output:
             resolution=next(size for route in plan.summary() for size in route.sizes),
             steps=preset.training.max_train_steps,
         )
+
+
+def _free_name(path: Path) -> Path:
+    """`NAME-2.safetensors`, or the first such name after it that nobody has."""
+    return next(free for n in count(2) if not (free := path.with_stem(f"{path.stem}-{n}")).exists())
 
 
 def format_of(saving: SavingSection, family: Family) -> str:

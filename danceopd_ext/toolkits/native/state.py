@@ -63,7 +63,8 @@ def save_state(
     with whole_folder(folder) as part:
         tensors = {name: t.detach().cpu().contiguous() for name, t in student.items()}
         save_file(tensors, part / "student.safetensors")
-        torch.save(dict(optimizer), part / "optimizer.pt")
+        with open(part / "optimizer.pt", "wb") as file:  # with a path torch does not say why it cannot write
+            torch.save(dict(optimizer), file)
         digests = {file.name: _digest(file) for file in sorted(part.iterdir())}
         facts = {"version": VERSION, "step": step, "identity": identity, "sha256": digests}
         (part / "state.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
