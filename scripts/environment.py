@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv"
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 
+#: letters: torch for CUDA has files 173 letters below site-packages, which is 26 below this folder
+LONGEST = 60
+
 
 def python_of(folder: Path) -> Path:
     """The interpreter of a virtual environment."""
@@ -37,14 +40,37 @@ def ensure(extras: str) -> tuple[Path, float]:
     wanted = hashlib.sha256(CONSTRAINTS.read_bytes() + (ROOT / "setup.py").read_bytes()).hexdigest()
     if not (python.is_file() and stamp.is_file() and stamp.read_text() == wanted):
         print(f"Installing into {FOLDER} (once; a few minutes, depending on your connection) ...", flush=True)
+        check_length()
         if not python.is_file():
-            venv.create(FOLDER, with_pip=True)
+            # as `python -m venv`: a copied interpreter does not find its library where Python came with uv or Homebrew
+            venv.create(FOLDER, with_pip=True, symlinks=os.name != "nt")
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         # torch by itself first: its pin then decides which build the other packages find installed
         run([*pip, "--constraint", str(CONSTRAINTS), "torch"])
         run([*pip, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extras}]"])
         stamp.write_text(wanted)
     return python, time.perf_counter() - start
+
+
+def check_length() -> None:
+    """Exit with a message where Windows, which takes paths of 259 letters, could not hold torch's longest."""
+    if os.name != "nt" or len(str(ROOT)) <= LONGEST or long_paths():
+        return
+    sys.exit(
+        f"{ROOT}: this folder's path has {len(str(ROOT))} letters. Windows takes paths of 259, so torch can only be "
+        f"installed where this has at most {LONGEST}: move the folder, for example to C:\\danceopd_ext."
+    )
+
+
+def long_paths() -> bool:
+    """Whether this Windows has been told to take longer paths."""
+    import winreg
+
+    with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SYSTEM\CurrentControlSet\Control\FileSystem") as key:
+        try:
+            return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])
+        except FileNotFoundError:
+            return False
 
 
 def run(command: list[str], **variables: str) -> None:

@@ -13,6 +13,7 @@ import argparse
 import os
 import shlex
 import socket
+import subprocess
 import time
 
 from environment import ROOT, ensure, run
@@ -29,9 +30,20 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def processes_here() -> int:
+    """Two where there are two cores. One on Windows, where torch often cannot connect processes of a CPU."""
+    return 2 if (os.cpu_count() or 1) > 1 and os.name != "nt" else 1
+
+
+def in_words(command: list[str]) -> str:
+    """The command as it can be typed."""
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
+
+
 def launch_options(processes: int) -> list[str]:
     """One thread for each process: threads of one process wait for each other as soon as a core is busy elsewhere."""
-    counts = ["--num_processes", str(processes), "--num_cpu_threads_per_process", "1", "--num_machines", "1"]
+    threads = 1 if processes > 1 else min(2, os.cpu_count() or 1)
+    counts = ["--num_processes", str(processes), "--num_cpu_threads_per_process", str(threads), "--num_machines", "1"]
     return [
         "--cpu",
         *counts,
@@ -49,10 +61,10 @@ def main() -> None:
     keys = parser.parse_known_args()[1]
     start = time.perf_counter()
     python, install = ensure("native")
-    processes = 2 if (os.cpu_count() or 1) > 1 else 1
+    processes = processes_here()
     training = ["train_danceopd.py", "--config", PRESET, "--train_batch_size", str(BATCH // processes), *keys]
     run([str(python), "-m", "danceopd_ext.demo.quickstart_data"])
-    print("Training: accelerate launch " + shlex.join(["--num_processes", str(processes), *training]), flush=True)
+    print("Training: accelerate launch " + in_words(["--num_processes", str(processes), *training]), flush=True)
     began = time.perf_counter()
     run([str(python), "-m", "accelerate.commands.launch", *launch_options(processes), *training])
     seconds = {"install": install, "train": time.perf_counter() - began, "before": time.perf_counter() - start}

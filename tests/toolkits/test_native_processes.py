@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -31,13 +32,32 @@ def launched(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    parent = type("Parent", (), {"cmdline": lambda self: ["accelerate", "launch", "--num_processes", "2", "train.py"]})
-    monkeypatch.setattr(processes.psutil, "Process", lambda pid: parent())
+    started_by(monkeypatch, LAUNCHER, ["bash"])
     return monkeypatch
+
+
+LAUNCHER = ["accelerate", "launch", "--num_processes", "2", "train.py"]
+
+
+def started_by(monkeypatch, *commands):
+    """Give this process parents with these command lines, the nearest first."""
+    parents = [Mock(cmdline=Mock(return_value=command)) for command in commands]
+    monkeypatch.setattr(processes.psutil, "Process", lambda: Mock(parents=lambda: parents))
 
 
 def test_one_is_missing_on_a_cpu(launched):
     assert processes.missing_processes() == 1
+
+
+def test_the_launcher_behind_the_python_of_a_windows_environment(launched):
+    """There `.venv` has a small python.exe that starts the real one, with the script's own words."""
+    started_by(launched, ["python", "train.py"], LAUNCHER, ["python", "quickstart.py"])
+    assert processes.missing_processes() == 1
+
+
+def test_a_launcher_far_away_is_not_ours(launched):
+    started_by(launched, ["accelerate", "launch", "train.py"], ["bash"], LAUNCHER)
+    assert processes.missing_processes() == 0
 
 
 def test_none_is_missing_when_the_launcher_started_them(launched):

@@ -91,7 +91,16 @@ def missing_processes() -> int:
     launched = "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ
     if not launched or "LOCAL_RANK" in os.environ or has_accelerator():
         return 0
-    return asked_for(psutil.Process(os.getppid()).cmdline()) - 1
+    # the launcher, or between it and us the python.exe of a virtual environment on Windows, which starts another python
+    return max((asked_for(_words(parent)) for parent in psutil.Process().parents()[:2]), default=1) - 1
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Its command line; nothing where that is not ours to see."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @contextmanager
