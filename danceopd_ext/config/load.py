@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 TABLES = ("teachers", "prompts", "routes", "datasets")
+BACKSLASH = " In double quotes a backslash must be doubled: write paths with / or in 'single quotes'."
 
 
 def flat_keys() -> dict[str, str]:
@@ -43,9 +44,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except tomllib.TOMLDecodeError as error:
-        backslash = any(word in str(error).lower() for word in ("escape", "hex value"))  # "C:\new", "C:\users"
-        hint = " In double quotes a backslash must be doubled: write paths with / or in 'single quotes'."
-        raise UserError(f"{path}: {error}.{hint if backslash else ''}") from None
+        backslash = any(word in str(error).lower() for word in ("escape", "hex value"))  # "C:\models", "C:\users"
+        raise UserError(f"{path}: {error}.{BACKSLASH if backslash else ''}") from None
 
 
 def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | None = None) -> Preset:
@@ -111,6 +111,8 @@ def build_section(section: str, values: dict[str, Any], folder: Path) -> Any:
     for field in dataclasses.fields(cls):
         if field.name in values and field.name not in TABLES:
             value = convert(field.name, values[field.name], annotations[field.name])
+            if field.name.endswith("_dir"):  # made, not looked up
+                _check_path(value)
             arguments[field.name] = _find(value, folder) if field.metadata.get("path") else value
     if section == "danceopd":
         arguments |= _danceopd_tables(values, folder)
@@ -190,11 +192,18 @@ def _teacher(name: str, entry: Any, folder: Path) -> Teacher:
 
 def _find(value: str | None, folder: Path) -> str | None:
     """The path as given if it exists from the current directory, else from the preset's folder, else unchanged."""
+    _check_path(value)
     # os.path: Path.exists raises for what cannot be a file's name, and whoever opens the file says it better
     if not value or os.path.exists(value):
         return value
     beside = folder / value
     return str(beside) if os.path.exists(beside) else value
+
+
+def _check_path(value: str | None) -> None:
+    """Raise UserError for what TOML makes of "C:\new" and "C:\trained": a line break, a tab."""
+    if value and any(character in value for character in "\b\t\n\f\r"):
+        raise UserError(f"{value!r}: a line break or tab is no part of a path.{BACKSLASH}")
 
 
 def parse_flag(name: str, text: str | list[str]) -> Any:

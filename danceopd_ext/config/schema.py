@@ -173,6 +173,21 @@ SECTIONS = {
 }
 
 
+#: what Windows calls devices, with any ending
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
+#: bytes of UTF-8; file systems take 255, and endings such as -step00000300-state come behind
+LONGEST_NAME = 150
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for an output_name that is no file's name on any of Windows, Linux and macOS."""
+    marks = any(mark in '/\\:*?"<>|' or ord(mark) < 32 for mark in name)
+    if not name or name.startswith(".") or name != name.strip() or marks or name.split(".")[0].lower() in DEVICES:
+        raise UserError(f"output_name = {name!r} cannot be a file name: no folders (see output_dir), no ending.")
+    if (length := len(name.encode("utf-8"))) > LONGEST_NAME:
+        raise UserError(f"output_name has {length} bytes: at most {LONGEST_NAME} leave room for step numbers.")
+
+
 @dataclass(kw_only=True)
 class Preset:
     """A checked preset."""
@@ -193,9 +208,7 @@ class Preset:
         if not self.model.pretrained_model_name_or_path:
             raise UserError("pretrained_model_name_or_path is missing: name the base model in [model].")
         self.danceopd.require_teachers()
-        name = self.saving.output_name
-        if not name or name.startswith(".") or any(mark in name for mark in '/\\:*?"<>|'):
-            raise UserError(f"output_name = {name!r} cannot be a file name: no folders (see output_dir), no ending.")
+        check_name(self.saving.output_name)
         if self.model.xformers and self.model.sdpa:
             raise UserError("sdpa and xformers are both true: choose one.")
         if (self.network.network_dropout or 0) >= 1:

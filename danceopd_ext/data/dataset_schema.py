@@ -34,6 +34,12 @@ def _word(value: object) -> str | None:
     return None if isinstance(value, str) and value else "a string that is not empty"
 
 
+def _path(value: object) -> str | None:
+    if isinstance(value, str) and any(character in value for character in "\b\t\n\f\r"):  # "C:\new", "C:\trained"
+        return "a path without line breaks and tabs. Write paths with / or in 'single quotes'"
+    return _word(value)
+
+
 def _anything(value: object) -> None:
     return None
 
@@ -79,7 +85,7 @@ INHERITED_KEYS: dict[str, Check] = {
 SOURCE_KEYS = ("conditioning_data_dir", "control_directory")
 """The folder with the source images of edits: sd-scripts' name, and musubi-tuner's."""
 
-SUBSET_KEYS: dict[str, Check] = dict.fromkeys(("image_dir", "metadata_file", *SOURCE_KEYS), _word)
+SUBSET_KEYS: dict[str, Check] = dict.fromkeys(("image_dir", "metadata_file", *SOURCE_KEYS), _path)
 """Keys of [[datasets.subsets]] alone."""
 
 IGNORED_KEYS = (

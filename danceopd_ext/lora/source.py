@@ -54,7 +54,7 @@ def _missing(path: Path) -> str:
 
 def _looks_like_hub(place: str) -> bool:
     """`owner/name` without a file's ending, or `owner/name/…/file`, and not a path into a folder that is here."""
-    if "\\" in place or place.startswith((".", "/", "~")) or Path(place.split("/")[0]).is_dir():
+    if any(mark in place for mark in "\\:") or place.startswith((".", "/", "~")) or Path(place.split("/")[0]).is_dir():
         return False
     parts = place.split("/")
     is_file = place.endswith(SUFFIXES)

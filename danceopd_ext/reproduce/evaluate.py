@@ -30,6 +30,8 @@ from .summary import MEASURES, averages_of
 SEED = 20261123
 #: the same of drawings that settings are chosen by
 TUNING_SEED = 20260801
+#: processes that Windows can wait for
+MOST = 61
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def evaluate_missing(jobs: Sequence[Job], processes: int) -> int:
             evaluate(job)
             bar.update()
     else:
-        with ProcessPoolExecutor(min(processes, len(todo)), get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(processes, len(todo), MOST), get_context("spawn")) as pool:
             for _ in pool.map(evaluate, todo):
                 bar.update()
     bar.close()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ TOLD = "train.log"
 Start = Callable[[Run, Sequence[str], Path], int]
 #: the trainings that are under way
 STARTED: set[subprocess.Popen] = set()
+#: no more of them shall train on
+STOPPING = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) ->
     """
     todo = [run for run in {run.folder: run for run in runs}.values() if not run.lora.is_file()]
     failed: list[str] = []
+    STOPPING.clear()
     with ThreadPoolExecutor(max(1, jobs)) as pool, tqdm(total=len(todo), desc="training", unit="run") as bar:
 
         def one(run: Run) -> None:
@@ -56,6 +60,7 @@ def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) ->
             list(pool.map(one, todo))
         except BaseException:  # stopped: what has been started must not train on alone
             pool.shutdown(wait=False, cancel_futures=True)
+            STOPPING.set()  # for one that is being started now
             for process in list(STARTED):
                 process.terminate()
             raise
@@ -98,6 +103,8 @@ def start_process(run: Run, arguments: Sequence[str], told: Path) -> int:
         command = [sys.executable, *script, *arguments]
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         STARTED.add(process)
+        if STOPPING.is_set():
+            process.terminate()
         try:
             return process.wait()
         finally:

@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
 def line_of(preset: str, path: Path) -> str:
     """` Line 7 of preset.toml: ...` for the line that names the path: its comment may say how the file is made."""
     for number, line in enumerate(Path(preset).read_text(encoding="utf-8-sig").split("\n"), 1):
-        if path.as_posix() in line:
+        if path.as_posix() in line or str(path) in line:
             return f" Line {number} of {preset}: {line.strip()}"
     return ""
 

@@ -279,6 +279,7 @@ def test_a_json_configuration_is_read_too(folder):
         (subset(dataset='resolution = "big"'), ["resolution: 'big' is not a size", '"width,height"']),
         (subset(dataset="resolution = [512, 512, 512, -1]"), ["-1 is not a size"]),
         (subset(dataset="resolution = 1536\nenable_bucket = true"), ["max_bucket_reso = 1024", "at least 1536"]),
+        (subset('conditioning_data_dir = "C:\\new"'), ["conditioning_data_dir", "line breaks", "'single quotes'"]),
         (subset('conditioning_data_dir = "x"'), ['conditioning_data_dir: there is no folder "x"']),
         (subset(teacher=""), ["which teacher", 'custom_attributes.teacher = "..."', "t2i, style"]),
         (subset(teacher='custom_attributes.teacher = "stlye"'), ['"stlye"', 'Did you mean "style"?', "t2i, style"]),

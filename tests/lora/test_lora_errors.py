@@ -42,6 +42,7 @@ def test_missing_folder(tmp_path):
 
 def test_windows_path_is_not_taken_for_a_hub_id():
     assert "no such file" in refusal(r"loras\style.safetensors")
+    assert "no such file" in refusal("Z:/loras/style.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a safetensors file at all", "truncated"])

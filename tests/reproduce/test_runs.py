@@ -20,7 +20,7 @@ from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.plan import plan_table
 from danceopd_ext.reproduce.presets import plan_run, samples_of_a_micro_batch
-from danceopd_ext.reproduce.runner import ROOT, STARTED, newest_state, start_process, train_missing
+from danceopd_ext.reproduce.runner import ROOT, STARTED, STOPPING, newest_state, start_process, train_missing
 from danceopd_ext.reproduce.sources import Sources, find_sources
 from danceopd_ext.reproduce.tables import ABSORB, LEARNERS, T2I_EDIT, TABLES, Row
 from tests.toolkits.conftest import same_tensors
@@ -104,6 +104,15 @@ def test_a_stopped_reproduction_ends_the_trainings_that_are_under_way(sources, t
         STARTED.discard(under_way)
         under_way.kill()
         under_way.communicate()
+
+
+def test_a_training_that_starts_after_the_stop_ends_at_once(sources, tmp_path, monkeypatch):
+    run = plan_run(DANCE, 0, SMOKE, sources, tmp_path)
+    run.folder.mkdir(parents=True)
+    real, waiting = subprocess.Popen, [sys.executable, "-c", "input()"]  # for ever
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: real(waiting, stdin=subprocess.PIPE))
+    STOPPING.set()
+    assert start_process(run, [], run.folder / "told") != 0
 
 
 def test_changed_settings_are_another_run(sources, tmp_path):

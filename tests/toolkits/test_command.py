@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import ModuleType
 
 import pytest
@@ -88,3 +88,9 @@ def test_a_missing_prompt_file_is_quoted_as_the_preset_names_it(tmp_path):
     line = line_of(str(preset), Path("made/prompts.csv"))
     assert line == f' Line 3 of {preset}: base = "made/prompts.csv"   # make_data.py makes it'
     assert line_of(str(preset), Path("other.csv")) == ""
+
+
+def test_a_path_with_backslashes_is_quoted_too(tmp_path):
+    preset = tmp_path / "preset.toml"
+    preset.write_text("base = 'made\\prompts.csv'\n", encoding="utf-8")
+    assert line_of(str(preset), PureWindowsPath("made/prompts.csv")).startswith(" Line 1 of ")

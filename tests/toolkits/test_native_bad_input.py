@@ -48,6 +48,9 @@ def test_unknown_section(changed, refused):
         ("network_dropout", "1.0", "below 1"),
         ("output_name", '"a/b"', "no folders"),
         ("output_name", '""', "file name"),
+        ("output_name", '"NUL.new"', "file name"),
+        ("output_name", '"my\\tlora"', "file name"),
+        ("output_name", f'"{"äöü" * 26}"', "156 bytes: at most 150"),
     ],
 )
 def test_wrong_value(changed, refused, key, value, expected):
@@ -68,6 +71,17 @@ def test_toml_syntax_error(changed, refused):
 def test_windows_path_in_double_quotes(changed, refused):
     path = edited(changed(), "[saving]", '[saving]\ntraining_comment = "C:\\users\\me"')
     says(refused(path), path, "single quotes")
+
+
+@pytest.mark.parametrize("key", ["output_dir", "text_encoder_cache_dir", "network_weights", "sample_prompts"])
+def test_windows_path_in_double_quotes_that_is_right_toml(changed, refused, key):
+    """A line break, a new tab: no file is called so."""
+    path = edited(changed(**{key: None}), "[saving]", f'[saving]\n{key} = "C:\\new\\trained"')
+    says(refused(path), r"'C:\new\trained'", "line break or tab", "'single quotes'")
+
+
+def test_windows_path_of_a_teacher_in_double_quotes(changed, refused):
+    says(refused(changed({"one": {"lora": "loras\new.safetensors"}})), r"'loras\new.safetensors'", "line break or tab")
 
 
 def test_missing_preset(tmp_path, refused):

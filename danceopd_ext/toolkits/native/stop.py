@@ -7,9 +7,12 @@ import threading
 
 from tqdm import tqdm
 
+#: Ctrl-C, a polite request to end, and on Windows Ctrl-Break
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+
 
 class StopRequest:
-    """Inside the block, Ctrl-C (and SIGTERM) sets `requested`; a second one stops at once."""
+    """Inside the block, Ctrl-C (and SIGTERM, Ctrl-Break) sets `requested`; a second one stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -17,7 +20,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
