@@ -44,3 +44,9 @@ def test_a_source_image_may_stand_in_quotes():
     assert (line.sources, line.width) == ((Path(r"C:\my pictures\1.png"),), 64)
     with pytest.raises(ValueError, match="names no source image"):
         parse_line('add a hat --ci ""')
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "abc", ""])
+def test_a_scale_that_is_no_number(value):
+    with pytest.raises(ValueError, match="--l takes a number, not"):
+        parse_line(f"a cat --l {value}")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def parse_line(line: str) -> PreviewPrompt:
             name, kind = NUMBERS[flag]
             try:
                 values[name] = kind(value)
+                if not math.isfinite(values[name]):
+                    raise ValueError
             except ValueError:
                 wanted = "whole number" if kind is int else "number"
                 raise ValueError(f'--{flag} takes a {wanted}, not "{value.strip()}"') from None
