@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal, Union
@@ -98,6 +99,9 @@ def check_ranges(section: Any) -> None:
     """Check every key of a section dataclass against its limits. Raises UserError."""
     for field in dataclasses.fields(section):
         value, limits = getattr(section, field.name), field.metadata
+        numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, float)]
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"{field.name} = {value}: must be a finite number.")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         if limits.get("minimum") is not None and not value >= limits["minimum"]:

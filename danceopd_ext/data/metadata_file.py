@@ -61,6 +61,11 @@ def _entries(file: Path):
             raise UserError(f"{source}: expected an object with a caption and the image that it belongs to.")
         if Path(key).name in ("", ".."):
             raise UserError(f'{source}: "{key}" is not the name of an image. Correct it, or remove the entry.')
+        if control := next((name for name in entry if name.startswith("control_path")), None):
+            raise UserError(
+                f"{source}: {control} is not read here: source images are found by their names in the subset's "
+                "conditioning_data_dir. Set that, and remove the key."
+            )
         yield key, entry, source
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import UserError
 from .buckets import around
 from .items import CaptionRules, Item, Size
+from .row_names import Names
 from .sources import path_of_row, sources_of_row
 from .subset import image_size
 from .targets import Target
@@ -64,7 +65,10 @@ def read_prompts(
         raise UserError(f'{path}: prompt files are .txt, .csv or .jsonl, not "{path.suffix}".')
     notes: list[str] = []
     items: list[Item] = []
-    for row in reader(path, read_text(path, "prompt file"), notes):
+    rows = list(reader(path, read_text(path, "prompt file"), notes))
+    if 0 < (edits := sum(bool(row.sources) for row in rows)) < len(rows):
+        notes.append(f"{path}: {edits} of {len(rows)} prompts have a source image; the others draw from text")
+    for row in rows:
         target = Target(find_beside(row.target, path.parent)) if row.target else None
         sources = tuple(find_beside(source, path.parent) for source in row.sources)
         items += [
@@ -117,8 +121,9 @@ def _read_txt(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
 def _read_csv(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
     if not text.strip():
         return
+    names = Names(path)
     delimiter = _delimiter(text.lstrip("\n").split("\n", 1)[0])
-    reader = csv.DictReader(io.StringIO(text.lstrip("\n"), newline=""), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text.lstrip("\n"), newline=""), delimiter=delimiter, strict=True)
     columns = [(name or "").strip().lower() for name in reader.fieldnames or []]
     if "prompt" not in columns:
         raise UserError(f'{path}: there is no column "prompt". Its columns are: {", ".join(columns)}.')
@@ -130,12 +135,14 @@ def _read_csv(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
                 raise UserError(f"{where}: more fields than columns. Put quotes around a prompt with a comma in it.")
             prompt = _one_line(record["prompt"] or "")
             if prompt:
+                names.add(record, where)
                 width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
                 sources = sources_of_row(record, where)
                 target = path_of_row(record.get("target"), "target", where)
                 yield _Row(prompt, width, height, where, target, sources)
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}.") from None
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}. Is a quote not closed?") from None
+    notes += names.notes()
 
 
 def _delimiter(header: str) -> str:
@@ -148,6 +155,7 @@ def _delimiter(header: str) -> str:
 
 
 def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
+    names = Names(path)
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -159,13 +167,16 @@ def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
             raise UserError(f"{where}: not valid JSON: {error}.{remedy}") from None
         if not isinstance(record, dict):
             raise UserError(f'{where}: expected an object such as {{"prompt": "a cat"}}.')
+        record = {name.strip().lower(): value for name, value in record.items()}
         if not isinstance(record.get("prompt"), str):
             raise UserError(f'{where}: there is no text under "prompt". Its keys are: {", ".join(record)}.')
         prompt = _one_line(record["prompt"])
         if prompt:
+            names.add(record, where)
             width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
             target = path_of_row(record.get("target"), "target", where)
             yield _Row(prompt, width, height, where, target, sources_of_row(record, where))
+    notes += names.notes()
 
 
 def _one_line(text: str) -> str:

@@ -194,7 +194,56 @@ def test_a_prompt_file_names_its_source_images(tmp_path, name, content):
         ("a cat", [], (64, 64)),
     ]
     assert items[0].source_images == (tmp_path / "before" / "a.png",)
-    assert notes == []
+    assert notes == [f"{tmp_path / name}: 2 of 3 prompts have a source image; the others draw from text"]
+
+
+@pytest.mark.parametrize(
+    "name", ["sources", "source_image", "source_a", "control_path", "control_path_0", "src_img", "conditioning_image"]
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_source_image_under_another_name_is_no_drawing_from_text(tmp_path, name, kind):
+    contents = {"csv": f"prompt,{name}\nadd a hat,a.png\n", "jsonl": f'{{"prompt": "add a hat", "{name}": "a.png"}}'}
+    (tmp_path / f"p.{kind}").write_text(contents[kind], encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_prompts(tmp_path / f"p.{kind}", SQUARE, multiple=16)
+    assert f'"{name}" is no name here. Call it "source"' in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["prompt,Source\nadd a hat,a.png", '{"Prompt": "add a hat", "SOURCE": "a.png"}'])
+def test_capitals_do_not_matter(tmp_path, content):
+    save(tmp_path / "a.png", (120, 60))
+    path = tmp_path / ("p.jsonl" if content.startswith("{") else "p.csv")
+    path.write_text(content, encoding="utf-8")
+    assert [names(item) for item in read_prompts(path, SQUARE, multiple=16)[0]] == [["a.png"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("prompt,source\nadd a hat,a.png\nadd a cat\n", "line 3: fewer fields than columns. Where there is no source"),
+        ("prompt,target\nadd a hat;a.png\n", "line 2: fewer fields than columns. Where there is no target"),
+        ('prompt,source\nadd a hat,a.png\n"add a cat,a.png\nadd a dog,a.png\n', "Is a quote not closed?"),
+    ],
+)
+def test_a_broken_row_is_not_swallowed(tmp_path, content, message):
+    save(tmp_path / "a.png", (120, 60))
+    (tmp_path / "p.csv").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_prompts(tmp_path / "p.csv", SQUARE, multiple=16)
+    assert message in str(caught.value)
+
+
+def test_sides_may_be_left_out_at_the_end_of_a_row(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,width,height\na cat\na dog,32,48\n", encoding="utf-8")
+    assert [item.size for item in read_prompts(tmp_path / "p.csv", SQUARE)[0]] == [(64, 64), (32, 48)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_other_columns_are_told(tmp_path, kind):
+    contents = {"csv": "prompt,style,seed\na cat,x,1\n", "jsonl": '{"prompt": "a cat", "seed": 1, "style": "x"}'}
+    path = tmp_path / f"p.{kind}"
+    path.write_text(contents[kind], encoding="utf-8")
+    assert read_prompts(path, SQUARE)[1] == [f"{path}: ignored: seed, style"]
 
 
 def test_a_result_beside_a_source_image_is_kept_for_the_methods_that_use_it(tmp_path):

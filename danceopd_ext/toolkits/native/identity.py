@@ -26,6 +26,9 @@ def identity_of(prepared: Prepared) -> dict[str, object]:
         "lora_targets": prepared.targets,
         "optimizer_type": optimizer.optimizer_type,
         "optimizer_args": _arguments(optimizer.optimizer_args),
+        "max_grad_norm": optimizer.max_grad_norm,
+        "network_dropout": network.network_dropout or 0.0,
+        "mixed_precision": prepared.preset.training.mixed_precision,
         "seed": prepared.preset.training.seed,
         "method": options.method,
         **{key: getattr(options, key) for key in options.own_keys},
@@ -33,6 +36,8 @@ def identity_of(prepared: Prepared) -> dict[str, object]:
         "query": options.query,
         "num_queries": options.num_queries,
         "student_guidance_scale": options.student_guidance_scale,
+        "student_init": options.student_init,
+        "network_weights": lora_digest(prepared.start) if prepared.start else None,
         "teachers": {name: _teacher_identity(found) for name, found in prepared.teachers.items()},
         "checkpoint_content": {
             name: _weights_digest(found.checkpoint) for name, found in prepared.teachers.items() if found.checkpoint
@@ -51,8 +56,9 @@ def _weights_digest(source: Source) -> str:
 
 
 def _components_digest(prepared: Prepared) -> str:
-    """Of what makes conditions, noise levels and, where the run has pictures, latents."""
-    parts = ["scheduler", *(["vae"] if prepared.sources.uses or prepared.pictures else [])]
+    """Of what makes conditions, noise levels and, where the run learns from pictures, latents."""
+    pictures = prepared.pictures or any(item.source_images for item in prepared.plan.items())
+    parts = ["scheduler", *(["vae"] if pictures else [])]
     folders = [prepared.source.components / part for part in parts]
     return fingerprint([*prepared.source.text_files, *(folder for folder in folders if folder.is_dir())])
 

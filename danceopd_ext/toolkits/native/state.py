@@ -27,6 +27,9 @@ CONTENTS = {
     "data": "its prompts, datasets, batch sizes, route weights or number of processes were others",
     "model_content": "pretrained_model_name_or_path had other weights under this name",
     "components_content": "the model's text encoders, scheduler or VAE were others",
+    "pictures": "its source images or target pictures showed something else",
+    "network_weights": "network_weights was another LoRA, or none",
+    "teachers": "teacher {} was another (its LoRA, strength, checkpoint, guidance_scale or extract_rank), or none",
     "checkpoint_content": "the checkpoint of teacher {} had other weights under this name",
 }
 
@@ -77,7 +80,7 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
         if facts["version"] != VERSION:
             raise UserError(f"{folder} (resume) was written by another version of danceopd_ext.")
         saved, step, digests = facts["identity"], int(facts["step"]), facts["sha256"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} (resume) is not a state folder: it has no state.json.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'state.json'} (resume) is damaged ({error}): use an earlier state.") from error

@@ -37,7 +37,8 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
     """Encode every prompt of the whole run that the cache lacks; then the text encoders are gone from memory."""
     preset = prepared.preset
     prompts = all_prompts(prepared)
-    if accelerator.is_main_process and cache.missing(prompts):
+    missing = cache.missing(prompts)
+    if accelerator.is_main_process and missing:
         pipeline = load_text_pipeline(prepared.source, torch_dtype(preset.training.mixed_precision), accelerator.device)
 
         @torch.no_grad()
@@ -49,8 +50,8 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
             return prepared.family.encode_prompts(pipeline, texts, seen)
 
         check_room(cache, prompts, encode, say)
-        count = cache.encode_missing(prompts, encode, preset.dataset.text_encoder_batch_size)
-        say(f"encoded {count} prompts; the text encoders are freed")
+        cache.encode_missing(prompts, encode, preset.dataset.text_encoder_batch_size)
+        say(f"encoded {len(missing)} prompts; the text encoders are freed")
         del pipeline
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()

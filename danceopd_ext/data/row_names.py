@@ -1,0 +1,44 @@
+"""What the columns of a .csv prompt file, or the keys of a .jsonl one, are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import UserError
+
+KNOWN = re.compile(r"prompt|width|height|target|source(_\d+)?")
+#: other programs' names, and slips, for the column of the source image
+MEANT = re.compile(
+    r"(sources?|src|control|conditioning)([ _-]?(image|img|picture|photo|path|file|dir|data|[a-z])s?)*(_\d+)?"
+)
+
+
+class Names:
+    """The names of a file's rows: those that mean nothing here are told, and those that should be `source`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.table = path.suffix.lower() == ".csv"
+        self.names: set[str] = set()
+
+    def add(self, record: Mapping[str, object], where: str) -> None:
+        """Note a row. Raises UserError where its source image stands under another name, or the row ends before it."""
+        known = [name for name in record if KNOWN.fullmatch(name)]
+        sources = [name for name in known if name.startswith("source")]
+        meant = next((name for name in record if MEANT.fullmatch(name)), None)
+        if meant and not sources:
+            raise UserError(
+                f'{where}: "{meant}" is no name here. Call it "source" if it is the source image of an edit; else '
+                "leave it out."
+            )
+        cut = [name for name in (*sources, "target") if self.table and record.get(name, "") is None]
+        if cut:
+            raise UserError(f"{where}: fewer fields than columns. Where there is no {cut[0]} leave its field empty.")
+        self.names.update(record)
+
+    def notes(self) -> list[str]:
+        """What the user should know of the whole file."""
+        unknown = sorted(name for name in self.names if not KNOWN.fullmatch(name))
+        return [f"{self.path}: ignored: {', '.join(unknown)}"] if unknown else []
