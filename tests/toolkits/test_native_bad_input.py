@@ -43,7 +43,7 @@ def test_unknown_section(changed, refused):
         ("query", '"low"', 'Did you mean "low_noise"?'),
         ("network_dim", "0", "1 or more"),
         ("learning_rate", "0", "more than 0"),
-        ("learning_rate", "nan", "more than 0"),
+        ("learning_rate", "nan", "finite number"),
         ("max_train_steps", "0", "1 or more"),
         ("network_dropout", "1.0", "below 1"),
         ("output_name", '"a/b"', "no folders"),
@@ -82,6 +82,16 @@ def test_windows_path_in_double_quotes_that_is_right_toml(changed, refused, key)
 
 def test_windows_path_of_a_teacher_in_double_quotes(changed, refused):
     says(refused(changed({"one": {"lora": "loras\new.safetensors"}})), r"'loras\new.safetensors'", "line break or tab")
+
+
+@pytest.mark.parametrize(
+    "keys", ["strength = nan", "strength = [inf]", "guidance_scale = inf", "guidance_scale = -nan"]
+)
+def test_a_teachers_number_that_is_none(changed, refused, keys):
+    path = edited(
+        changed({"one": {"lora": "x.safetensors"}}), 'lora = "x.safetensors"', f'lora = ["x.safetensors"]\n{keys}'
+    )
+    says(refused(path), "[danceopd.teachers.one]", keys.split()[0], "finite number")
 
 
 def test_missing_preset(tmp_path, refused):

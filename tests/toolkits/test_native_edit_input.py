@@ -198,3 +198,22 @@ def test_a_route_of_weight_zero_may_hold_what_the_model_cannot_use(edit_preset, 
     files = {"edit": write_edits(tmp_path, "edit", "red cat"), "draw": prompt_file(tmp_path, "prompt\na cat\n")}
     output = launch(edit_preset("sd3", BOTH, prompts=files, routes={"edit": 0.0}))
     assert {entry["route"] for entry in log_of(output)} == {"draw"}
+
+
+# --- resume
+
+
+def test_other_source_images_in_previews_are_no_other_run(edit_preset, launch, tmp_path):
+    """A run without edits does not need the VAE; its previews may."""
+    write_source(tmp_path / "photo.png")
+    drawn = {"a cat --w 16 --h 16 --s 1": "text.txt", "a cat --ci photo.png --w 16 --h 16 --s 1": "edit.txt"}
+    for line, name in drawn.items():
+        (tmp_path / name).write_text(line + "\n", encoding="utf-8")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("red cat\n", encoding="utf-8")
+    keys = {"prompts": {"base": str(prompts)}, "sample_every_n_steps": 1, "save_state": True, "max_train_steps": 1}
+    for folder, before, after in (("one", "edit.txt", "text.txt"), ("two", "text.txt", "edit.txt")):
+        output = launch(edit_preset(folder=folder, sample_prompts=str(tmp_path / before), **keys))
+        more = {**keys, "max_train_steps": 2, "resume": str(output / "fused-state")}
+        launch(edit_preset(folder=folder, sample_prompts=str(tmp_path / after), **more))
+        assert [entry["step"] for entry in log_of(output)] == [1, 2]

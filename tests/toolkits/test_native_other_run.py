@@ -13,7 +13,18 @@ from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import BASE, log_of, says
 
 CHECKPOINT = "tuned"
-ADDED = ("model_content", "components_content", "optimizer_args", "student_guidance_scale", "checkpoint_content")
+ADDED = (
+    "max_grad_norm",
+    "network_dropout",
+    "mixed_precision",
+    "student_init",
+    "network_weights",
+    "model_content",
+    "components_content",
+    "optimizer_args",
+    "student_guidance_scale",
+    "checkpoint_content",
+)
 
 
 def retrain(folder: Path) -> None:
@@ -56,6 +67,9 @@ def state(preset, launch):
         ({"optimizer_args": ["betas=0.9,0.9"]}, 'optimizer_args.betas was "(0.9, 0.99)" and is "(0.9, 0.9)"'),
         ({"optimizer_args": ["betas=0.9,0.99", "weight_decay=0.1"]}, 'weight_decay was null and is "0.1"'),
         ({"optimizer_args": []}, "and is null"),
+        ({"max_grad_norm": 0.5}, "max_grad_norm was 1.0 and is 0.5"),
+        ({"network_dropout": 0.5}, "network_dropout was 0.0 and is 0.5"),
+        ({"mixed_precision": "bf16"}, 'mixed_precision was "no" and is "bf16"'),
     ],
 )
 def test_a_changed_setting(state, preset, refused, keys, told):
