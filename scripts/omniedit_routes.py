@@ -95,7 +95,8 @@ def main(argv: Sequence[str]) -> None:
     out = Path(arguments.out)
     check_settings(out, settings)
     listed: dict[str, list[Edit]] = {route: [] for route in ROUTES}
-    for route, edit, pictures in read_edits(rows_of(arguments.data, hub), chosen, arguments, listed):
+    tasks: set[str] = set()
+    for route, edit, pictures in read_edits(rows_of(arguments.data, hub), chosen, arguments, listed, tasks):
         if not any(listed.values()):  # the first row that is sound: before it nothing is written
             with whole_file(out / SETTINGS) as part:
                 part.write_text(json.dumps(settings, indent=2), encoding="utf-8")
@@ -105,6 +106,8 @@ def main(argv: Sequence[str]) -> None:
     if not found:
         raise UserError(f"{arguments.data}: no row of it can be used.")
     write_tables(out, found)
+    for task in chosen.keys() - tasks:
+        print(f"note: --task {task}: no row that was read has this task; there are {', '.join(sorted(tasks))}")
 
 
 def check_settings(out: Path, settings: Mapping[str, object]) -> None:
@@ -226,16 +229,18 @@ def read_edits(
     chosen: Mapping[str, str],
     arguments: argparse.Namespace,
     listed: Mapping[str, Sequence[Edit]],
+    tasks: set[str],
 ) -> Iterator[tuple[str, Edit, Pictures]]:
     """Every edit with its route and the pictures to be written, up to --limit of each route in `listed`.
 
-    Raises UserError for a broken row; with --skip_broken it is said and left out.
+    Adds the rows' tasks to `tasks`. Raises UserError for a broken row; with --skip_broken it is said and left out.
     """
     limit = arguments.limit
     with tqdm(total=limit and limit * len(ROUTES), desc="writing", unit="edit") as bar:
         for where, row, folder in rows:
             try:
                 task = text_of(row, "task", where)
+                tasks.add(task)
                 route = chosen.get(task, route_of_task(task))
                 if limit is not None and len(listed[route]) >= limit:
                     continue

@@ -17,6 +17,7 @@ from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.evaluation.conditions import Conditions
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.evaluation.loras import BASE
+from danceopd_ext.evaluation.pictures import is_picture
 from danceopd_ext.files import whole_file
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.weights import Lora
@@ -88,18 +89,19 @@ class Painter:
         draws the same noise, and a continued or a longer run the same pictures. Raises TrainingError for a picture that
         is not finite or cannot be written; those before it stay.
         """
-        todo = [(name, job) for name in folders for job in jobs if _lacks(folders[name], (*job.pictures, *job.beside))]
-        count = sum(len(_lacks(folders[name], job.pictures)) for name, job in todo)
+        every = [(name, job, _lacks(folders[name], job.pictures)) for name in folders for job in jobs]
+        todo = [(name, job, files) for name, job, files in every if files or _stale(folders[name], job)]
+        count = sum(len(files) for *_, files in todo)
         if not count:
-            for name, job in todo:
+            for name, job, _ in todo:
                 _write_beside(folders[name], job)
             return 0
         vae, scheduler = load_vae(self.source, self.dtype).to(self.device), load_scheduler(self.source)
         adapters, field = self._model()
         with tqdm(total=count, desc="drawing", unit="picture") as bar:
-            for name, job in todo:
+            for name, job, files in todo:
                 adapters.activate(None if name == BASE else f"lora_{name}")
-                for file in _lacks(folders[name], job.pictures):
+                for file in files:
                     try:
                         picture = self._picture(field, vae, scheduler, job, file, conditions)
                     except NotFinite:
@@ -158,11 +160,19 @@ class Painter:
 
 
 def _lacks(folder: Path, files: Sequence[Path]) -> list[Path]:
-    return [file for file in files if not (folder / file).is_file()]
+    """The pictures that are not there, or are none; ours appear whole, but a disk can lose what it had."""
+    return [file for file in files if not (folder / file).is_file() or not is_picture(folder / file)]
+
+
+def _stale(folder: Path, job: Job) -> list[Path]:
+    """The files beside the pictures that are not there, or are of a benchmark's file that was corrected since."""
+    missing = [file for file in job.beside if not (folder / file).is_file()]
+    there = ((file, content) for file, content in job.files.items() if file not in missing)
+    return [*missing, *(file for file, content in there if (folder / file).read_bytes() != content)]
 
 
 def _write_beside(folder: Path, job: Job) -> None:
-    for file in _lacks(folder, job.beside):
+    for file in _stale(folder, job):
         _write(folder / file, job.content(file))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from danceopd_ext.evaluation.jobs import Job
+from danceopd_ext.evaluation.pictures import read_picture
 from danceopd_ext.files import whole_file
 from danceopd_ext.pictures import draw_grid
 
@@ -23,14 +23,9 @@ def draw_examples(jobs: Sequence[Job], folders: Mapping[str, Path], path: Path) 
     if all(job.source is not None for job in chosen):
         columns["source"] = [np.asarray(job.source_image()) for job in chosen]
     for name, folder in folders.items():
-        columns[name] = [_pixels(folder / job.pictures[0]) for job in chosen]
+        columns[name] = [np.asarray(read_picture(folder / job.pictures[0])) for job in chosen]
     with whole_file(path) as part:
         draw_grid([job.prompt for job in chosen], columns, names=[job.name for job in chosen]).save(part, format="PNG")
-
-
-def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
 
 
 def markdown(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.evaluation.jobs import Job
+from danceopd_ext.evaluation.pictures import read_picture
 
 #: pixels that differ by less than this (of 1) do not count as changed by the edit
 CHANGED = 0.1
@@ -83,8 +84,7 @@ def score_folder(folder: Path, jobs: Sequence[Job], clip: ClipScore | None) -> d
     for job in tqdm(jobs, desc=f"scoring {folder.name}", unit="prompt"):
         source = job.source_image()
         for file in job.pictures:
-            with Image.open(folder / file) as opened:
-                picture = opened.convert("RGB")
+            picture = read_picture(folder / file)
             row = preservation(source, picture) if source else {}
             if clip:
                 row["clip"] = clip([picture], [job.prompt])[0]

@@ -11,7 +11,7 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.dialects import OUR_NAMES, PREFIXES, TEXT_ENCODER, Group, best_layout, guess_family, parse
 from danceopd_ext.lora.layout import Layout
-from danceopd_ext.lora.read import few, to_lora
+from danceopd_ext.lora.read import few, no_lora, to_lora
 from danceopd_ext.lora.source import Source
 
 _SHOWN_KEYS = 12
@@ -22,6 +22,8 @@ def find_layout(source: Source, layouts: Mapping[str, Layout]) -> Layout:
     """The family that the file's layers fit best. Raises UserError when they fit none."""
     layout = best_layout(source.tensors, layouts)
     if layout is None:
+        if parse(source.tensors, Layout("", {}, {})).empty:
+            raise UserError(no_lora(source))
         looks = guess_family(source.tensors)
         hint = f" They look like {looks}." if looks else ""
         names = ", ".join(OUR_NAMES.get(name, name) for name in layouts)
@@ -35,6 +37,8 @@ def describe(source: Source, layouts: Mapping[str, Layout]) -> list[tuple[str, s
     """Lines of (what, value): family, dialect, layers, ranks, alphas, dtype, what does not fit, metadata."""
     layout = best_layout(source.tensors, layouts)
     parsed = parse(source.tensors, layout or Layout("", {}, {}))
+    if parsed.empty:
+        return [("file", str(source.path)), ("usable", f"no: {no_lora(source)}")]
     groups = parsed.groups or parsed.strangers
     family = OUR_NAMES.get(layout.family, layout.family) if layout else (guess_family(source.tensors) or "unknown")
     lines = [

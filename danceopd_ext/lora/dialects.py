@@ -104,6 +104,11 @@ class Parsed:
     text_encoder: list[str]
     other: list[str]
 
+    @property
+    def empty(self) -> bool:
+        """Whether no key ends like a LoRA's."""
+        return not (self.groups or self.strangers or self.text_encoder)
+
 
 def split_key(key: str) -> tuple[str, str] | None:
     """Return (layer with prefix, part), or None when the key is no part of any LoRA."""

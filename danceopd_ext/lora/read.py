@@ -62,19 +62,24 @@ def few(keys: Iterable[str], count: int = 3) -> str:
     return ", ".join(keys[:count]) + (f", … ({len(keys)} in all)" if len(keys) > count else "")
 
 
+def no_lora(source: Source) -> str:
+    """What is said of a file without a key that ends like a LoRA's."""
+    if not source.tensors:
+        return f"{source.path}: holds no tensors. Download or copy it again."
+    return (
+        f"{source.path}: not a LoRA: no key ends like one (first keys: {few(source.tensors)}). If it is a whole model, "
+        f'use checkpoint = "{source.path}" instead of lora.'
+    )
+
+
 def check_keys(source: Source, parsed: Parsed, layout: Layout, ignore_text_encoder: bool) -> None:
     """Raise UserError unless every key belongs to a complete low-rank change of a layer of the family."""
     path, keys = source.path, source.tensors
     ours = OUR_NAMES.get(layout.family, layout.family)
     looks = guess_family(keys)
     other_family = f" It looks like a LoRA of {looks}." if looks and not ours.startswith(looks) else ""
-    if not keys:
-        raise UserError(f"{path}: holds no tensors. Download or copy it again.")
-    if not parsed.groups and not parsed.strangers and not parsed.text_encoder:
-        raise UserError(
-            f"{path}: not a LoRA: no key ends like one (first keys: {few(keys)}). If it is a whole model, use"
-            f' checkpoint = "{path}" instead of lora.'
-        )
+    if parsed.empty:
+        raise UserError(no_lora(source))
     if not parsed.groups and parsed.strangers:
         raise UserError(
             f"{path}: no key fits {ours} (first keys: {few(keys)}).{other_family} Use a LoRA made for the base model"

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from danceopd_ext.errors import UserError
 from tests.evaluation.benchmarks import ROWS, write_gedit
 from tests.evaluation.calls import gedit, gedit_arguments, geneval, geneval_arguments, pixels
 from tests.tiny.loras import write_random_lora
@@ -101,3 +102,34 @@ def test_notes_that_are_damaged_are_named(evaluate, tmp_path, sd3, refusal):
     notes = tmp_path / "out" / "base" / "settings.json"
     notes.write_text("{", encoding="utf-8")
     assert f"{notes} cannot be read" in refusal(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
+
+
+def test_a_corrected_benchmark_file_corrects_what_the_scorer_reads(evaluate, tmp_path, sd3, capsys):
+    """The prompt is the same, so the picture stays."""
+    picture, told = (tmp_path / "out" / "base" / "00000" / name for name in ("samples/0000.png", "metadata.jsonl"))
+    geneval(evaluate, tmp_path, sd3, "--limit", "1")
+    before = picture.read_bytes(), picture.stat().st_mtime_ns
+    rows = [{**ROWS[0], "include": [{"class": "dog", "count": 7}]}, *ROWS[1:]]
+    prompts = tmp_path / "evaluation_metadata.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    evaluate.main(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
+    assert json.loads(told.read_text(encoding="utf-8")) == rows[0]
+    assert (picture.read_bytes(), picture.stat().st_mtime_ns) == before
+
+
+def test_a_picture_that_the_disk_lost_is_drawn_again(evaluate, tmp_path, sd3):
+    geneval(evaluate, tmp_path, sd3, "--limit", "1")
+    picture = tmp_path / "out" / "base" / "00000" / "samples" / "0000.png"
+    before = picture.read_bytes()
+    picture.write_bytes(b"")
+    evaluate.main(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
+    assert picture.read_bytes() == before
+
+
+def test_a_picture_that_is_cut_off_is_named(evaluate, tmp_path, sd3):
+    geneval(evaluate, tmp_path, sd3, "--limit", "1")
+    picture = tmp_path / "out" / "base" / "00000" / "samples" / "0000.png"
+    picture.write_bytes(picture.read_bytes()[:60])
+    with pytest.raises(UserError) as caught:
+        evaluate.main(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
+    assert f"{picture} is no whole picture: delete it" in str(caught.value)

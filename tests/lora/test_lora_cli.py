@@ -41,6 +41,17 @@ def test_inspect_tells_what_does_not_fit(tmp_path, capsys):
     assert "does not fit  strange.key" in told and "no: " in told
 
 
+@pytest.mark.parametrize("words", [["inspect"], ["convert", "y.safetensors", "--to", "kohya"]])
+def test_a_file_that_is_no_lora(words, tmp_path, capsys):
+    """A part of a model, or of a training state."""
+    file = save(tmp_path / "x.safetensors", {"single_transformer_blocks.0.attn.to_q.weight": torch.ones(4, 4)})
+    code = run(main, [words[0], str(file), *words[1:]])
+    told = capsys.readouterr()
+    assert code == (0 if words == ["inspect"] else 2)
+    assert "not a LoRA: no key ends like one" in told.out + told.err
+    assert "family" not in told.out + told.err
+
+
 def test_inspect_another_family(tmp_path, capsys):
     tensors = {"lora_unet_blocks_0_self_attn_q.lora_down.weight": torch.ones(2, 4)}
     assert run(main, ["inspect", str(save(tmp_path / "x.safetensors", tensors))]) == 0

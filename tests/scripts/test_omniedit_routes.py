@@ -177,6 +177,11 @@ def test_wrong_arguments_end_with_a_message(omniedit, tmp_path, capsys):
 LOCAL = ("addition", "removal", "swap", "obj_swap", "attribute_modification")
 
 
+def test_a_task_that_no_row_has_is_told(omniedit, tmp_path, capsys):
+    omniedit.main([str(write_data(tmp_path)), "--out", str(tmp_path / "out"), "--task", "swop=global"])
+    assert "note: --task swop: no row that was read has this task; there are " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("route", "task"),
     [
