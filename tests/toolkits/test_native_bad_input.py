@@ -271,7 +271,7 @@ def test_missing_preview_prompts(changed, refused):
     ("line", "parts"),
     [
         ("a cat --w 17 --h 16", ["17x16", "multiples of 4", "--w"]),
-        ("a cat", ["1024x1024", "up to 64"]),
+        ("a cat --w 1024", ["1024x16", "up to 64"]),
         ("a cat --w wide", ["--w", "whole number", "wide"]),
         ("a cat --w 16 --h 16 --s 0", ["--s"]),
     ],

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from danceopd_ext.config import Preset, Teacher
 from danceopd_ext.data.load import load_data
 from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.errors import UserError
@@ -166,7 +167,10 @@ def _find_previews(
         notes.append("no pictures will be drawn: sample_prompts names no file")
     if sampling.sample_prompts and not wanted:
         notes.append("no pictures will be drawn: set sample_every_n_steps as well as sample_prompts")
-    return read_preview_prompts(sampling.sample_prompts, source, config, sources) if sampling.sample_prompts else []
+    if not sampling.sample_prompts:
+        return []
+    resolution = parse_resolution(preset.dataset.resolution, "resolution")[0]
+    return read_preview_prompts(sampling.sample_prompts, source, config, sources, resolution)
 
 
 def _load_plan(preset: Preset, processes: int, sources: SourceImages) -> tuple[Plan, list[str]]:

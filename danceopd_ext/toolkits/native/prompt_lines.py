@@ -11,8 +11,11 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from danceopd_ext.data.buckets import around
+from danceopd_ext.data.items import Size
 from danceopd_ext.data.prompts import SOURCE_FLAGS
 from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.subset import image_size
 from danceopd_ext.data.textfiles import find_beside, unquoted
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import Source
@@ -30,15 +33,16 @@ NUMBERS = {
 
 @dataclass(frozen=True)
 class PreviewPrompt:
-    """One picture to draw. Sizes in pixels; `guidance_scale` 1 is none; `seed` None draws with the run's seed.
+    """One picture to draw. `guidance_scale` 1 is none; `seed` None draws with the run's seed.
 
-    `sources`: the source images that are edited; none draws from text.
+    `width` and `height` in pixels; 0 where the line does not say. `sources`: the source images that are edited; none
+    draws from text.
     """
 
     prompt: str
     negative_prompt: str = ""
-    width: int = 1024
-    height: int = 1024
+    width: int = 0
+    height: int = 0
     seed: int | None = None
     guidance_scale: float = 1.0
     steps: int = 28
@@ -68,10 +72,14 @@ def parse_line(line: str) -> PreviewPrompt:
     return PreviewPrompt(**values)
 
 
-def read_preview_prompts(path: str, source: Source, config: dict, sources: SourceImages) -> list[PreviewPrompt]:
+def read_preview_prompts(
+    path: str, source: Source, config: dict, sources: SourceImages, resolution: Size
+) -> list[PreviewPrompt]:
     """All prompts of the file. `sources`: what the model does with source images; it knows theirs afterwards.
 
-    Raises UserError naming the file and line, also for what the model cannot draw.
+    A line without a size has `resolution`, (width, height), or as an edit the proportions of its source image at about
+    that area, like the prompts of a route. Raises UserError naming the file and line, also for what the model cannot
+    draw.
     """
     file, limits = Path(path), source.family.size_limits(config, source.vae_scale_factor)
     try:
@@ -88,6 +96,8 @@ def read_preview_prompts(path: str, source: Source, config: dict, sources: Sourc
             prompt = parse_line(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}.") from error
+        found = tuple(find_beside(str(image), file.parent) for image in prompt.sources)
+        prompt = _with_size(replace(prompt, sources=found), resolution, limits.multiple, f"{path}, line {number}")
         for side in (prompt.width, prompt.height):
             if side % limits.multiple or not 0 < side <= limits.maximum:
                 raise UserError(
@@ -96,9 +106,18 @@ def read_preview_prompts(path: str, source: Source, config: dict, sources: Sourc
                 )
         if prompt.steps < 1:
             raise UserError(f"{path}, line {number}: --s must be 1 or more.")
-        found = tuple(find_beside(str(image), file.parent) for image in prompt.sources)
-        sources.sizes(found, (prompt.width, prompt.height), f"{path}, line {number}")
-        prompts.append(replace(prompt, sources=found))
+        sources.sizes(prompt.sources, (prompt.width, prompt.height), f"{path}, line {number}")
+        prompts.append(prompt)
     if not prompts:
         raise UserError(f"{path} (sample_prompts) has no prompt.")
     return prompts
+
+
+def _with_size(prompt: PreviewPrompt, resolution: Size, multiple: int, where: str) -> PreviewPrompt:
+    width, height = resolution
+    if prompt.sources and not (prompt.width or prompt.height):
+        try:
+            width, height = around(resolution, multiple).select(image_size(prompt.sources[0]))
+        except UserError as error:
+            raise UserError(f"{where}: its source image {error}") from None
+    return replace(prompt, width=prompt.width or width, height=prompt.height or height)
