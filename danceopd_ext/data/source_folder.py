@@ -6,6 +6,7 @@ dataset/datasources.py, class ImageDirectoryDatasource (that name, then name_0, 
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,9 +45,10 @@ def match_sources(subset: Subset, names: Sequence[str], notes: list[str]) -> dic
             found[name][place] = file
     for name, places in found.items():
         if not places:
+            kinds = f" Images end in {', '.join(IMAGE_SUFFIXES)}." if [*folder.glob(f"{glob.escape(name)}.*")] else ""
             raise UserError(
-                f'{subset.where}: there is no source image for "{name}" in {folder}. Add one of the same name, such as '
-                f"{name}.png, or remove {name} from {subset.image_dir or subset.metadata_file}."
+                f'{subset.where}: there is no source image for "{name}" in {folder}.{kinds} Add one of the same name, '
+                f"such as {name}.png, or remove {name} from {subset.image_dir or subset.metadata_file}."
             )
     if spare:
         notes.append(f"{subset.where}: {len(spare)} source images belong to no caption, the first is {spare[0].name}")

@@ -77,5 +77,7 @@ def image_size(path: Path) -> Size:
             return image.size
     except FileNotFoundError:
         raise UserError(f"{path}: picture not found. Check the path (the current folder is {Path.cwd()}).") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: this image is too large: {error}. Make it smaller.") from None
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         raise UserError(f"{path}: the size of this image cannot be read: {error}. Repair or remove the file.") from None

@@ -70,7 +70,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
 def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
     """A field that must hold text. Raises UserError."""
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if value is not None and not isinstance(value, str):
+        raise UserError(f'{where}: "{name}" is {value!r}, and no text. Write it in quotes.')
+    if not (value and value.strip()):
         raise UserError(f'{where}: "{name}" is missing.')
     return value
 

@@ -125,7 +125,9 @@ def open_picture(data: bytes, use: Callable[[Image], object], wrong: str):
     try:
         with Image.open(io.BytesIO(data)) as image:
             return use(image)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{wrong} that can be used ({error}). Make it smaller.") from None
     # what Pillow's decoders raise for damaged files; RuntimeError is AVIF's
-    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         reason = "no known kind of picture" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{wrong} ({reason}). Repair or remove it.") from None

@@ -139,7 +139,10 @@ def _change(source: Source, group: Group, alpha_of: Callable[[str, int], float |
 def _finite(source: Source, key: str) -> torch.Tensor:
     value = source.tensors[key].float()
     if not torch.isfinite(value).all():
-        raise UserError(f"{source.path}: {key} holds NaN or infinite values: the training that made it broke down.")
+        raise UserError(
+            f"{source.path}: {key} holds NaN or infinite values: the training that made it broke down. Use an earlier "
+            "file of that training, or another LoRA."
+        )
     return value
 
 

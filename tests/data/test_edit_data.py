@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from danceopd_ext.data.buckets import around
 from danceopd_ext.data.load import load_data
 from danceopd_ext.data.prompts import read_prompts
-from danceopd_ext.data.targets import Target
+from danceopd_ext.data.targets import Target, load_picture
 from danceopd_ext.errors import UserError
 from tests.tiny.edit_files import captions, editor, save
 
@@ -84,6 +85,14 @@ def test_the_result_decides_the_size_and_without_it_the_source_image(tmp_path):
     assert with_result.size == (48, 80)
     assert without.size == (80, 48)
     assert [item.size for item in load(tmp_path, where)[0]] == [(64, 64)] * 2, "one bucket: the resolution"
+
+
+def test_a_source_image_of_another_kind_is_no_missing_one(tmp_path):
+    captions(tmp_path / "after", "a")
+    save(tmp_path / "before" / "a.gif")
+    where = f'image_dir = "{tmp_path}/after"\nconditioning_data_dir = "{tmp_path}/before"'
+    with pytest.raises(UserError, match=r'no source image for "a" in .*\. Images end in .png, .*Add one'):
+        load(tmp_path, where)
 
 
 def test_subfolders_are_matched_by_place(tmp_path):
@@ -236,6 +245,17 @@ def test_a_broken_row_is_not_swallowed(tmp_path, content, message):
 def test_sides_may_be_left_out_at_the_end_of_a_row(tmp_path):
     (tmp_path / "p.csv").write_text("prompt,width,height\na cat\na dog,32,48\n", encoding="utf-8")
     assert [item.size for item in read_prompts(tmp_path / "p.csv", SQUARE)[0]] == [(64, 64), (32, 48)]
+
+
+def test_a_picture_of_too_many_pixels_is_to_be_made_smaller(tmp_path, monkeypatch):
+    """What Pillow takes for an attack; it warns from half of that on."""
+    save(tmp_path / "a.png", (120, 60))
+    (tmp_path / "p.csv").write_text("prompt,source\nadd a hat,a.png\n", encoding="utf-8")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    with pytest.raises(UserError, match=r"a.png: this image is too large: .* Make it smaller"):
+        read_prompts(tmp_path / "p.csv", SQUARE, multiple=16)
+    with pytest.raises(UserError, match=r"a.png: this is no whole picture that can be used .* Make it smaller"):
+        load_picture(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

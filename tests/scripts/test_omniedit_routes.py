@@ -140,6 +140,7 @@ def test_parquet_with_pictures_inside_gives_the_same(omniedit, tmp_path):
         ({"edited_img": "rows.jsonl"}, '"edited_img" is not a picture'),
         ({"edited_prompt_list": []}, "holds no instruction"),
         ({"task": None}, '"task" is missing'),
+        ({"task": 5}, '"task" is 5, and no text'),
     ],
 )
 def test_a_broken_row_is_named(omniedit, tmp_path, change, message):
