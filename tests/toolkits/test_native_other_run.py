@@ -49,6 +49,7 @@ def preset(models):
     def preset(steps=2, **keys):
         teachers = {**BASE, "real": {"checkpoint": str(models / CHECKPOINT)}}
         keys = {"rollout_steps": 2, "save_state": True, "optimizer_args": ["betas=0.9,0.99"], **keys}
+        teachers = keys.pop("teachers", teachers)
         return write_preset(models / "run", models / "model", teachers, max_train_steps=steps, **keys)
 
     return preset
@@ -110,3 +111,11 @@ def test_a_state_of_an_earlier_version_is_continued_and_what_it_lacks_is_told(st
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: resume")]
     assert len(notes) == 1
     says(notes[0], "earlier version", *ADDED)
+
+
+def test_another_strength_is_told_in_words(preset, launch, refused, two_teachers):
+    lora = two_teachers["sd3"]["one"]["lora"]
+    teachers = {"style": {"lora": lora}}
+    state = launch(preset(1, teachers=teachers)) / "fused-state"
+    changed = preset(resume=str(state), teachers={"style": {"lora": lora, "strength": 0.5}})
+    says(refused(changed), "the LoRA of teacher style, or its strength, was another")

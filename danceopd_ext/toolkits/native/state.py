@@ -29,7 +29,7 @@ CONTENTS = {
     "components_content": "the model's text encoders, scheduler or VAE were others",
     "pictures": "its source images or target pictures showed something else",
     "network_weights": "network_weights was another LoRA, or none",
-    "teachers": "teacher {} was another (its LoRA, strength, checkpoint, guidance_scale or extract_rank), or none",
+    "teachers": "the LoRA of teacher {}, or its strength, was another",
     "checkpoint_content": "the checkpoint of teacher {} had other weights under this name",
 }
 
@@ -110,9 +110,14 @@ def _difference(key: str, before: Any, now: Any) -> str:
     if isinstance(now, dict) and isinstance(before, dict):
         name = next(name for name in {**now, **before} if now.get(name) != before.get(name))
         before, now = before.get(name), now.get(name)
-    if key in CONTENTS:
+    if key in CONTENTS and (key != "teachers" or _same_but_for_digest(before, now)):
         return CONTENTS[key].format(name)
     return f"{key}{name and '.' + name} was {_short(before)} and is {_short(now)}"
+
+
+def _same_but_for_digest(before: str | None, now: str | None) -> bool:
+    """Whether both are teachers with a LoRA, guidance and so on alike."""
+    return all(one and one.startswith("LoRA") for one in (before, now)) and before.split(",")[1:] == now.split(",")[1:]
 
 
 def _digest(path: Path) -> str:
