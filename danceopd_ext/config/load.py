@@ -11,7 +11,7 @@ from typing import Any
 
 from danceopd_ext.config.fields import convert, key_types, type_name
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
-from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
+from danceopd_ext.data.textfiles import PROMPT_SUFFIXES, breaks
 from danceopd_ext.errors import UserError, few_letters, nearest
 
 if sys.version_info >= (3, 11):
@@ -202,7 +202,7 @@ def _find(value: str | None, folder: Path) -> str | None:
 
 def _check_path(value: str | None) -> None:
     """Raise UserError for what TOML makes of "C:\new" and "C:\trained": a line break, a tab."""
-    if value and any(character in value for character in "\b\t\n\f\r"):
+    if value and breaks(value):
         raise UserError(f"{value!r}: a line break or tab is no part of a path.{BACKSLASH}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import UserError, nearest
+from .textfiles import breaks
 
 Check = Callable[[object], "str | None"]
 """Returns what is expected when a value is wrong, or None."""
@@ -35,7 +36,7 @@ def _word(value: object) -> str | None:
 
 
 def _path(value: object) -> str | None:
-    if isinstance(value, str) and any(character in value for character in "\b\t\n\f\r"):  # "C:\new", "C:\trained"
+    if isinstance(value, str) and breaks(value):
         return "a path without line breaks and tabs. Write paths with / or in 'single quotes'"
     return _word(value)
 

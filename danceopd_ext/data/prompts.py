@@ -87,12 +87,17 @@ def _sizes(row: _Row, resolutions: Sequence[Size], sources: Sequence[Path], mult
             "dataset_config of your toolkit, or leave them out."
         )
     if sources and not (row.width or row.height):
-        try:
-            image = image_size(sources[0])
-        except UserError as error:
-            raise UserError(f"{row.where}: its source image {error}") from None
+        image = size_of_source(sources[0], row.where)
         return dict.fromkeys(around(resolution, multiple).select(image) for resolution in resolutions)
     return dict.fromkeys((row.width or width, row.height or height) for width, height in resolutions)
+
+
+def size_of_source(path: Path, where: str) -> Size:
+    """Width and height of a source image. Raises UserError, which begins with `where`."""
+    try:
+        return image_size(path)
+    except UserError as error:
+        raise UserError(f"{where}: its source image {error}") from None
 
 
 def _read_txt(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:

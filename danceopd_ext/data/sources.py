@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from .items import Item, Size
 from .targets import PictureFile, inspect_picture
-from .textfiles import PATH_REMEDY, backslash_hint, unquoted
+from .textfiles import PATH_REMEDY, backslash_hint, breaks, unquoted
 
 
 @dataclass
@@ -119,7 +119,7 @@ def path_of_row(value: object, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: {name} = {value!r} is wrong: expected the path of a picture.")
     path = unquoted(value)
-    if any(character in path for character in "\b\t\n\f\r"):  # what JSON makes of "C:\new" and "C:\table"
+    if breaks(path):
         raise UserError(
             f"{where}: {name} = {value!r} is wrong: a line break or tab is no part of a path. {PATH_REMEDY}"
         )

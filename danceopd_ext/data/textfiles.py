@@ -37,6 +37,11 @@ def find_beside(path: str, folder: Path) -> Path:
     return found if os.path.exists(found) and not os.path.exists(beside) else beside
 
 
+def breaks(path: str) -> bool:
+    """Whether a line break or a tab is in it: what TOML and JSON make of "C:\\new" and "C:\\trained"."""
+    return any(character in path for character in "\b\t\n\f\r")
+
+
 def unquoted(text: str) -> str:
     """Return a path without blanks around it, and without the quotes that Explorer's "Copy as path" puts there."""
     text = text.strip()

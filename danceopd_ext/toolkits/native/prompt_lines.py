@@ -13,9 +13,8 @@ from pathlib import Path
 
 from danceopd_ext.data.buckets import around
 from danceopd_ext.data.items import Size
-from danceopd_ext.data.prompts import SOURCE_FLAGS
+from danceopd_ext.data.prompts import SOURCE_FLAGS, size_of_source
 from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.subset import image_size
 from danceopd_ext.data.textfiles import find_beside, unquoted
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import Source
@@ -116,8 +115,5 @@ def read_preview_prompts(
 def _with_size(prompt: PreviewPrompt, resolution: Size, multiple: int, where: str) -> PreviewPrompt:
     width, height = resolution
     if prompt.sources and not (prompt.width or prompt.height):
-        try:
-            width, height = around(resolution, multiple).select(image_size(prompt.sources[0]))
-        except UserError as error:
-            raise UserError(f"{where}: its source image {error}") from None
+        width, height = around(resolution, multiple).select(size_of_source(prompt.sources[0], where))
     return replace(prompt, width=prompt.width or width, height=prompt.height or height)
