@@ -7,7 +7,7 @@ lighting or tone are global, the others local (the paper's split); --task swap=g
     OUT/local/target/000000.png    what the data says should come out, with its instruction in 000000.txt
     OUT/local.csv                  the same as columns prompt, source, target
     OUT/global/..., OUT/global.csv
-    OUT/dataset.toml               both as subsets, for the native trainer
+    OUT/dataset.toml               both as subsets, for the native trainer, at the resolution of its preset
     OUT/settings.json              what all this was made from
 
 The native trainer takes dataset.toml as its `dataset_config`, with teachers named `local` and `global`. musubi-tuner
@@ -58,7 +58,6 @@ DATASET = """\
 caption_extension = ".txt"
 
 [[datasets]]
-resolution = 1024
 enable_bucket = true
 {subsets}"""
 SUBSET = """
