@@ -168,13 +168,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def scale(text: str) -> float:
-    """A guidance scale. Raises ArgumentTypeError."""
+    """A guidance scale, 1 (none) or more. Raises ArgumentTypeError."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no guidance scale: give a number from 0, such as 3.5.")
+    if not 1 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no guidance scale: give a number from 1 (none), such as 3.5.")
     return number
 
 

@@ -22,6 +22,7 @@ from tests.evaluation.calls import gedit_arguments, geneval_arguments
         (("--limit", "0"), "--limit: 0 is no whole number from 1"),
         (("--samples", "two"), "--samples: two is no whole number from 1"),
         (("--guidance_scale", "nan"), "--guidance_scale: nan is no guidance scale"),
+        (("--guidance_scale", "0"), "--guidance_scale: 0 is no guidance scale: give a number from 1 (none)"),
         (("--lora", "gone=none.safetensors"), "--lora gone: none.safetensors: no such file"),
         (("--lora", "a=x", "--lora", "A=y"), '"a" is given already'),
         (("--lora", "cache=x"), 'the folder "cache" holds something else'),

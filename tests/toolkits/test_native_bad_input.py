@@ -94,6 +94,14 @@ def test_a_teachers_number_that_is_none(changed, refused, keys):
     says(refused(path), "[danceopd.teachers.one]", keys.split()[0], "finite number")
 
 
+@pytest.mark.parametrize("scale", ["0", "0.99", "-3"])
+def test_a_guidance_below_none(changed, refused, scale):
+    """Diffusers' Z-Image pipeline has 0 for none; as a field 0 would be a teacher that does not hear the prompt."""
+    path = edited(changed({"one": {}}), "[danceopd.teachers.one]", f"[danceopd.teachers.one]\nguidance_scale = {scale}")
+    says(refused(path), "[danceopd.teachers.one]", f"guidance_scale = {scale}", "1 is no guidance")
+    says(refused(changed(), "--student_guidance_scale", scale), f"student_guidance_scale = {scale}", "1 or more")
+
+
 def test_missing_preset(tmp_path, refused):
     says(refused(tmp_path / "nothing.toml"), "nothing.toml", "does not exist")
 
@@ -274,6 +282,7 @@ def test_missing_preview_prompts(changed, refused):
         ("a cat --w 1024", ["1024x16", "up to 64"]),
         ("a cat --w wide", ["--w", "whole number", "wide"]),
         ("a cat --w 16 --h 16 --s 0", ["--s"]),
+        ("a cat --w 16 --h 16 --l 0", ["--l 0", "1 is no guidance"]),
     ],
 )
 def test_wrong_preview_prompt(changed, refused, tmp_path, line, parts):

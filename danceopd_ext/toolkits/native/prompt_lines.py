@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from danceopd_ext.config.danceopd import NO_GUIDANCE
 from danceopd_ext.data.buckets import around
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.prompts import SOURCE_FLAGS, size_of_source
@@ -105,6 +106,8 @@ def read_preview_prompts(
                 )
         if prompt.steps < 1:
             raise UserError(f"{path}, line {number}: --s must be 1 or more.")
+        if prompt.guidance_scale < 1:
+            raise UserError(f"{path}, line {number}: --l {prompt.guidance_scale:g}: {NO_GUIDANCE}")
         sources.sizes(prompt.sources, (prompt.width, prompt.height), f"{path}, line {number}")
         prompts.append(prompt)
     if not prompts:
