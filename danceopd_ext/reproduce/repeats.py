@@ -1,0 +1,110 @@
+"""`scripts/reproduce/repeats.py`: how much of a model's wrong edits is chance, by drawing each with other noise.
+
+A model that learns from many pictures of a teacher can be better than it if the teacher is wrong now and then, in each
+picture elsewhere: what it sees most often is right. So the median of a teacher's drawings of an edit is scored as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..cli import positive
+from ..demo.edit_check import score_edits
+from ..demo.edits import EDIT_KINDS, Edit
+from ..demo.omni_draw import draw, encode_edits
+from ..demo.omni_score import held_out_edits
+from ..demo.pretrain.teachers import use_loras
+from ..demo.world import render
+from ..errors import UserError
+from ..quiet import quieten
+from .budgets import BUDGETS
+from .evaluate import SEED, load
+from .sources import find_sources
+
+TEACHER = "edit"
+COLUMNS = ("one drawing", "median of them", "always right", "now and then", "never right")
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Mean scores 0..1 of single drawings and of each edit's median picture, and shares of the edits that all, some or
+    none of their drawings do exactly."""
+
+    single: float
+    median: float
+    always: float
+    sometimes: float
+    never: float
+
+
+def repeats_of(edits: Sequence[Edit], pictures: np.ndarray) -> Repeats:
+    """Scores of drawings with other noise: uint8 [noises, edits, 32, 32, 3]."""
+    scores = [score_edits(edits, one) for one in pictures]
+    exact = np.array([[score.exact for score in one] for one in scores])
+    middle = np.median(pictures, axis=0).round().astype(np.uint8)
+    always, never = exact.all(axis=0), ~exact.any(axis=0)
+    return Repeats(
+        single=float(np.mean([[score.overall for score in one] for one in scores])),
+        median=float(np.mean([score.overall for score in score_edits(edits, middle)])),
+        always=float(always.mean()),
+        sometimes=float((~always & ~never).mean()),
+        never=float(never.mean()),
+    )
+
+
+def chosen_edits(split: str, per_kind: int) -> list[Edit]:
+    """The first edits of each kind that the tables' models are tested on ("test") or trained on ("train")."""
+    if split == "test":
+        return held_out_edits(per_kind, SEED)
+    examples = BUDGETS["full"].examples
+    if per_kind > examples:
+        raise UserError(f"--edits {per_kind}: there are {examples} training examples of each kind.")
+    return [edit for kind in EDIT_KINDS.values() for edit in kind.sample_many(examples, "train", 0)[:per_kind]]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/reproduce/repeats.py", description=__doc__)
+    parser.add_argument("--lora", nargs="+", default=[], metavar="NAME=FILE", help="models beside the edit teacher")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="which edits (default: test)")
+    parser.add_argument("--edits", type=positive, default=128, help="of each kind (default: 128)")
+    parser.add_argument("--noises", type=positive, default=5, help="drawings of each edit (default: 5)")
+    parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
+    return parser.parse_args(argv)
+
+
+def models_of(texts: Sequence[str]) -> dict[str, Path]:
+    """Name -> file. Raises UserError for a file that is not there."""
+    found = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not equals or not Path(file).is_file():
+            raise UserError(f"--lora {text}: write NAME=FILE with a .safetensors file that is there.")
+        found[name] = Path(file)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table. Raises UserError."""
+    args = parse(argv)
+    sources = find_sources(args.sources, [TEACHER])
+    models = {"edit source": sources.file(TEACHER), **models_of(args.lora)}
+    edits = chosen_edits(args.split, args.edits)
+    quieten()
+    pipeline = load(str(sources.pipeline), None)
+    given = np.stack([render(edit.source) for edit in edits])
+    items = encode_edits(pipeline, [edit.instruction for edit in edits], given)
+    print(f"{len(edits)} edits ({args.split}), {args.noises} drawings of each\n")
+    print("| model | " + " | ".join(COLUMNS) + " |\n|---" + "|---" * len(COLUMNS) + "|")
+    for name, file in models.items():
+        use_loras(pipeline, {"model": file}, {"model": 1.0})
+        steps = BUDGETS["full"].rollout
+        found = [draw(pipeline, items, seed=SEED + 1 + noise, steps=steps) for noise in range(args.noises)]
+        row = repeats_of(edits, np.stack(found))
+        numbers = (row.single, row.median, row.always, row.sometimes, row.never)
+        print(f"| {name} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |", flush=True)
+    use_loras(pipeline, {}, {})
