@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -13,21 +12,17 @@ from pathlib import Path
 
 from ..config.load import parse_flag
 from ..errors import UserError
-from ..files import whole_file
 from ..machine import versions
 from .budgets import BUDGETS, Budget
-from .entries import write_entries
 from .evaluate import evaluate_missing
+from .files import write_files
 from .grids import draw_pictures
-from .markdown import table_page
-from .marks import write_marks
 from .page import write_page
 from .plan import Plan, drawing_seed, entries_of, marks_of, pictures_of, plan_table, training_seeds
-from .plots import check_libraries, draw_plot
+from .plots import check_libraries
 from .presets import fixed_keys
 from .runner import Start, cost_of, train_missing
 from .sources import find_sources
-from .summary import summarise
 from .tables import TABLES, Table
 
 
@@ -130,16 +125,6 @@ def write_table(
         "training_hours": sum(cost_of(run).seconds for run in {run.folder: run for run in plan.runs}.values()) / 3600,
         "versions": versions(),
     }
-    entries = entries_of(plan)
-    lines = summarise(entries, budget.tested)
-    write_entries(results / f"{name}.csv", entries)
-    write_marks(results / f"{name}-marks.npz", marks_of(plan))
-    with whole_file(results / f"{name}.json") as part:
-        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    draw_plot(name, lines, plan.table.measures, results / f"{name}-plot.png")
     grid = results / f"{name}-grid.png"
     draw_pictures(pictures_of(plan), plan.table.measures, budget.tested, seed, grid, plan.table.title)
-    page = results / f"{name}.md"
-    with whole_file(page) as part:
-        part.write_text(table_page(name, plan.table, lines, budget, facts), encoding="utf-8")
-    return page
+    return write_files(name, plan.table, budget, entries_of(plan), marks_of(plan), facts, results)

@@ -1,0 +1,42 @@
+"""The files of a table but for its grid: raw numbers, single marks, facts, plot and page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..files import whole_file
+from .budgets import Budget
+from .entries import Entry, write_entries
+from .markdown import table_page
+from .marks import Marks, write_marks
+from .plots import draw_plot
+from .summary import summarise
+from .tables import Table
+
+
+def write_files(
+    name: str,
+    table: Table,
+    budget: Budget,
+    entries: Sequence[Entry],
+    marks: Sequence[Marks],
+    facts: Mapping[str, Any],
+    results: Path,
+) -> Path:
+    """Write TABLE.csv, -marks.npz, .json, -plot.png and .md into `results`; the page's path.
+
+    `marks`: those of the entries, in their order. `facts`: what the table was made with.
+    """
+    lines = summarise(entries, budget.tested)
+    write_entries(results / f"{name}.csv", entries)
+    write_marks(results / f"{name}-marks.npz", marks)
+    with whole_file(results / f"{name}.json") as part:
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    draw_plot(name, lines, table.measures, results / f"{name}-plot.png")
+    page = results / f"{name}.md"
+    with whole_file(page) as part:
+        part.write_text(table_page(name, table, lines, budget, facts), encoding="utf-8")
+    return page
