@@ -153,12 +153,13 @@ CASES = (prompt_cases, edit_cases)
 def report(samples: int, seed: int) -> Iterator[str]:
     """The lines of the report, as they become known."""
     tallies: dict[str, Tally] = {}
-    yield f"{'kind':22}{'right':>8}{'rejected':>10}{'near misses':>13}{'accepted':>10}"
+    yield f"{'kind':22}{'right':>8}{'false rejects':>18}{'near misses':>13}{'false accepts':>18}"
     for names, trials in ((kinds(), prompt_trials), (EDIT_KINDS, edit_trials)):
         for name in names:
             counts = tallies[name] = tally(*trials(name, samples, seed))
             tried = sum(map(len, counts.misses.values()))
-            yield f"{name:22}{counts.truths:8}{counts.rejected:10}{tried:13}{counts.accepted:10}"
+            rejects, accepts = rate(counts.rejected, counts.truths), rate(counts.accepted, tried)
+            yield f"{name:22}{counts.truths:8}{rejects:>18}{tried:13}{accepts:>18}"
     yield from _by_miss(tallies.values())
     yield "\nshare of right pictures still accepted, by the strength of a disturbance (text to image / edits)"
     for name, strengths in LADDERS.items():
@@ -167,15 +168,24 @@ def report(samples: int, seed: int) -> Iterator[str]:
         yield " " * 28 + "".join(f"{f'{drawn:.2f}/{edited:.2f}':>12}" for drawn, edited in shares)
 
 
+def rate(wrong: int, tried: int) -> str:
+    """A count and the rate that it is.
+
+    >>> rate(3, 200)
+    '3 (1.50 %)'
+    """
+    return f"{wrong} ({100 * wrong / tried:.2f} %)"
+
+
 def _by_miss(tallies: Iterable[Tally]) -> Iterator[str]:
     """A line per kind of near miss, over all kinds of tasks."""
     names: dict[str, list[bool]] = {}
     for counts in tallies:
         for name, marks in counts.misses.items():
             names.setdefault(name, []).extend(marks)
-    yield f"\n{'near miss':34}{'tried':>8}{'accepted':>10}"
+    yield f"\n{'near miss':34}{'tried':>8}{'false accepts':>18}"
     for name, marks in sorted(names.items()):
-        yield f"{name:34}{len(marks):8}{sum(marks):10}"
+        yield f"{name:34}{len(marks):8}{rate(sum(marks), len(marks)):>18}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -95,8 +95,9 @@ def geneval_jobs(path: Path, samples: int, limit: int | None = None) -> list[Job
 def gedit_jobs(path: Path, language: str | None = "en", limit: int | None = None) -> list[Job]:
     """The instructions of GEdit-Bench: a .parquet file or a folder of them, or a .jsonl with pictures beside it.
 
-    Each row has task_type, key, instruction, instruction_language and input_image (in .jsonl: a file name). `language`
-    None takes all, `limit` only the first of them. Raises UserError.
+    Each row has task_type, key, instruction, instruction_language and input_image (in .jsonl: a file name): the picture
+    that is edited and that the scorer compares with; input_image_raw, which the dataset has as well, is not looked at.
+    `language` None takes all, `limit` only the first of them. Raises UserError.
     """
     jobs = []
     for where, row in _rows(path):

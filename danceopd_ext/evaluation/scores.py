@@ -59,6 +59,10 @@ def preservation(source: Image.Image, edited: Image.Image) -> dict[str, float]:
     `kept`: the share of pixels that did not change. `outside_psnr`: peak signal-to-noise ratio in dB over those outside
     of the changed area, which is widened by MARGIN; 99 where they are equal. The changed area is where the two differ
     by more than CHANGED, so a picture that changed everywhere has nothing outside and no ratio.
+
+    No benchmark says which area an edit may change. So damage that is as strong as an edit counts as one: it lowers
+    `kept`, and not the ratio, which tells of what is fainter (other colours, noise, a shift). Read them together, and
+    compare models on the same edits.
     """
     if source.size != edited.size:
         source = source.resize(edited.size, Image.Resampling.LANCZOS)

@@ -24,6 +24,18 @@ def test_a_changed_square_counts_by_its_area_and_leaves_the_rest_equal():
     assert found["outside_psnr"] == 99.0
 
 
+def test_damage_as_strong_as_an_edit_is_in_what_was_kept_and_not_in_the_ratio():
+    """No benchmark says where an edit belongs; README and docstring tell to read the two together."""
+    source = np.full((100, 100, 3), 100, dtype=np.uint8)
+    asked = source.copy()
+    asked[10:20, 10:20] = 250
+    ruined = asked.copy()
+    ruined[50:] = 0
+    good, bad = (preservation(Image.fromarray(source), Image.fromarray(edited)) for edited in (asked, ruined))
+    assert (good["kept"], bad["kept"]) == (pytest.approx(0.99), pytest.approx(0.49))
+    assert good["outside_psnr"] == bad["outside_psnr"] == 99.0
+
+
 def test_noise_outside_the_changed_area_is_measured_in_decibel():
     source = np.full((100, 100, 3), 100, dtype=np.uint8)
     edited = source + np.uint8(5)  # below what counts as changed
