@@ -233,7 +233,7 @@ def test_averages_are_means_over_kinds_of_the_mean_overall_score():
 def test_the_report_prints_no_wrong_verdict_and_leaves_pictures(tmp_path, capsys):
     main(["--samples", "3", "--out", str(tmp_path)])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    kinds = [line for line in lines if " ".join(line[:2]) in KINDS or " ".join(line[:-6]) == "counting"]
+    kinds = [line for line in lines if " ".join(line[:2]) in KINDS or " ".join(line[:-8]) == "counting"]
     assert len(kinds) == 7
     for *_, right, rejects, reject_rate, end, tried, accepts, accept_rate, _ in kinds:
         assert int(right) >= 3 and int(tried) > 30
