@@ -25,8 +25,10 @@ import argparse
 import csv
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +49,8 @@ example, 2000 edits of each kind, and a training of both (edits.toml has [danceo
     python scripts/omniedit_routes.py TIGER-Lab/OmniEdit-Filtered-1.2M --out data/edits --limit 2000
     accelerate launch train_danceopd.py --config edits.toml --dataset_config data/edits/dataset.toml
 """
-GLOBAL_WORDS = ("style", "background", "env", "weather", "light", "tone")
+#: words of a task that make it global; * is any ending, so that lighting counts, and highlight and envelope do not
+GLOBAL_WORDS = ("style*", "background*", "env", "environment*", "weather*", "light*", "tone*")
 ROUTES = ("local", "global")
 #: what the folder OUT was made from, so that no other run mixes with it
 SETTINGS = "settings.json"
@@ -149,7 +152,8 @@ def digest_of(data: str, hub: Sequence[tuple[str, str]]) -> str:
 
 def route_of_task(task: str) -> str:
     """`global` for the tasks that change the whole picture (paper, training data), else `local`."""
-    return "global" if any(word in task.lower() for word in GLOBAL_WORDS) else "local"
+    words = re.split(r"[\W\d_]+", task.lower())
+    return "global" if any(fnmatchcase(word, known) for word in words for known in GLOBAL_WORDS) else "local"
 
 
 def instruction_of(row: Row, where: str) -> str:

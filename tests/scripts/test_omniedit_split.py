@@ -5,6 +5,8 @@ import pytest
 from tests.scripts.omniedit_data import table, write_data
 
 LOCAL = ("addition", "removal", "swap", "obj_swap", "attribute_modification")
+#: they have the letters of global ones within
+INSIDE = ("highlight_removal", "stone_swap", "envelope", "swap_the_envelope", "hairstyle", "envy")
 
 
 def test_a_task_that_no_row_has_is_told(omniedit, tmp_path, capsys):
@@ -17,7 +19,8 @@ def test_a_task_that_no_row_has_is_told(omniedit, tmp_path, capsys):
     [
         *(("global", word) for word in ("style", "background", "env", "weather", "light", "tone")),
         *(("global", task) for task in ("style_transfer", "Background_Change", "environment", "lighting")),
-        *(("local", task) for task in LOCAL),
+        *(("global", task) for task in ("change-ENV", "Env2", "2tones", "season, weather", "new styles")),
+        *(("local", task) for task in (*LOCAL, *INSIDE)),
         ("local", "a task that nobody has heard of"),
     ],
 )
@@ -32,4 +35,5 @@ def test_every_task_has_a_route(omniedit, tmp_path, route, task):
 
 
 def test_the_tasks_above_are_all_that_the_script_knows(omniedit):
-    assert omniedit.GLOBAL_WORDS == ("style", "background", "env", "weather", "light", "tone")
+    words = ("style*", "background*", "env", "environment*", "weather*", "light*", "tone*")
+    assert words == omniedit.GLOBAL_WORDS
