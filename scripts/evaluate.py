@@ -35,7 +35,7 @@ from danceopd_ext.evaluation.scores import ClipScore, score_folder
 from danceopd_ext.files import whole_file
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import Source, find_source, load_layout
+from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
 from danceopd_ext.quiet import quieten
 from danceopd_ext.toolkits.native.checks import check_weights, check_writable
 from danceopd_ext.toolkits.native.identity import lora_digest
@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """The whole of a call: everything is checked before the first file is written."""
+    """The whole of a call: everything is checked before the first file is written, and before the weights of a hub
+    model are downloaded what can be checked without them."""
     loras = parse_loras(arguments.lora)
     if not loras and arguments.no_base:
         raise UserError("nothing to draw with: give --lora NAME=FILE, or leave --no_base out.")
@@ -80,6 +81,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments, source, drawing, loras, read, folders)
     check_folders(settings, jobs)
     clip = ClipScore(arguments.clip, device) if arguments.clip else None
+    source = painter.source = fetch(source)
+    check_weights(source)
+    settings = {folder: {**how, **model_contents(source)} for folder, how in settings.items()}
+    check_folders(settings, jobs)
     conditions = Conditions(source, jobs, painter.size, out / CACHE, dtype, guided=drawing.guidance_scale != 1)
     conditions.encode(device)
     write_notes(settings, jobs)
@@ -107,11 +112,11 @@ def settings_of(
     read: Mapping[str, Lora],
     folders: Mapping[str, Path],
 ) -> dict[Path, dict[str, object]]:
-    """A model's folder -> how its pictures are drawn: all that must be equal for a picture to stay."""
+    """A model's folder -> how its pictures are drawn: all that must be equal for a picture to stay, but for
+    `model_contents`."""
     common = {
         "benchmark": arguments.benchmark,
         "model": source.name,
-        **model_contents(source),
         "mixed_precision": arguments.mixed_precision,
         **dataclasses.asdict(drawing),
     }

@@ -1,6 +1,7 @@
 """Loading a model's parts one by one, from a hub id, a diffusers folder or a single .safetensors file.
 
-Text encoders, transformer and VAE are never in memory together: each is asked for when it is needed.
+Text encoders, transformer and VAE are never in memory together: each is asked for when it is needed. A hub model comes
+in two steps: `find_source` downloads a few small files, on which everything can be checked, and `fetch` the rest.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers.hooks import apply_group_offloading
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError
@@ -29,6 +31,10 @@ TEXT_PARTS = (
     "processor", "siglip", "siglip_processor",
 )  # fmt: skip
 
+INDEX = "model_index.json"
+#: what tells a model's family, layers and sizes; its pipeline uses these files too, so that none is fetched in vain
+CHECKED_FILES = (INDEX, "transformer/config.json", "vae/config.json")
+
 #: what the transformer's tensors are called in files that hold more than it
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
@@ -36,12 +42,14 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 @dataclass(frozen=True)
 class Source:
     """Where a model comes from. `transformer`: a diffusers folder or a single file. `components`: a diffusers folder
-    with everything else. `name`: for messages and metadata, never a local path."""
+    with everything else. `name`: for messages and metadata, never a local path. `hub`: the id of a model of which only
+    CHECKED_FILES are sure to be in its folder; `fetch` brings the rest. None where everything is here."""
 
     family: Family
     transformer: Path
     components: Path
     name: str
+    hub: str | None = None
 
     @property
     def text_files(self) -> list[Path]:
@@ -62,7 +70,7 @@ def find_source(
     components_from: str | None = None,
     key: str = "pretrained_model_name_or_path",
 ) -> Source:
-    """Locate a model and its family without loading weights.
+    """Locate a model and its family without loading or downloading weights.
 
     where: hub id, diffusers folder or .safetensors file. components_from: what supplies text encoders, VAE, scheduler
     and configuration for a single file; by default the family's own hub model. key: what the user calls `where`.
@@ -72,12 +80,27 @@ def find_source(
     if os.path.isfile(path):  # os.path, here and below: Path.is_file raises for a name that is too long
         family = _family_of_file(path, model_type)
         _check_type(family, model_type, where)
-        components = _folder(components_from or family.default_components, "components_from")
-        return Source(family, path, components, path.stem)
-    folder = _folder(where, key)
+        others = components_from or family.default_components
+        return Source(family, path, _folder(others, "components_from"), path.stem, _hub_id(others))
+    folder, hub = _folder(where, key), _hub_id(where)
     family = _family_of_folder(folder, where)
     _check_type(family, model_type, where)
-    return Source(family, folder, folder, where if HUB_ID.match(where) and not os.path.exists(path) else folder.name)
+    return Source(family, folder, folder, hub or folder.name, hub)
+
+
+def fetch(source: Source) -> Source:
+    """The same model with its weights here: what is still on the hub is downloaded now. Raises UserError."""
+    if source.hub is None:
+        return source
+    try:
+        folder = Path(diffusers.DiffusionPipeline.download(source.hub, use_safetensors=True))
+    except Exception as error:  # the hub client raises its own, transport and OS errors
+        raise UserError(
+            f"{source.hub}: the hub does not give the whole model ({_first_line(error)}). Check your connection and "
+            "the room on the disk; what was downloaded stays."
+        ) from error
+    transformer = source.transformer if source.transformer.is_file() else folder
+    return replace(source, transformer=transformer, components=folder, hub=None)
 
 
 def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
@@ -180,32 +203,48 @@ def _load_part(source: Source, load: Any) -> Any:
 
 
 def _folder(where: str, key: str) -> Path:
-    """The local folder of a diffusers pipeline: `where` itself, or its download from the hub."""
+    """The local folder of a diffusers pipeline: `where` itself, or that of its CHECKED_FILES from the hub."""
     path = Path(where)
     if os.path.isdir(path):
-        if (path / "model_index.json").is_file():
+        if (path / INDEX).is_file():
             return path
-        raise UserError(f"{where} ({key}) has no model_index.json: it is not a diffusers pipeline folder.")
+        raise UserError(f"{where} ({key}) has no {INDEX}: it is not a diffusers pipeline folder.")
     if path.suffix in (".ckpt", ".pt", ".bin", ".pth"):
         raise UserError(
             f"{where} ({key}): a {path.suffix} file can run code when opened; use its .safetensors version."
         )
-    if not HUB_ID.match(where):
+    if not _hub_id(where):
         raise UserError(f"{where} ({key}) was not found: give a hub id, a diffusers folder or a .safetensors file.")
+    return _checked_files(where, key)
+
+
+def _hub_id(where: str) -> str | None:
+    """`where`, if it is the name of a model on the hub and of nothing here."""
+    return where if HUB_ID.match(where) and not os.path.exists(where) else None
+
+
+def _checked_files(where: str, key: str) -> Path:
+    """The folder of a hub model with its CHECKED_FILES, a few kilobytes, and what was downloaded before."""
     try:
-        return Path(diffusers.DiffusionPipeline.download(where, use_safetensors=True))
+        folder = Path(snapshot_download(where, allow_patterns=list(CHECKED_FILES)))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
             f"{where} ({key}) is no file or folder here, and the hub does not give it ({_first_line(error)}). "
             "Check the spelling and your connection; a gated model needs `hf auth login` first."
         ) from error
+    if not (folder / INDEX).is_file():
+        raise UserError(
+            f"{where} ({key}): the hub gives no {INDEX} of it. It is not a diffusers pipeline; or, without a "
+            "connection, it was not downloaded before."
+        )
+    return folder
 
 
 def _family_of_folder(folder: Path, where: str) -> Family:
     try:
-        class_name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+        class_name = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{folder / 'model_index.json'} cannot be read ({_first_line(error)}).") from error
+        raise UserError(f"{folder / INDEX} cannot be read ({_first_line(error)}).") from error
     family = family_of_pipeline(class_name)
     if family is None:
         known = ", ".join(f"{f.title} ({f.pipeline_class})" for f in FAMILIES.values())

@@ -244,23 +244,11 @@ def test_hub_id_that_cannot_be_reached(monkeypatch):
     def refuse(*arguments, **more):
         raise OSError("no connection")
 
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", refuse)
+    monkeypatch.setattr(loading, "snapshot_download", refuse)
     message = error("someone/some-model")
-    assert "someone/some-model" in message
-    assert "no connection" in message
-
-
-def test_hub_id_is_downloaded(monkeypatch, folder):
-    asked = []
-
-    def download(name, **more):
-        asked.append((name, more))
-        return str(folder)
-
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
-    source = find_source("someone/some-model")
-    assert source.name == "someone/some-model"
-    assert asked == [("someone/some-model", {"use_safetensors": True})]
+    assert "someone/some-model (pretrained_model_name_or_path) is no file or folder here" in message
+    assert "(no connection)" in message
+    assert "a gated model needs `hf auth login` first" in message
 
 
 @pytest.mark.parametrize("name", ["a red ball on a table, " * 20, "~nobody_at_all/models/x", "a\0b"])

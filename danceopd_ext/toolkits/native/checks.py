@@ -80,14 +80,23 @@ def select_attention(family: Family, transformer: torch.nn.Module, name: str) ->
 
 
 def check_weights(source: Source) -> None:
-    """Raise UserError for a weight file that is missing or only half downloaded."""
+    """Raise UserError for a weight file that is missing or only half downloaded. Those on the hub are checked later."""
+    if source.hub:
+        return
+    check_transformer(source)
+    for folder in source.text_files:
+        if folder.name.startswith("text_encoder"):
+            _check_folder(folder)
+
+
+def check_transformer(source: Source) -> None:
+    """`check_weights` for a model of which only the transformer is used."""
+    if source.hub:
+        return
     if source.transformer.is_file():
         checkpoint_keys(source.transformer)
     else:
         _check_folder(source.transformer / "transformer")
-    for folder in source.text_files:
-        if folder.name.startswith("text_encoder"):
-            _check_folder(folder)
 
 
 def _check_folder(folder: Path) -> None:

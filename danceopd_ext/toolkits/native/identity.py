@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from danceopd_ext.toolkits.native.prepare import Prepared, TeacherSource
 
 
-def identity_of(prepared: Prepared) -> dict[str, object]:
-    """The facts by name; contents are digests. Raises UserError where a part of a model has no files."""
+def settings_of(prepared: Prepared) -> dict[str, object]:
+    """The facts by name, but for `contents_of`: what is known before the model's weights are here."""
     network, options, optimizer = prepared.preset.network, prepared.preset.danceopd, prepared.preset.optimizer
     return {
         "pretrained_model_name_or_path": prepared.source.name,
-        "model_content": _weights_digest(prepared.source),
-        "components_content": _components_digest(prepared),
         "network_dim": network.network_dim,
         "network_alpha": network.network_alpha or network.network_dim,
         "lora_targets": prepared.targets,
@@ -39,11 +37,19 @@ def identity_of(prepared: Prepared) -> dict[str, object]:
         "student_init": options.student_init,
         "network_weights": lora_digest(prepared.start) if prepared.start else None,
         "teachers": {name: _teacher_identity(found) for name, found in prepared.teachers.items()},
+        "data": prepared.plan.fingerprint(),
+        "pictures": _pictures_identity(prepared),
+    }
+
+
+def contents_of(prepared: Prepared) -> dict[str, object]:
+    """Digests of the models' files. Raises UserError where a part of a model has none."""
+    return {
+        "model_content": _weights_digest(prepared.source),
+        "components_content": _components_digest(prepared),
         "checkpoint_content": {
             name: _weights_digest(found.checkpoint) for name, found in prepared.teachers.items() if found.checkpoint
         },
-        "data": prepared.plan.fingerprint(),
-        "pictures": _pictures_identity(prepared),
     }
 
 

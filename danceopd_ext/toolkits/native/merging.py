@@ -20,9 +20,9 @@ from danceopd_ext.lora.write import write_lora
 from danceopd_ext.method import MERGES
 from danceopd_ext.models.loading import Source, find_source, load_layout, load_transformer
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
-from danceopd_ext.toolkits.native.checks import check_weights, check_writable
+from danceopd_ext.toolkits.native.checks import check_writable
 from danceopd_ext.toolkits.native.output import format_of, lora_metadata
-from danceopd_ext.toolkits.native.prepare import TeacherSource, find_teacher, torch_dtype
+from danceopd_ext.toolkits.native.prepare import TeacherSource, fetch_weights, find_teacher, torch_dtype
 
 
 def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
@@ -38,6 +38,8 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     layout = load_layout(source)[0]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     check_writable(Path(preset.saving.output_dir))
+    if has_checkpoint(teachers):
+        source = fetch_weights(source, teachers)
     path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
     if accelerator.is_main_process:
         merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
@@ -70,11 +72,15 @@ def check_preset(preset: Preset) -> None:
         raise UserError(f"{method}: no teacher is a LoRA, there is nothing to merge.")
 
 
+def has_checkpoint(teachers: dict[str, TeacherSource]) -> bool:
+    """Whether weights are needed: LoRAs merge by themselves."""
+    return any(found.checkpoint for found in teachers.values())
+
+
 def all_loras(teachers: dict[str, TeacherSource], source: Source, layout: Layout) -> list[Lora]:
     """Each teacher's change of the base: a LoRA read, one extracted from a checkpoint, or none at all."""
     base = None
-    if any(found.checkpoint for found in teachers.values()):
-        check_weights(source)
+    if has_checkpoint(teachers):
         base = load_transformer(source, torch.float32)
     loras = {name: teacher_lora(name, found, base, layout, print) for name, found in teachers.items()}
     return changes_of(teachers, loras)

@@ -1,8 +1,13 @@
-"""Everything that can be wrong with the user's input, found before a weight is loaded or a file is written."""
+"""Everything that can be wrong with the user's input, found before a weight is loaded or a file is written.
+
+Models on the hub are downloaded when nothing else is wrong: nobody waits for tens of gigabytes to read of a typing
+error.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -21,10 +26,11 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.loading import Source, find_source, load_layout
+from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
 from danceopd_ext.toolkits.native.checks import (
     check_attention,
     check_machine,
+    check_transformer,
     check_weights,
     check_writable,
     find_pictures,
@@ -33,7 +39,7 @@ from danceopd_ext.toolkits.native.checks import (
     source_rules,
     unused_keys,
 )
-from danceopd_ext.toolkits.native.identity import identity_of
+from danceopd_ext.toolkits.native.identity import contents_of, settings_of
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.state import SavedState, open_state
 
@@ -43,7 +49,7 @@ STUDENT = "student"
 
 @dataclass
 class TeacherSource:
-    """A teacher that was found: a LoRA already in memory, or a checkpoint still on the disk, or neither (the base)."""
+    """A teacher that was found: a LoRA already in memory, or a checkpoint that is not, or neither (the base)."""
 
     settings: Teacher
     lora: Lora | None = None
@@ -90,7 +96,21 @@ class Prepared:
 
 
 def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
-    """Find and check everything that the preset names. Raises UserError; writes nothing."""
+    """Find, check and download everything that the preset names. Raises UserError; writes nothing of the run."""
+    prepared = find_all(preset, accelerator)
+    prepared.source = fetch_weights(prepared.source, prepared.teachers)
+    prepared.identity |= contents_of(prepared)
+    if prepared.resume:
+        prepared.resume.check(prepared.identity)
+        if unknown := ", ".join(prepared.resume.unknown(prepared.identity)):
+            prepared.notes.append(
+                f"resume: an earlier version wrote this state, without {unknown}: they must be as they were"
+            )
+    return prepared
+
+
+def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
+    """All of `prepare` that needs no weights of a hub model."""
     check_machine(preset, accelerator)
     source = find_source(
         preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
@@ -111,14 +131,23 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     prepared = Prepared(
         preset, source, layout, config, plan, notes, teachers, start, targets, previews, sources, pictures
     )
-    prepared.identity = identity_of(prepared)
+    prepared.identity = settings_of(prepared)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
-        if prepared.resume.unknown:
-            unknown = ", ".join(prepared.resume.unknown)
-            notes.append(f"resume: an earlier version wrote this state, without {unknown}: they must be as they were")
     check_writable(Path(preset.saving.output_dir))
     return prepared
+
+
+def fetch_weights(source: Source, teachers: dict[str, TeacherSource]) -> Source:
+    """Download what is still on the hub, each model once, and check it. Returns the base; teachers get their own."""
+    fetched = lru_cache(maxsize=None)(fetch)
+    base = fetched(source)
+    check_weights(base)
+    for found in teachers.values():
+        if found.checkpoint:
+            found.checkpoint = fetched(found.checkpoint)
+            check_transformer(found.checkpoint)
+    return base
 
 
 def choose_targets(
@@ -196,13 +225,13 @@ def _check_sizes(plan: Plan, source: Source, config: dict) -> None:
 
 
 def find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) -> TeacherSource:
-    """Find a teacher and read its LoRA. Raises UserError naming it."""
+    """Find a teacher and read its LoRA; a checkpoint on the hub is not downloaded yet. Raises UserError naming it."""
     if name == STUDENT or "." in name or not name:
         raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose a plain word.')
     try:
         if settings.checkpoint:
             checkpoint = find_source(settings.checkpoint, source.family.name, str(source.components), key="checkpoint")
-            check_weights(checkpoint)
+            check_transformer(checkpoint)
             _check_same_size(checkpoint, layout)
             return TeacherSource(settings, checkpoint=checkpoint)
         ignore = settings.ignore_text_encoder

@@ -36,12 +36,19 @@ CONTENTS = {
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state folder that was checked. `step`: optimizer steps done. `unknown`: settings that an earlier version did
-    not write down, so that nobody can tell whether they were the same."""
+    """A state folder that is whole. `step`: optimizer steps done. `identity`: what its run was."""
 
     folder: Path
     step: int
-    unknown: tuple[str, ...] = ()
+    identity: Mapping[str, object]
+
+    def check(self, identity: Mapping[str, object]) -> None:
+        """Raise UserError where something in `identity`, all or a part of this run's, was otherwise."""
+        _check_same_run(self.folder, self.identity, json.loads(json.dumps(identity)))
+
+    def unknown(self, identity: Mapping[str, object]) -> list[str]:
+        """Settings that an earlier version did not write down, so that nobody can tell whether they were the same."""
+        return [key for key in identity if key not in self.identity]
 
     def student(self) -> dict[str, torch.Tensor]:
         return load_file(self.folder / "student.safetensors")
@@ -74,7 +81,7 @@ def save_state(
 
 
 def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: int) -> SavedState:
-    """Check a state folder against this run. Raises UserError when it is damaged or belongs to another run."""
+    """Check a state folder against what is known of this run. Raises UserError when it is damaged or of another."""
     try:
         facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         if facts["version"] != VERSION:
@@ -87,15 +94,15 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
     for name, digest in digests.items():
         if not (folder / name).is_file() or _digest(folder / name) != digest:
             raise UserError(f"{folder / name} (resume) is missing or damaged: use an earlier state.")
-    _check_same_run(folder, saved, json.loads(json.dumps(identity)))
+    state = SavedState(folder, step, saved)
+    state.check(identity)
     if step >= max_train_steps:
         raise UserError(f"{folder} (resume) has done {step} steps: raise max_train_steps = {max_train_steps}.")
-    state = SavedState(folder, step, tuple(key for key in identity if key not in saved))
     state.optimizer()
     return state
 
 
-def _check_same_run(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_same_run(folder: Path, saved: Mapping[str, Any], now: dict[str, Any]) -> None:
     different = next((key for key, value in now.items() if key in saved and saved[key] != value), None)
     if different:
         raise UserError(
