@@ -29,3 +29,11 @@ def pipelines(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("pipelines")
     return {family: save_pipeline(family, folder / family) for family in PIPELINES}
+
+
+@pytest.fixture
+def processors(monkeypatch):
+    """Tiny folders of Qwen-Image-Edit can be loaded whole."""
+    from tests.tiny.packed_pipelines import hand_processors_over  # here: as above
+
+    hand_processors_over(monkeypatch)

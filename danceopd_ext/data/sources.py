@@ -18,16 +18,15 @@ class SourceImages:
     """What a model does with source images, and what is known of those that a run names.
 
     `title` names the model in messages, `editors` are the models that edit. An item may have up to `maximum` source
-    images (0: the model draws from text alone), and must have one where they are `needed`. `fitted` gives the size in
-    which the model takes a source image of a size, to draw a picture of the other size, and raises UserError for one
-    that it does not take; `area` the pixels that it is scaled to if those depend on the picture that is drawn, else
-    None. Sides of what the model draws are multiples of `multiple` pixels. `pictures`: every file that was looked at;
-    `uses`: each of them with the size of each picture that is drawn from it, in order.
+    images (0: the model draws from text alone). `fitted` gives the size in which the model takes a source image of a
+    size, to draw a picture of the other size, and raises UserError for one that it does not take; `area` the pixels
+    that it is scaled to if those depend on the picture that is drawn, else None. Sides of what the model draws are
+    multiples of `multiple` pixels. `pictures`: every file that was looked at; `uses`: each of them with the size of
+    each picture that is drawn from it, in order.
     """
 
     title: str
     maximum: int = 0
-    needed: bool = False
     fitted: Callable[[Size, Size], Size] = lambda size, drawn: size
     area: Callable[[Size, Size], int | None] = lambda size, drawn: None
     multiple: int = 1
@@ -43,12 +42,6 @@ class SourceImages:
                 f"{where}: it has a source image, and {self.title} draws from text alone. Use a model that edits"
                 f"{others}, or leave the source images out (conditioning_data_dir, control_directory, the column "
                 "source, --ci)."
-            )
-        if self.needed and not count:
-            raise UserError(
-                f"{where}: it has no source image, and {self.title} cannot draw without one. Add conditioning_data_dir "
-                "to a subset, a column source to a .csv or .jsonl prompt file, or --ci PATH to a line of prompts; or "
-                "use a model that draws from text."
             )
         if count > self.maximum:
             raise UserError(

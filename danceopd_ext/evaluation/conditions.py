@@ -56,9 +56,8 @@ class Conditions:
         return self.guided and self.family.text_sees_sources
 
     def prompts(self) -> list[Prompt]:
-        """All that is encoded, by the trainer's rules: the empty prompt only where it can be used."""
-        found = [] if self.family.needs_source else [Prompt(EMPTY)]
-        asked = [self._asked(job) for job in self.jobs]
+        """All that is encoded, by the trainer's rules: the empty prompt with a source only where it can be used."""
+        found, asked = [Prompt(EMPTY)], [self._asked(job) for job in self.jobs]
         if self._negatives_see_sources:
             found += [prompt._replace(text=EMPTY) for prompt in asked if prompt.sources]
         return list(dict.fromkeys([*found, *asked]))
@@ -99,4 +98,4 @@ class Conditions:
         if source_latents:
             negative = self.cache.get(EMPTY, *asked[1:]) if self._negatives_see_sources else None
             item = edit_item(item, source_latents, negative)
-        return TextConditions([item], {} if self.family.needs_source else self.cache.get(EMPTY))
+        return TextConditions([item], self.cache.get(EMPTY))

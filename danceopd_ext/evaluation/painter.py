@@ -67,11 +67,8 @@ class Painter:
                     f"--{name} {side}: {self.family.title} draws multiples of {self.limits.multiple} up to "
                     f"{self.limits.maximum}."
                 )
-        edits = any(job.source is not None for job in jobs)
-        if edits and not self.family.can_edit:
+        if any(job.source is not None for job in jobs) and not self.family.can_edit:
             raise UserError(f"{self.family.title} cannot edit pictures: use a model that takes source images.")
-        if not edits and self.family.needs_source:
-            raise UserError(f"{self.family.title} only edits pictures: use it with an edit benchmark.")
         self._check_sources({job.picture.size: job for job in jobs if job.picture})
 
     def _check_sources(self, by_size: Mapping[tuple[int, int], Job]) -> None:

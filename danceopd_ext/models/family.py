@@ -62,8 +62,6 @@ class Family(LayerNames, ABC):
 
     #: how many source images a sample may have; more than none makes it an edit family
     max_sources: int = 0
-    #: whether nothing can be made without one
-    needs_source: bool = False
     #: whether what `encode_prompts` gives depends on the source images too
     text_sees_sources: bool = False
     #: what the model's guidance embedding is told, for models that have one: the pipeline's default

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from danceopd_ext.errors import UserError
 from danceopd_ext.method import Field
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
@@ -79,7 +78,10 @@ class QwenImage(QwenImageNames, Family):
 
 
 class QwenImageEdit(QwenImage):
-    """Qwen-Image-Edit: the text encoder sees the source image, and its tokens follow those of the picture."""
+    """Qwen-Image-Edit: the text encoder sees the source image, and its tokens follow those of the picture.
+
+    A prompt without one is drawn as Qwen-Image draws it: the transformer is the same.
+    """
 
     name = "qwen_image_edit"
     title = "Qwen-Image-Edit"
@@ -87,7 +89,6 @@ class QwenImageEdit(QwenImage):
     pipeline_class = "QwenImageEditPipeline"
     default_components = "Qwen/Qwen-Image-Edit"
     max_sources = 1
-    needs_source = True
     text_sees_sources = True
     #: pixels of a source for the VAE and for the text encoder
     source_area, glance_area = SOURCE_AREA, SOURCE_AREA
@@ -95,12 +96,14 @@ class QwenImageEdit(QwenImage):
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
-        if sources is None or not all(own.images for own in sources):
-            raise UserError(f"{self.title} edits: every prompt needs a source image.")
-        items = []
-        for prompt, own in zip(prompts, sources, strict=True):  # one by one: the pipelines take no more
-            glances = [_resized(image.convert("RGB"), self.glance_area) for image in own.images]
-            items += _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
+        drawing, items = _drawing(pipeline), []
+        # one by one: the pipelines take no more edits
+        for prompt, own in zip(prompts, sources or [Sources((), (0, 0))] * len(prompts), strict=True):
+            if own.images:
+                glances = [_resized(image.convert("RGB"), self.glance_area) for image in own.images]
+                items += _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
+            else:
+                items += super().encode_prompts(drawing, [prompt])
         return items
 
     def _as_seen(self, glances: list[Image.Image]) -> Any:
@@ -123,6 +126,15 @@ class QwenImageEditPlus(QwenImageEdit):
 
     def _as_seen(self, glances: list[Image.Image]) -> Any:
         return glances
+
+
+def _drawing(pipeline: Any) -> Any:
+    """The pipeline that draws from text, around the text encoder of one that edits."""
+    from diffusers import QwenImagePipeline  # here: it takes seconds to import
+
+    return QwenImagePipeline(
+        scheduler=None, vae=None, text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer, transformer=None
+    )
 
 
 def _resized(image: Image.Image, area: int) -> Image.Image:

@@ -28,7 +28,6 @@ def items_with(*counts):
     ("rules", "count", "words"),
     [
         (SourceImages("Drawer", editors=("painter", "qwen")), 1, ["Drawer draws from text alone", "(painter, qwen)"]),
-        (editor(needed=True), 0, ["no source image", "Painter cannot draw without one", "conditioning_data_dir"]),
         (editor(2), 3, ["3 source images", "Painter takes up to 2"]),
     ],
 )

@@ -1,11 +1,15 @@
 import numpy as np
+import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import QwenImageEditPipeline, StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext.method import generator
+from danceopd_ext.models.packing import pack
 from tests.evaluation.calls import geneval, geneval_arguments, pixels
+from tests.tiny.calls import drawing
 from tests.tiny.loras import write_random_lora
+from tests.tiny.packed_pipelines import save_any
 
 
 def test_geneval_folders_hold_what_the_scorer_reads(evaluate, tmp_path, sd3, capsys):
@@ -35,6 +39,23 @@ def test_the_base_column_is_what_the_pipeline_draws_from_the_same_noise(evaluate
         guidance_scale=3.0, output_type="np",
     ).images[0]  # fmt: skip
     ours = pixels(tmp_path / "out/nothing/00001/samples/0000.png") / 255
+    assert np.abs(ours - theirs).max() < 1.5 / 255
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_qwen_image_edit_draws_what_qwen_images_pipeline_draws(evaluate, tmp_path, processors, scale):
+    """A model that edits can draw from text too."""
+    model = save_any("qwen_image_edit", tmp_path / "model")
+    evaluate.main(geneval_arguments(tmp_path, model, "--guidance_scale", str(scale)))
+    pipeline = drawing(QwenImageEditPipeline.from_pretrained(model))
+    pipeline.set_progress_bar_config(disable=True)
+    channels, side = pipeline.transformer.config.in_channels // 4, 64 // pipeline.vae_scale_factor
+    noise = torch.randn((1, channels, side, side), generator=generator(0, "evaluate", "00001/samples/0000.png"))
+    theirs = pipeline(
+        "a photo of the big dog", negative_prompt="", latents=pack(noise), width=64, height=64, num_inference_steps=2,
+        true_cfg_scale=scale, output_type="np",
+    ).images[0]  # fmt: skip
+    ours = pixels(tmp_path / "out/base/00001/samples/0000.png") / 255
     assert np.abs(ours - theirs).max() < 1.5 / 255
 
 

@@ -12,7 +12,6 @@ from danceopd_ext.evaluation.conditions import Conditions
 from danceopd_ext.evaluation.jobs import Job, gedit_jobs, geneval_jobs
 from danceopd_ext.models.loading import find_source, load_text_pipeline
 from tests.evaluation.benchmarks import write_gedit, write_geneval
-from tests.tiny.packed_pipelines import save_any
 
 CPU = torch.device("cpu")
 
@@ -59,13 +58,6 @@ def test_empty_prompts_are_encoded_where_guidance_uses_them(request, tmp_path, m
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == sum(expected)
     condition = found.of(jobs[0], {"source_0": torch.zeros(1)})
     assert any(name.startswith("negative_") for name in condition.items[0]) == bool(expected[1])
-
-
-def test_a_model_that_needs_a_source_has_no_empty_prompt_without_one(tmp_path):
-    model = save_any("qwen_image_edit", tmp_path / "model")
-    jobs = gedit_jobs(write_gedit(tmp_path))
-    assert count(conditions(model, jobs, tmp_path / "cache", True).prompts()) == (2, 2, 0)
-    assert count(conditions(model, jobs, tmp_path / "cache", False).prompts()) == (2, 0, 0)
 
 
 def test_too_little_room_for_the_prompts(tmp_path, sd3, monkeypatch):

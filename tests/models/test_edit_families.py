@@ -13,7 +13,7 @@ from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux import kontext_size
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, at_most, of_area
-from tests.tiny.calls import conditions, noise_for, ours, pictures, relative, theirs
+from tests.tiny.calls import conditions, drawing, noise_for, ours, pictures, relative, theirs
 from tests.tiny.packed_pipelines import ALL
 
 PROMPT = "a red cat on the house"
@@ -37,9 +37,6 @@ def pipeline_of(name, seed=1):
 def test_which_families_edit():
     assert set(EDITING) == {
         "flux_kontext", "flux_2", "flux_2_klein", "qwen_image_edit", "qwen_image_edit_plus", "z_image_omni",
-    }  # fmt: skip
-    assert {name for name, family in FAMILIES.items() if family.needs_source} == {
-        "qwen_image_edit", "qwen_image_edit_plus",
     }  # fmt: skip
 
 
@@ -69,14 +66,13 @@ def test_the_source_image_and_its_order_count(name, small_sources):
 
 @pytest.mark.parametrize("name", EDITING)
 def test_a_batch_of_unlike_sources_gives_what_its_samples_give_alone(name, small_sources):
-    """Other sizes, other numbers of sources, and none where that is possible."""
+    """Other sizes, other numbers of sources, and none."""
     family, pipeline = FAMILIES[name], pipeline_of(name)
     images = [pictures(1), pictures(min(2, family.max_sources))[::-1], pictures(1)]
     batch = conditions(family, pipeline, ["a cat", "the big blue dog", "a dog"], images)
-    if not family.needs_source:
-        batch.items.append(family.encode_prompts(pipeline, ["a house"])[0])
+    batch.items.append(family.encode_prompts(pipeline, ["a house"])[0])
     noise = noise_for(family, pipeline, (32, 32), samples=len(batch))
-    sigma = torch.tensor([0.9, 0.5, 0.3, 0.7])[: len(batch)]
+    sigma = torch.tensor([0.9, 0.5, 0.3, 0.7])
     with torch.no_grad():
         together = family.velocity(pipeline.transformer, noise, sigma, batch)
         alone = [
@@ -86,6 +82,32 @@ def test_a_batch_of_unlike_sources_gives_what_its_samples_give_alone(name, small
     assert together.shape == noise.shape
     assert together.dtype == torch.float32
     assert relative(together, torch.cat(alone)) < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in EDITING if FAMILIES[name].text_sees_sources])
+def test_prompts_with_and_without_sources_are_encoded_together(name, small_sources):
+    """Each as it is alone."""
+    family, pipeline = FAMILIES[name], pipeline_of(name)
+    prompts, given = ["a cat", "the big blue dog", ""], [Sources(own, (32, 32)) for own in ([], pictures(1), [])]
+    found = family.encode_prompts(pipeline, prompts, given)
+    alone = [
+        *family.encode_prompts(pipeline, prompts[:1]),
+        *family.encode_prompts(pipeline, prompts[1:2], given[1:2]),
+        *family.encode_prompts(pipeline, prompts[2:]),
+    ]
+    for one, other in zip(found, alone, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", ["qwen_image_edit", "qwen_image_edit_plus"])
+def test_a_prompt_without_a_source_is_read_as_qwen_image_reads_it(name):
+    pipeline = pipeline_of(name)
+    for prompt in (PROMPT, ""):
+        (found,) = FAMILIES[name].encode_prompts(pipeline, [prompt])
+        expected, mask = drawing(pipeline).encode_prompt(prompt)
+        assert mask is None
+        assert torch.equal(found["embeds"], expected[0])
 
 
 @pytest.mark.parametrize("name", EDITING)
@@ -126,10 +148,6 @@ def test_wrong_numbers_and_sizes_of_sources():
         for size in ((63, 100), (64, 513)):
             with pytest.raises(UserError, match=f"{size[0]} x {size[1]} is too small or too long"):
                 FAMILIES[name].source_picture(Image.new("RGB", size), 8, (512, 512))
-    for name in ("qwen_image_edit", "qwen_image_edit_plus"):
-        for sources in (None, [Sources([], (32, 32))]):
-            with pytest.raises(UserError, match="every prompt needs a source image"):
-                FAMILIES[name].encode_prompts(ALL[name](), ["a cat"], sources)
 
 
 def test_pictures_of_other_modes_are_taken(small_sources):

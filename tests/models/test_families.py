@@ -10,8 +10,7 @@ from tests.tiny.packed_pipelines import ALL
 from tests.tiny.pipelines import sd3_pipeline
 
 PROMPT = "a red cat on the house"
-DRAWING = [name for name, family in FAMILIES.items() if not family.needs_source]
-SCALES = [(name, scale) for name in DRAWING for scale in (1.0, 4.5) if (name, scale) != ("flux_2", 4.5)]  # has no CFG
+SCALES = [(name, scale) for name in FAMILIES for scale in (1.0, 4.5) if (name, scale) != ("flux_2", 4.5)]  # has no CFG
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 32)])
@@ -41,7 +40,7 @@ def test_a_batch_gives_what_its_samples_give_alone(name, small_sources):
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_sigma_grid_is_the_pipelines_for_every_resolution(name, dynamic):
     from diffusers import FlowMatchEulerDiscreteScheduler
 

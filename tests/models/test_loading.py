@@ -51,9 +51,8 @@ def test_folder_gives_every_part(folder):
     assert {path.name for path in source.text_files} >= {"tokenizer", "text_encoder"}
 
 
-#: the processor of those that see sources is transformers' only together with torchvision
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.needs_source])
-def test_text_encoders_of_a_folder(name, tmp_path):
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_text_encoders_of_a_folder(name, tmp_path, processors):
     source, expected = find_source(str(save_any(name, tmp_path / "model"))), ALL[name]()
     pipeline = load_text_pipeline(source, torch.float32, "cpu")
     assert pipeline.transformer is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import diffusers
 import torch
 from PIL import Image
 
@@ -38,9 +39,11 @@ def theirs(
 ) -> torch.Tensor:
     """The pipeline's latents in our form; `scale` is the usual one of classifier-free guidance."""
     call = {"width": size[0], "height": size[1], "num_inference_steps": steps, "output_type": "latent"}
+    name = family.name
     if images:
         call["image"] = list(images) if family.max_sources > 1 else images[0]
-    name = family.name
+    elif name.startswith("qwen_image_edit"):
+        pipeline = drawing(pipeline)
     if name.startswith(("flux_2", "sd3", "z_image")):
         call["latents"] = noise.clone()
     else:
@@ -55,6 +58,12 @@ def theirs(
         call["negative_prompt"] = ""
     latents = pipeline(prompt=prompt, **call).images
     return as_ours(name, pipeline, latents, noise.shape)
+
+
+def drawing(pipeline) -> diffusers.QwenImagePipeline:
+    """Qwen-Image's pipeline, which draws from text, made of the parts of one that edits."""
+    parts = {name: part for name, part in pipeline.components.items() if name != "processor"}
+    return diffusers.QwenImagePipeline(**parts)
 
 
 def as_ours(name: str, pipeline, latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import diffusers
 import numpy as np
 from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
@@ -14,7 +13,7 @@ from PIL import Image
 
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import texts
-from tests.tiny.packed_pipelines import ALL, QwenProcessor, qwen_tokenizer
+from tests.tiny.packed_pipelines import ALL, hand_processors_over
 from tests.tiny.pipelines import listening
 
 #: pixels of a source image, for Qwen-Image-Edit and, as near as it goes, for Kontext
@@ -31,13 +30,10 @@ def make_sources_small(monkeypatch) -> None:
         monkeypatch.setattr(FAMILIES["qwen_image_edit"], area, AREA)
     theirs = pipeline_qwenimage_edit.calculate_dimensions
     monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda area, ratio: theirs(AREA, ratio))
+    hand_processors_over(monkeypatch)
     load = texts.load_text_pipeline
 
     def loaded(source, dtype, device):
-        if source.family.name == "qwen_image_edit":
-            cls = getattr(diffusers, source.family.pipeline_class)
-            processor = QwenProcessor(qwen_tokenizer())
-            return cls.from_pretrained(source.components, transformer=None, vae=None, processor=processor)
         pipeline = load(source, dtype, device)
         if source.family.name == "flux_kontext":
             pipeline.encode_prompt = partial(pipeline.encode_prompt, max_sequence_length=16)

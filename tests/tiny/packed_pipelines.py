@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -241,9 +242,19 @@ ALL = {**PIPELINES, **PACKED}
 
 
 def save_any(family: str, folder: Path, seed: int = 0) -> Path:
-    """A hub-layout folder of a tiny random pipeline; what stands in for Qwen's processor is not saved."""
+    """A hub-layout folder of a tiny random pipeline; what stands in for Qwen's processor is not saved.
+
+    `hand_processors_over` makes such a folder whole.
+    """
     pipeline = ALL[family](seed)
     if hasattr(pipeline, "processor"):
         pipeline.register_modules(processor=None)
     pipeline.save_pretrained(folder)
     return folder
+
+
+def hand_processors_over(monkeypatch) -> None:
+    """Every pipeline that is loaded gets what stands in for Qwen's processor, where it has one."""
+    for cls in (diffusers.QwenImageEditPipeline, diffusers.QwenImageEditPlusPipeline):
+        load = partial(cls.from_pretrained, processor=QwenProcessor(qwen_tokenizer()))
+        monkeypatch.setattr(cls, "from_pretrained", load)

@@ -55,8 +55,8 @@ EDITS = [("red cat red cat red cat on", 1), ("red cat red cat red cat of", 1)]
     ("name", "teacher", "prompts"),
     [
         ("flux_kontext", {}, [("", 0), *((text, 0) for text, _ in EDITS)]),
-        ("qwen_image_edit", {}, EDITS * 2),
-        ("qwen_image_edit", {"guidance_scale": 2.0}, [*EDITS * 2, *[("", 1)] * 4]),
+        ("qwen_image_edit", {}, [("", 0), *EDITS * 2]),
+        ("qwen_image_edit", {"guidance_scale": 2.0}, [("", 0), *EDITS * 2, *[("", 1)] * 4]),
         ("z_image_omni", {"guidance_scale": 2.0}, [("", 0), *EDITS * 2, *[("", 1)] * 4]),
     ],
 )
@@ -78,7 +78,7 @@ def test_each_source_image_is_encoded_once_and_each_prompt_as_often_as_it_must(
     [
         ("z_image_omni", (1200, 900), [("", 0), *[("red cat", 1)] * 2], 2),
         ("z_image_omni", (96, 64), [("", 0), ("red cat", 1)], 1),
-        ("qwen_image_edit", (1200, 900), [("red cat", 1)], 1),
+        ("qwen_image_edit", (1200, 900), [("", 0), ("red cat", 1)], 1),
         ("flux_kontext", (1200, 900), [("", 0), ("red cat", 0)], 1),
     ],
 )
@@ -139,9 +139,14 @@ def test_previews_without_source_images_have_no_such_column(edit_preset, launch,
     assert list(grids[0]) == ["base", "student"]
 
 
-def test_a_preview_has_its_own_negative_prompt_with_its_source_image(edit_preset, launch, encoded, grids, tmp_path):
+@pytest.mark.parametrize("name", ["qwen_image_edit", "z_image_omni"])
+def test_a_preview_has_its_own_negative_prompt(name, edit_preset, launch, encoded, grids, tmp_path):
+    """With its source image where it has one."""
     write_source(tmp_path / "a.png", (96, 64), 7)
-    lines = prompt_file(tmp_path, "blue tree --n dog --ci a.png --w 20 --h 12 --l 3 --s 2\n", "samples.txt")
-    launch(edit_preset("qwen_image_edit", sample_prompts=lines, sample_every_n_steps=2, max_train_steps=2))
-    assert {("blue tree", 1), ("dog", 1)} <= set(encoded["prompts"])
-    assert not {("", 1), ("", 0)} & set(encoded["prompts"])
+    lines = "blue tree --n dog --ci a.png --w 20 --h 12 --l 3 --s 2\nblue tree --n cat --w 20 --h 12 --l 3 --s 2\n"
+    samples = prompt_file(tmp_path, lines, "samples.txt")
+    launch(edit_preset(name, sample_prompts=samples, sample_every_n_steps=2, max_train_steps=2))
+    asked = set(encoded["prompts"]) - {(text, 1) for text, _ in EDITS}
+    assert asked == {("", 0), ("blue tree", 1), ("dog", 1), ("blue tree", 0), ("cat", 0)}
+    edited, drawn = grids[0]["base"]
+    assert not np.array_equal(edited, drawn)

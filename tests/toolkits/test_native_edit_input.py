@@ -51,12 +51,6 @@ def test_an_edit_route_needs_a_model_that_edits(name, edit_preset, refused, noth
     says(message, "base.csv, line 2", "source image", "draws from text alone", "flux_kontext", "qwen_image_edit")
 
 
-def test_a_text_route_needs_a_model_that_draws_from_text(edit_preset, refused, nothing_loads, tmp_path):
-    files = {"draw": prompt_file(tmp_path, "prompt\na cat\n"), "edit": write_edits(tmp_path, "edit", "red cat")}
-    message = refused(edit_preset("qwen_image_edit", BOTH, prompts=files))
-    says(message, "p.csv, line 2", "no source image", "Qwen-Image-Edit cannot draw without one", "column source")
-
-
 def test_too_many_source_images(edit_preset, refused, nothing_loads, tmp_path):
     write_source(tmp_path / "a.png")
     path = prompt_file(tmp_path, "prompt,source,source_1\nmix,a.png,a.png\n")
@@ -106,7 +100,6 @@ def test_a_source_image_that_the_model_does_not_take(edit_preset, refused, nothi
         ("flux_kontext", "a cat --ci none.png --w 16 --h 16", ["source image", "none.png", "not found"]),
         ("flux_kontext", "a cat --ci a.png --cn a.png --w 16 --h 16", ["2 source images", "up to 1"]),
         ("flux_kontext", "a cat --ci --w 16 --h 16", ["--ci names no source image"]),
-        ("qwen_image_edit", "a cat --w 16 --h 16", ["no source image", "--ci PATH"]),
     ],
 )
 def test_preview_prompts_are_checked_alike(name, line, words, edit_preset, refused, nothing_loads, tmp_path):

@@ -25,15 +25,11 @@ from tests.tiny.pipelines import listening
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import QUICK, log_of, same_tensors
 
-#: what the tiny models can learn in a hundred steps: a random Qwen-Image tells its prompts apart only where they enter
+#: what the tiny models can learn in a hundred steps
 SETTINGS = {
     "flux_kontext": {"size": 0.5, "keys": {"save_model_as": "diffusers"}},
     "z_image_omni": {"size": 0.3, "keys": {}},
-    "qwen_image_edit": {
-        "size": 1.0,
-        "endings": ("txt_in",),
-        "keys": {"lora_targets": ["txt_in", *FAMILIES["qwen_image_edit"].lora_targets]},
-    },
+    "qwen_image_edit": {"size": 1.5, "keys": {}},
 }
 
 
@@ -42,14 +38,13 @@ pytestmark = pytest.mark.usefixtures("small_sources")
 
 @pytest.fixture(scope="module")
 def teachers(editors, tmp_path_factory):
-    """Family name -> a LoRA that draws (or edits otherwise, where the model only edits) and one that edits."""
+    """Family name -> a LoRA that draws and one that edits."""
     folder = tmp_path_factory.mktemp("teachers")
 
     def lora(name, seed):
         dialect = SETTINGS[name]["keys"].get("save_model_as", FAMILIES[name].default_format)
-        size, endings = SETTINGS[name]["size"], SETTINGS[name].get("endings")
         file = folder / f"{name}_{seed}.safetensors"
-        return {"lora": str(write_random_lora(file, editors[name], seed, dialect, size=size, endings=endings))}
+        return {"lora": str(write_random_lora(file, editors[name], seed, dialect, size=SETTINGS[name]["size"]))}
 
     return {name: {"draw": lora(name, 1), "edit": lora(name, 2)} for name in SETTINGS}
 
@@ -68,11 +63,9 @@ def spied(monkeypatch):
     return kept
 
 
-def route_files(folder, name):
+def route_files(folder):
     """Prompt files of a mixed run."""
     files = {"edit": write_edits(folder, "edit", "red cat")}
-    if FAMILIES[name].needs_source:
-        return {**files, "draw": write_edits(folder, "draw", "blue river", seed=2)}
     (folder / "draw.txt").write_text("blue river on\nblue river of\n", encoding="utf-8")
     return {**files, "draw": str(folder / "draw.txt")}
 
@@ -83,7 +76,7 @@ def mixed(editors, teachers, launch, spied, tmp_path):
 
     def mixed(name="flux_kontext", folder="run", *arguments, **keys):
         keys = {**QUICK, **SETTINGS[name]["keys"], "train_batch_size": 2, **keys}
-        prompts = keys.pop("prompts", None) or route_files(tmp_path, name)
+        prompts = keys.pop("prompts", None) or route_files(tmp_path)
         preset = write_preset(
             tmp_path / folder, editors[name], keys.pop("teachers", teachers[name]), prompts=prompts, **keys
         )
@@ -133,21 +126,23 @@ def check_the_pipeline_gives_the_student(name, file, run, caplog):
     told = [str(w.message) for w in caught] + [record.getMessage() for record in caplog.records]
     assert not [line for line in told if "unexpected keys" in line or "missing keys" in line]
 
-    items = run.data.plan.routes["edit"].items[:2]
-    condition = run.data.conditions([i.text for i in items], None, [i.source_images for i in items], items[0].size)
-    latents = torch.randn(2, *run.data.latent_shape(*items[0].size), generator=torch.Generator().manual_seed(3))
-    sigma = torch.tensor([0.9, 0.3])
-    with torch.no_grad():
-        trained = run.fields.plain_student(latents, sigma, condition)
-        loaded = family.velocity(pipeline.transformer, latents, sigma, condition).float()
-        base = run.fields.base(latents, sigma, condition)
-    assert relative(loaded, trained) < 1e-4
-    assert relative(base, trained) > 1e-2, "the LoRA changes nothing: the comparison is empty"
+    for route, sources in (("draw", 0), ("edit", 1)):
+        items = run.data.plan.routes[route].items[:2]
+        assert [len(item.source_images) for item in items] == [sources] * 2
+        condition = run.data.conditions([i.text for i in items], None, [i.source_images for i in items], items[0].size)
+        latents = torch.randn(2, *run.data.latent_shape(*items[0].size), generator=torch.Generator().manual_seed(3))
+        sigma = torch.tensor([0.9, 0.3])
+        with torch.no_grad():
+            trained = run.fields.plain_student(latents, sigma, condition)
+            loaded = family.velocity(pipeline.transformer, latents, sigma, condition).float()
+            base = run.fields.base(latents, sigma, condition)
+        assert relative(loaded, trained) < 1e-4
+        assert relative(base, trained) > 1e-2, "the LoRA changes nothing: the comparison is empty"
 
 
 def test_source_images_of_every_shape_are_batched_apart(mixed, tmp_path):
     """Also where what is drawn has one size."""
-    prompts = route_files(tmp_path, "z_image_omni")
+    prompts = route_files(tmp_path)
     edits = Path(prompts["edit"])
     edits.write_text(edits.read_text().replace(",", ",16,16,").replace("prompt,16,16,", "prompt,width,height,"))
     _, run = mixed("z_image_omni", gradient_accumulation_steps=3, max_train_steps=6, prompts=prompts)
@@ -177,7 +172,7 @@ def test_a_large_source_image_is_brought_to_the_size_of_each_picture(mixed, tmp_
     edits.write_text("prompt,source,width,height\nred cat,large.png,16,16\nred cat,large.png,24,24\n")
     samples = tmp_path / "samples.txt"
     samples.write_text("red cat --ci large.png --w 32 --h 32 --l 2 --s 1\n")
-    prompts = {**route_files(tmp_path, "z_image_omni"), "edit": str(edits)}
+    prompts = {**route_files(tmp_path), "edit": str(edits)}
     keys = {"sample_prompts": str(samples), "sample_every_n_steps": 2, "max_train_steps": 2}
     _, run = mixed("z_image_omni", prompts=prompts, **keys)
     family, pipeline = FAMILIES["z_image_omni"], listening(ALL["z_image_omni"])()
@@ -201,7 +196,7 @@ def test_another_source_image_gives_another_loss_and_the_same_one_the_same(mixed
         output, _ = mixed(folder=folder, max_train_steps=6, prompts=files)
         return [entry["loss"] for entry in log_of(output) if entry["route"] == "edit"]
 
-    files = route_files(tmp_path, "flux_kontext")
+    files = route_files(tmp_path)
     first, again = edit_losses("first"), edit_losses("again")
     assert first == again
     for number, size in enumerate(((64, 64), (64, 64), (96, 64), (96, 64))):
@@ -211,15 +206,18 @@ def test_another_source_image_gives_another_loss_and_the_same_one_the_same(mixed
     assert all(abs(a - b) > 1e-6 for a, b in zip(changed, first, strict=True))
 
 
-def test_guidance_moves_away_from_the_empty_prompt_with_the_same_source_image(mixed):
-    _, run = mixed("qwen_image_edit", teachers={"draw": {}, "edit": {"guidance_scale": 3.0}}, max_train_steps=8)
-    item = run.data.plan.routes["edit"].items[0]
+@pytest.mark.parametrize("route", ["draw", "edit"])
+def test_guidance_moves_away_from_the_empty_prompt_with_the_same_source_image(route, mixed):
+    """And without one where there is none."""
+    guided = {"guidance_scale": 3.0}
+    _, run = mixed("qwen_image_edit", teachers={"draw": guided, "edit": guided}, max_train_steps=8)
+    item = run.data.plan.routes[route].items[0]
     condition = run.data.conditions([item.text], sources=[item.source_images], drawn=item.size)
     empty = run.data.conditions([""], sources=[item.source_images], drawn=item.size)
     latents, sigma = torch.randn(1, *run.data.latent_shape(*item.size)), torch.tensor([0.5])
     field = run.data.family.guided(lambda z, s, c: run.fields.base(z, s, empty if c is not condition else c), 3.0)
     with torch.no_grad():
-        asked = run.fields.teachers["edit"](latents, sigma, condition)
+        asked = run.fields.teachers[route](latents, sigma, condition)
         assert relative(asked, field(latents, sigma, condition)) < 1e-6
         assert relative(asked, run.fields.base(latents, sigma, condition)) > 1e-4
 
@@ -229,7 +227,7 @@ def test_guidance_moves_away_from_the_empty_prompt_with_the_same_source_image(mi
 
 @pytest.mark.parametrize("name", ["flux_kontext", "qwen_image_edit"])
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(name, mixed, tmp_path):
-    prompts = route_files(tmp_path, name)
+    prompts = route_files(tmp_path)
     keys = {"max_train_steps": 4, "prompts": prompts}
     whole, _ = mixed(name, "whole", **keys)
     output, _ = mixed(name, "halves", save_every_n_steps=2, save_state=True, **keys)
@@ -240,7 +238,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(name, mixed, tmp_path
 
 
 def test_a_changed_source_image_is_another_run(mixed, refused, tmp_path):
-    keys = {"max_train_steps": 3, "prompts": route_files(tmp_path, "flux_kontext")}
+    keys = {"max_train_steps": 3, "prompts": route_files(tmp_path)}
     output, _ = mixed(save_every_n_steps=2, save_state=True, **keys)
     write_source(tmp_path / "edit_sources" / "1.png", seed=9)
     message = refused(tmp_path / "run" / "preset.toml", "--resume", output / "fused-step00000002-state")

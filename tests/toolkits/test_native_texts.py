@@ -46,12 +46,8 @@ def test_a_large_cache_is_announced(tmp_path, monkeypatch):
     assert str(tmp_path) in told[0]
 
 
-#: those that need a source image have no tiny processor to load
-DRAWING = [name for name, family in FAMILIES.items() if not family.needs_source]
-
-
-@pytest.mark.parametrize("name", DRAWING)
-def test_encoders_that_do_not_fit_are_streamed_and_give_the_same(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_encoders_that_do_not_fit_are_streamed_and_give_the_same(name, tmp_path, monkeypatch, processors):
     source = find_source(str(save_any(name, tmp_path / "model")))
     family = FAMILIES[name]
     expected = family.encode_prompts(load_text_pipeline(source, torch.float32, "cpu"), ["a cat"])[0]
@@ -76,7 +72,7 @@ def test_encoders_that_do_not_fit_are_streamed_and_give_the_same(name, tmp_path,
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("name", DRAWING)
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_a_streamed_checkpoint_teacher_has_the_same_velocity(name):
     from contextlib import nullcontext
 

@@ -90,8 +90,9 @@ class StepData:
         sources = sources or [()] * len(texts)
         prompts = [Prompt(text, tuple(paths), drawn) for text, paths in zip(texts, sources, strict=True)]
         items = [self._condition(prompt, negative) for prompt in prompts]
-        # a model that needs source images has no other empty prompt than those of the items
-        empty = {} if self.family.needs_source else self.cache.get(negative or EMPTY)
+        # where the empty prompt shows the source image, an edit has its own
+        shared = not self.cache.sees_sources or any(not prompt.sources for prompt in prompts)
+        empty = self.cache.get(negative or EMPTY) if shared else {}
         return TextConditions(items, empty).to(self.device)
 
     def _condition(self, prompt: Prompt, negative: str | None) -> PromptTensors:

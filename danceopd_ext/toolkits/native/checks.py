@@ -136,7 +136,6 @@ def source_rules(source: Source, config: Mapping) -> SourceImages:
     return SourceImages(
         title=family.title,
         maximum=family.max_sources,
-        needed=family.needs_source,
         fitted=lru_cache(maxsize=None)(lambda size, drawn: family.source_size(size, scale, drawn)),
         area=family.scaled_area,
         multiple=family.size_limits(config, scale).multiple,

@@ -61,7 +61,7 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
 def all_prompts(prepared: Prepared) -> list[Prompt]:
     """Every prompt that the run asks for, and the empty ones that guidance moves away from."""
     planned = prepared.plan.all_prompts(prepared.preset.training.max_train_steps)
-    found = [] if prepared.family.needs_source else [Prompt(EMPTY)]
+    found = [Prompt(EMPTY)]
     if prepared.guided and prepared.family.text_sees_sources:
         found += [prompt._replace(text=EMPTY) for prompt in planned if prompt.sources]
     drawn = [
