@@ -42,7 +42,7 @@ BUDGETS: dict[str, Budget] = {
     ),
     "quick": Budget(
         steps=600, samples=8, rank=32, rollout=8, group=4, examples=100, tested=128, queries=(1, 4, 16),
-        rollouts=(4, 8, 16), scales=(1.0, 3.0, 7.0),
+        rollouts=(4, 8, 16, 28), scales=(1.0, 3.0, 7.0),
     ),
     "full": Budget(
         steps=1500, samples=16, rank=32, rollout=8, group=8, examples=500, tested=128, queries=(1, 4, 16),

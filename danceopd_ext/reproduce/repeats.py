@@ -73,6 +73,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which edits (default: test)")
     parser.add_argument("--edits", type=positive, default=128, help="of each kind (default: 128)")
     parser.add_argument("--noises", type=positive, default=5, help="drawings of each edit (default: 5)")
+    parser.add_argument("--steps", type=positive, default=BUDGETS["full"].rollout, help="solver steps of a drawing")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     return parser.parse_args(argv)
 
@@ -98,12 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipeline = load(str(sources.pipeline), None)
     given = np.stack([render(edit.source) for edit in edits])
     items = encode_edits(pipeline, [edit.instruction for edit in edits], given)
-    print(f"{len(edits)} edits ({args.split}), {args.noises} drawings of each\n")
+    print(f"{len(edits)} edits ({args.split}), {args.noises} drawings of each, {args.steps} solver steps\n")
     print("| model | " + " | ".join(COLUMNS) + " |\n|---" + "|---" * len(COLUMNS) + "|")
     for name, file in models.items():
         use_loras(pipeline, {"model": file}, {"model": 1.0})
-        steps = BUDGETS["full"].rollout
-        found = [draw(pipeline, items, seed=SEED + 1 + noise, steps=steps) for noise in range(args.noises)]
+        found = [draw(pipeline, items, seed=SEED + 1 + noise, steps=args.steps) for noise in range(args.noises)]
         row = repeats_of(edits, np.stack(found))
         numbers = (row.single, row.median, row.always, row.sometimes, row.never)
         print(f"| {name} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |", flush=True)
