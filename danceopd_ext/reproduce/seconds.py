@@ -1,0 +1,72 @@
+"""`scripts/reproduce/seconds.py TABLE`: what a step of each row takes, on a machine that does nothing else.
+
+The seconds in the tables are of trainings beside other work, and rows of equal work differ by half there. Here each row
+trains alone for a few steps, one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+
+from ..cli import positive
+from .budgets import BUDGETS
+from .command import only
+from .presets import Run, plan_run
+from .runner import Start, train_missing
+from .sources import find_sources
+from .tables import TABLES
+
+HEADS = ("model", "forwards a step", "with backward", "seconds a step")
+#: steps at the beginning that do not count: memory is taken, caches are filled
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Means over steps: samples through the transformer, and those with a backward. `seconds`: the median's, which one
+    disturbed step does not change."""
+
+    forwards: float
+    backwards: float
+    seconds: float
+
+
+def step_cost(run: Run) -> StepCost:
+    """Of a finished run, from its log."""
+    entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()][WARM_UP:]
+    backwards = [entry["student_forwards_per_sample"] * entry["samples"] for entry in entries]
+    seconds = median(entry["seconds"] for entry in entries)
+    return StepCost(mean(entry["forwards"] for entry in entries), mean(backwards), seconds)
+
+
+def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
+    """Train, print the table and write it as TABLE-seconds.md. `start` as in `command.main`. Raises UserError."""
+    parser = argparse.ArgumentParser(prog="scripts/reproduce/seconds.py", description=__doc__)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--budget", choices=BUDGETS, default="quick", help="samples of a step (default: quick)")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="the rows (default: all that are trained)")
+    parser.add_argument("--steps", type=positive, default=40, help=f"counted steps, after {WARM_UP} (default: 40)")
+    parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
+    parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
+    args = parser.parse_args(argv)
+    budget = replace(BUDGETS[args.budget], steps=WARM_UP + args.steps)
+    table = only(TABLES[args.table](budget), args.only)
+    sources = find_sources(args.sources, table.needed)
+    costs: dict[Path, StepCost] = {}
+    lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+    for row in (row for row in table.rows if row.trained):
+        run = plan_run(row, 1, budget, sources, args.out / "seconds")
+        if run.folder not in costs:
+            train_missing([run], 1, start)
+            costs[run.folder] = step_cost(run)
+        cost = costs[run.folder]
+        lines.append(f"| {row.label} | {cost.forwards:.1f} | {cost.backwards:.1f} | {cost.seconds:.3f} |")
+    text = "\n".join(lines) + "\n"
+    page = args.out / "seconds" / f"{args.table}-seconds.md"
+    page.write_text(text, encoding="utf-8")
+    print(f"{text}\n{page}")
