@@ -88,7 +88,7 @@ def load_data(
         for name, items in found.items()
     }
     plan = Plan(routes, weights, seed, micro_batches, train_batch_size * processes, processes, every_route)
-    return LoadedData(plan, notes)
+    return LoadedData(plan, [*notes, *plan.notes()])
 
 
 def _check_all_fed(

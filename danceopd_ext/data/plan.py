@@ -109,6 +109,16 @@ class Plan:
         self._drawn, self._before = array("L"), array("L")
         self._counts = [0] * len(self._names)
 
+    def notes(self) -> list[str]:
+        """What is told of routes whose batches are filled by repetition, since few of their edits have equal sizes."""
+        return [
+            f"{name}: its edits have {stream.sizes} different sizes of picture and source images; {stream.repeating} "
+            "of these have fewer edits than a batch, and such batches hold an edit more than once. To avoid it: "
+            "train_batch_size = 1 with more gradient_accumulation_steps, or source images of fewer sizes"
+            for name, stream in self._streams.items()
+            if stream.repeating and stream.sizes > 1 and any(item.source_images for item in self.routes[name].items)
+        ]
+
     def parts(self, number: int) -> tuple[PlannedStep, ...]:
         """Return the parts of step `number`, counted from 0: the drawn route's, or by name those of every route.
 

@@ -29,7 +29,8 @@ class RouteStream:
 
     In an epoch every item appears as often as it repeats. Items of one size, one batch size and equally many source
     images of the same sizes form a bucket, which is shuffled and cut into batches; the last batch is filled up from the
-    start of the same shuffled bucket. The batches of an epoch are shuffled across the buckets.
+    start of the same shuffled bucket. The batches of an epoch are shuffled across the buckets. Of the buckets, `sizes`
+    in all, `repeating` have fewer items than a batch, so that theirs hold an item more than once.
     """
 
     def __init__(self, data: RouteData, seed: int, batch_size: int, processes: int = 1) -> None:
@@ -44,6 +45,8 @@ class RouteStream:
         # Sorted, so that an epoch does not depend on which size came first in the files.
         self._buckets = sorted(buckets.items())
         self.batches_per_epoch = sum(-(-len(ids) // key[2]) for key, ids in self._buckets)
+        self.sizes = len(self._buckets)
+        self.repeating = sum(len(set(ids)) < key[2] for key, ids in self._buckets)
         self._epochs: OrderedDict[int, tuple[list[array], array]] = OrderedDict()
 
     def batch(self, number: int) -> Batch:

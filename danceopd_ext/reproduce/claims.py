@@ -131,17 +131,25 @@ LOCAL_GLOBAL += [
     *_worst("local-global"),
 ]
 ABSORPTION = [
-    Claim("style", f"{DANCEOPD} closes most (more than half) of the gap between base and teacher", "85.3 % closed",
-          ((1.0, DANCEOPD, STYLE), (-0.5, "base", STYLE), (-0.5, "style teacher", STYLE))),
+    Claim("style", f"{DANCEOPD} closes more than 85.3 % of the gap between base and teacher", "85.3 % closed",
+          ((1.0, DANCEOPD, STYLE), (-0.147, "base", STYLE), (-0.853, "style teacher", STYLE))),
 ]  # fmt: skip
 
 
 def guidance_claims(scales: Sequence[float]) -> list[Claim]:
-    """Absorbed guidance helps, and helps no more where it is applied twice."""
+    """Absorbed guidance helps, one pass is as good as two, and guidance twice is too much."""
     plain, middle, most = (f"student of alpha {scales[place]:g}" for place in (0, len(scales) // 2, -1))
-    twice = f"{most}, beta {scales[-1]:g}"
+    chosen, twice = scales[len(scales) // 2], f"{most}, beta {scales[-1]:g}"
     return [
         better("guidance", middle, plain, EDIT, "best composition 5.833, against 5.751"),
+        Claim("guidance", f"one pass behaves like two: {middle} edits as edit source, beta {chosen:g} (within {BAND})",
+              "-", ((1.0, middle, EDIT), (1.0, f"edit source, beta {chosen:g}", EDIT)), same=True),
+        *(
+            Claim("guidance", f"strengths multiply: alpha {scale:g} edits as beta {scale:g} does (within {BAND})",
+                  "about alpha * beta",
+                  ((1.0, f"student of alpha {scale:g}", EDIT), (1.0, f"{plain}, beta {scale:g}", EDIT)), same=True)
+            for scale in dict.fromkeys((chosen, scales[-1]))
+        ),
         Claim("guidance", f"guided twice (alpha * beta = {scales[-1] ** 2:g}) edits worse than {middle}",
               "4.015 (alpha * beta = 49) against 5.833", ((1.0, middle, EDIT), (-1.0, twice, EDIT))),
     ]  # fmt: skip

@@ -58,7 +58,7 @@ def settings(budget: Budget, facts: dict) -> str:
 def captions(tested: int) -> str:
     """How many different held-out captions there are of each kind."""
     kinds = Counter(kind for kind, _ in {(prompt.kind, prompt.caption) for prompt in held_out_prompts(tested)})
-    return ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda item: item[1]))
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda item: item[::-1]))
 
 
 def per_kind(lines: Sequence[Line], measure: str) -> str:

@@ -6,7 +6,7 @@ which are the same for all models, so that this part is that of a difference its
 known, it is that of a fraction of `pictures` drawings, sqrt(p (1 - p) / pictures). A training with one seed says
 nothing of the spread: its error is not known. Something is greater than 0 if its 95 % confidence interval is, Student's
 with the degrees of freedom of Welch and Satterthwaite: few trainings say little of their own spread, and where it is
-most of the error the interval is up to 4.3 errors wide to each side, not 2.
+most of the error the interval is up to 4.3 errors wide to each side for three trainings, 12.7 for two, not 2.
 """
 
 from __future__ import annotations

@@ -49,6 +49,24 @@ def test_text_and_edits_mix_where_the_model_does_both(tmp_path):
     assert list(rules.uses) == [(path, (64, 64)), (path, (64, 80))]
 
 
+@pytest.mark.parametrize(("batch", "told"), [(1, False), (2, True), (3, True)])
+def test_batches_that_few_edits_fit_into_are_told(batch, told):
+    """Two edits with a source of one size, one of another, and a prompt alone."""
+
+    def edit(text, size):
+        return Item(text, 64, 64, source_images=(f"{text}.png",), source_sizes=(size,))
+
+    edits = [edit("a", (64, 64)), edit("b", (64, 64)), edit("c", (96, 48))]
+    plan = Plan(
+        {"edit": RouteData("edit", tuple(edits)), "t2i": RouteData("t2i", (Item("p", 64, 64),))}, batch_size=batch
+    )
+    notes = plan.notes()
+    assert len(notes) == told
+    if told:
+        assert notes[0].startswith("edit: its edits have 2 different sizes")
+        assert f"; {batch - 1} of these" in notes[0] and "train_batch_size = 1" in notes[0]
+
+
 def test_a_picture_that_the_model_does_not_take_is_named(tmp_path):
     def fitted(size, drawn):
         raise UserError(f"Painter: {size[0]} pixels are too small.")
