@@ -7,7 +7,8 @@
 - `runner`: trains what is missing, resumes what was cut off; `full_rollout` trains without the early stop
 - `evaluate`: draws with a model and scores the drawings by the world's exact checks
 - `entries`, `summary`, `stats`: the raw numbers, their means over seeds, and how sure these are
-- `markdown`, `plots`, `grids`: what is written
+- `markdown`, `plots`, `grids`, `files`: what is written; `join`: rows that were made apart into one table
 - `claims`, `page`: the paper's claims beside what came out
 - `command`: all of it, in order
+- `repeats`, `seconds`: how much of a model's faults is chance; what a step of each row takes
 """
