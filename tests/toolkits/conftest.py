@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,14 @@ from tests.tiny.presets import write_preset
 
 BASE = {"base": {}}
 QUICK = {"max_train_steps": 2, "rollout_steps": 2, "gradient_accumulation_steps": 1}
+
+
+def two_processes() -> list[str]:
+    """The launcher's words, on a port of their own: tests beside this one start processes too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--main_process_port", port]
 
 
 def forget_accelerate() -> None:

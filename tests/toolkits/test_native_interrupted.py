@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny.presets import write_preset
-from tests.toolkits.conftest import log_of, same_tensors
+from tests.toolkits.conftest import log_of, same_tensors, two_processes
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -137,8 +137,7 @@ def test_two_processes_are_one(pipelines, two_teachers, launch, tmp_path):
     keys = {"max_train_steps": 10, "gradient_accumulation_steps": 2, "rollout_steps": 2}
     alone = write_preset(tmp_path / "alone", pipelines["sd3"], two_teachers["sd3"], train_batch_size=4, **keys)
     together = write_preset(tmp_path / "together", pipelines["sd3"], two_teachers["sd3"], train_batch_size=2, **keys)
-    arguments = ["-m", "accelerate.commands.launch", "--num_processes", 2, "--cpu", "train_danceopd.py"]
-    process = start(*arguments, "--config", together)
+    process = start(*two_processes(), "train_danceopd.py", "--config", together)
     told, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "2 process(es)" in told

@@ -13,7 +13,7 @@ from danceopd_ext.cli import run
 from danceopd_ext.toolkits.native import loop, previews, sources, targets, texts
 from danceopd_ext.toolkits.run import main
 from tests.tiny.presets import write_preset
-from tests.toolkits.conftest import log_of, same_tensors, says
+from tests.toolkits.conftest import log_of, same_tensors, says, two_processes
 from tests.toolkits.test_native_interrupted import ENVIRONMENT, ROOT
 
 KEYS = {"max_train_steps": 4, "rollout_steps": 2, "network_dropout": 0.3}
@@ -89,8 +89,7 @@ def test_a_preview_that_does_not_fit_costs_no_training(preset, launch, full_afte
 def test_two_processes_give_it_up_together(preset):
     """Only one draws, and the other must not wait for it at the next preview."""
     path = preset("two", **DRAWN)
-    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "tests/toolkits/driver.py"]
-    command = [sys.executable, *launcher, "preview:2", str(path)]
+    command = [sys.executable, *two_processes(), "tests/toolkits/driver.py", "preview:2", str(path)]
     done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no pictures of step 1:") == 1
