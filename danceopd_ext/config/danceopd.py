@@ -9,7 +9,7 @@ from danceopd_ext.config.fields import check_ranges, key
 from danceopd_ext.errors import UserError
 
 #: said of a scale below 1, which would turn from the prompt; diffusers' Z-Image pipeline calls 0 what is 1 elsewhere
-NO_GUIDANCE = "it must be 1 or more; 1 is no guidance."
+NO_GUIDANCE = "1 is no guidance"
 FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
 
 
@@ -26,6 +26,8 @@ class Teacher:
     guidance_scale: float = key(
         1.0,
         "Classifier-free guidance that the student absorbs (alpha); 1 is none. SD's CFG scale has the same meaning.",
+        minimum=1,
+        lowest=NO_GUIDANCE,
     )
     ignore_text_encoder: bool = key(False, "Use a LoRA although its text-encoder part cannot be distilled.")
 
@@ -35,8 +37,6 @@ class Teacher:
             raise UserError("a teacher has either lora or checkpoint, not both.")
         if self.extract_rank and not self.checkpoint:
             raise UserError("extract_rank belongs to a teacher with a checkpoint.")
-        if self.guidance_scale < 1:
-            raise UserError(f"guidance_scale = {self.guidance_scale:g}: {NO_GUIDANCE}")
         if isinstance(self.strength, list) and len(self.strength) != len(self.loras):
             raise UserError(f"{len(self.loras)} LoRAs, but {len(self.strength)} strengths.")
 
@@ -90,6 +90,8 @@ class DanceOPDSection:
     student_guidance_scale: float = key(
         1.0,
         "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
+        minimum=1,
+        lowest=NO_GUIDANCE,
     )
     student_init: Literal["fresh", "merge_average", "merge_sum"] = key(
         "fresh",
@@ -109,8 +111,6 @@ class DanceOPDSection:
                 f"num_queries = {self.num_queries}: a rollout of rollout_steps = {self.rollout_steps} has only "
                 f"{self.rollout_steps} states to ask about. Use num_queries = {self.rollout_steps} or less."
             )
-        if self.student_guidance_scale < 1:
-            raise UserError(f"student_guidance_scale = {self.student_guidance_scale:g}: {NO_GUIDANCE}")
         self._check_method()
         self._check_datasets()
         if self.toolkit == "native":

@@ -11,13 +11,22 @@ from typing import Any, Literal, Union
 from danceopd_ext.errors import UserError, nearest
 
 
-def key(default: Any, help: str, *, minimum: float | None = None, above: float | None = None, path: bool = False):
+def key(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    lowest: str = "",
+    path: bool = False,
+):
     """A dataclass field that is a preset key.
 
-    minimum / above: smallest allowed value / value that must be exceeded. path: a file or folder that is looked up
+    minimum / above: smallest allowed value / value that must be exceeded. lowest: what the
+    smallest value means, for the message. path: a file or folder that is looked up
     from the current directory, then from the preset's folder.
     """
-    metadata = {"help": help, "minimum": minimum, "above": above, "path": path}
+    metadata = {"help": help, "minimum": minimum, "above": above, "lowest": lowest, "path": path}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -105,6 +114,7 @@ def check_ranges(section: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         if limits.get("minimum") is not None and not value >= limits["minimum"]:
-            raise UserError(f"{field.name} = {value}: must be {limits['minimum']:g} or more.")
+            meaning = f"; {limits['lowest']}" if limits.get("lowest") else ""
+            raise UserError(f"{field.name} = {value}: must be {limits['minimum']:g} or more{meaning}.")
         if limits.get("above") is not None and not value > limits["above"]:
             raise UserError(f"{field.name} = {value}: must be more than {limits['above']:g}.")

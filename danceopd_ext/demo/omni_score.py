@@ -9,6 +9,8 @@ from functools import cache
 import numpy as np
 from diffusers import ZImageOmniPipeline
 
+from danceopd_ext.models.family import PromptTensors
+
 from .edits import EDIT_KINDS, Edit
 from .kind_scores import EditScores, TextToImageScores, score_drawings, score_edited
 from .kinds import Prompt, kinds
@@ -68,9 +70,13 @@ def outlined(prompt: Prompt) -> Prompt:
 def score_instructions(pipeline: ZImageOmniPipeline, per_kind: int, **options) -> EditScores:
     """The benchmark's edit scores."""
     edits = held_out_edits(per_kind)
+    return score_edited(edits, draw(pipeline, encode_asked(pipeline, edits), **options))
+
+
+def encode_asked(pipeline: ZImageOmniPipeline, edits: Sequence[Edit]) -> list[PromptTensors]:
+    """The conditions of edits: their instructions and sources."""
     sources = np.stack([render(edit.source) for edit in edits])
-    items = encode_edits(pipeline, [edit.instruction for edit in edits], sources)
-    return score_edited(edits, draw(pipeline, items, **options))
+    return encode_edits(pipeline, [edit.instruction for edit in edits], sources)
 
 
 def pick_prompts(skill: str, limit: int | None = None) -> list[tuple[str, Scene]]:

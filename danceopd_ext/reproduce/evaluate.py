@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from ..demo.edit_check import score_edits
 from ..demo.kinds import check_all
-from ..demo.omni_draw import draw, encode_edits, encode_texts
-from ..demo.omni_score import held_out_edits, held_out_prompts, outlined
+from ..demo.omni_draw import draw, encode_texts
+from ..demo.omni_score import encode_asked, held_out_edits, held_out_prompts, outlined
 from ..demo.pretrain.omni import load_omni
 from ..demo.pretrain.teachers import use_loras
-from ..demo.world import render
 from ..files import whole_file
 from ..quiet import quieten
 from .summary import MEASURES, averages_of
@@ -134,7 +133,5 @@ def conditions(pipeline: str, name: str, tested: int, seed: int) -> list:
     """What every model is asked, encoded once."""
     encoder = load(pipeline, None)
     if name == "edit":
-        edits = held_out_edits(tested, seed)
-        sources = np.stack([render(edit.source) for edit in edits])
-        return encode_edits(encoder, [edit.instruction for edit in edits], sources)
+        return encode_asked(encoder, held_out_edits(tested, seed))
     return encode_texts(encoder, [prompt.caption for prompt in held_out_prompts(tested)])

@@ -16,10 +16,9 @@ import numpy as np
 from ..cli import positive
 from ..demo.edit_check import score_edits
 from ..demo.edits import EDIT_KINDS, Edit
-from ..demo.omni_draw import draw, encode_edits
-from ..demo.omni_score import held_out_edits
+from ..demo.omni_draw import draw
+from ..demo.omni_score import encode_asked, held_out_edits
 from ..demo.pretrain.teachers import use_loras
-from ..demo.world import render
 from ..errors import UserError
 from ..quiet import quieten
 from .budgets import BUDGETS
@@ -97,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     edits = chosen_edits(args.split, args.edits)
     quieten()
     pipeline = load(str(sources.pipeline), None)
-    given = np.stack([render(edit.source) for edit in edits])
-    items = encode_edits(pipeline, [edit.instruction for edit in edits], given)
+    items = encode_asked(pipeline, edits)
     print(f"{len(edits)} edits ({args.split}), {args.noises} drawings of each, {args.steps} solver steps\n")
     print("| model | " + " | ".join(COLUMNS) + " |\n|---" + "|---" * len(COLUMNS) + "|")
     for name, file in models.items():

@@ -115,6 +115,14 @@ def cost_of(run: Run) -> Cost:
     """What a finished run took, from its log."""
     if not run.log.is_file():
         return Cost(0, 0, 0.0)
+    steps = costs_of_steps(run)
+    return Cost(*(sum(getattr(step, name) for step in steps) for name in ("forwards", "backwards", "seconds")))
+
+
+def costs_of_steps(run: Run) -> list[Cost]:
+    """What each step of a run took, from its log."""
     entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    backwards = sum(round(entry["student_forwards_per_sample"] * entry["samples"]) for entry in entries)
-    return Cost(sum(entry["forwards"] for entry in entries), backwards, sum(entry["seconds"] for entry in entries))
+    return [
+        Cost(entry["forwards"], round(entry["student_forwards_per_sample"] * entry["samples"]), entry["seconds"])
+        for entry in entries
+    ]

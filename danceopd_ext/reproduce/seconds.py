@@ -7,7 +7,6 @@ trains alone for a few steps, one after the other.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..cli import positive
 from .budgets import BUDGETS
 from .command import only
 from .presets import Run, plan_run
-from .runner import Start, train_missing
+from .runner import Start, costs_of_steps, train_missing
 from .sources import find_sources
 from .tables import TABLES
 
@@ -38,10 +37,9 @@ class StepCost:
 
 def step_cost(run: Run) -> StepCost:
     """Of a finished run, from its log."""
-    entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()][WARM_UP:]
-    backwards = [entry["student_forwards_per_sample"] * entry["samples"] for entry in entries]
-    seconds = median(entry["seconds"] for entry in entries)
-    return StepCost(mean(entry["forwards"] for entry in entries), mean(backwards), seconds)
+    steps = costs_of_steps(run)[WARM_UP:]
+    forwards, backwards = (mean(getattr(step, name) for step in steps) for name in ("forwards", "backwards"))
+    return StepCost(forwards, backwards, median(step.seconds for step in steps))
 
 
 def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:

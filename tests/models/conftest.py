@@ -3,8 +3,15 @@ from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 
 from danceopd_ext.models.registry import FAMILIES
+from tests.tiny.packed_pipelines import save_any
 
 KONTEXT_SIZES = [(32, 48), (40, 40), (48, 32)]
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def folder(request, tmp_path_factory):
+    """A tiny model of each family, saved as its pipeline saves it."""
+    return save_any(request.param, tmp_path_factory.mktemp(request.param) / "model")
 
 
 @pytest.fixture

@@ -25,11 +25,6 @@ from tests.tiny.single_file import to_single_file
 ID = "someone/some-model"
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def folder(request, tmp_path_factory):
-    return save_any(request.param, tmp_path_factory.mktemp(request.param) / "model")
-
-
 @pytest.fixture
 def hub(monkeypatch, folder, tmp_path):
     return put_up(monkeypatch, Hub({ID: folder}, tmp_path / "cache"))

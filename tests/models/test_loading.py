@@ -24,11 +24,6 @@ from tests.tiny.packed_pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def folder(request, tmp_path_factory):
-    return save_any(request.param, tmp_path_factory.mktemp(request.param) / "model")
-
-
 def family_of(folder):
     return find_source(str(folder)).family
 

@@ -107,7 +107,9 @@ def read_preview_prompts(
         if prompt.steps < 1:
             raise UserError(f"{path}, line {number}: --s must be 1 or more.")
         if prompt.guidance_scale < 1:
-            raise UserError(f"{path}, line {number}: --l {prompt.guidance_scale:g}: {NO_GUIDANCE}")
+            raise UserError(
+                f"{path}, line {number}: --l {prompt.guidance_scale:g}: it must be 1 or more; {NO_GUIDANCE}."
+            )
         sources.sizes(prompt.sources, (prompt.width, prompt.height), f"{path}, line {number}")
         prompts.append(prompt)
     if not prompts:
