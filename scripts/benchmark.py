@@ -129,7 +129,8 @@ def make_random(args: argparse.Namespace) -> Path:
     """Write a random pipeline and its two teachers to the folder, and return it."""
     torch.manual_seed(0)
     family = FAMILIES[args.family]
-    transformer = getattr(diffusers, family.transformer_class)(**TRANSFORMERS.get((family.name, args.size), {}))
+    with torch.device(args.device):
+        transformer = getattr(diffusers, family.transformer_class)(**TRANSFORMERS.get((family.name, args.size), {}))
     for parameter in transformer.parameters():
         if parameter.ndim > 1:  # fresh transformers end in zeros
             torch.nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
