@@ -1,7 +1,8 @@
 """Many LoRAs on one frozen transformer, one of them (or none) active at a time.
 
-The layers are peft's. Only the switch is ours: peft's `set_adapter` and `disable_adapters` also change requires_grad,
-which an optimizer and DDP must not see change, so the two attributes that peft's forward reads are set directly.
+The layers are peft's; those of LoKr, LoHa and DoRA changes are ours, of peft's kind (`changed_linear`). The switch is
+ours: peft's `set_adapter` and `disable_adapters` also change requires_grad, which an optimizer and DDP must not see
+change, so the two attributes that peft's forward reads are set directly.
 
 Shape suffixes: O outputs, I inputs, R rank.
 """
@@ -16,8 +17,11 @@ from contextlib import contextmanager
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.lora.changed_linear import ChangedLinear, hold
+from danceopd_ext.lora.dora import settle
 from danceopd_ext.lora.weights import Lora, LowRank
 
 
@@ -48,10 +52,12 @@ class Adapters:
                     f"{lora.name or name}: {layer} is {change.shape} (outputs, inputs) in the LoRA and"
                     f" {(base.out_features, base.in_features)} in the model. Use a LoRA made for this base model."
                 )
-        layers = self._inject(name, {layer: change.rank for layer, change in lora.modules.items()})
-        for layer, change in lora.modules.items():
-            dtype = _compute_dtype(layers[layer])
+        plain = {layer: change for layer, change in lora.modules.items() if isinstance(change, LowRank)}
+        layers = self._inject(name, {layer: change.rank for layer, change in plain.items()})
+        for layer, change in plain.items():
+            dtype = _compute_dtype(layers[layer].get_base_layer())
             self._place(name, layers[layer], change.down_RI, change.up_OR, dtype, trained=False)
+        self._hold(name, lora)
 
     def add_student(
         self,
@@ -81,7 +87,7 @@ class Adapters:
             down = (torch.rand(rank, base.in_features, generator=generator) * 2 - 1) / base.in_features**0.5
             up = torch.zeros(base.out_features, rank)
             if layer in init.modules:
-                start = init.modules[layer]
+                start = init.modules[layer].to_low_rank()
                 down[: start.rank], up[:, : start.rank] = start.down_RI, start.up_OR * (rank / alpha)
             self._place(name, layers[layer], down, up, dtype, trained=True)
         self._trained.add(name)
@@ -112,9 +118,15 @@ class Adapters:
         return [factor for name in self._of if name in self._trained for factor in self.state_dict(name).values()]
 
     def state_dict(self, name: str) -> dict[str, torch.nn.Parameter]:
-        """The adapter's own parameters as `<layer>.down` and `<layer>.up`, alpha not folded in; no copies."""
+        """The adapter's own parameters as `<layer>.down` and `<layer>.up`, alpha not folded in; no copies.
+
+        Those of a change that is no plain LoRA are numbered.
+        """
         factors = {}
         for layer, module in self._of[name].items():
+            if isinstance(module, ChangedLinear):
+                factors |= {f"{layer}.{number}": tensor for number, tensor in enumerate(module.held[name])}
+                continue
             factors[f"{layer}.down"] = module.lora_A[name].weight
             factors[f"{layer}.up"] = module.lora_B[name].weight
         return factors
@@ -123,6 +135,9 @@ class Adapters:
         """The adapter as a LoRA: float32 copies on the CPU, alpha folded in."""
         modules = {}
         for layer, module in self._of[name].items():
+            if isinstance(module, ChangedLinear):
+                modules[layer] = module.changes[name].mapped(lambda tensor: tensor.detach().float().cpu().clone())
+                continue
             down, up = (part[name].weight.detach().float().cpu().clone() for part in (module.lora_A, module.lora_B))
             modules[layer] = LowRank(down, up * module.scaling[name])
         return Lora(modules, name=name)
@@ -182,9 +197,27 @@ class Adapters:
             parameter.requires_grad_(requires_grad)
         self._of[name] = {layer: self.transformer.get_submodule(layer) for layer in ranks}
         self.transformer.train(self.transformer.training)  # peft's new modules start in training mode
+        self._find_layers()
+        return self._of[name]
+
+    def _hold(self, name: str, lora: Lora) -> None:
+        """Put the changes that are no plain LoRA on their layers, in the base layers' dtype.
+
+        Magnitudes and their ratios stay in float32: they are near 1, where bfloat16 has steps of 1/256. A tensor that
+        layers share, as q, k and v of a fused LoKr do, is kept once.
+        """
+        bases = {layer: self._base_layer(layer, name) for layer in lora.modules}
+        settled = settle(lora.modules, lambda layer: dequantize_module_weight(bases[layer]))
+        shared: dict[tuple, torch.nn.Parameter] = {}
+        for layer, change in settled.items():
+            if not isinstance(change, LowRank):
+                placed = change.mapped(lambda tensor, base=bases[layer]: _parameter(tensor, base, shared))
+                self._of[name][layer] = hold(self.transformer, layer, name, placed)
+        self._find_layers()
+
+    def _find_layers(self) -> None:
         self._layers = [module for module in self.transformer.modules() if isinstance(module, BaseTunerLayer)]
         self.activate(self.active)
-        return self._of[name]
 
     def _place(
         self, name: str, layer: BaseTunerLayer, down: torch.Tensor, up: torch.Tensor, dtype: torch.dtype, trained: bool
@@ -196,9 +229,22 @@ class Adapters:
             part.weight = torch.nn.Parameter(value, requires_grad=trained)
 
 
-def _compute_dtype(layer: BaseTunerLayer) -> torch.dtype:
+def _parameter(
+    tensor: torch.Tensor, base: torch.nn.Module, shared: dict[tuple, torch.nn.Parameter]
+) -> torch.nn.Parameter:
+    """A frozen copy for the base layer, or the one that was made of the same memory before."""
+    device = base.weight.device
+    dtype = _compute_dtype(base) if tensor.ndim > 1 else torch.float32
+    key = tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, device, dtype
+    if key not in shared:
+        value = tensor.detach().to(device, dtype, copy=True).contiguous()
+        shared[key] = torch.nn.Parameter(value, requires_grad=False)
+    return shared[key]
+
+
+def _compute_dtype(base: torch.nn.Module) -> torch.dtype:
     """The base layer's dtype; bfloat16 for a quantised one, whose weight's dtype is that of its storage."""
-    dtype = layer.get_base_layer().weight.dtype
+    dtype = base.weight.dtype
     return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64) else torch.bfloat16
 
 

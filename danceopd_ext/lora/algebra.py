@@ -1,4 +1,7 @@
-"""Sums, compression, differences of LoRAs, and a LoRA out of a full fine-tune, all on the small factors.
+"""Sums, compression, differences of LoRAs, and a LoRA out of a full fine-tune.
+
+Plain and Kronecker changes are worked on in their small factors. Where forms meet that have no common one, the whole
+change of one layer at a time is made.
 
 Shape suffixes: O outputs, I inputs, R rank.
 """
@@ -9,21 +12,29 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from danceopd_ext.lora.weights import Lora, LowRank
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.lycoris import Kronecker
+from danceopd_ext.lora.weights import Change, Lora, LowRank, chain
 
 #: below this share of the smaller size, a randomised decomposition is faster than the full one and as good
 _RANDOMISED_SHARE = 0.15
 
+#: how many layers a message's estimate is made of
+_SAMPLED = 6
+
 
 def combine(weighted: Sequence[tuple[Lora, float]]) -> Lora:
-    """The exact sum of LoRAs, each times its strength: ranks are concatenated. Raises ValueError for an empty list."""
+    """The LoRAs one after another, each at its strength: their exact sum, plain ones with their ranks concatenated.
+
+    A DoRA in the list scales the weight that those before it leave, as in ComfyUI. Raises ValueError for an empty list.
+    """
     if not weighted:
         raise ValueError("combine needs at least one LoRA")
     modules = {}
     for name in dict.fromkeys(name for lora, _ in weighted for name in lora.modules):
-        parts = [lora.modules[name].scaled(strength) for lora, strength in weighted if name in lora.modules]
-        downs, ups = [part.down_RI for part in parts], [part.up_OR for part in parts]
-        modules[name] = parts[0] if len(parts) == 1 else LowRank(torch.cat(downs), torch.cat(ups, dim=1))
+        modules[name] = chain(
+            [lora.modules[name].scaled(strength) for lora, strength in weighted if name in lora.modules]
+        )
     return Lora(modules, name=" + ".join(lora.name for lora, _ in weighted if lora.name))
 
 
@@ -35,10 +46,70 @@ def merge(loras: Sequence[Lora], how: str = "average") -> Lora:
     return combine([(lora, strength) for lora in loras])
 
 
+def check_additive(lora: Lora, what: str) -> None:
+    """Raise UserError for a LoRA whose change is not its own but depends on the base; `what`: why that matters."""
+    layer = next((name for name, change in lora.modules.items() if change.needs_base), None)
+    if layer:
+        raise UserError(
+            f"{lora.name or 'LoRA'}: a DoRA ({layer} has a magnitude), whose change depends on the base's weights:"
+            f" {what}"
+        )
+
+
+def low_rank(lora: Lora, remedy: str) -> Lora:
+    """The same LoRA as plain factors, exactly.
+
+    Raises UserError for a DoRA, and for a change that as factors has more than half as many numbers as its layer; the
+    message says what a lower rank loses, and `remedy` what to do.
+    """
+    check_additive(lora, f"it cannot be a plain LoRA. {remedy}")
+    large = {name: change for name, change in lora.modules.items() if _is_full(change)}
+    if large:
+        name, change = next(iter(large.items()))
+        losses = ", ".join(f"{loss:.0%} at rank {rank}" for rank, loss in _losses(list(large.values())).items())
+        raise UserError(
+            f"{lora.name or 'LoRA'}: {len(large)} of {len(lora.modules)} layers are changes of full rank or near it,"
+            f" such as {name} (rank {change.rank} of {min(change.shape)}): as plain factors they would be about as large"
+            f" as the layers themselves. {remedy} A lower rank loses part of the change: about {losses}."
+        )
+    return Lora({name: change.to_low_rank() for name, change in lora.modules.items()}, lora.metadata, lora.name)
+
+
+def _is_full(change: Change) -> bool:
+    outputs, inputs = change.shape
+    return not isinstance(change, LowRank) and 2 * change.rank * (outputs + inputs) > outputs * inputs
+
+
+def _losses(changes: Sequence[Change]) -> dict[int, float]:
+    """Rank -> ||D - nearest|| / ||D|| of a few of the changes, together."""
+    sample = changes[:: max(1, len(changes) // _SAMPLED)][:_SAMPLED]
+    smallest = min(min(change.shape) for change in sample)
+    ranks = [rank for rank in (16, 32, 64, 128, 256) if rank < smallest] or [max(1, smallest // 2)]
+    total, kept = 0.0, dict.fromkeys(ranks, 0.0)
+    for change in sample:
+        total += _norm(change) ** 2
+        values = change.singular_values() if isinstance(change, Kronecker) else _largest(change.delta(), ranks[-1])
+        for rank in ranks:
+            kept[rank] += float(values[:rank].double().square().sum())
+    return {rank: (max(0.0, 1 - own / total) if total else 0.0) ** 0.5 for rank, own in kept.items()}
+
+
 def compress(lora: Lora, rank: int) -> Lora:
-    """The nearest LoRA of at most `rank` per layer (Frobenius norm; Eckart-Young), with balanced factors."""
-    modules = {name: _compress(change, rank) for name, change in lora.modules.items()}
+    """The nearest LoRA of at most `rank` per layer (Frobenius norm; Eckart-Young), with balanced factors.
+
+    Raises UserError for a DoRA.
+    """
+    check_additive(lora, "it cannot be compressed to a plain LoRA. Use a LoRA without a magnitude.")
+    modules = {name: _nearest(change, rank) for name, change in lora.modules.items()}
     return Lora(modules, dict(lora.metadata), lora.name)
+
+
+def _nearest(change: Change, rank: int) -> LowRank:
+    if isinstance(change, LowRank):
+        return _compress(change, rank)
+    if isinstance(change, Kronecker):
+        return change.nearest(rank)
+    return _factorise(change.delta(), rank) if _is_full(change) else _compress(change.to_low_rank(), rank)
 
 
 def _compress(change: LowRank, rank: int) -> LowRank:
@@ -78,22 +149,35 @@ def extract(
 
 def _factorise(delta_OI: torch.Tensor, rank: int) -> LowRank:
     """The nearest product of rank `rank`."""
-    size = min(delta_OI.shape)
-    rank = min(rank, size)
-    if rank <= size * _RANDOMISED_SHARE:
-        devices = [delta_OI.device] if delta_OI.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(0)
-            left, singular, right = torch.svd_lowrank(delta_OI, q=min(2 * rank + 8, size), niter=4)
-        right = right.T
-    else:
-        left, singular, right = torch.linalg.svd(delta_OI, full_matrices=False)
+    left, singular, right = _decompose(delta_OI, min(rank, *delta_OI.shape))
     root = singular[:rank].sqrt()
     return LowRank((root.unsqueeze(1) * right[:rank]).contiguous(), (left[:, :rank] * root).contiguous())
 
 
+def _largest(delta_OI: torch.Tensor, rank: int) -> torch.Tensor:
+    """The largest `rank` singular values, or more of them."""
+    return _decompose(delta_OI, min(rank, *delta_OI.shape))[1]
+
+
+def _decompose(delta_OI: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(left, singular values, right) of at least `rank`; the same input always gives the same result."""
+    size = min(delta_OI.shape)
+    if rank > size * _RANDOMISED_SHARE:
+        return torch.linalg.svd(delta_OI, full_matrices=False)
+    devices = [delta_OI.device] if delta_OI.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        left, singular, right = torch.svd_lowrank(delta_OI, q=min(2 * rank + 8, size), niter=4)
+    return left, singular, right.T
+
+
 def relative_difference(a: Lora, b: Lora) -> float:
-    """||a - b|| / ||b|| over all layers (Frobenius norm of the weight changes); infinite when only b is zero."""
+    """||a - b|| / ||b|| over all layers (Frobenius norm of the weight changes); infinite when only b is zero.
+
+    Raises UserError for a DoRA.
+    """
+    for lora in (a, b):
+        check_additive(lora, "it has no size of its own to be compared.")
     difference = sum(_norm(change) ** 2 for change in combine([(a, 1.0), (b, -1.0)]).modules.values()) ** 0.5
     size = sum(_norm(change) ** 2 for change in b.modules.values()) ** 0.5
     if difference == 0:
@@ -101,8 +185,12 @@ def relative_difference(a: Lora, b: Lora) -> float:
     return difference / size if size else float("inf")
 
 
-def _norm(change: LowRank) -> float:
+def _norm(change: Change) -> float:
     """Frobenius norm of the weight change, in float64: a small difference of large LoRAs cancels."""
+    if isinstance(change, Kronecker):
+        return change.norm()
+    if not isinstance(change, LowRank):
+        return float(change.delta(torch.float64).norm())
     up_r = torch.linalg.qr(change.up_OR.double(), mode="r").R
     down_r = torch.linalg.qr(change.down_RI.double().T, mode="r").R
     return float((up_r @ down_r.T).norm())

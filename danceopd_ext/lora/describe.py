@@ -11,7 +11,7 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.dialects import OUR_NAMES, PREFIXES, TEXT_ENCODER, Group, best_layout, guess_family, parse
 from danceopd_ext.lora.layout import Layout
-from danceopd_ext.lora.read import few, no_lora, to_lora
+from danceopd_ext.lora.read import check_lora, few, no_lora
 from danceopd_ext.lora.source import Source
 
 _SHOWN_KEYS = 12
@@ -69,7 +69,7 @@ def _keys(source: Source) -> list[str]:
 
 def _verdict(source: Source, layout: Layout) -> str:
     try:
-        to_lora(source, layout, ignore_text_encoder=any(TEXT_ENCODER.match(key) for key in source.tensors))
+        check_lora(source, layout, ignore_text_encoder=any(TEXT_ENCODER.match(key) for key in source.tensors))
     except UserError as problem:
         return f"no: {problem}"
     return "yes"

@@ -34,7 +34,7 @@ _PARTS = {
     "alpha": r"\.alpha",
     **{part: rf"\.{part}" for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
     **{part: rf"\.{part}" for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
-    "DoRA": r"\.dora_scale|\.lora_magnitude_vector(\.\w+)?(\.weight)?",
+    "DoRA": r"\.dora_scale|\.magnitude|\.lora_magnitude_vector(\.\w+)?(\.weight)?",
     "full difference": r"\.diff|\.diff_b|\.w_norm|\.b_norm|\.set_weight",
     "bias": r"\.lora_B(\.\w+)?\.bias|\.lora_up\.bias",
     "Tucker": r"\.hada_t[12]|\.lokr_t[12]|\.lora_mid\.weight",
@@ -45,7 +45,7 @@ _KEY = re.compile(
     + r")$"
 )
 
-REFUSED = ("DoRA", "full difference", "bias", "Tucker")
+REFUSED = ("full difference", "bias", "Tucker")
 
 _FAMILY_SIGNS = (
     ("FLUX.2", r"to_qkv_mlp_proj|ff(_context)?[._]linear_(in|out)|(double|single)_stream_modulation"),

@@ -1,4 +1,7 @@
-"""LoHa and LoKr changes as plain low-rank factors, exactly and without decomposing the big matrix.
+"""LoHa and LoKr changes, kept as the products that their files hold.
+
+Written as two plain factors they are large: a LoHa of rank 32 has rank 1,024, and a LoKr with whole factors the full
+rank of its layer. What needs plain factors asks for `to_low_rank`, which is exact.
 
 Formulae: LyCORIS (Yeh et al., 2023, arXiv 2309.14859), section 3; scales as the `lycoris-lora` package applies them.
 Shape suffixes: O outputs, I inputs, R rank; R1, R2 the ranks of two factors.
@@ -6,46 +9,166 @@ Shape suffixes: O outputs, I inputs, R rank; R1, R2 the ranks of two factors.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
 import torch
 
-from danceopd_ext.lora.weights import LowRank
+from danceopd_ext.lora.weights import Change, LowRank, stacked
 
 
-def _scale(alpha: float | None, rank: int) -> float:
-    """LyCORIS and sd-scripts both read an absent or zero alpha as alpha = rank."""
-    return alpha / rank if alpha else 1.0
+@dataclass(frozen=True)
+class Hadamard(Change):
+    """`scale * (w1_a @ w1_b) * (w2_a @ w2_b)`, the products multiplied entry by entry. Its rank is R1 R2."""
+
+    w1_a: torch.Tensor
+    w1_b: torch.Tensor
+    w2_a: torch.Tensor
+    w2_b: torch.Tensor
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.w1_a.shape[0], self.w1_b.shape[1]
+
+    @property
+    def rank(self) -> int:
+        return self.w1_b.shape[0] * self.w2_b.shape[0]
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.w1_a, self.w1_b, self.w2_a, self.w2_b
+
+    def numbers(self) -> tuple[object, ...]:
+        return (self.scale,)
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Hadamard:
+        return Hadamard(*(function(tensor) for tensor in self.tensors()), self.scale)
+
+    def scaled(self, strength: float) -> Hadamard:
+        return replace(self, scale=self.scale * strength)
+
+    def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        w1_a, w1_b, w2_a, w2_b = (tensor.to(dtype) for tensor in self.tensors())
+        return (w1_a * self.scale @ w1_b).mul_(w2_a @ w2_b)
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """A Hadamard product has no cheaper form than the layer's whole change, which is made for each call."""
+        weight = (self.w1_a * self.scale @ self.w1_b) * (self.w2_a @ self.w2_b)
+        return torch.nn.functional.linear(x, weight)
+
+    def rows(self, start: int, stop: int) -> Hadamard:
+        return replace(self, w1_a=self.w1_a[start:stop], w2_a=self.w2_a[start:stop])
+
+    def to_low_rank(self) -> LowRank:
+        """Row o of up is the Kronecker product of row o of w1_a and of w2_a; column i of down that of w1_b and w2_b.
+
+        Then up @ down is the sum over both ranks of (w1_a w1_b) (w2_a w2_b).
+        """
+        w1_a, w1_b, w2_a, w2_b = (tensor.float() for tensor in self.tensors())
+        up_OR = (w1_a.unsqueeze(2) * w2_a.unsqueeze(1)).reshape(w1_a.shape[0], -1)
+        down_RI = (w1_b.unsqueeze(1) * w2_b.unsqueeze(0)).reshape(-1, w1_b.shape[1])
+        return LowRank(down_RI, up_OR * self.scale)
 
 
-def lora(down_RI: torch.Tensor, up_OR: torch.Tensor, alpha: float | None) -> LowRank:
-    """`alpha / R * up @ down`."""
-    return LowRank(down_RI, up_OR * _scale(alpha, down_RI.shape[0]))
+@dataclass(frozen=True)
+class Kronecker(Change):
+    """`scale * kron(first, second)`; each factor is a whole matrix or the product of two."""
+
+    first: torch.Tensor | LowRank
+    second: torch.Tensor | LowRank
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        (o1, i1), (o2, i2) = self.first.shape, self.second.shape
+        return o1 * o2, i1 * i2
+
+    @cached_property
+    def rank(self) -> int:
+        """The product of the factors' ranks to working precision."""
+        return _factors(self.first)[0].shape[1] * _factors(self.second)[0].shape[1]
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return tuple(t for f in (self.first, self.second) for t in (f.tensors() if isinstance(f, LowRank) else (f,)))
+
+    def numbers(self) -> tuple[object, ...]:
+        return (self.scale,)
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Kronecker:
+        first, second = (
+            factor.mapped(function) if isinstance(factor, LowRank) else function(factor)
+            for factor in (self.first, self.second)
+        )
+        return Kronecker(first, second, self.scale)
+
+    def scaled(self, strength: float) -> Kronecker:
+        return replace(self, scale=self.scale * strength)
+
+    def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return _kron(_matrix(self.first, dtype) * self.scale, _matrix(self.second, dtype))
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """With x as a matrix [I1, I2], the product is first @ x @ second^T: the change itself is never made."""
+        folded = x.unflatten(-1, (self.first.shape[1], self.second.shape[1]))
+        second = self.second
+        made = second.apply(folded) if isinstance(second, LowRank) else torch.nn.functional.linear(folded, second)
+        first = self.first.delta(x.dtype) if isinstance(self.first, LowRank) else self.first
+        return torch.matmul(first * self.scale, made).flatten(-2)
+
+    def rows(self, start: int, stop: int) -> Change:
+        """Whole blocks of rows of `second` are rows of `first`; a block that is cut becomes a product of its own."""
+        size = self.second.shape[0]
+        (block, inside), (last, rest) = divmod(start, size), divmod(stop, size)
+        if block == last:
+            return self._block(block, inside, rest)
+        pieces = [self._block(block, inside, size)] if inside else []
+        whole = block + bool(inside)
+        if whole < last:
+            pieces.append(replace(self, first=_rows(self.first, whole, last)))
+        if rest:
+            pieces.append(self._block(last, 0, rest))
+        return stacked(pieces)
+
+    def _block(self, row: int, start: int, stop: int) -> Kronecker:
+        return replace(self, first=_rows(self.first, row, row + 1), second=_rows(self.second, start, stop))
+
+    def to_low_rank(self) -> LowRank:
+        """kron(U1 D1, U2 D2) = kron(U1, U2) kron(D1, D2), so factors of the two small matrices are enough."""
+        (up1, down1), (up2, down2) = _factors(self.first), _factors(self.second)
+        return LowRank(_kron(down1, down2), _kron(up1, up2) * self.scale)
+
+    def norm(self) -> float:
+        """Frobenius norm of the change, in float64."""
+        sizes = (float(_matrix(factor, torch.float64).norm()) for factor in (self.first, self.second))
+        return abs(self.scale) * math.prod(sizes)
+
+    def singular_values(self) -> torch.Tensor:
+        """All singular values of the change, largest first: the products of the factors'."""
+        one, two = (torch.linalg.svdvals(_matrix(factor, torch.float32)) for factor in (self.first, self.second))
+        return abs(self.scale) * torch.outer(one, two).flatten().sort(descending=True).values
+
+    def nearest(self, rank: int) -> LowRank:
+        """The nearest change of at most `rank` (Eckart-Young), from the decompositions of the two factors."""
+        (left1, size1, right1), (left2, size2, right2) = (
+            torch.linalg.svd(_matrix(factor, torch.float32), full_matrices=False)
+            for factor in (self.first, self.second)
+        )
+        kept = torch.outer(size1, size2).flatten().topk(min(rank, len(size1) * len(size2)))
+        i, j = kept.indices // len(size2), kept.indices % len(size2)
+        up = (left1[:, None, i] * left2[None, :, j]).flatten(0, 1)
+        down = (right1[i, :, None] * right2[j, None, :]).flatten(1)
+        root = (kept.values * abs(self.scale)).sqrt()
+        return LowRank(root.unsqueeze(1) * down, up * root * math.copysign(1.0, self.scale))
 
 
-def loha(
-    w1_a: torch.Tensor, w1_b: torch.Tensor, w2_a: torch.Tensor, w2_b: torch.Tensor, alpha: float | None
-) -> LowRank:
-    """`alpha / R * (w1_a @ w1_b) * (w2_a @ w2_b)`, element-wise product, of rank R1 R2.
-
-    Row o of up is the Kronecker product of row o of w1_a and of w2_a; column i of down that of column i of w1_b and of
-    w2_b: then up @ down is the sum over both ranks of (w1_a w1_b) (w2_a w2_b).
-    """
-    outputs, inputs = w1_a.shape[0], w1_b.shape[1]
-    up_OR = (w1_a.unsqueeze(2) * w2_a.unsqueeze(1)).reshape(outputs, -1)
-    down_RI = (w1_b.unsqueeze(1) * w2_b.unsqueeze(0)).reshape(-1, inputs)
-    return LowRank(down_RI, up_OR * _scale(alpha, w1_b.shape[0]))
+def _matrix(factor: torch.Tensor | LowRank, dtype: torch.dtype) -> torch.Tensor:
+    return factor.delta(dtype) if isinstance(factor, LowRank) else factor.to(dtype)
 
 
-def lokr(parts: dict[str, torch.Tensor], alpha: float | None) -> LowRank:
-    """`scale * kron(w1, w2)`, each of w1 and w2 given whole or as a product of two factors.
-
-    kron(U1 D1, U2 D2) = kron(U1, U2) kron(D1, D2), so factors of the two small matrices are enough. The rank in the
-    scale alpha / rank is that of the factored part; with both parts whole the scale is 1.
-    """
-    up1, down1 = _factors(parts, "lokr_w1")
-    up2, down2 = _factors(parts, "lokr_w2")
-    factored = [parts[name].shape[1] for name in ("lokr_w1_a", "lokr_w2_a") if name in parts]
-    scale = _scale(alpha, factored[0]) if factored else 1.0
-    return LowRank(_kron(down1, down2), _kron(up1, up2) * scale)
+def _rows(factor: torch.Tensor | LowRank, start: int, stop: int) -> torch.Tensor | LowRank:
+    return factor.rows(start, stop) if isinstance(factor, LowRank) else factor[start:stop]
 
 
 def _kron(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -54,16 +177,11 @@ def _kron(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return product.reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])
 
 
-def _factors(parts: dict[str, torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (up, down) with up @ down equal to the matrix `name`, dropping what is zero to working precision."""
-    if name not in parts:
-        up, down = parts[f"{name}_a"], parts[f"{name}_b"]
-        if up.shape[1] <= min(up.shape[0], down.shape[1]):
-            return up, down
-        matrix = up @ down
-    else:
-        matrix = parts[name]
-    left, singular, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+def _factors(factor: torch.Tensor | LowRank) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (up, down) with up @ down equal to the matrix, dropping what is zero to working precision."""
+    if isinstance(factor, LowRank) and factor.rank <= min(factor.shape):
+        return factor.up_OR.float(), factor.down_RI.float()
+    left, singular, right = torch.linalg.svd(_matrix(factor, torch.float64), full_matrices=False)
     kept = max(1, int((singular > singular[0] * torch.finfo(torch.float32).eps * 4).sum()))
     root = singular[:kept].sqrt()
     return (left[:, :kept] * root).float(), (root.unsqueeze(1) * right[:kept]).float()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora import lycoris
+from danceopd_ext.lora.alphas import scale_rule
+from danceopd_ext.lora.changes import build_change, check_change, with_siblings
 from danceopd_ext.lora.dialects import OUR_NAMES, REFUSED, Group, Parsed, guess_family, parse, plain
+from danceopd_ext.lora.dora import Dora
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.source import Source, open_source
-from danceopd_ext.lora.weights import Lora, LowRank
+from danceopd_ext.lora.weights import Change, Lora, LowRank, stacked
 
 _NEEDED = {
     "LoRA": ({"down", "up"},),
@@ -30,7 +31,7 @@ _NEEDED = {
 
 
 def read_lora(place: str | os.PathLike, layout: Layout, *, ignore_text_encoder: bool = False) -> Lora:
-    """Read the LoRA at `place` (see `open_source`) for a model of `layout`; factors in float32 with alpha folded in.
+    """Read the LoRA at `place` (see `open_source`) for a model of `layout`, with alpha folded in.
 
     Raises UserError, naming the file, its first keys and the remedy, when the file is missing, damaged, no LoRA, of
     another family or size, only partly understood, incomplete, not finite, or holds a change that is not low-rank.
@@ -41,19 +42,42 @@ def read_lora(place: str | os.PathLike, layout: Layout, *, ignore_text_encoder: 
 
 def to_lora(source: Source, layout: Layout, *, ignore_text_encoder: bool = False) -> Lora:
     """`read_lora` for a file that is already open."""
-    parsed = parse(source.tensors, layout)
-    check_keys(source, parsed, layout, ignore_text_encoder)
-    alpha_of = _alpha_rule(source)
-    modules: dict[str, LowRank] = {}
-    # diffusers names first: some files repeat split layers in a fused one
-    for group in sorted(parsed.groups, key=lambda group: group.native):
-        change = _change(source, group, alpha_of)
+    groups, rule = _checked(source, layout, ignore_text_encoder), scale_rule(source)
+    modules: dict[str, Change] = {}
+    for group in groups:
+        change = build_change(source, group, rule)
         for name, part in zip(group.targets, split_native(change, group, layout, source), strict=True):
             if name in modules and not _same(modules[name], part):
                 raise UserError(f"{source.path}: gives {name} twice with different values (again as {group.layer}).")
             modules.setdefault(name, part)
-    _check_shapes(source, modules, layout)
+    _check_shapes(source, {name: change.shape for name, change in modules.items()}, layout)
     return Lora(modules, source.metadata, source.path.stem)
+
+
+def check_lora(source: Source, layout: Layout, *, ignore_text_encoder: bool = False) -> None:
+    """Raise UserError where `to_lora` would, without building the changes.
+
+    Only layers that the file gives twice are built, to be compared.
+    """
+    groups, rule = _checked(source, layout, ignore_text_encoder), scale_rule(source)
+    shapes: dict[str, tuple[int, int]] = {}
+    twice = set()
+    for group in groups:
+        own = _shapes(check_change(source, group, rule), group, layout, source)
+        twice.update(name for name in own if name in shapes)
+        shapes = own | shapes
+    repeated = [group for group in groups if twice.intersection(group.targets)]
+    if repeated:
+        keys = [key for group in repeated for key in group.parts.values()]
+        to_lora(replace(source, tensors={key: source.tensors[key] for key in keys}), layout)
+    _check_shapes(source, shapes, layout)
+
+
+def _checked(source: Source, layout: Layout, ignore_text_encoder: bool) -> list[Group]:
+    """The layers of the file that the family has. Diffusers names come first: some files repeat them in a fused one."""
+    parsed = parse(source.tensors, layout)
+    check_keys(source, parsed, layout, ignore_text_encoder)
+    return sorted(parsed.groups, key=lambda group: group.native)
 
 
 def few(keys: Iterable[str], count: int = 3) -> str:
@@ -108,7 +132,7 @@ def _check_group(source: Source, group: Group) -> None:
             f"{source.path}: {group.parts[group.kind]} is a {group.kind} change, which is not low-rank."
             ' Merge this file into its model and use the result as checkpoint = "...", or use a plain LoRA.'
         )
-    have = set(group.parts) - {"alpha"}
+    have = set(group.parts) - {"alpha", "DoRA"}
     if have not in _NEEDED[group.kind]:
         missing = min((needed - have for needed in _NEEDED[group.kind]), key=len)
         raise UserError(
@@ -117,74 +141,8 @@ def _check_group(source: Source, group: Group) -> None:
         )
 
 
-def _change(source: Source, group: Group, alpha_of: Callable[[str, int], float | None]) -> LowRank:
-    """Build one layer's change in float32, alpha folded in, still in the file's own rows."""
-    parts = {part: _matrix(source, key) for part, key in group.parts.items() if part != "alpha"}
-    alpha = float(_finite(source, group.parts["alpha"]).item()) if "alpha" in group.parts else None
-    try:
-        if group.kind == "LoHa":
-            return lycoris.loha(*(parts[f"hada_{part}"] for part in ("w1_a", "w1_b", "w2_a", "w2_b")), alpha)
-        if group.kind == "LoKr":
-            return lycoris.lokr(parts, alpha)
-        if parts["down"].shape[0] != parts["up"].shape[1]:
-            raise RuntimeError("the ranks of its two factors differ")
-        if alpha is None:
-            alpha = alpha_of(group.layer, parts["down"].shape[0])
-        return lycoris.lora(parts["down"], parts["up"], alpha)
-    except (RuntimeError, IndexError) as problem:
-        shapes = {key: tuple(source.tensors[key].shape) for key in group.parts.values()}
-        raise UserError(f"{source.path}: the parts of {group.layer} do not go together: {shapes}.") from problem
-
-
-def _finite(source: Source, key: str) -> torch.Tensor:
-    value = source.tensors[key].float()
-    if not torch.isfinite(value).all():
-        raise UserError(
-            f"{source.path}: {key} holds NaN or infinite values: the training that made it broke down. Use an earlier "
-            "file of that training, or another LoRA."
-        )
-    return value
-
-
-def _matrix(source: Source, key: str) -> torch.Tensor:
-    """The tensor as a float32 matrix; a 1x1 convolution kernel is one."""
-    value = _finite(source, key)
-    if value.ndim > 2 and value.shape[2:].numel() == 1:
-        value = value.flatten(1)
-    if value.ndim != 2:
-        raise UserError(f"{source.path}: {key} has shape {tuple(value.shape)}, a linear layer's LoRA has two sizes.")
-    return value
-
-
-def _alpha_rule(source: Source) -> Callable[[str, int], float | None]:
-    """How alpha follows from what stands beside the tensors: adapter_config.json or diffusers' metadata entry.
-
-    The returned function gives the alpha in `alpha / rank` (use_rslora, alpha / sqrt(rank), included), None = rank.
-    """
-    config = source.config
-    if not config and "lora_adapter_metadata" in source.metadata:
-        try:
-            config = json.loads(source.metadata["lora_adapter_metadata"])
-        except ValueError as problem:
-            raise UserError(f"{source.path}: its metadata entry lora_adapter_metadata is not JSON.") from problem
-        config = {key.removeprefix("transformer."): value for key, value in config.items()}
-    default = config.get("lora_alpha")
-    patterns = {pattern.lstrip("^"): value for pattern, value in (config.get("alpha_pattern") or {}).items()}
-
-    def alpha(layer: str, rank: int) -> float | None:
-        value = next((patterns[key] for key in patterns if _fits_pattern(key, layer)), default)
-        return value * rank**0.5 if value is not None and config.get("use_rslora") else value
-
-    return alpha
-
-
-def _fits_pattern(pattern: str, layer: str) -> bool:
-    """PEFT's rule: the pattern is a regular expression for the end of the name, from a dot on."""
-    return re.match(rf"(.*\.)?({pattern})$", layer) is not None
-
-
-def split_native(change: LowRank, group: Group, layout: Layout, source: Source) -> list[LowRank]:
-    """Cut a native layer's change into those of its diffusers layers: rows of up; down is shared.
+def split_native(change: Change, group: Group, layout: Layout, source: Source) -> list[Change]:
+    """Cut a native layer's change into those of its diffusers layers, by rows.
 
     The parts may differ in size: FLUX.1 fuses q, k and v with an MLP that is four times as large as each of them.
     A layer of `layout.swapped` has two outputs per input natively, in the other order; a native layer of that name
@@ -192,7 +150,21 @@ def split_native(change: LowRank, group: Group, layout: Layout, source: Source) 
     """
     if not group.native:
         return [change]
-    outputs, inputs = change.shape
+    parts, first = [], 0
+    for name, (outputs, inputs) in zip(
+        group.targets, _shapes(change.shape, group, layout, source).values(), strict=True
+    ):
+        part = with_siblings(change.rows(first, first + outputs), group.targets)
+        parts.append(swapped(part) if is_swapped(layout, name, (outputs, inputs)) else part)
+        first += outputs
+    return parts
+
+
+def _shapes(shape: tuple[int, int], group: Group, layout: Layout, source: Source) -> dict[str, tuple[int, int]]:
+    """The layers that a change of `shape` belongs to, with their sizes. Raises UserError when it cannot be cut so."""
+    if not group.native:
+        return {group.targets[0]: shape}
+    outputs, inputs = shape
     shares = layout.shares(group.targets)
     if any(outputs * share % sum(shares) for share in shares):
         ratio = " : ".join(str(share // math.gcd(*shares)) for share in shares)
@@ -200,13 +172,7 @@ def split_native(change: LowRank, group: Group, layout: Layout, source: Source) 
             f"{source.path}: {group.layer} has {outputs} outputs, which cannot be cut into {ratio}. Use a LoRA made for"
             " exactly the base model that you train."
         )
-    ups = change.up_OR.split([outputs * share // sum(shares) for share in shares])
-    parts = []
-    for name, up in zip(group.targets, ups, strict=True):
-        if is_swapped(layout, name, (up.shape[0], inputs)):
-            up = swap_halves(up)
-        parts.append(LowRank(change.down_RI, up))
-    return parts
+    return {name: (outputs * share // sum(shares), inputs) for name, share in zip(group.targets, shares, strict=True)}
 
 
 def is_swapped(layout: Layout, name: str, shape: tuple[int, int]) -> bool:
@@ -219,17 +185,36 @@ def swap_halves(up_OR: torch.Tensor) -> torch.Tensor:
     return torch.cat(up_OR.chunk(2)[::-1])
 
 
-def _same(one: LowRank, other: LowRank) -> bool:
-    return one.shape == other.shape and torch.allclose(one.delta(), other.delta(), rtol=1e-3, atol=1e-6)
+def swapped(change: Change) -> Change:
+    """The change with the first and second half of its outputs exchanged."""
+    if isinstance(change, Dora):
+        magnitude = swap_halves(change.magnitude) if change.axis == "out" else change.magnitude
+        return replace(change, change=swapped(change.change), magnitude=magnitude)
+    if isinstance(change, LowRank):
+        return LowRank(change.down_RI, swap_halves(change.up_OR))
+    half, outputs = change.shape[0] // 2, change.shape[0]
+    return stacked([change.rows(half, outputs), change.rows(0, half)])
 
 
-def _check_shapes(source: Source, modules: dict[str, LowRank], layout: Layout) -> None:
+def _same(one: Change, other: Change) -> bool:
+    """Whether two changes of one layer are equal, up to rounding."""
+    if one.shape != other.shape or one.needs_base != other.needs_base:
+        return False
+    if one.needs_base:
+        return one.numbers() == other.numbers() and all(
+            a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-6)
+            for a, b in zip(one.tensors(), other.tensors(), strict=True)
+        )
+    return torch.allclose(one.delta(), other.delta(), rtol=1e-3, atol=1e-6)
+
+
+def _check_shapes(source: Source, shapes: Mapping[str, tuple[int, int]], layout: Layout) -> None:
     """Raise UserError for a LoRA of the same family but another size."""
-    wrong = [name for name, change in modules.items() if layout.shapes.get(name) not in (None, change.shape)]
+    wrong = [name for name, shape in shapes.items() if layout.shapes.get(name) not in (None, shape)]
     if wrong:
         first = wrong[0]
         raise UserError(
-            f"{source.path}: made for another size of model: {len(wrong)} of {len(modules)} layers differ, such as"
-            f" {plain(first)}: {modules[first].shape} (outputs, inputs) in the file, {layout.shapes[first]} in the"
+            f"{source.path}: made for another size of model: {len(wrong)} of {len(shapes)} layers differ, such as"
+            f" {plain(first)}: {shapes[first]} (outputs, inputs) in the file, {layout.shapes[first]} in the"
             " model. Use a LoRA made for exactly the base model that you train."
         )

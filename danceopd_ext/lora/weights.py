@@ -1,18 +1,91 @@
-"""The one in-memory form of a LoRA, whatever file it came from.
+"""The in-memory forms of a LoRA, whatever file it came from.
+
+A layer's change stays in the form of its file: two small factors here, Kronecker and Hadamard products in `lycoris`, a
+magnitude in `dora`. The rest of the package asks for what `Change` names and knows no form.
 
 Shape suffixes: I inputs and O outputs of a linear layer, R rank.
 """
 
 from __future__ import annotations
 
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+#: x -> W x, the layer's output without its bias
+Linear = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Change(ABC):
+    """The change of one linear layer's weight; alpha and strength are folded in."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs) of the layer it belongs to."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """The rank of `to_low_rank`."""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the change depends on the base's weights (DoRA), so that it has no `delta` of its own."""
+        return False
+
+    @abstractmethod
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors that it is made of, in a fixed order."""
+
+    def numbers(self) -> tuple[object, ...]:
+        """What it is made of beside the tensors, in a fixed order."""
+        return ()
+
+    @abstractmethod
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+        """The same change with `function` applied to each of `tensors`: another dtype, another device."""
+
+    @abstractmethod
+    def scaled(self, strength: float) -> Change:
+        """The change at `strength`."""
+
+    @abstractmethod
+    def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The whole weight change in `dtype`, [O, I]. Raises TypeError when it needs the base."""
+
+    @abstractmethod
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """The change times `x` [..., I], in the dtype of the tensors: [..., O]."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Change:
+        """The change of the outputs from `start` to `stop`, exactly."""
+
+    @abstractmethod
+    def to_low_rank(self) -> LowRank:
+        """The same change as two float32 factors of rank `rank`, which may be larger than the layer."""
+
+    def on_weight(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        """The changed weight, in the dtype of `weight_OI`."""
+        return weight_OI + self.delta(weight_OI.dtype).to(weight_OI.device)
+
+    def on_output(self, linear: Linear, x: torch.Tensor) -> torch.Tensor:
+        """The output of the changed weight for `x` [..., I], given that of the weight itself."""
+        output = linear(x)
+        return output + self.apply(x.to(self.tensors()[0].dtype)).to(output.dtype)
+
+    def is_zero(self) -> bool:
+        """Whether it changes nothing."""
+        return not bool(self.delta().any())
+
 
 @dataclass(frozen=True)
-class LowRank:
-    """The change of one linear layer's weight: `delta_OI = up_OR @ down_RI`; alpha and strength are folded in."""
+class LowRank(Change):
+    """`delta_OI = up_OR @ down_RI`."""
 
     down_RI: torch.Tensor
     up_OR: torch.Tensor
@@ -23,15 +96,160 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(outputs, inputs) of the layer it belongs to."""
         return self.up_OR.shape[0], self.down_RI.shape[1]
 
-    def delta(self) -> torch.Tensor:
-        """The weight change in float32, [O, I]."""
-        return self.up_OR.float() @ self.down_RI.float()
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.down_RI, self.up_OR
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> LowRank:
+        return LowRank(function(self.down_RI), function(self.up_OR))
 
     def scaled(self, strength: float) -> LowRank:
         return LowRank(self.down_RI, self.up_OR * strength)
+
+    def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return self.up_OR.to(dtype) @ self.down_RI.to(dtype)
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(torch.nn.functional.linear(x, self.down_RI), self.up_OR)
+
+    def rows(self, start: int, stop: int) -> LowRank:
+        return LowRank(self.down_RI, self.up_OR[start:stop])
+
+    def to_low_rank(self) -> LowRank:
+        return self.mapped(torch.Tensor.float)
+
+    def is_zero(self) -> bool:
+        return not (bool(self.up_OR.any()) and bool(self.down_RI.any()))
+
+
+@dataclass(frozen=True)
+class Stacked(Change):
+    """Changes whose outputs stand one after another: their deltas stacked."""
+
+    parts: tuple[Change, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def rank(self) -> int:
+        return sum(part.rank for part in self.parts)
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor for part in self.parts for tensor in part.tensors())
+
+    def numbers(self) -> tuple[object, ...]:
+        return tuple(part.numbers() for part in self.parts)
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Stacked:
+        return Stacked(tuple(part.mapped(function) for part in self.parts))
+
+    def scaled(self, strength: float) -> Stacked:
+        return Stacked(tuple(part.scaled(strength) for part in self.parts))
+
+    def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.cat([part.delta(dtype) for part in self.parts])
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part.apply(x) for part in self.parts], dim=-1)
+
+    def rows(self, start: int, stop: int) -> Change:
+        found, first = [], 0
+        for part in self.parts:
+            own = max(start - first, 0), min(stop - first, part.shape[0])
+            if own[0] < own[1]:
+                found.append(part.rows(*own))
+            first += part.shape[0]
+        return stacked(found)
+
+    def to_low_rank(self) -> LowRank:
+        parts = [part.to_low_rank() for part in self.parts]
+        return LowRank(torch.cat([part.down_RI for part in parts]), torch.block_diag(*(part.up_OR for part in parts)))
+
+
+def stacked(parts: Sequence[Change]) -> Change:
+    """One change whose outputs are those of `parts`."""
+    flat = [inner for part in parts for inner in (part.parts if isinstance(part, Stacked) else (part,))]
+    return flat[0] if len(flat) == 1 else Stacked(tuple(flat))
+
+
+@dataclass(frozen=True)
+class Chain(Change):
+    """Changes of one layer made one after another. The order matters to a DoRA, which scales what it finds."""
+
+    parts: tuple[Change, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.parts[0].shape
+
+    @property
+    def rank(self) -> int:
+        return sum(part.rank for part in self.parts)
+
+    @property
+    def needs_base(self) -> bool:
+        return any(part.needs_base for part in self.parts)
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor for part in self.parts for tensor in part.tensors())
+
+    def numbers(self) -> tuple[object, ...]:
+        return tuple(part.numbers() for part in self.parts)
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Chain:
+        return Chain(tuple(part.mapped(function) for part in self.parts))
+
+    def scaled(self, strength: float) -> Chain:
+        if self.needs_base and strength != 1:
+            raise TypeError("changes that include a DoRA cannot be scaled together")
+        return Chain(tuple(part.scaled(strength) for part in self.parts))
+
+    def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return sum(part.delta(dtype) for part in self.parts)
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(part.apply(x) for part in self.parts)
+
+    def rows(self, start: int, stop: int) -> Chain:
+        return Chain(tuple(part.rows(start, stop) for part in self.parts))
+
+    def to_low_rank(self) -> LowRank:
+        return _concatenated([part.to_low_rank() for part in self.parts])
+
+    def on_weight(self, weight_OI: torch.Tensor) -> torch.Tensor:
+        for part in self.parts:
+            weight_OI = part.on_weight(weight_OI)
+        return weight_OI
+
+    def on_output(self, linear: Linear, x: torch.Tensor) -> torch.Tensor:
+        for part in self.parts[:-1]:
+            linear = _after(part, linear)
+        return self.parts[-1].on_output(linear, x)
+
+    def is_zero(self) -> bool:
+        return all(part.is_zero() for part in self.parts)
+
+
+def _after(change: Change, linear: Linear) -> Linear:
+    return lambda x: change.on_output(linear, x)
+
+
+def chain(parts: Sequence[Change]) -> Change:
+    """The changes one after another; plain factors that stand together become one pair, with their ranks added."""
+    flat = [inner for part in parts for inner in (part.parts if isinstance(part, Chain) else (part,))]
+    joined: list[Change] = []
+    for plain, together in itertools.groupby(flat, key=lambda part: isinstance(part, LowRank)):
+        group = list(together)
+        joined += [_concatenated(group)] if plain and len(group) > 1 else group
+    return joined[0] if len(joined) == 1 else Chain(tuple(joined))
+
+
+def _concatenated(parts: Sequence[LowRank]) -> LowRank:
+    """The sum of plain changes: their ranks one after another."""
+    return LowRank(torch.cat([part.down_RI for part in parts]), torch.cat([part.up_OR for part in parts], dim=1))
 
 
 @dataclass
@@ -42,6 +260,11 @@ class Lora:
     `metadata`: the file's own key-value strings. `name`: the file's name without folders, for messages and metadata.
     """
 
-    modules: dict[str, LowRank]
+    modules: dict[str, Change]
     metadata: dict[str, str] = field(default_factory=dict)
     name: str = ""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a layer's change depends on the base's weights (DoRA)."""
+        return any(change.needs_base for change in self.modules.values())

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
+from danceopd_ext.lora.algebra import low_rank
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.metadata import with_hashes
 from danceopd_ext.lora.read import is_swapped, swap_halves, to_lora
@@ -23,6 +24,8 @@ from danceopd_ext.lora.source import Source, load_safetensors
 from danceopd_ext.lora.weights import Lora, LowRank
 
 FORMATS = ("kohya", "diffusers", "comfyui")
+
+_SMALLER = "Give `convert` a rank with --rank, or use the file as it is: a teacher can be any of these kinds."
 
 
 def write_lora(
@@ -37,14 +40,15 @@ def write_lora(
 
     `format`: "diffusers" (`transformer.*`), "comfyui" (`diffusion_model.*`) or "kohya" (`lora_unet_*`). `metadata`:
     entries of the file, by default the LoRA's own; hashes are added. Raises UserError for a format, path or value
-    that cannot be written, RuntimeError when the file does not read back within the rounding of `dtype`.
+    that cannot be written, such as a DoRA or a change of full rank, and RuntimeError when the file does not read back
+    within the rounding of `dtype`.
     """
     path = Path(path)
     if format not in FORMATS:
         raise UserError(f'LoRA format "{format}" is unknown. Choose one of {", ".join(FORMATS)}.')
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: LoRA files are written as .safetensors; change the name.")
-    lora = balanced(lora, layout)
+    lora = balanced(low_rank(lora, _SMALLER), layout)
     tensors = to_tensors(lora, layout, format, dtype)
     entries = with_hashes(tensors, _entries(lora.metadata if metadata is None else metadata, tensors))
     with whole_file(path) as part:

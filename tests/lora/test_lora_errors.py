@@ -156,9 +156,6 @@ def test_values_that_are_not_finite(value, tmp_path):
 
 
 REFUSED = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "lora_magnitude_vector.default.weight": "DoRA",
     "diff": "full difference",
     "diff_b": "full difference",
     "hada_t1": "Tucker",

@@ -10,7 +10,7 @@ import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.algebra import combine
+from danceopd_ext.lora.algebra import combine, low_rank
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
@@ -20,6 +20,11 @@ from danceopd_ext.toolkits.hosted.switch import STUDENT
 
 #: name of a linear layer in the toolkit's transformer -> (outputs, inputs)
 Linears = Mapping[str, tuple[int, int]]
+
+_NOT_HERE = (
+    'The toolkit\'s networks hold plain factors only. Use toolkit = "native", or make a plain LoRA of the file with'
+    " `danceopd convert ... --rank N`, where its kind allows that."
+)
 
 
 def linear_layers(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
@@ -68,9 +73,14 @@ def read_teachers(options: DanceOPDSection, layout: Layout) -> dict[str, Lora]:
 def network_tensors(name: str, lora: Lora, layout: Layout, linears: Linears) -> dict[str, torch.Tensor]:
     """The teacher as a kohya state dict in the toolkit's own layer names, float32, alpha = rank.
 
-    Raises UserError when a layer has another size than the model's.
+    LoHa and LoKr changes become plain factors, exactly. Raises UserError when that would be larger than the layers
+    themselves, for a DoRA, and when a layer has another size than the model's.
     """
-    tensors = to_tensors(balanced(lora, layout), layout, "kohya", torch.float32)
+    try:
+        plain = low_rank(lora, _NOT_HERE)
+    except UserError as error:
+        raise UserError(f"[danceopd.teachers.{name}] {error}") from error
+    tensors = to_tensors(balanced(plain, layout), layout, "kohya", torch.float32)
     sizes = {"lora_unet_" + layer.replace(".", "_"): (layer, size) for layer, size in linears.items()}
     for key in (key for key in tensors if key.endswith(".lora_down.weight")):
         module = key.removesuffix(".lora_down.weight")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+import torch
+
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.loading import Source
@@ -98,6 +100,8 @@ def lora_digest(lora: Lora) -> str:
     digest = hashlib.sha256()
     for layer, change in sorted(lora.modules.items()):
         digest.update(layer.encode())
-        for factor in (change.down_RI, change.up_OR):
-            digest.update(factor.contiguous().numpy().tobytes())
+        for tensor in change.tensors():
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        if numbers := change.numbers():
+            digest.update(repr(numbers).encode())
     return digest.hexdigest()[:12]

@@ -22,7 +22,13 @@ from danceopd_ext.models.loading import Source, find_source, load_layout, load_t
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
 from danceopd_ext.toolkits.native.checks import check_writable
 from danceopd_ext.toolkits.native.output import format_of, lora_metadata
-from danceopd_ext.toolkits.native.prepare import TeacherSource, fetch_weights, find_teacher, torch_dtype
+from danceopd_ext.toolkits.native.prepare import (
+    TeacherSource,
+    check_mergeable,
+    fetch_weights,
+    find_teacher,
+    torch_dtype,
+)
 
 
 def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
@@ -37,6 +43,7 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     )
     layout = load_layout(source)[0]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
+    check_mergeable(teachers, f'method = "{preset.danceopd.method}"')
     check_writable(Path(preset.saving.output_dir))
     if has_checkpoint(teachers):
         source = fetch_weights(source, teachers)

@@ -6,6 +6,7 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.algebra import combine
+from danceopd_ext.lora.algebra import check_additive, combine
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
@@ -170,8 +171,19 @@ def choose_targets(
                 f'student_init = "{preset.danceopd.student_init}": no teacher is a LoRA, there is nothing to merge. '
                 'Use "fresh".'
             )
+        check_mergeable(teachers, f'student_init = "{preset.danceopd.student_init}"')
         chosen.update(*(lora.modules for lora in loras), layout.shapes if extracted else ())
     return sorted(chosen)
+
+
+def check_mergeable(teachers: Mapping[str, TeacherSource], setting: str) -> None:
+    """Raise UserError naming the teacher whose change cannot be added to others: a DoRA."""
+    for name, found in teachers.items():
+        if found.lora:
+            try:
+                check_additive(found.lora, f"{setting} adds changes. Use another teacher here, or another setting.")
+            except UserError as error:
+                raise UserError(f"[danceopd.teachers.{name}] {error}") from error
 
 
 def _ends_with(layer: str, ending: str) -> bool:
@@ -182,7 +194,9 @@ def _find_start(preset: Preset, layout: Layout) -> Lora | None:
     if not preset.network.network_weights:
         return None
     try:
-        return read_lora(preset.network.network_weights, layout)
+        start = read_lora(preset.network.network_weights, layout)
+        check_additive(start, "the student is a plain LoRA and cannot start from one. Use it as a teacher.")
+        return start
     except UserError as error:
         raise UserError(f"network_weights: {error}") from error
 

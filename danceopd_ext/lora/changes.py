@@ -1,0 +1,164 @@
+"""From the tensors of one layer in a file to its change: every part is checked before anything is multiplied.
+
+Products keep the file's tensors as they are, so reading a LoHa or LoKr takes no memory beside the file's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.alphas import ScaleRule, by_rank
+from danceopd_ext.lora.dialects import Group
+from danceopd_ext.lora.dora import Dora
+from danceopd_ext.lora.lycoris import Hadamard, Kronecker
+from danceopd_ext.lora.source import Source
+from danceopd_ext.lora.weights import Change, LowRank
+
+#: dtypes that a product is kept in; others, such as float8, become float32
+_KEPT = (torch.float32, torch.float16, torch.bfloat16)
+
+_HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+
+
+def check_change(source: Source, group: Group, rule: ScaleRule) -> tuple[int, int]:
+    """Check one layer's tensors without building its change; returns (outputs, inputs). Raises UserError."""
+    parts = _parts(source, group)
+    shape = _shape(source, group, parts)
+    _scale(source, group, parts, rule)
+    if "DoRA" in group.parts:
+        _axis(source, group, shape)
+    return shape
+
+
+def build_change(source: Source, group: Group, rule: ScaleRule) -> Change:
+    """One layer's change in the file's own rows, with alpha folded in. Raises UserError naming the file and the key.
+
+    A plain LoRA is in float32; products keep the file's dtype.
+    """
+    shape = check_change(source, group, rule)
+    parts = _parts(source, group)
+    scale = _scale(source, group, parts, rule)
+    change = _built(group.kind, parts, scale)
+    if "DoRA" not in group.parts:
+        return change
+    key, axis = group.parts["DoRA"], _axis(source, group, shape)
+    by_base = axis == "out" and key.endswith(".dora_scale")
+    return Dora(change, source.tensors[key].flatten().float(), axis, by_base)
+
+
+def _built(kind: str, parts: Mapping[str, torch.Tensor], scale: float) -> Change:
+    if kind == "LoHa":
+        return Hadamard(*(_kept(parts[name]) for name in _HADA), scale)
+    if kind == "LoKr":
+        return Kronecker(_factor(parts, "lokr_w1"), _factor(parts, "lokr_w2"), scale)
+    return LowRank(parts["down"].float(), parts["up"].float() * scale)
+
+
+def _factor(parts: Mapping[str, torch.Tensor], name: str) -> torch.Tensor | LowRank:
+    if name in parts:
+        return _kept(parts[name])
+    return LowRank(_kept(parts[f"{name}_b"]), _kept(parts[f"{name}_a"]))
+
+
+def _kept(value: torch.Tensor) -> torch.Tensor:
+    return value if value.dtype in _KEPT else value.float()
+
+
+def _parts(source: Source, group: Group) -> dict[str, torch.Tensor]:
+    return {part: _matrix(source, key) for part, key in group.parts.items() if part not in ("alpha", "DoRA")}
+
+
+def _matrix(source: Source, key: str) -> torch.Tensor:
+    """The tensor as a matrix; a 1x1 convolution kernel is one."""
+    value = source.tensors[key]
+    if value.ndim > 2 and value.shape[2:].numel() == 1:
+        value = value.flatten(1)
+    if value.ndim != 2:
+        raise UserError(f"{source.path}: {key} has shape {tuple(value.shape)}, a linear layer's LoRA has two sizes.")
+    if not value.numel():
+        raise UserError(
+            f"{source.path}: {key} is empty (shape {tuple(value.shape)}): a layer's change has a rank of at least 1."
+            " Download the file again, or take this layer out of it."
+        )
+    return value
+
+
+def check_finite(source: Source, key: str) -> None:
+    """Raise UserError when the tensor holds a value that is not a finite number."""
+    if not torch.isfinite(source.tensors[key].float()).all():
+        raise UserError(
+            f"{source.path}: {key} holds NaN or infinite values: the training that made it broke down. Use an earlier "
+            "file of that training, or another LoRA."
+        )
+
+
+def _shape(source: Source, group: Group, parts: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """(outputs, inputs) of the product. Raises UserError where two parts cannot be multiplied."""
+    for key in group.parts.values():
+        check_finite(source, key)
+    if group.kind == "LoHa":
+        one, two = (_product(source, group, parts, f"hada_{w}_a", f"hada_{w}_b") for w in ("w1", "w2"))
+        if one != two:
+            raise _mismatch(source, group, "the two products have different sizes")
+        return one
+    if group.kind == "LoKr":
+        (o1, i1), (o2, i2) = (
+            tuple(parts[w].shape) if w in parts else _product(source, group, parts, f"{w}_a", f"{w}_b")
+            for w in ("lokr_w1", "lokr_w2")
+        )
+        return o1 * o2, i1 * i2
+    return _product(source, group, parts, "up", "down")
+
+
+def _product(source: Source, group: Group, parts: Mapping[str, torch.Tensor], left: str, right: str) -> tuple[int, int]:
+    if parts[left].shape[1] != parts[right].shape[0]:
+        raise _mismatch(source, group, f"{left} and {right} have different ranks")
+    return parts[left].shape[0], parts[right].shape[1]
+
+
+def _mismatch(source: Source, group: Group, why: str) -> UserError:
+    shapes = {key: tuple(source.tensors[key].shape) for key in group.parts.values()}
+    return UserError(
+        f"{source.path}: the parts of {group.layer} do not go together ({why}): {shapes}. Download or copy the file"
+        " again."
+    )
+
+
+def _scale(source: Source, group: Group, parts: Mapping[str, torch.Tensor], rule: ScaleRule) -> float:
+    # of two factored parts the second counts, as in ComfyUI
+    ranked = [parts[part].shape[0] for part in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b") if part in parts]
+    rank = ranked[-1] if ranked else None
+    if "alpha" in group.parts:
+        return by_rank(_alpha(source, group.parts["alpha"]), rank)
+    return rule(group.layer, group.kind, rank)
+
+
+def _alpha(source: Source, key: str) -> float:
+    values = source.tensors[key].float().flatten().unique()
+    if len(values) != 1:
+        shown = "no value" if not len(values) else f"{source.tensors[key].numel()} values that are not all equal"
+        raise UserError(f"{source.path}: {key} holds {shown}: an alpha is one number. Download the file again.")
+    return float(values)
+
+
+def _axis(source: Source, group: Group, shape: tuple[int, int]) -> str:
+    """Whether a DoRA's magnitude has one length per output ("out") or per input ("in"). Raises UserError."""
+    value = source.tensors[group.parts["DoRA"]]
+    outputs, inputs = shape
+    if value.numel() == outputs and (value.ndim <= 1 or value.shape[0] == outputs):
+        return "out"
+    if value.numel() == inputs:
+        return "in"
+    raise UserError(
+        f"{source.path}: {group.parts['DoRA']} has shape {tuple(value.shape)}: the layer has {outputs} outputs and"
+        f" {inputs} inputs, and a DoRA has one magnitude for each of either. Download or copy the file again."
+    )
+
+
+def with_siblings(change: Change, layers: tuple[str, ...]) -> Change:
+    """A part of a fused layer's change that remembers the other parts, with which its columns are measured."""
+    return replace(change, fused=layers) if isinstance(change, Dora) and len(layers) > 1 else change
