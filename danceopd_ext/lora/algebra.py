@@ -69,8 +69,8 @@ def low_rank(lora: Lora, remedy: str) -> Lora:
         losses = ", ".join(f"{loss:.0%} at rank {rank}" for rank, loss in _losses(list(large.values())).items())
         raise UserError(
             f"{lora.name or 'LoRA'}: {len(large)} of {len(lora.modules)} layers are changes of full rank or near it,"
-            f" such as {name} (rank {change.rank} of {min(change.shape)}): as plain factors they would be about as large"
-            f" as the layers themselves. {remedy} A lower rank loses part of the change: about {losses}."
+            f" such as {name} (rank {change.rank} of {min(change.shape)}): as plain factors they would be about as"
+            f" large as the layers themselves. {remedy} A lower rank loses part of the change: about {losses}."
         )
     return Lora({name: change.to_low_rank() for name, change in lora.modules.items()}, lora.metadata, lora.name)
 
