@@ -76,7 +76,7 @@ def _verdict(source: Source, layout: Layout) -> str:
 
 
 def _dialect(groups: list[Group]) -> str:
-    kinds = sorted({group.kind for group in groups})
+    kinds = sorted({group.kind + " with DoRA" * ("DoRA" in group.parts) for group in groups})
     prefixes = sorted({_prefix(group.layer) for group in groups})
     if not any(group.targets for group in groups):
         names = "unknown"
@@ -91,16 +91,19 @@ def _prefix(layer: str) -> str:
 
 def _rank(source: Source, group: Group) -> str:
     for part in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
-        if part in group.parts:
+        if part in group.parts and source.tensors[group.parts[part]].ndim:
             return str(source.tensors[group.parts[part]].shape[0])
     return "full" if group.kind == "LoKr" else "unknown"
 
 
 def _alpha(source: Source, group: Group) -> str:
     if "alpha" in group.parts:
-        return f"{float(source.tensors[group.parts['alpha']].float().item()):g}"
-    if source.config.get("lora_alpha") is not None:
-        return f"{source.config['lora_alpha']:g} (adapter_config.json)"
+        values = source.tensors[group.parts["alpha"]].float().flatten().unique()
+        return " and ".join(f"{float(value):g}" for value in values) or "no value"
+    config = source.config if isinstance(source.config, dict) else {}
+    alpha = config.get("lora_alpha" if group.kind == "LoRA" else "alpha")
+    if alpha is not None:
+        return f"{alpha} (adapter_config.json)"
     return "in the metadata" if "lora_adapter_metadata" in source.metadata else "none, so equal to the rank"
 
 
