@@ -1,0 +1,69 @@
+"""The texts name=value of optimizer_args and lr_scheduler_args, and what their values mean."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from typing import Any
+
+from danceopd_ext.config.toml_text import toml_text
+from danceopd_ext.errors import UserError
+
+#: words of TOML and of the command line, whatever their case; to Python "false" would be a text, and so true
+WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
+    """`["betas=0.9,0.99", "decouple=true"]` -> {"betas": (0.9, 0.99), "decouple": True}; empty texts are skipped.
+
+    `key`: what the user calls the list. Raises UserError that names each text with a slip and how to write it.
+    """
+    pairs, found = [pair for pair in pairs if pair.strip()], {}
+    if slips := [pair for pair in pairs if pair.rstrip().endswith(",")]:
+        right = toml_text([pair.strip().rstrip(", ") for pair in slips])
+        raise UserError(f"{key}: {_quoted(slips)}: remove the comma at the end. Write {right}.")
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        name = name.strip()
+        if not sign:
+            raise UserError(f'{key}: "{pair}" must have the form name=value.')
+        if name in found:
+            raise UserError(f"{key}: {name} is given twice. Remove one.")
+        found[name] = _value(name, text.strip(), key, pair)
+    return found
+
+
+def python_pairs(pairs: Iterable[str], key: str) -> list[str]:
+    """The same texts with values that Python reads as they are meant: what the toolkits take. Raises UserError."""
+    found = parse_pairs(pairs, key)
+    texts = {pair.partition("=")[0].strip(): pair for pair in pairs}
+    return [
+        f"{name}={value}" if _word(texts[name].partition("=")[2]) in WORDS else texts[name]
+        for name, value in found.items()
+    ]
+
+
+def _value(name: str, text: str, key: str, pair: str) -> Any:
+    if _word(text) in WORDS:
+        return WORDS[_word(text)]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass
+    if "=" in text:
+        parts = toml_text([part.strip(", ") for part in pair.split()])
+        raise UserError(f'{key}: "{pair}" holds more than one argument: write each as a text of its own, {parts}.')
+    if not text:
+        raise UserError(f'{key}: "{pair}" has no value: give {name} one, or remove it.')
+    raise UserError(
+        f'{key}: "{pair}": {text} is not a number, true, false, none, or several of these with commas. '
+        f"If a text is meant, quote it: {name}='{text}'."
+    )
+
+
+def _word(text: str) -> str:
+    return text.strip().lower()
+
+
+def _quoted(texts: list[str]) -> str:
+    return " and ".join(f'"{text}"' for text in texts)
