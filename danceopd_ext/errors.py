@@ -22,9 +22,12 @@ class MissingFile(UserError):
         self.path = path
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean "x"?` for the known word closest to `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str:
+    """Return ` Did you mean "x"?` for the known word closest to `word`, or an empty string.
+
+    `alike`: how close it must be at least, from 0 to 1.
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f' Did you mean "{close[0]}"?' if close else ""
 
 

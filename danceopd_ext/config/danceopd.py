@@ -17,9 +17,13 @@ FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
 class Teacher:
     """One teacher: nothing is the frozen base; else LoRAs or a checkpoint, each with or without guidance."""
 
-    lora: str | list[str] | None = key(None, "A LoRA, or a list that is applied together: files, folders or hub ids.")
+    lora: str | list[str] | None = key(
+        None, "A LoRA, or a list that is applied together: files, folders or hub ids.", path="found"
+    )
     strength: float | list[float] = key(1.0, "Strength of the LoRA, or one for each of the list.")
-    checkpoint: str | None = key(None, "A full model as teacher: hub id, diffusers folder or .safetensors file.")
+    checkpoint: str | None = key(
+        None, "A full model as teacher: hub id, diffusers folder or .safetensors file.", path="found"
+    )
     extract_rank: int | None = key(
         None, "Turn the checkpoint into a LoRA of this rank first: less memory, nearly the same teacher.", minimum=1
     )
@@ -37,8 +41,25 @@ class Teacher:
             raise UserError("a teacher has either lora or checkpoint, not both.")
         if self.extract_rank and not self.checkpoint:
             raise UserError("extract_rank belongs to a teacher with a checkpoint.")
+        if not self.lora and (self.strength != 1 or self.ignore_text_encoder):
+            name = "strength" if self.strength != 1 else "ignore_text_encoder"
+            raise UserError(f"{name} belongs to a teacher with lora.")
         if isinstance(self.strength, list) and len(self.strength) != len(self.loras):
             raise UserError(f"{len(self.loras)} LoRAs, but {len(self.strength)} strengths.")
+        self._check_strengths()
+
+    def _check_strengths(self) -> None:
+        """A LoRA at strength 0 is not there: as a teacher it would be the base under another name."""
+        silent = [lora for lora, strength in zip(self.loras, self.strengths, strict=True) if not strength]
+        if silent and len(silent) == len(self.loras):
+            raise UserError(
+                f"strength = {self.strength}: this teacher changes nothing. Remove strength (1 by default), or all "
+                "keys: a section without keys is the base."
+            )
+        if silent:
+            raise UserError(
+                f"strength = {self.strength}: {silent[0]} changes nothing. Remove it from lora and strength."
+            )
 
     @property
     def loras(self) -> list[str]:
@@ -60,7 +81,7 @@ class DanceOPDSection:
         None,
         "The folder of the toolkit's checkout. Default: SD_SCRIPTS_DIR or MUSUBI_TUNER_DIR in the environment, then "
         "the current directory.",
-        path=True,
+        path="found",
     )
     method: Literal[
         "danceopd", "joint", "offpolicy", "diffusionopd", "flowopd", "soft", "merge_average", "merge_sum", "timestep",

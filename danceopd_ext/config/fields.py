@@ -6,9 +6,14 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal, Union
 
+from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.errors import UserError, nearest
+
+#: texts that stand for a key that is not set: GUIs write them into fields that were left empty
+NOT_SET = ("", "none", "null")
 
 
 def key(
@@ -18,15 +23,20 @@ def key(
     minimum: float | None = None,
     above: float | None = None,
     lowest: str = "",
-    path: bool = False,
+    path: Literal["", "found", "made"] = "",
+    zero: Literal["", "unset", "wrong"] = "",
+    meant: dict[str, str] | None = None,
 ):
     """A dataclass field that is a preset key.
 
-    minimum / above: smallest allowed value / value that must be exceeded. lowest: what the
-    smallest value means, for the message. path: a file or folder that is looked up
-    from the current directory, then from the preset's folder.
+    minimum / above: smallest allowed value / value that must be exceeded. lowest: what the smallest value means, for
+    the message. path: "found" is a file or folder that is looked up from the current directory, then from the
+    preset's folder; "made" is a folder that the run makes. zero: what 0 says where it cannot be a value, "unset" or
+    "wrong"; by default it is unset if None is a value, else wrong. meant: words of other programs -> the value to use
+    instead, or "" if there is none.
     """
-    metadata = {"help": help, "minimum": minimum, "above": above, "lowest": lowest, "path": path}
+    limits = {"minimum": minimum, "above": above, "lowest": lowest, "zero": zero}
+    metadata = {"help": help, **limits, "path": path, "meant": meant or {}}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -52,18 +62,54 @@ def type_name(annotation: Any) -> str:
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def convert(name: str, value: Any, annotation: Any) -> Any:
-    """`value` as the key's type. Raises UserError that names the key, what it takes and what was given."""
+def is_unset(value: Any, annotation: Any, metadata: Mapping[str, Any]) -> bool:
+    """Whether the value only says that the key is not set: an empty text, None, or 0 where 0 cannot be a value."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return not word or (word in NOT_SET and annotation is not str)
+    optional = type(None) in typing.get_args(annotation)
+    positive = (metadata.get("minimum") or 0) > 0 or metadata.get("above") is not None
+    unset = {"unset": True, "wrong": False}.get(metadata.get("zero", ""), optional and positive)
+    return type(value) in (int, float) and value == 0 and unset
+
+
+def given(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Those of the section's keys that are set, without empty texts in lists."""
+    types_of, found = key_types(cls), {}
+    for field in dataclasses.fields(cls):
+        value = values.get(field.name)
+        if not is_unset(value, types_of[field.name], field.metadata):
+            found[field.name] = [one for one in value if one != ""] if isinstance(value, list) else value
+    return found
+
+
+def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | None = None) -> Any:
+    """`value` as the key's type. Raises UserError that names the key, what it takes and what was given.
+
+    `meant`: see `key`.
+    """
     result = _convert(value, annotation)
     if result is not _WRONG:
         return result
     wanted = type_name(annotation).replace("\\|", "or")
     hint = ""
     if typing.get_origin(annotation) is Literal and isinstance(value, str):
-        hint = nearest(value, typing.get_args(annotation))
+        hint = right_word(value, annotation, meant)
+    elif annotation == list[str] and isinstance(value, str):
+        hint = f" Write {name} = {toml_text(value.split())}."
     elif isinstance(value, str) and any(_convert(v, annotation) is not _WRONG for v in _unquoted(value)):
         hint = " Write it without quotes."
     raise UserError(f"{name} = {value!r}: this key takes {wanted}.{hint}")
+
+
+def right_word(word: str, annotation: Any, meant: Mapping[str, str] | None = None, alike: float = 0.5) -> str:
+    """A hint at the word to use where a key takes certain words, or an empty text. `alike`: see errors.nearest."""
+    options = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+    if (right := (meant or {}).get(word.lower())) is None:
+        return nearest(word, options, alike)
+    return f' Did you mean "{right}"?' if right else ""
 
 
 def _unquoted(text: str) -> list[Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.config.fields import convert, key_types, type_name
+from danceopd_ext.config.effects import without_effect
+from danceopd_ext.config.fields import convert, given, is_unset, key_types, right_word, type_name
+from danceopd_ext.config.paths import BACKSLASH, find, placed
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
-from danceopd_ext.data.textfiles import PROMPT_SUFFIXES, breaks
+from danceopd_ext.config.strangers import Stranger, is_foreign_section, welcome
+from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
 from danceopd_ext.errors import UserError, few_letters, nearest
 
 if sys.version_info >= (3, 11):
@@ -20,7 +22,11 @@ else:
     import tomli as tomllib
 
 TABLES = ("teachers", "prompts", "routes", "datasets")
-BACKSLASH = " In double quotes a backslash must be doubled: write paths with / or in 'single quotes'."
+JSON = (
+    "is JSON, as kohya_ss' GUI saves its settings; a preset is TOML. Copy one of presets/ and set network_dim, "
+    "network_alpha, learning_rate, optimizer_type (there optimizer), ... as they are in the JSON file"
+)
+YAML = "is YAML, as ai-toolkit and SimpleTuner have it; a preset is TOML: copy one of presets/ and set its keys"
 
 
 def flat_keys() -> dict[str, str]:
@@ -35,8 +41,10 @@ def default_of(name: str) -> Any:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file (UTF-8). Raises UserError naming the file and the line."""
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise UserError(f"{path} (--config) does not exist.") from None
     except UnicodeDecodeError:
@@ -44,6 +52,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     except tomllib.TOMLDecodeError as error:
+        if text.lstrip().startswith("{") or path.suffix.lower() in (".yaml", ".yml"):
+            raise UserError(f"{path} {JSON if text.lstrip().startswith('{') else YAML}.") from None
         backslash = any(word in str(error).lower() for word in ("escape", "hex value"))  # "C:\models", "C:\users"
         raise UserError(f"{path}: {error}.{BACKSLASH if backslash else ''}") from None
 
@@ -51,13 +61,20 @@ def read_toml(path: Path) -> dict[str, Any]:
 def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | None = None) -> Preset:
     """Read and check a preset. `overrides`: flags of the command line, flat key -> text, or its words.
 
-    Raises UserError for an unknown key (naming the nearest), a wrong type or range, or a missing file.
+    Keys that only other programs have are left out with a note (see Preset.notes) where that is harmless. Raises
+    UserError for all others in one message, for a wrong type or range, or a missing file.
     """
-    path = Path(path)
-    values = flatten(read_toml(path), path)
+    path, known = Path(path), flat_keys()
+    values, strangers, sections = flatten(read_toml(path), path)
     for name, text in (overrides or {}).items():
-        values[name] = parse_flag(name, text)
-    return build_preset(values, path.parent)
+        if name in known:
+            values[name] = parse_flag(name, text)
+        else:
+            strangers.append(Stranger(name, f"--{name}", _most_likely(text)))
+    notes = welcome(strangers, sections, path, values, [*known, *TABLES, "config"])
+    preset = build_preset(values, path.parent)
+    preset.notes = [*notes, *preset.notes]
+    return preset
 
 
 def entries(document: dict[str, Any], path: Path) -> Iterator[tuple[str, str, Any]]:
@@ -82,47 +99,53 @@ def is_table(section: str, key: str) -> bool:
     return section == "danceopd" and key in TABLES
 
 
-def flatten(document: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One level of sections is dissolved, as sd-scripts does; the tables of [danceopd] stay tables."""
-    known, flat = flat_keys(), {}
-    for name, value in document.items():
-        if isinstance(value, dict) and name not in SECTIONS:
-            raise UserError(f"{path}: unknown section [{name}].{nearest(name, SECTIONS)}")
+def flatten(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[Stranger], list[str]]:
+    """One level of sections is dissolved, as sd-scripts does; the tables of [danceopd] stay tables.
+
+    Returns the values of our keys, all other keys, and a sentence on each unknown section.
+    """
+    known, flat, strangers = flat_keys(), {}, []
+    sections = [name for name, value in document.items() if isinstance(value, dict)]
+    unknown = [name for name in sections if name not in SECTIONS and not is_foreign_section(name)]
+    document = {name: value for name, value in document.items() if name not in unknown}
     for section, key, entry in entries(document, path):
-        if key not in known and not is_table(section, key):
-            where = f" in [{section}]" if section else ""
-            raise UserError(f'{path}: unknown key "{key}"{where}.{nearest(key, [*known, *TABLES])}')
-        flat[key] = entry
-    return flat
+        if key in known or is_table(section, key):
+            flat[key] = entry
+        else:
+            strangers.append(Stranger(key, key, entry, section))
+    return flat, strangers, [f"unknown section [{name}].{nearest(name, SECTIONS)}" for name in unknown]
 
 
 def build_preset(values: dict[str, Any], folder: Path) -> Preset:
     """Checked sections from flat values; paths are looked up from the current directory, then from `folder`."""
-    sections = {name: build_section(name, values, folder) for name in SECTIONS}
-    sections["model"].pretrained_model_name_or_path = _find(sections["model"].pretrained_model_name_or_path, folder)
-    sections["model"].components_from = _find(sections["model"].components_from, folder)
-    return Preset(**sections)
+    preset = Preset(**{name: build_section(name, values, folder) for name in SECTIONS})
+    preset.notes = without_effect(preset)
+    return preset
 
 
 def build_section(section: str, values: dict[str, Any], folder: Path) -> Any:
     """One checked section from flat values. Raises UserError."""
     cls = SECTIONS[section]
-    annotations, arguments = key_types(cls), {}
-    for field in dataclasses.fields(cls):
-        if field.name in values and field.name not in TABLES:
-            value = convert(field.name, values[field.name], annotations[field.name])
-            if field.name.endswith("_dir"):  # made, not looked up
-                _check_path(value)
-            arguments[field.name] = _find(value, folder) if field.metadata.get("path") else value
+    arguments = _read({name: value for name, value in values.items() if name not in TABLES}, cls, folder)
     if section == "danceopd":
         arguments |= _danceopd_tables(values, folder)
     return cls(**arguments)
 
 
+def _read(values: Mapping[str, Any], cls: type, folder: Path, where: str = "") -> dict[str, Any]:
+    """The section's keys that are set, converted, with their paths found. `where`: said before a key's name."""
+    annotations, arguments = key_types(cls), {}
+    metadata = {field.name: field.metadata for field in dataclasses.fields(cls)}
+    for name, value in given(values, cls).items():
+        value = convert(where + name, value, annotations[name], metadata[name].get("meant"))
+        arguments[name] = placed(value, metadata[name].get("path", ""), folder)
+    return arguments
+
+
 def _danceopd_tables(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     teachers = {name: _teacher(name, entry, folder) for name, entry in _table(values, "teachers").items()}
     tables = {
-        "prompts": {name: _prompts(name, entry, folder) for name, entry in _table(values, "prompts").items()},
+        "prompts": {n: files for n, e in _table(values, "prompts").items() if (files := _prompts(n, e, folder))},
         "routes": {n: convert(f"[danceopd.routes] {n}", e, float) for n, e in _table(values, "routes").items()},
         "datasets": {name: _datasets(name, entry) for name, entry in _table(values, "datasets").items()},
     }
@@ -140,7 +163,7 @@ def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
     """A teacher's prompt files. Raises UserError for a text that is no file's name, such as the prompt itself."""
     where = f"[danceopd.prompts] {name}"
     files = convert(where, entry, str | list[str])
-    files = [files] if isinstance(files, str) else files
+    files = [file for file in ([files] if isinstance(files, str) else files) if file.strip()]
     for file in files:
         if Path(file).suffix.lower() not in PROMPT_SUFFIXES:
             raise UserError(
@@ -148,7 +171,7 @@ def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
                 f"{', '.join(PROMPT_SUFFIXES[:-1])} or {PROMPT_SUFFIXES[-1]}. Write the prompts into one, a prompt a "
                 "line in .txt, and name it here."
             )
-    return [_find(file, folder) for file in files]
+    return [find(file, folder) for file in files]
 
 
 def _datasets(name: str, entry: Any) -> int | str | list[int | str]:
@@ -174,36 +197,19 @@ def _teacher(name: str, entry: Any, folder: Path) -> Teacher:
     where = f"[danceopd.teachers.{name}]"
     if not isinstance(entry, dict):
         raise UserError(f"{where} must be a section of its own.")
-    annotations = key_types(Teacher)
     for key in entry:
-        if key not in annotations:
-            raise UserError(f'{where}: unknown key "{key}".{nearest(key, annotations)}')
-    arguments = {key: convert(f"{where} {key}", value, annotations[key]) for key, value in entry.items()}
-    if isinstance(arguments.get("lora"), str):
-        arguments["lora"] = _find(arguments["lora"], folder)
-    elif arguments.get("lora"):
-        arguments["lora"] = [_find(one, folder) for one in arguments["lora"]]
-    arguments["checkpoint"] = _find(arguments.get("checkpoint"), folder)
+        if key not in key_types(Teacher):
+            raise UserError(f'{where}: unknown key "{key}".{nearest(key, key_types(Teacher))}')
+    arguments = _read(entry, Teacher, folder, f"{where} ")
+    empty = next((key for key in ("lora", "checkpoint") if key in entry), None)
+    if empty and not (arguments.get("lora") or arguments.get("checkpoint")):
+        raise UserError(
+            f"{where}: {empty} is empty. Name a file or hub id, or remove the key: a section without keys is the base."
+        )
     try:
         return Teacher(**arguments)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def _find(value: str | None, folder: Path) -> str | None:
-    """The path as given if it exists from the current directory, else from the preset's folder, else unchanged."""
-    _check_path(value)
-    # os.path: Path.exists raises for what cannot be a file's name, and whoever opens the file says it better
-    if not value or os.path.exists(value):
-        return value
-    beside = folder / value
-    return str(beside) if os.path.exists(beside) else value
-
-
-def _check_path(value: str | None) -> None:
-    """Raise UserError for what TOML makes of "C:\new" and "C:\trained": a line break, a tab."""
-    if value and breaks(value):
-        raise UserError(f"{value!r}: a line break or tab is no part of a path.{BACKSLASH}")
 
 
 def parse_flag(name: str, text: str | list[str]) -> Any:
@@ -214,17 +220,27 @@ def parse_flag(name: str, text: str | list[str]) -> Any:
     known = flat_keys()
     if name not in known:
         raise UserError(f"unknown argument --{name}.{nearest(name, [*known, 'config'])}")
-    annotation = key_types(SECTIONS[known[name]])[name]
+    cls = SECTIONS[known[name]]
+    annotation, metadata = key_types(cls)[name], cls.__dataclass_fields__[name].metadata
     words = text.split() if isinstance(text, str) else text
     if not words and annotation is not bool:
         raise UserError(f"--{name} needs a value: write --{name} VALUE.")
     text = " ".join(words or ["true"])
+    if is_unset(text, annotation, metadata):
+        return text
     for candidate in [*_readings(text), words]:
         try:
             return convert(name, candidate, annotation)
         except UserError:
             continue
-    raise UserError(f"--{name} {text}: takes {type_name(annotation)}.".replace("\\|", "or"))
+    what = f"--{name} {text}: takes {type_name(annotation)}.".replace("\\|", "or")
+    raise UserError(what + right_word(text, annotation, metadata.get("meant"), alike=0.65))
+
+
+def _most_likely(text: str | list[str]) -> Any:
+    """What the words of a flag that is none of ours mean: a switch without words, a number, a text or a list."""
+    words = text.split() if isinstance(text, str) else text
+    return words if len(words) > 1 else _readings(words[0])[0] if words else True
 
 
 def _readings(text: str) -> list[Any]:

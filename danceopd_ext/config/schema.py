@@ -5,7 +5,7 @@ Sections are for the reader: keys are flat (sd-scripts forgets its section names
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from danceopd_ext.config.danceopd import DanceOPDSection
@@ -26,12 +26,13 @@ class ModelSection:
         | None
     ) = key(None, "Model family; detected from the model where left out.")  # fmt: skip
     pretrained_model_name_or_path: str = key(
-        "", "The base model: a hub id, a diffusers folder or a single .safetensors file."
+        "", "The base model: a hub id, a diffusers folder or a single .safetensors file.", path="found"
     )
     components_from: str | None = key(
         None,
         "For a single file: the hub id or diffusers folder that supplies text encoders, VAE, scheduler and "
         "configuration. Default: the family's own hub model.",
+        path="found",
     )
     attn_mode: str = key(
         "sdpa", 'Attention backend: "sdpa", "xformers", or another that diffusers knows ("flash", "sage", ...).'
@@ -47,15 +48,15 @@ class DatasetSection:
     dataset_config: str | None = key(
         None,
         "A dataset TOML in kohya's format; a subset names its teacher with `custom_attributes.teacher`.",
-        path=True,
+        path="found",
     )
     resolution: int | str | list[int] | list[str] = key(
         1024, 'Picture size for prompt files: 1024, "1024,768" (width,height), or a list of sizes that take turns.'
     )
     text_encoder_cache_dir: str | None = key(
-        None, "Where encoded prompts and pictures are kept. Default: `cache` in output_dir.", path=False
+        None, "Where encoded prompts and pictures are kept. Default: `cache` in output_dir.", path="made"
     )
-    text_encoder_batch_size: int = key(4, "Prompts encoded at once before training.", minimum=1)
+    text_encoder_batch_size: int = key(4, "Prompts encoded at once before training.", minimum=1, zero="unset")
 
 
 @dataclass(kw_only=True)
@@ -65,7 +66,16 @@ class NetworkSection:
     network_dim: int = key(128, "Rank of the student LoRA.", minimum=1)
     network_alpha: float | None = key(None, "Alpha of the student LoRA while training. Default: network_dim.", above=0)
     network_dropout: float | None = key(None, "Dropout on the student's inputs in the gradient pass.", minimum=0)
-    network_weights: str | None = key(None, "Continue from this LoRA file instead of a fresh student.", path=True)
+    network_weights: str | None = key(None, "Continue from this LoRA file instead of a fresh student.", path="found")
+
+
+#: the learning rate by default, and the one of an optimizer that finds its rate and multiplies it by this
+LEARNING_RATE, OWN_RATE = 2e-4, 1.0
+
+
+def finds_its_rate(optimizer_type: str) -> bool:
+    """Whether this optimizer estimates the size of its steps itself: Prodigy or one of D-Adaptation's."""
+    return optimizer_type.rpartition(".")[2].lower().startswith(("prodigy", "dadapt"))
 
 
 @dataclass(kw_only=True)
@@ -80,7 +90,12 @@ class OptimizerSection:
     optimizer_args: list[str] = key(
         [], 'Arguments of the optimizer, such as ["betas=0.9,0.99"]. weight_decay is 0 unless given.'
     )
-    learning_rate: float = key(2e-4, "Learning rate.", above=0)
+    learning_rate: float | None = key(
+        None,
+        "Learning rate. Default: 2e-4; 1 for Prodigy and D-Adaptation, which multiply it by what they find.",
+        above=0,
+        zero="wrong",
+    )
     lr_scheduler: str = key(
         "constant",
         "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, inverse_sqrt, "
@@ -88,9 +103,20 @@ class OptimizerSection:
     )
     lr_scheduler_args: list[str] = key([], 'Further arguments of the schedule, such as ["min_lr_rate=0.1"].')
     lr_warmup_steps: int | float = key(0, "Warm-up steps; below 1 a share of max_train_steps.", minimum=0)
-    lr_scheduler_num_cycles: int = key(1, "Restarts of cosine_with_restarts.", minimum=1)
-    lr_scheduler_power: float = key(1.0, "Power of the polynomial scheduler.", above=0)
+    lr_scheduler_num_cycles: int = key(1, "Restarts of cosine_with_restarts.", minimum=1, zero="unset")
+    lr_scheduler_power: float = key(1.0, "Power of the polynomial scheduler.", above=0, zero="unset")
     max_grad_norm: float = key(1.0, "Gradient norm that gradients are clipped to; 0 does not clip.", minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            self.learning_rate = OWN_RATE if finds_its_rate(self.optimizer_type) else LEARNING_RATE
+
+
+def words_for(float32: str) -> dict[str, str]:
+    """What other programs call precisions -> the word here. `float32`: what this key calls it."""
+    words = dict.fromkeys(("fp32", "float32", "float", "full", "32", "no", "none"), float32)
+    words |= {"float16": "fp16", "half": "fp16", "16": "fp16", "bfloat16": "bf16"}
+    return words | dict.fromkeys(("fp8", "float8", "fp8_e4m3fn", "fp8_e5m2", "int8", "nf4"), "")
 
 
 @dataclass(kw_only=True)
@@ -100,7 +126,9 @@ class TrainingSection:
     max_train_steps: int = key(3000, "Optimizer steps.", minimum=1)
     train_batch_size: int = key(1, "Samples that hold activations together, on each process.", minimum=1)
     gradient_accumulation_steps: int = key(4, "Micro-batches of one optimizer step; all of one route.", minimum=1)
-    mixed_precision: Literal["no", "fp16", "bf16"] = key("bf16", "Precision of base and computation; no is float32.")
+    mixed_precision: Literal["no", "fp16", "bf16"] = key(
+        "bf16", "Precision of base and computation; no is float32.", meant=words_for(float32="no")
+    )
     gradient_checkpointing: bool = key(False, "Recompute activations in the gradient pass: slower, much less memory.")
     seed: int = key(42, "Seed of everything random.", minimum=0)
 
@@ -109,7 +137,7 @@ class TrainingSection:
 class SavingSection:
     """What is written, and when."""
 
-    output_dir: str = key("output", "Folder of everything that the run writes.")
+    output_dir: str = key("output", "Folder of everything that the run writes.", path="made")
     output_name: str = key("danceopd_lora", "Name of the LoRA files, without ending.")
     save_every_n_steps: int | None = key(None, "Also save the LoRA every so many steps.", minimum=1)
     save_last_n_steps: int | None = key(
@@ -118,7 +146,9 @@ class SavingSection:
     save_model_as: Literal["auto", "safetensors", "kohya", "diffusers", "comfyui"] = key(
         "auto", "LoRA dialect; auto (or safetensors) is the one that most UIs load for the family."
     )
-    save_precision: Literal["float", "fp16", "bf16"] = key("bf16", "Number format of the saved LoRA.")
+    save_precision: Literal["float", "fp16", "bf16"] = key(
+        "bf16", "Number format of the saved LoRA.", meant=words_for(float32="float")
+    )
     save_state: bool = key(False, "Save the whole training state with each LoRA, for resume.")
     save_state_on_train_end: bool = key(False, "Save the training state at the end of the run.")
     save_last_n_steps_state: int | None = key(None, "Like save_last_n_steps, for states.", minimum=1)
@@ -126,7 +156,7 @@ class SavingSection:
         None,
         "Continue from this state folder as if the run had not stopped; only the learning rate and its schedule, "
         "max_train_steps, and what is saved, drawn and logged may change.",
-        path=True,
+        path="found",
     )
     metadata_title: str | None = key(None, "Title in the LoRA's metadata. Default: output_name.")
     metadata_author: str | None = key(None, "Author in the metadata.")
@@ -145,7 +175,7 @@ class SamplingSection:
         None,
         "File with a prompt a line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `--ci photo.png` edits. "
         "The default size is resolution, for an edit in its source image's proportions.",
-        path=True,
+        path="found",
     )
     sample_every_n_steps: int | None = key(None, "Draw pictures every so many steps, and at the end.", minimum=1)
     sample_at_first: bool = key(False, "Draw pictures before the first step, too.")
@@ -155,7 +185,7 @@ class SamplingSection:
 class LoggingSection:
     """Logs. A JSONL log is always written to output_dir."""
 
-    logging_dir: str | None = key(None, "Folder of TensorBoard's logs. Default: `logs` in output_dir.")
+    logging_dir: str | None = key(None, "Folder of TensorBoard's logs. Default: `logs` in output_dir.", path="made")
     log_with: Literal["tensorboard", "wandb", "all"] | None = key(None, "Also log to TensorBoard, W&B or both.")
     log_tracker_name: str = key("danceopd", "Project name in W&B.")
     wandb_run_name: str | None = key(None, "Run name in W&B. Default: output_name.")
@@ -202,6 +232,8 @@ class Preset:
     sampling: SamplingSection
     logging: LoggingSection
     danceopd: DanceOPDSection
+    notes: list[str] = field(default_factory=list, compare=False)
+    """What is told before the run: keys that were left out, values without effect."""
 
     def __post_init__(self) -> None:
         for name in SECTIONS:

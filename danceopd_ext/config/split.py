@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.config.fields import convert, key_types
+from danceopd_ext.config.foreign_keys import is_gui_key
 from danceopd_ext.config.load import TABLES, build_section, entries, flat_keys, is_table, parse_flag, read_toml
+from danceopd_ext.config.strangers import gui_notes
 from danceopd_ext.errors import UserError, nearest
 
 
@@ -28,6 +30,8 @@ class HostedPreset:
     model_type: str | None
     values: dict[str, Any]
     flags: dict[str, list[str]]
+    notes: list[str] = field(default_factory=list)
+    """What is told before the run: keys that were left out."""
 
 
 def danceopd_keys() -> list[str]:
@@ -50,11 +54,19 @@ def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None)
         if name in flags:
             words = flags.pop(name)
             ours[name] = " ".join(words) if name == "model_type" else parse_flag(name, words)
+    only_gui = [name for name in theirs if is_gui_key(name)]
+    theirs = {name: value for name, value in theirs.items() if name not in only_gui}
     model_type = convert("model_type", ours.pop("model_type", None), str | None)
     danceopd = build_section("danceopd", ours, path.parent)
     danceopd.require_teachers()
     return HostedPreset(
-        path=path, toolkit=toolkit, danceopd=danceopd, model_type=model_type or None, values=theirs, flags=flags
+        path=path,
+        toolkit=toolkit,
+        danceopd=danceopd,
+        model_type=model_type or None,
+        values=theirs,
+        flags=flags,
+        notes=gui_notes(only_gui),
     )
 
 
@@ -63,7 +75,7 @@ def _toolkit(document: Mapping[str, Any], flags: Mapping[str, list[str]]) -> str
     if "toolkit" in flags:
         return parse_flag("toolkit", flags["toolkit"])
     sections = [document, *(value for value in document.values() if isinstance(value, dict))]
-    given = next((section["toolkit"] for section in sections if "toolkit" in section), "native")
+    given = next((section["toolkit"] for section in sections if section.get("toolkit")), "native")
     return convert("toolkit", given, key_types(DanceOPDSection)["toolkit"])
 
 

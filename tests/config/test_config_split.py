@@ -204,3 +204,14 @@ def test_wrong_flags(problem):
     assert "--rollout_steps needs a value" in problem(HOSTED, "--rollout_steps")
     assert 'Did you mean "' not in problem(HOSTED, "--toolkit", "ai")
     assert "--toolkit ai" in problem(HOSTED, "--toolkit", "ai")
+
+
+def test_keys_that_only_a_gui_reads_are_left_out(split):
+    preset = split('LoRA_type = "Standard"\nnetwork_dim = 4\nsdxl_no_half_vae = true\n' + HOSTED)
+    assert preset.values == {"network_dim": 4}
+    assert preset.notes == ["left out, as only a training GUI reads them: LoRA_type, sdxl_no_half_vae"]
+    assert split().notes == []
+
+
+def test_an_empty_toolkit_is_the_native_one(split):
+    assert split(HOSTED.replace("musubi-tuner", "")) is None

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from danceopd_ext.config.schema import SECTIONS
+from danceopd_ext.config.load import default_of
+from danceopd_ext.config.schema import LEARNING_RATE, OWN_RATE, finds_its_rate
 
 #: arguments that both toolkits share with a native preset, and whose own defaults do not suit the method
 SHARED = (
     "network_dim", "learning_rate", "max_train_steps", "gradient_accumulation_steps", "mixed_precision", "seed",
     "output_dir", "output_name", "save_precision",
 )  # fmt: skip
-DEFAULTS: dict[str, Any] = {
-    field.name: field.default for section in SECTIONS.values() for field in dataclasses.fields(section)
-    if field.name in SHARED
-}  # fmt: skip
+DEFAULTS: dict[str, Any] = {name: default_of(name) for name in SHARED}
 
 #: optimizers whose weight decay is on by default; the paper trains without
 _DECAYING = ("adamw", "lion")
@@ -24,3 +21,8 @@ _DECAYING = ("adamw", "lion")
 def without_decay(optimizer_type: str) -> list[str] | None:
     """`optimizer_args` that turn weight decay off, for optimizers of this name; None where it is off."""
     return ["weight_decay=0"] if any(word in optimizer_type.lower() for word in _DECAYING) else None
+
+
+def default_rate(optimizer_type: str | None) -> float:
+    """The learning rate for optimizers of this name: about 1 for those that find their own and multiply it by this."""
+    return OWN_RATE if finds_its_rate(optimizer_type or "") else LEARNING_RATE

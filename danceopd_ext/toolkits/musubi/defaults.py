@@ -9,7 +9,7 @@ from collections.abc import Collection
 import torch
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
+from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, default_rate, without_decay
 from danceopd_ext.toolkits.musubi.registry import Architecture
 
 #: one of these must be on; the first one is where none is
@@ -40,6 +40,8 @@ def _complete_optimizer(args: argparse.Namespace, given: Collection[str]) -> Non
     if not args.optimizer_type:
         small = torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes")
         args.optimizer_type = "AdamW8bit" if small else "AdamW"
+    if "learning_rate" not in given:
+        args.learning_rate = default_rate(args.optimizer_type)
     if "optimizer_args" not in given:
         args.optimizer_args = without_decay(args.optimizer_type)
 

@@ -5,6 +5,8 @@ import inspect
 
 import pytest
 
+from danceopd_ext.config.foreign_keys import FOREIGN_KEYS
+from danceopd_ext.config.load import flat_keys
 from danceopd_ext.toolkits.hosted.find import check_seams, describe
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS
@@ -18,6 +20,13 @@ def test_every_trainer_has_the_seams(architecture):
 
     trainer = getattr(importlib.import_module(architecture.script), architecture.trainer)
     check_seams(trainer, SEAMS, describe("sd-scripts", Path(prepare())))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda row: row.model_type)
+def test_every_argument_is_known_to_native_presets(architecture):
+    parser = importlib.import_module(architecture.script).setup_parser()
+    names = {action.dest for action in parser._actions} - {"help"}
+    assert [name for name in sorted(names) if name not in flat_keys() and name not in FOREIGN_KEYS] == []
 
 
 @pytest.mark.parametrize("name", [name for name in SEAMS if name != "train"])

@@ -1,0 +1,44 @@
+"""Files and folders that a preset names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from danceopd_ext.data.textfiles import breaks
+from danceopd_ext.errors import UserError
+
+BACKSLASH = " In double quotes a backslash must be doubled: write paths with / or in 'single quotes'."
+
+
+def placed(value: Any, kind: str, folder: Path) -> Any:
+    """The value of a key whose `path` is of this kind (see fields.key), or of a list of them. Raises UserError.
+
+    `folder`: the preset's.
+    """
+    if isinstance(value, list):
+        return [placed(one, kind, folder) for one in value]
+    if not kind or value is None:
+        return value
+    return find(value, folder) if kind == "found" else at_home(value)
+
+
+def find(value: str, folder: Path) -> str:
+    """The path as given if it exists from the current directory, else from `folder`, else unchanged (a hub id)."""
+    value = at_home(value)
+    # os.path: Path.exists raises for what cannot be a file's name, and whoever opens the file says it better
+    if os.path.exists(value):
+        return value
+    beside = folder / value
+    return str(beside) if os.path.exists(beside) else value
+
+
+def at_home(value: str) -> str:
+    """The path with the home folder for `~`.
+
+    Raises UserError for what TOML makes of "C:\\new" and "C:\\trained": a line break, a tab.
+    """
+    if breaks(value):
+        raise UserError(f"{value!r}: a line break or tab is no part of a path.{BACKSLASH}")
+    return os.path.expanduser(value) if value == "~" or value.startswith(("~/", "~\\")) else value
