@@ -52,6 +52,37 @@ def test_arguments():
     assert (group["betas"], group["weight_decay"], group["foreach"]) == ((0.8, 0.95), 0.01, False)
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "parts"),
+    [
+        ("AdamW", "weight_decay=0,5", ["weight_decay=0,5", "comma", "weight_decay=0.5"]),
+        ("AdamW", "weight_decay='0.5'", ["weight_decay", "takes a number"]),
+        ("AdamW", "eps=True", ["eps", "takes a number"]),
+        ("AdamW", "amsgrad='no'", ["amsgrad", "takes true or false"]),
+        ("AdamW", "amsgrad=2", ["amsgrad", "takes true or false"]),
+        ("AdamW", "betas=0.9,0.99,0.999", ["betas", "takes 2 numbers, such as betas=0.9,0.999"]),
+        ("Prodigy", "decouple=1,0", ["decouple", "takes true or false"]),
+        ("AdamW", "lr=1e-3", ["learning_rate = 0.001"]),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(name, argument, parts):
+    with pytest.raises(UserError) as error:
+        made(optimizer_type=name, optimizer_args=[argument])
+    assert str(error.value).startswith("optimizer_args: ")
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_false_in_small_letters_is_false():
+    arguments = ["scale_parameter=false", "relative_step=false", "warmup_init=false"]
+    group = made(optimizer_type="Adafactor", learning_rate=1e-4, optimizer_args=arguments)[2].param_groups[0]
+    assert (group["lr"], group["relative_step"], group["warmup_init"]) == (1e-4, False, False)
+
+
+def test_an_optimizer_without_weight_decay_gets_none():
+    assert "weight_decay" not in made(optimizer_type="torch.optim.Rprop")[2].param_groups[0]
+
+
 def rates(steps=10, **keys) -> list[float]:
     section, parameter, optimizer = made(optimizer_type="SGDNesterov", learning_rate=1.0, **keys)
     schedule = make_schedule(section, optimizer, steps)
@@ -80,6 +111,14 @@ def rates(steps=10, **keys) -> list[float]:
 def test_schedules(keys, expected):
     found = rates(**keys)
     assert {place: found[place] for place in expected} == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "linear", "cosine_with_min_lr"])
+def test_an_argument_that_the_schedule_does_not_take(schedule):
+    with pytest.raises(UserError, match=rf'lr_scheduler_args: lr_scheduler = "{schedule}" takes .*, not power'):
+        rates(
+            lr_scheduler=schedule, lr_scheduler_args=["min_lr_rate=0.1", "power=2"][schedule != "cosine_with_min_lr" :]
+        )
 
 
 def test_a_loaded_schedule_takes_another_learning_rate():

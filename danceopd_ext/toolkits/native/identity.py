@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from danceopd_ext.config.pairs import parse_pairs
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.loading import Source
-from danceopd_ext.toolkits.native.optimizers import parse_arguments
 
 if TYPE_CHECKING:
     from danceopd_ext.toolkits.native.prepare import Prepared, TeacherSource
@@ -73,7 +73,7 @@ def _components_digest(prepared: Prepared) -> str:
 
 def _arguments(pairs: list[str]) -> dict[str, str]:
     """By name, however they were spelled: a saved optimizer brings its own back, so changed ones would do nothing."""
-    return {name: repr(value) for name, value in sorted(parse_arguments(pairs, "optimizer_args").items())}
+    return {name: repr(value) for name, value in sorted(parse_pairs(pairs, "optimizer_args").items())}
 
 
 def _pictures_identity(prepared: Prepared) -> str:

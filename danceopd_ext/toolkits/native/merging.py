@@ -48,6 +48,8 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     if has_checkpoint(teachers):
         source = fetch_weights(source, teachers)
     path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
+    for note in preset.notes:
+        accelerator.print(f"note: {note}")
     if accelerator.is_main_process:
         merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
         lora, lost = at_rank(merged, preset.network.network_dim)

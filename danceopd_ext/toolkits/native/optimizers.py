@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 
+from danceopd_ext.config.pairs import parse_pairs
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.toolkits.native.rates import check_rate, is_relative, specific, warmup_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ KNOWN = {
     "Lion": Known("lion_pytorch.Lion", "lion-pytorch"),
     "Adafactor": Known("transformers.optimization.Adafactor", "transformers"),
     "Prodigy": Known("prodigyopt.Prodigy", "prodigyopt"),
+    "SGDNesterov8bit": Known("bitsandbytes.optim.SGD8bit", "bitsandbytes"),
+    "DAdaptAdam": Known("dadaptation.DAdaptAdam", "dadaptation"),
+    "DAdaptAdaGrad": Known("dadaptation.DAdaptAdaGrad", "dadaptation"),
+    "DAdaptAdan": Known("dadaptation.DAdaptAdan", "dadaptation"),
+    "DAdaptLion": Known("dadaptation.DAdaptLion", "dadaptation"),
+    "DAdaptSGD": Known("dadaptation.DAdaptSGD", "dadaptation"),
     "AdamWScheduleFree": Known("schedulefree.AdamWScheduleFree", "schedulefree"),
     "RAdamScheduleFree": Known("schedulefree.RAdamScheduleFree", "schedulefree"),
     "SGDScheduleFree": Known("schedulefree.SGDScheduleFree", "schedulefree"),
@@ -73,31 +81,23 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
         raise UserError(f'optimizer_type = "{name}": {module} has no {cls}.') from None
 
 
-def parse_arguments(pairs: Iterable[str], key: str) -> dict[str, Any]:
-    """`["betas=0.9,0.99", "d_coef=2"]` -> keyword arguments. Raises UserError."""
-    arguments = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        if not sign:
-            raise UserError(f'{key}: "{pair}" must have the form name=value.')
-        try:
-            arguments[name.strip()] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
-            arguments[name.strip()] = text.strip()
-    return arguments
-
-
 def make_optimizer(section: OptimizerSection, parameters: list[torch.nn.Parameter], device: torch.device):
     """The optimizer that the preset asks for. Raises UserError for an unknown one or wrong arguments."""
     name = section.optimizer_type or default_optimizer(device)
     cls = optimizer_class(name, device)
-    arguments = {"lr": section.learning_rate, "weight_decay": 0.0}
+    given, taken = parse_pairs(section.optimizer_args, "optimizer_args"), inspect.signature(cls).parameters
+    if "lr" in given:
+        raise UserError(f"optimizer_args: write lr as a key of its own, learning_rate = {given['lr']}.")
+    _check_types(given, taken)
+    arguments: dict[str, Any] = {"lr": section.learning_rate}
+    if "weight_decay" in taken:
+        arguments["weight_decay"] = 0.0
     if name.lower() == "adafactor":
         arguments |= {"relative_step": False, "scale_parameter": False}
-    if name.lower() == "sgdnesterov":
+    if name.lower() in ("sgdnesterov", "sgdnesterov8bit"):
         arguments |= {"nesterov": True, "momentum": 0.9}
-    arguments |= parse_arguments(section.optimizer_args, "optimizer_args")
-    if arguments.get("relative_step"):
+    arguments |= given
+    if is_relative(section):
         arguments["lr"] = None
     try:
         return cls(parameters, **arguments)
@@ -105,20 +105,33 @@ def make_optimizer(section: OptimizerSection, parameters: list[torch.nn.Paramete
         raise UserError(f"optimizer_args = {section.optimizer_args} do not fit {name}: {error}.") from error
 
 
+def _check_types(given: Mapping[str, Any], taken: Mapping[str, inspect.Parameter]) -> None:
+    """Raise UserError for a text, list or number where the optimizer's own default is of another kind."""
+    for name, value in given.items():
+        default = taken[name].default if name in taken else None
+        if type(default) is bool and value not in (True, False):
+            raise UserError(f"optimizer_args: {name}={value}: takes true or false.")
+        if type(default) in (int, float) and isinstance(value, tuple) and len(value) == 2:
+            decimal = ".".join(map(str, value))
+            raise UserError(f"optimizer_args: {name}={value[0]},{value[1]} has a comma: write {name}={decimal}.")
+        if type(default) in (int, float) and (
+            isinstance(value, bool) or not isinstance(value, (int, float, type(None)))
+        ):
+            raise UserError(f"optimizer_args: {name}={value}: takes a number.")
+        if isinstance(default, tuple) and (not isinstance(value, (tuple, list)) or len(value) != len(default)):
+            numbers = ",".join(map(str, default))
+            raise UserError(f"optimizer_args: {name}={value}: takes {len(default)} numbers, such as {name}={numbers}.")
+
+
 def make_schedule(section: OptimizerSection, optimizer: torch.optim.Optimizer, steps: int):
-    """The learning-rate schedule, stepped once per optimizer step. Raises UserError for an unknown name."""
+    """The learning-rate schedule, stepped once per optimizer step. Raises UserError for what cannot be used."""
     if optimizer.param_groups[0]["lr"] is None:  # Adafactor with relative_step finds its own
         return transformers.optimization.AdafactorSchedule(optimizer)
-    warmup = section.lr_warmup_steps
-    warmup = int(warmup * steps) if warmup < 1 else int(warmup)
-    specific: dict[str, Any] = parse_arguments(section.lr_scheduler_args, "lr_scheduler_args")
-    if section.lr_scheduler == "cosine_with_restarts":
-        specific.setdefault("num_cycles", section.lr_scheduler_num_cycles)
-    if section.lr_scheduler == "polynomial":
-        specific.setdefault("power", section.lr_scheduler_power)
+    check_rate(section)
+    arguments = specific(section)
     try:
         return transformers.get_scheduler(
-            section.lr_scheduler, optimizer, warmup, steps, scheduler_specific_kwargs=specific
+            section.lr_scheduler, optimizer, warmup_of(section, steps), steps, scheduler_specific_kwargs=arguments
         )
     except (ValueError, TypeError) as error:
         raise UserError(f'lr_scheduler = "{section.lr_scheduler}": {error}.') from error

@@ -42,6 +42,7 @@ from danceopd_ext.toolkits.native.checks import (
 )
 from danceopd_ext.toolkits.native.identity import contents_of, settings_of
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
+from danceopd_ext.toolkits.native.rates import rate_notes
 from danceopd_ext.toolkits.native.state import SavedState, open_state
 
 #: the name of the student's adapter; a teacher cannot be called so
@@ -125,6 +126,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     pictures = find_pictures(preset.danceopd.method, plan, notes)
     notes += [f'{key} says nothing to method = "{preset.danceopd.method}"' for key in unused_keys(preset.danceopd)]
     notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd)]
+    notes += rate_notes(preset.optimizer, preset.training.max_train_steps)
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     start = _find_start(preset, layout)
     targets = choose_targets(preset, source.family, layout, teachers, start)

@@ -21,6 +21,7 @@ from danceopd_ext.toolkits.native.merging import merge_teachers
 from danceopd_ext.toolkits.native.optimizers import default_optimizer
 from danceopd_ext.toolkits.native.prepare import Prepared, prepare
 from danceopd_ext.toolkits.native.processes import has_accelerator
+from danceopd_ext.toolkits.native.rates import used
 from danceopd_ext.toolkits.native.sources import encode_sources, open_sources
 from danceopd_ext.toolkits.native.targets import encode_targets, open_targets
 from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
@@ -100,7 +101,7 @@ def make_accelerator(preset: Preset) -> Accelerator:
 def tell(prepared: Prepared, accelerator: Accelerator) -> None:
     """What is about to happen, in a few lines."""
     preset, say = prepared.preset, accelerator.print
-    for note in prepared.notes:
+    for note in [*preset.notes, *prepared.notes]:
         say(f"note: {note}")
     say(f"model    {prepared.source.name} ({prepared.family.title}), {preset.training.mixed_precision} precision, "
         f"{accelerator.device.type}, {accelerator.num_processes} process(es)")  # fmt: skip
@@ -109,6 +110,6 @@ def tell(prepared: Prepared, accelerator: Accelerator) -> None:
     samples = sum(len(part.texts) for part in prepared.plan.parts(0))
     say(f"method   {preset.danceopd.method}")
     say(f"student  rank {preset.network.network_dim} on {len(prepared.targets)} layers, {samples} samples a step, "
-        f"{preset.optimizer.optimizer_type} at {preset.optimizer.learning_rate:g}")  # fmt: skip
+        f"{used(preset.optimizer, preset.training.max_train_steps)}")  # fmt: skip
     if prepared.resume:
         say(f"resume   {stem(str(prepared.resume.folder))}: {prepared.resume.step} steps are done")

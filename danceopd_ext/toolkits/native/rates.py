@@ -1,0 +1,107 @@
+"""The learning rate that an optimizer and its schedule really use, and what of the preset they leave out."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import transformers
+
+from danceopd_ext.config.pairs import parse_pairs
+from danceopd_ext.config.schema import OptimizerSection, finds_its_rate
+from danceopd_ext.errors import UserError
+
+#: learning rates beside an optimizer that finds its own: below the first nothing is learned, outside the others little
+FAR_TOO_LOW, LOW, HIGH = 0.01, 0.1, 10.0
+
+
+def warmup_of(section: OptimizerSection, steps: int) -> int:
+    """Warm-up steps of a run of so many steps."""
+    warmup = section.lr_warmup_steps
+    return int(warmup * steps) if warmup < 1 else int(warmup)
+
+
+def takes(section: OptimizerSection) -> set[str]:
+    """Names of what the schedule takes, such as num_warmup_steps; empty if there is no such schedule."""
+    try:
+        name = transformers.SchedulerType(section.lr_scheduler)
+    except ValueError:
+        return set()
+    return set(inspect.signature(transformers.optimization.TYPE_TO_SCHEDULER_FUNCTION[name]).parameters)
+
+
+def is_relative(section: OptimizerSection) -> bool:
+    """Whether this is Adafactor with a rate and schedule of its own."""
+    adafactor = section.optimizer_type.rpartition(".")[2].lower() == "adafactor"
+    return adafactor and bool(parse_pairs(section.optimizer_args, "optimizer_args").get("relative_step"))
+
+
+def check_rate(section: OptimizerSection) -> None:
+    """Raise UserError for a warm-up that the schedule does not have, and a rate at which nothing is learned."""
+    if is_relative(section):
+        return
+    if section.lr_scheduler == "constant" and section.lr_warmup_steps:
+        raise UserError(
+            f'lr_warmup_steps = {section.lr_warmup_steps:g}: lr_scheduler = "constant" has no warm-up. Use '
+            'lr_scheduler = "constant_with_warmup", or remove lr_warmup_steps.'
+        )
+    given = parse_pairs(section.optimizer_args, "optimizer_args")
+    if finds_its_rate(section.optimizer_type) and section.learning_rate < FAR_TOO_LOW and "d0" not in given:
+        raise UserError(
+            f"learning_rate = {section.learning_rate:g}: {section.optimizer_type} finds the rate itself and multiplies "
+            "it by this, so that next to nothing would be learned. Remove learning_rate: its default here is 1."
+        )
+
+
+def rate_notes(section: OptimizerSection, steps: int) -> list[str]:
+    """A note for each value that has no effect with this optimizer and schedule, or another one than it seems."""
+    kind, schedule = section.optimizer_type, section.lr_scheduler
+    if is_relative(section):
+        unused = "learning_rate, lr_scheduler and lr_warmup_steps are not used"
+        return [f"{kind} with relative_step finds its own rate: {unused}"]
+    notes, rate = [], section.learning_rate
+    if finds_its_rate(kind) and not LOW <= rate <= HIGH:
+        notes.append(f"learning_rate = {rate:g} is far from 1, and {kind} multiplies the rate that it finds by it")
+    if parse_pairs(section.optimizer_args, "optimizer_args").get("scale_parameter"):
+        notes.append(f"learning_rate = {rate:g} is multiplied by the size of the weights, as scale_parameter asks")
+    if "schedulefree" in kind.lower() and schedule != "constant":
+        notes.append(f'{kind} needs no schedule; lr_scheduler = "{schedule}" changes its rate all the same')
+    cycles, power = section.lr_scheduler_num_cycles, section.lr_scheduler_power
+    if cycles != 1 and schedule != "cosine_with_restarts":
+        notes.append(f"lr_scheduler_num_cycles = {cycles} has no effect: only cosine_with_restarts uses it")
+    if power != 1 and schedule != "polynomial":
+        notes.append(f"lr_scheduler_power = {power:g} has no effect: only polynomial uses it")
+    if (warmup := warmup_of(section, steps)) >= steps and warmup:
+        notes.append(
+            f"the run ends before the learning rate reaches {rate:g}: lr_warmup_steps = {section.lr_warmup_steps:g}, "
+            f"max_train_steps = {steps}"
+        )
+    return notes
+
+
+def used(section: OptimizerSection, steps: int) -> str:
+    """Optimizer, learning rate and schedule in words, as they are really used."""
+    if is_relative(section):
+        return f"{section.optimizer_type} at a rate of its own (relative_step)"
+    rate = f"{section.learning_rate:g}"
+    if finds_its_rate(section.optimizer_type):
+        rate += " x the rate that it finds"
+    warmup = warmup_of(section, steps)
+    return f"{section.optimizer_type} at {rate}, {section.lr_scheduler}" + (
+        f", {warmup} steps of warm-up" if warmup else ""
+    )
+
+
+def specific(section: OptimizerSection) -> dict[str, Any]:
+    """The schedule's own arguments. Raises UserError for one that it does not take."""
+    given, known = parse_pairs(section.lr_scheduler_args, "lr_scheduler_args"), takes(section)
+    own = sorted(known - {"optimizer", "last_epoch", "num_warmup_steps", "num_training_steps"})
+    wrong = next((name for name in given if name not in own), None)
+    if known and "kwargs" not in known and wrong:
+        what = ", ".join(own) or "no arguments"
+        raise UserError(f'lr_scheduler_args: lr_scheduler = "{section.lr_scheduler}" takes {what}, not {wrong}.')
+    if section.lr_scheduler == "cosine_with_restarts":
+        given.setdefault("num_cycles", section.lr_scheduler_num_cycles)
+    if section.lr_scheduler == "polynomial":
+        given.setdefault("power", section.lr_scheduler_power)
+    return given
