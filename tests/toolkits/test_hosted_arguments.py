@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from danceopd_ext.errors import UserError
 from tests.toolkits.hosted_parser import build, make_parser
 
 
@@ -128,3 +129,46 @@ def test_ours_need_not_be_known():
     assert arguments.namespace.dim == 8, "what the parser knows is set all the same"
     assert not hasattr(arguments.namespace, "route_key")
     assert set(arguments.given) == {"dim"}
+
+
+@pytest.fixture
+def optimizer_parser():
+    parser = make_parser()
+    for name in ("optimizer_args", "lr_scheduler_args"):
+        parser.add_argument(f"--{name}", nargs="*")
+    parser.add_argument("--save_every_n_steps", type=int)
+    parser.add_argument("--save_last_n_steps", type=int)
+    return parser
+
+
+@pytest.mark.parametrize("name", ["optimizer_args", "lr_scheduler_args"])
+@pytest.mark.parametrize("on_the_command_line", [False, True])
+def test_pairs_are_what_the_toolkit_evaluates(optimizer_parser, name, on_the_command_line):
+    pairs = {name: ["relative_step=false", "betas=0.9,0.99"]}
+    arguments = build(*((None, pairs) if on_the_command_line else (pairs,)), parser=optimizer_parser)
+    assert getattr(arguments.namespace, name) == ["relative_step=False", "betas=0.9,0.99"]
+
+
+@pytest.mark.parametrize("name", ["optimizer_args", "lr_scheduler_args"])
+def test_slips_in_pairs_are_found_before_the_run(optimizer_parser, name):
+    with pytest.raises(UserError, match=rf'p.toml: {name}: "weight_decay=0.5,": remove the comma'):
+        build({name: ["weight_decay=0.5,"]}, parser=optimizer_parser)
+
+
+def test_what_a_gui_left_open_is_not_given(optimizer_parser):
+    values = {"output_name": "", "dim": "", "sdpa": "", "save_every_n_steps": 0, "save_last_n_steps": 0, "alpha": 0}
+    arguments = build(values, parser=optimizer_parser)
+    assert set(arguments.given) == {"alpha"}
+    assert vars(arguments.namespace) == {**arguments.defaults, "alpha": 0}
+
+
+def test_the_home_folder(monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, "/home/me")
+    arguments = build({"output_name": "~/a", "network_args": ["~/b", "c~/d"]}, {"untyped": ["~/e"]})
+    found = arguments.namespace
+    assert (found.output_name, found.network_args, found.untyped) == (
+        "/home/me/a",
+        ["/home/me/b", "c~/d"],
+        "/home/me/e",
+    )

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from danceopd_ext.config.load import flat_keys
+from danceopd_ext.config.pairs import python_pairs
+from danceopd_ext.config.paths import at_home
 from danceopd_ext.config.split import HostedPreset, danceopd_keys
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.toolkits.hosted.values import Wrong, can_be_given, from_toml, from_words, shown
@@ -48,7 +50,7 @@ def build_arguments(parser: argparse.ArgumentParser, preset: HostedPreset, ours:
     values, given = dict(defaults), {}
     for name, value in preset.values.items():
         action = _action(known, name, preset, ours, name)
-        if action is None:
+        if action is None or _left_open(name, value):
             continue
         if action.dest in given:
             raise UserError(f"{preset.path}: {given[action.dest]} and {name} are the same argument. Remove one.")
@@ -59,17 +61,33 @@ def build_arguments(parser: argparse.ArgumentParser, preset: HostedPreset, ours:
         if action is not None:
             given[action.dest] = " ".join([f"--{name}", *words])
             values[action.dest] = _checked(given[action.dest], from_words, action, name, words)
+    for name in ("optimizer_args", "lr_scheduler_args"):  # the toolkits evaluate these as Python in the middle of a run
+        if values.get(name) and name in given:
+            values[name] = python_pairs(values[name], f"{preset.path}: {name}")
     for action in parser._actions:
         if action.required and action.dest not in given and action.dest not in ours:
             raise UserError(f'{preset.path}: "{action.dest}" is missing: {preset.toolkit} needs it.')
     return Arguments(argparse.Namespace(**values), given, defaults, preset.path)
 
 
+def _left_open(name: str, value: Any) -> bool:
+    """Whether a GUI wrote "not set": an empty text, or 0 for how often something is saved or drawn."""
+    rhythm = "_every_n_" in name or "_last_n_" in name
+    return value == "" or (rhythm and value == 0 and not isinstance(value, bool))
+
+
 def _checked(where: str, read: Callable[..., Any], action: argparse.Action, name: str, value: Any) -> Any:
     try:
-        return read(action, name, value)
+        return _at_home(read(action, name, value))
     except Wrong as problem:
         raise UserError(f"{where}: {problem}") from None
+
+
+def _at_home(value: Any) -> Any:
+    """The value with the home folder for a `~/` at its beginning; only a shell would have put it there."""
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    return at_home(value) if isinstance(value, str) and value.startswith(("~/", "~\\")) else value
 
 
 def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
