@@ -16,7 +16,11 @@ from danceopd_ext.errors import MissingFile, UserError, nearest
 USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
 Trains one LoRA from the teachers that the preset names. Every preset key is also an argument and then wins over the
-file; the README lists them all. With toolkit = "sd-scripts" or "musubi-tuner" so is every argument of that toolkit."""
+file; the README lists them all. With toolkit = "sd-scripts" or "musubi-tuner" so is every argument of that toolkit.
+
+  -h, --help   print this, and train nothing, wherever it stands"""
+#: what asks for USAGE
+HELP = ("-h", "--help")
 
 
 def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
@@ -25,16 +29,17 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
     Raises UserError.
     """
     values: dict[str, list[str]] = {}
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     name = ""
-    for word in words:
+    for word in arguments:
         if word.startswith("--"):
-            name = word[2:].replace("-", "_")
-            values[name] = []
-        elif name:
-            values[name].append(word)
+            name, sign, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            values[name] = [value] if sign else []
+        elif not name or is_short_option(word):
+            like = f' A value that begins with a dash is written --{name}="{word}".' if name else ""
+            raise UserError(f'unexpected "{word}": arguments are written --name value.{like}')
         else:
-            raise UserError(f'unexpected "{word}": arguments are written --name value.')
+            values[name].append(word)
     config = " ".join(values.pop("config", None) or values.pop("config_file", []))
     if not config:
         typo = next((name for name in values if name not in flat_keys() and nearest(name, ["config"])), None)
@@ -43,10 +48,15 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
     return config, values
 
 
+def is_short_option(word: str) -> bool:
+    """Whether the word looks like -v or -lr, not like a value such as -1, -0.5 or -inf."""
+    return word.startswith("-") and word[1:2].isalpha() and word.lower() not in ("-inf", "-nan")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Read the preset and hand it to its toolkit. Raises UserError and TrainingError (see cli.run)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or any(word in HELP for word in arguments):
         print(USAGE)
         return
     with told_once():
@@ -62,8 +72,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def line_of(preset: str, path: Path) -> str:
     """` Line 7 of preset.toml: ...` for the line that names the path: its comment may say how the file is made."""
+    names = {path.as_posix(), str(path)}
+    home = os.path.expanduser("~")
+    if path.is_relative_to(home):
+        names.add(f"~/{path.relative_to(home).as_posix()}")
     for number, line in enumerate(Path(preset).read_text(encoding="utf-8-sig").split("\n"), 1):
-        if path.as_posix() in line or str(path) in line:
+        if any(name in line for name in names):
             return f" Line {number} of {preset}: {line.strip()}"
     return ""
 
@@ -93,6 +107,10 @@ def train_native(preset: Preset) -> Path:
 
 def train_hosted(preset: HostedPreset) -> Path | None:
     """Train inside the toolkit that the preset names."""
+    from danceopd_ext.toolkits.hosted.telling import tell  # here: it needs torch
+
+    for note in preset.notes:
+        tell(f"note: {note}")
     if preset.toolkit == "sd-scripts":
         from danceopd_ext.toolkits.sd_scripts.run import train
     else:

@@ -41,6 +41,37 @@ def test_wrong_commands(words, expected):
     assert "--dataset_config is" not in str(error.value)
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+@pytest.mark.parametrize(
+    "words", [[], ["--config", "preset.toml"], ["--config", "preset.toml", "--output_dir", "o3"], ["--config"]]
+)
+def test_help_is_help_wherever_it_stands(tmp_path, monkeypatch, capsys, words, word):
+    """Not the end of a folder's name; a preset need not even be there."""
+    monkeypatch.chdir(tmp_path)
+    assert run(main, [*words, word]) == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("-1", "-1"), ("-0.5", "-0.5"), ("-.5", "-.5"), ("-inf", "-inf"), ("-", "-")],
+)
+def test_values_that_begin_with_a_dash(word, value):
+    assert parse_command(["--config", "a.toml", "--seed", word])[1] == {"seed": [value]}
+
+
+def test_any_value_may_begin_with_a_dash_behind_an_equals_sign():
+    flags = parse_command(["--config=a.toml", "--output_dir=-h", "--metadata_title=--x", "--y=-v", "b"])[1]
+    assert flags == {"output_dir": ["-h"], "metadata_title": ["--x"], "y": ["-v", "b"]}
+
+
+@pytest.mark.parametrize("word", ["-v", "-lr", "-config"])
+def test_a_short_option_is_not_swallowed(word):
+    with pytest.raises(UserError, match=f'unexpected "{word}".*written --name value.*--output_dir="{word}"'):
+        parse_command(["--config", "a.toml", "--output_dir", "o3", word])
+
+
 @pytest.mark.parametrize(("toolkit", "folder"), [("sd-scripts", "sd_scripts"), ("musubi-tuner", "musubi")])
 def test_the_toolkits_trainer_is_called(tmp_path, monkeypatch, capsys, toolkit, folder):
     """And nothing of the native loop is imported for it."""
@@ -88,6 +119,14 @@ def test_a_missing_prompt_file_is_quoted_as_the_preset_names_it(tmp_path):
     line = line_of(str(preset), Path("made/prompts.csv"))
     assert line == f' Line 3 of {preset}: base = "made/prompts.csv"   # make_data.py makes it'
     assert line_of(str(preset), Path("other.csv")) == ""
+
+
+def test_a_missing_file_in_the_home_folder_is_quoted_too(tmp_path, monkeypatch):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    preset = tmp_path / "preset.toml"
+    preset.write_text('base = "~/made/prompts.csv"   # make_data.py makes it\n', encoding="utf-8")
+    assert line_of(str(preset), tmp_path / "made" / "prompts.csv").startswith(" Line 1 of ")
 
 
 def test_a_path_with_backslashes_is_quoted_too(tmp_path):
