@@ -198,7 +198,7 @@ class Plain:
         loras = {name: found.lora for name, found in prepared.teachers.items()}
         copies = {name: merged(base, lora) for name, lora in loras.items()}
         self.adapters = Adapters(base)
-        add_student(self.adapters, prepared, list(loras.values()))
+        add_student(self.adapters, prepared, list(loras.values()), print)
         self.adapters.activate(STUDENT)
         prepared.forget_loras()
         self.student, self.teachers = self.field(base), {name: self.field(copied) for name, copied in copies.items()}

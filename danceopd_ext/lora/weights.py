@@ -104,6 +104,10 @@ class LowRank(Change):
     def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> LowRank:
         return LowRank(function(self.down_RI), function(self.up_OR))
 
+    def is_zero(self) -> bool:
+        # no rank has something in its column of up and in its row of down
+        return not bool((self.up_OR.ne(0).any(0) & self.down_RI.ne(0).any(1)).any())
+
     def scaled(self, strength: float) -> LowRank:
         return LowRank(self.down_RI, self.up_OR * strength)
 
@@ -118,9 +122,6 @@ class LowRank(Change):
 
     def to_low_rank(self) -> LowRank:
         return self.mapped(torch.Tensor.float)
-
-    def is_zero(self) -> bool:
-        return not (bool(self.up_OR.any()) and bool(self.down_RI.any()))
 
 
 @dataclass(frozen=True)
@@ -268,3 +269,7 @@ class Lora:
     def needs_base(self) -> bool:
         """Whether a layer's change depends on the base's weights (DoRA)."""
         return any(change.needs_base for change in self.modules.values())
+
+    def changes_nothing(self) -> bool:
+        """Whether a model with this LoRA is the model without it."""
+        return all(change.is_zero() for change in self.modules.values())

@@ -179,6 +179,18 @@ def taught(ran, strong, pictures):
     return taught
 
 
+@pytest.fixture(scope="session")
+def single_attention(tmp_path_factory):
+    """A tiny SD3 without a second attention, as SD3-medium and SD3.5-large are."""
+    from tests.tiny.pipelines import sd3_pipeline, sd3_transformer
+
+    pipeline = sd3_pipeline()
+    pipeline.register_modules(transformer=sd3_transformer(dual=()))
+    folder = tmp_path_factory.mktemp("single") / "sd3"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def small_sources(monkeypatch):
     """Source images of a thousand pixels, and all that a tiny Qwen-Image-Edit needs."""

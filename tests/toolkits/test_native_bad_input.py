@@ -234,6 +234,11 @@ def test_unknown_lora_targets(changed, refused):
     says(refused(changed(lora_targets=["to_x"])), "lora_targets", "to_x", "attn.to_q")
 
 
+def test_one_of_the_defaults_alone_is_refused_where_it_fits_no_layer(changed, refused, single_attention):
+    """What the preset names is the user's; the default, which has the same ending, is trained without it."""
+    says(refused(changed(model=single_attention, lora_targets=["attn.to_q", "attn2.to_q"])), "attn2.to_q")
+
+
 def test_only_the_first_process_tells(changed, monkeypatch, capsys):
     def wrong(_):
         raise UserError("something is wrong")

@@ -1,9 +1,15 @@
 """Every family through the native trainer, from preset to a LoRA file that its own pipeline reads."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from diffusers import StableDiffusion3Pipeline
+
+from danceopd_ext.config import load_preset
+from danceopd_ext.errors import UserError
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.native.prepare import choose_targets
 from tests.tiny.calls import conditions, noise_for, ours, relative, theirs
 from tests.tiny.loras import layout_of, write_random_lora
 from tests.tiny.packed_pipelines import ALL, PACKED, save_any
@@ -44,3 +50,36 @@ def both(family, pipeline):
     noise = noise_for(family, pipeline, (32, 32))
     condition = conditions(family, pipeline, ["a red cat"])
     return ours(family, pipeline, condition, noise), theirs(family, pipeline, "a red cat", noise, (32, 32))
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_every_size_of_sd3_is_trained_by_default(dual, launch, pipelines, single_attention, tmp_path):
+    """SD3-medium and SD3.5-large have no second attention: the default skips what they lack."""
+    model = pipelines["sd3"] if dual else single_attention
+    teacher = write_random_lora(tmp_path / "style.safetensors", model, 1, "diffusers")
+    output = launch(write_preset(tmp_path / "run", model, {"style": {"lora": str(teacher)}}, **QUICK))
+    layers = read_lora(output / "fused.safetensors", layout_of(model)).modules
+    assert any(".attn2." in layer for layer in layers) == dual
+    assert {layer for layer in layers if ".attn2." not in layer} == {
+        layer for layer in layout_of(model).shapes if ".attn.to_" in layer or ".attn.add_" in layer
+    }
+    pipeline = StableDiffusion3Pipeline.from_pretrained(model)
+    before = both(FAMILIES["sd3"], pipeline)
+    pipeline.load_lora_weights(str(output / "fused.safetensors"))
+    after = both(FAMILIES["sd3"], pipeline)
+    assert relative(after[0], after[1]) < 1e-4
+    assert relative(after[0], before[0]) > 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_default_that_fits_no_layer_is_skipped(name, tmp_path):
+    """In each family: a size without the layers of one ending is trained on the others; without any it is refused."""
+    family = FAMILIES[name]
+    whole = family.reference_layout()
+    preset = load_preset(write_preset(tmp_path, tmp_path, {"base": {}}, resolution=None))
+    for ending in family.lora_targets:
+        left = {layer: None for layer in whole.shapes if not (layer == ending or layer.endswith("." + ending))}
+        chosen = choose_targets(preset, family, replace(whole, shapes=left), {}, None)
+        assert chosen and set(chosen) <= set(left)
+    with pytest.raises(UserError, match="no layer of"):
+        choose_targets(preset, family, replace(whole, shapes={"nothing": None}), {}, None)

@@ -10,13 +10,14 @@ import torch
 from accelerate import Accelerator
 
 from danceopd_ext.lora.adapters import Adapters
-from danceopd_ext.lora.algebra import compress, extract, merge
+from danceopd_ext.lora.algebra import extract, merge
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field, generator
 from danceopd_ext.models.family import Family, TextConditions
 from danceopd_ext.models.loading import load_transformer, stream
 from danceopd_ext.toolkits.native.checks import select_attention
+from danceopd_ext.toolkits.native.effects import NOTHING, at_rank, lost_by_rank
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, TeacherSource, torch_dtype
 
 Autocast = Callable[[], AbstractContextManager]
@@ -81,14 +82,16 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     for name, lora in loras.items():
         if lora:
             adapters.add(adapter_name(name), lora)
-    add_student(adapters, prepared, changes_of(prepared.teachers, loras))
+    add_student(adapters, prepared, changes_of(prepared.teachers, loras), say)
     if preset.training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()  # diffusers uses it where gradients are enabled, and only there
     prepared.forget_loras()  # the adapters hold them now
     base = AdapterField(family, adapters, None, accelerator.autocast)
     student = AdapterField(family, adapters, STUDENT, accelerator.autocast)
     teachers = {
-        name: family.guided(_teacher_field(name, found, loras[name], base, accelerator), found.settings.guidance_scale)
+        name: family.guided(
+            _teacher_field(name, found, loras[name], base, accelerator, say), found.settings.guidance_scale
+        )
         for name, found in prepared.teachers.items()
     }
     return Fields(adapters, base, teachers, family.guided(student, preset.danceopd.student_guidance_scale), student)
@@ -107,14 +110,14 @@ def changes_of(teachers: Mapping[str, TeacherSource], loras: Mapping[str, Lora |
     return [loras[name] or Lora({}) for name, found in teachers.items() if loras[name] or not found.checkpoint]
 
 
-def add_student(adapters: Adapters, prepared: Prepared, changes: list[Lora]) -> None:
+def add_student(adapters: Adapters, prepared: Prepared, changes: list[Lora], say: Callable[[str], None]) -> None:
     """The trainable LoRA: fresh, from network_weights, or from the merge of the teachers' changes."""
     network, options = prepared.preset.network, prepared.preset.danceopd
     start = prepared.start
     if options.student_init != "fresh":
-        start = merge(changes, options.student_init.removeprefix("merge_"))
-    if start is not None and any(m.rank > network.network_dim for m in start.modules.values()):
-        start = compress(start, network.network_dim)
+        start, lost = at_rank(merge(changes, options.student_init.removeprefix("merge_")), network.network_dim)
+        if lost:
+            say(f"note: {lost_by_rank('merge that the student starts from', network.network_dim, lost)}")
     adapters.add_student(
         STUDENT,
         network.network_dim,
@@ -138,6 +141,9 @@ def teacher_lora(
         return found.lora
     tuned = load_transformer(found.checkpoint, torch.float32)
     lora, errors = extract(transformer.state_dict(), tuned.state_dict(), list(layout.shapes), rank)
+    if lora.changes_nothing():
+        say(f"note: {NOTHING.format(name)} {found.checkpoint.name} has the base's weights")
+        return lora
     worst = max(errors.values(), default=0.0)
     mean = sum(errors.values()) / max(len(errors), 1)
     missed = f"{mean:.1%} of a layer's change on average, {worst:.1%} at worst"
@@ -145,10 +151,26 @@ def teacher_lora(
     return lora
 
 
-def _teacher_field(name: str, found: TeacherSource, lora: Lora | None, base: AdapterField, accelerator: Accelerator):
+def _teacher_field(
+    name: str,
+    found: TeacherSource,
+    lora: Lora | None,
+    base: AdapterField,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+) -> Field:
     if lora:
         return AdapterField(base.family, base.adapters, adapter_name(name), base.autocast)
     if found.checkpoint:
         tuned = load_transformer(found.checkpoint, base.adapters.transformer.dtype)
+        if same_weights(base.adapters.transformer, tuned):
+            say(f"note: {NOTHING.format(name)} {found.checkpoint.name} has the base's weights")
         return CheckpointField(base.family, tuned, accelerator.device, base.autocast)
     return base
+
+
+def same_weights(base: torch.nn.Module, tuned: torch.nn.Module) -> bool:
+    """Whether a checkpoint is the base, which may have adapters on it; ends at the first weight that differs."""
+    own = {name.replace(".base_layer.", "."): weight for name, weight in base.named_parameters()}
+    pairs = ((own[name], weight) for name, weight in tuned.named_parameters() if name in own)
+    return all(before.shape == after.shape and after.to(before).equal(before) for before, after in pairs)

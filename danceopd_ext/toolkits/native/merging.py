@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.algebra import compress, merge, relative_difference
+from danceopd_ext.lora.algebra import merge
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import write_lora
@@ -21,6 +21,7 @@ from danceopd_ext.method import MERGES
 from danceopd_ext.models.loading import Source, find_source, load_layout, load_transformer
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
 from danceopd_ext.toolkits.native.checks import check_writable
+from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank, of_teacher
 from danceopd_ext.toolkits.native.output import format_of, lora_metadata
 from danceopd_ext.toolkits.native.prepare import (
     TeacherSource,
@@ -51,8 +52,12 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     for note in preset.notes:
         accelerator.print(f"note: {note}")
     if accelerator.is_main_process:
+        for note in (note for name, found in teachers.items() for note in of_teacher(name, found)):
+            print(f"note: {note}")
         merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
         lora, lost = at_rank(merged, preset.network.network_dim)
+        if lost:
+            print(lost_by_rank("merge", preset.network.network_dim, lost))
         extra = {"ss_danceopd_forwards": 0, "ss_danceopd_merge_loss": lost}
         metadata = lora_metadata(preset, source, {}, extra, started_at=started_at)
         dtype = torch_dtype(preset.saving.save_precision)
@@ -93,14 +98,3 @@ def all_loras(teachers: dict[str, TeacherSource], source: Source, layout: Layout
         base = load_transformer(source, torch.float32)
     loras = {name: teacher_lora(name, found, base, layout, print) for name, found in teachers.items()}
     return changes_of(teachers, loras)
-
-
-def at_rank(merged: Lora, rank: int) -> tuple[Lora, float]:
-    """The merge with at most `rank`, and the share of its change that this loses (Frobenius norm); said if any."""
-    if all(change.rank <= rank for change in merged.modules.values()):
-        return merged, 0.0
-    compressed = compress(merged, rank)
-    lost = round(relative_difference(compressed, merged), 6)
-    if lost:
-        print(f"network_dim = {rank} loses {lost:.1%} of the merge; a larger one keeps more")
-    return compressed, lost

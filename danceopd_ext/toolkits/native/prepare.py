@@ -23,7 +23,6 @@ from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import check_additive, combine
 from danceopd_ext.lora.layout import Layout
-from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
@@ -39,6 +38,14 @@ from danceopd_ext.toolkits.native.checks import (
     left_out_of_start,
     source_rules,
     unused_keys,
+)
+from danceopd_ext.toolkits.native.effects import (
+    cut_to_rank,
+    of_teacher,
+    read_noting,
+    same_as_base,
+    without_effect,
+    zero_files,
 )
 from danceopd_ext.toolkits.native.identity import contents_of, settings_of
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
@@ -56,6 +63,8 @@ class TeacherSource:
     settings: Teacher
     lora: Lora | None = None
     checkpoint: Source | None = None
+    notes: list[str] = field(default_factory=list)
+    """What in its files has no effect."""
 
 
 @dataclass
@@ -102,6 +111,7 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
     prepared = find_all(preset, accelerator)
     prepared.source = fetch_weights(prepared.source, prepared.teachers)
     prepared.identity |= contents_of(prepared)
+    prepared.notes += same_as_base(prepared.identity)
     if prepared.resume:
         prepared.resume.check(prepared.identity)
         if unknown := ", ".join(prepared.resume.unknown(prepared.identity)):
@@ -128,13 +138,18 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd)]
     notes += rate_notes(preset.optimizer, preset.training.max_train_steps)
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
-    start = _find_start(preset, layout)
+    notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
+    start = _find_start(preset, layout, notes)
     targets = choose_targets(preset, source.family, layout, teachers, start)
     previews = _find_previews(preset, source, config, notes, sources)
     prepared = Prepared(
         preset, source, layout, config, plan, notes, teachers, start, targets, previews, sources, pictures
     )
     prepared.identity = settings_of(prepared)
+    fresh = start is None and preset.danceopd.student_init == "fresh"
+    notes += without_effect(preset.danceopd, teachers, prepared.identity["teachers"], fresh)
+    if start:
+        prepared.start = cut_to_rank(start, preset.network.network_dim, notes)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
     check_writable(Path(preset.saving.output_dir))
@@ -156,10 +171,15 @@ def fetch_weights(source: Source, teachers: dict[str, TeacherSource]) -> Source:
 def choose_targets(
     preset: Preset, family: Family, layout: Layout, teachers: dict[str, TeacherSource], start: Lora | None
 ) -> list[str]:
-    """Names of the layers that the student changes, with all layers of the LoRAs that it starts from."""
-    endings = preset.danceopd.lora_targets or list(family.lora_targets)
+    """Names of the layers that the student changes, with all layers of the LoRAs that it starts from.
+
+    Sizes of a family differ in their layers: a default that this one does not have is skipped. Raises UserError for
+    an ending that the preset names and no layer has.
+    """
+    asked = preset.danceopd.lora_targets
+    endings = asked or family.lora_targets
     unused = [e for e in endings if not any(_ends_with(layer, e) for layer in layout.shapes)]
-    if unused:
+    if unused and (asked or len(unused) == len(endings)):
         default = ", ".join(family.lora_targets)
         raise UserError(f"lora_targets: no layer of {family.title} ends with {unused[0]}. Its default is {default}.")
     chosen = {layer for layer in layout.shapes if any(_ends_with(layer, e) for e in endings)}
@@ -192,12 +212,14 @@ def _ends_with(layer: str, ending: str) -> bool:
     return layer == ending or layer.endswith("." + ending)
 
 
-def _find_start(preset: Preset, layout: Layout) -> Lora | None:
+def _find_start(preset: Preset, layout: Layout, notes: list[str]) -> Lora | None:
     if not preset.network.network_weights:
         return None
+    found: list[str] = []
     try:
-        start = read_lora(preset.network.network_weights, layout)
+        start = read_noting(preset.network.network_weights, layout, False, found)
         check_additive(start, "the student is a plain LoRA and cannot start from one. Use it as a teacher.")
+        notes += [f"network_weights: {note}" for note in found]
         return start
     except UserError as error:
         raise UserError(f"network_weights: {error}") from error
@@ -250,11 +272,12 @@ def find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) -
             check_transformer(checkpoint)
             _check_same_size(checkpoint, layout)
             return TeacherSource(settings, checkpoint=checkpoint)
-        ignore = settings.ignore_text_encoder
-        loras = [read_lora(place, layout, ignore_text_encoder=ignore) for place in settings.loras]
+        ignore, notes = settings.ignore_text_encoder, []
+        loras = [read_noting(place, layout, ignore, notes) for place in settings.loras]
     except UserError as error:
         raise UserError(f"[danceopd.teachers.{name}] {error}") from error
-    return TeacherSource(settings, lora=combine(list(zip(loras, settings.strengths, strict=True))) if loras else None)
+    lora = combine(list(zip(loras, settings.strengths, strict=True))) if loras else None
+    return TeacherSource(settings, lora=lora, notes=notes + zero_files(loras))
 
 
 def _check_same_size(checkpoint: Source, layout: Layout) -> None:

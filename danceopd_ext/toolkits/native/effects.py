@@ -1,0 +1,126 @@
+"""Finds what a preset names and what then changes nothing, so that the run says it before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from danceopd_ext.config.danceopd import DanceOPDSection
+from danceopd_ext.lora.algebra import compress, relative_difference
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.read import to_lora
+from danceopd_ext.lora.source import Source as LoraSource
+from danceopd_ext.lora.source import open_source
+from danceopd_ext.lora.weights import Lora
+
+if TYPE_CHECKING:
+    from danceopd_ext.toolkits.native.prepare import TeacherSource
+
+NOTHING = "teacher {}: this teacher changes nothing."
+
+
+def read_noting(place: str, layout: Layout, ignore_text_encoder: bool, notes: list[str]) -> Lora:
+    """`read_lora`; `notes` get a line if other programs would apply the file otherwise. Raises UserError."""
+    source = open_source(place)
+    if count := zero_alphas(source):
+        notes.append(
+            f"{source.path.name} has alpha 0 in {count} layers: they are applied at full strength, as sd-scripts and "
+            "LyCORIS do. ComfyUI, diffusers and peft do not apply them"
+        )
+    return to_lora(source, layout, ignore_text_encoder=ignore_text_encoder)
+
+
+def zero_files(loras: Sequence[Lora]) -> list[str]:
+    """Notes on those of the LoRAs that change nothing, if others of them do."""
+    zero = [lora.name for lora in loras if lora.changes_nothing()]
+    return [f"{name} changes nothing: its weights are zero" for name in zero] if len(zero) < len(loras) else []
+
+
+def zero_alphas(source: LoraSource) -> int:
+    """How many layers of a LoRA file have an alpha of 0."""
+    alphas = [value for key, value in source.tensors.items() if key.endswith(".alpha")]
+    return sum(value.numel() > 0 and not bool(value.any()) for value in alphas)
+
+
+def at_rank(lora: Lora, rank: int) -> tuple[Lora, float]:
+    """The LoRA with at most `rank`, and the share of its change that this loses: ||a - b|| / ||b||, 0 if none."""
+    if all(change.rank <= rank for change in lora.modules.values()):
+        return lora, 0.0
+    smaller = compress(lora, rank)
+    return smaller, round(relative_difference(smaller, lora), 6)
+
+
+def lost_by_rank(what: str, rank: int, lost: float) -> str:
+    """What is said of a merge that network_dim cuts."""
+    return f"network_dim = {rank} loses {lost:.1%} of the {what}; a larger one keeps more"
+
+
+def cut_to_rank(start: Lora, rank: int, notes: list[str]) -> Lora:
+    """`network_weights` at the student's rank; a note says what that loses, and one if it changes nothing."""
+    if start.changes_nothing():
+        notes.append("network_weights changes nothing: its weights are zero")
+    own = max((change.rank for change in start.modules.values()), default=0)
+    cut, lost = at_rank(start, rank)
+    if own > rank:
+        notes.append(
+            f"network_weights: rank {own} is cut to network_dim = {rank}, which loses {lost:.1%} of the LoRA's "
+            f"change. Set network_dim = {own} to keep all of it"
+        )
+    return cut
+
+
+def of_teacher(name: str, found: TeacherSource) -> Iterator[str]:
+    """Notes on the LoRA files of a teacher."""
+    for note in found.notes:
+        yield f"teacher {name}: {note}"
+    if found.lora and found.lora.changes_nothing():
+        yield f"{NOTHING.format(name)} Its LoRA times its strength is zero, so it is the base"
+
+
+def without_effect(
+    options: DanceOPDSection, teachers: Mapping[str, TeacherSource], digests: Mapping[str, str], fresh: bool
+) -> Iterator[str]:
+    """Notes on teachers that teach nothing.
+
+    `digests`: teacher -> what it is, LoRA, strength and guidance included. `fresh`: the student starts as the base.
+    """
+    names = {name: found for name, found in teachers.items() if options.routes.get(name, 1.0)}
+    if options.method == "joint":
+        yield from _not_asked(names)
+        return
+    yield from _twins(names, digests)
+    if fresh and all(_is_student(found, options.student_guidance_scale) for found in names.values()):
+        yield "there is nothing to learn: every teacher is the base as the student asks it. The LoRA stays empty"
+
+
+def same_as_base(identity: Mapping[str, object]) -> list[str]:
+    """Notes on teachers whose checkpoint has the base's own files. `identity`: with `contents_of`."""
+    base = identity["model_content"]
+    return [
+        f"{NOTHING.format(name)} The files of its checkpoint are those of the base"
+        for name, content in identity["checkpoint_content"].items()
+        if content == base
+    ]
+
+
+def _is_student(found: TeacherSource, student_guidance_scale: float) -> bool:
+    """Whether the teacher's field is that of a student that has not learnt anything yet."""
+    changed = found.checkpoint or (found.lora and not found.lora.changes_nothing())
+    return not changed and found.settings.guidance_scale == student_guidance_scale
+
+
+def _twins(teachers: Mapping[str, TeacherSource], digests: Mapping[str, str]) -> Iterator[str]:
+    for one, other in combinations(teachers, 2):
+        own = teachers[one].lora or teachers[one].checkpoint
+        if own and digests[one] == digests[other]:
+            yield f"teachers {one} and {other} are the same: the same weights at the same strength and guidance"
+
+
+def _not_asked(teachers: Mapping[str, TeacherSource]) -> Iterator[str]:
+    for name, found in teachers.items():
+        if found.lora or found.checkpoint or found.settings.guidance_scale != 1:
+            yield (
+                f'teacher {name}: method = "joint" learns from the pictures of its data alone. The weights and the '
+                "guidance_scale of its teacher are not used"
+            )
