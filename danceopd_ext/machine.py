@@ -1,11 +1,15 @@
-"""What the program runs on, for logs and reports."""
+"""Says what the program runs on, and why torch has no GPU to compute on."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -36,3 +40,40 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def has_nvidia_card() -> bool:
+    """Whether this machine has an NVIDIA card with its driver, whether or not torch can use it."""
+    tool = shutil.which("nvidia-smi")
+    if tool:
+        with suppress(OSError, subprocess.SubprocessError):
+            return "GPU " in subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20).stdout
+    system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll"
+    return system.exists() if os.name == "nt" else Path("/proc/driver/nvidia/version").exists()
+
+
+def cuda_install_line() -> str:
+    """The command that replaces this torch by the same version with CUDA."""
+    version = torch.__version__.partition("+")[0]
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    tag = "cu130" if numbers >= (2, 9) else "cu126"  # the index that pytorch.org names for these versions
+    return f'pip install "torch=={version}+{tag}" --index-url https://download.pytorch.org/whl/{tag}'
+
+
+def why_no_gpu() -> str:
+    """Why torch has no CUDA GPU here and what mends it, in one or two sentences; empty if there is no NVIDIA card."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return "accelerate was told to use the CPU: leave out --cpu, or run `accelerate config` again."
+    if not has_nvidia_card():
+        return ""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides the NVIDIA card: remove it from the environment."
+    if torch.version.cuda is None:
+        return (
+            f"This machine has an NVIDIA card, but torch {torch.__version__} is a build without CUDA. Replace it: "
+            f"{cuda_install_line()} (pytorch.org lists the indexes for other drivers)."
+        )
+    return (
+        f"This machine has an NVIDIA card, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it: "
+        "update the NVIDIA driver."
+    )

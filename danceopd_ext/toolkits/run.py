@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.errors import MissingFile, UserError, nearest
+
+#: seconds that the first process has to tell what is wrong
+HEAD_START = 5.0
 
 USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
@@ -84,11 +88,15 @@ def line_of(preset: str, path: Path) -> str:
 
 @contextmanager
 def told_once() -> Iterator[None]:
-    """Every process has the same problem; the first one of a machine tells it."""
+    """Every process has the same problem; the first one of a machine tells it, and the others let it go first.
+
+    torchrun ends all processes as soon as one has ended, and with that a message that is not written yet.
+    """
     try:
         yield
     except UserError:
         if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(HEAD_START)
             sys.exit(2)
         raise
 
@@ -98,9 +106,11 @@ def train_native(preset: Preset) -> Path:
     from danceopd_ext.quiet import quieten  # here: a toolkit's environment lacks what these need, and they are slow
 
     quieten()
+    from danceopd_ext.toolkits.native.launcher import refuse_engines
     from danceopd_ext.toolkits.native.processes import all_processes
     from danceopd_ext.toolkits.native.train import train
 
+    refuse_engines()
     with all_processes():
         return train(preset)
 

@@ -8,6 +8,7 @@ import pytest
 
 from danceopd_ext.cli import run
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits import run as command
 from danceopd_ext.toolkits.native import train as train_module
 from danceopd_ext.toolkits.native.checks import check_writable
 from danceopd_ext.toolkits.run import main
@@ -195,7 +196,7 @@ def test_resolution_that_the_model_cannot_take(changed, refused):
             {"optimizer_type": "Prodigy", "learning_rate": 2e-4},
             ["learning_rate = 0.0002", "Prodigy", "default here is 1"],
         ),
-        ({"optimizer_type": "AdamW8bit"}, ["AdamW8bit", "needs a GPU", '"AdamW"']),
+        ({"optimizer_type": "AdamW8bit"}, ["AdamW8bit", "needs a GPU", 'use "AdamW"']),
         ({"lr_scheduler": "cosinus"}, ["lr_scheduler", "cosinus", "cosine"]),
         ({"lr_scheduler": "cosine_with_min_lr"}, ["lr_scheduler", "min_lr"]),
         ({"lr_scheduler": "cosine", "lr_scheduler_args": ["speed=2"]}, ["lr_scheduler", "speed"]),
@@ -245,10 +246,13 @@ def test_only_the_first_process_tells(changed, monkeypatch, capsys):
 
     monkeypatch.setattr(train_module, "train", wrong)
     monkeypatch.setenv("LOCAL_RANK", "1")
+    waited = []
+    monkeypatch.setattr(command.time, "sleep", waited.append)
     with pytest.raises(SystemExit) as stopped:
         run(main, ["--config", str(changed())])
     assert stopped.value.code == 2
     assert "something is wrong" not in capsys.readouterr().err
+    assert waited and waited[0] > 1, "it may end before the first process has told"
     monkeypatch.setenv("LOCAL_RANK", "0")
     says(refused_once(changed(), capsys), "something is wrong")
 

@@ -20,11 +20,16 @@ from danceopd_ext.data.plan import Plan
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile, inspect_picture
 from danceopd_ext.errors import UserError
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, checkpoint_keys
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
+
+#: parameters of a transformer that a CPU trains too slowly to be meant
+LARGE = 0.5e9
 
 
 def check_machine(preset: Preset, accelerator: Accelerator) -> None:
@@ -39,6 +44,16 @@ def check_machine(preset: Preset, accelerator: Accelerator) -> None:
                 f'log_with = "{preset.logging.log_with}" needs the package {package}: `pip install {package}`, '
                 "or leave log_with out (a JSONL log is always written)."
             )
+
+
+def slow_without_gpu(device: torch.device, layout: Layout, family: Family) -> list[str]:
+    """A word on a large model that is about to be trained on a CPU, with the reason why there is no GPU if known."""
+    parameters = sum(outputs * inputs for outputs, inputs in layout.shapes.values())
+    if device.type != "cpu" or parameters < LARGE:
+        return []
+    size = f"{family.title} has {parameters / 1e9:.1f} billion parameters"
+    told = f"torch has no GPU here: {size}, and a training step takes minutes to hours on a CPU. {why_no_gpu()}"
+    return [told.rstrip(" .")]
 
 
 def check_optimizer(section: OptimizerSection, device: torch.device, steps: int) -> None:

@@ -14,6 +14,7 @@ import transformers
 from danceopd_ext.config.pairs import parse_pairs
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.toolkits.native.rates import check_rate, is_relative, specific, warmup_of
 
 
@@ -68,7 +69,7 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
         raise UserError(f'optimizer_type = "{name}" is unknown.{nearest(name, KNOWN)} Known: {", ".join(KNOWN)}.')
     path, package = (known.path, known.package) if known else (name, name.partition(".")[0])
     if package == "bitsandbytes" and device.type == "cpu":
-        raise UserError(f'optimizer_type = "{name}" needs a GPU; without one use "AdamW".')
+        raise UserError(f'optimizer_type = "{name}" needs a GPU; without one use "AdamW". {why_no_gpu()}'.strip())
     module, _, cls = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), cls)

@@ -36,6 +36,7 @@ from danceopd_ext.toolkits.native.checks import (
     find_pictures,
     left_out,
     left_out_of_start,
+    slow_without_gpu,
     source_rules,
     unused_keys,
 )
@@ -48,6 +49,7 @@ from danceopd_ext.toolkits.native.effects import (
     zero_files,
 )
 from danceopd_ext.toolkits.native.identity import contents_of, settings_of
+from danceopd_ext.toolkits.native.launcher import unused_options
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.rates import rate_notes
 from danceopd_ext.toolkits.native.state import SavedState, open_state
@@ -135,7 +137,8 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     _check_sizes(plan, source, config)
     pictures = find_pictures(preset.danceopd.method, plan, notes)
     notes += [f'{key} says nothing to method = "{preset.danceopd.method}"' for key in unused_keys(preset.danceopd)]
-    notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd)]
+    notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd), *unused_options(preset.training)]
+    notes += slow_without_gpu(accelerator.device, layout, source.family)
     notes += rate_notes(preset.optimizer, preset.training.max_train_steps)
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]

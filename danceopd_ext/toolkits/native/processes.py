@@ -17,6 +17,7 @@ import psutil
 import torch
 from accelerate import Accelerator, PartialState
 
+from danceopd_ext.errors import UserError
 from danceopd_ext.method import Report
 
 #: seconds that a process has to end after it was asked to
@@ -76,23 +77,32 @@ def _has(kind: str) -> bool:
     return backend is not None and backend.is_available()
 
 
-def asked_for(command: Sequence[str]) -> int:
+def asked_for(command: Sequence[str], option: str = "num_processes") -> int:
     """N of `--num_processes N` in accelerate's command line; 1 where it does not say."""
     for place, word in enumerate(command):
         flag, _, value = word.replace("-", "_").partition("=")
-        if flag == "__num_processes":
+        if flag == f"__{option}":
             value = value or (command[place + 1] if place + 1 < len(command) else "")
             return int(value) if value.isdigit() else 1
     return 1
 
 
 def missing_processes() -> int:
-    """How many processes accelerate was asked for and did not start. 0 under torchrun, on GPUs, and in most runs."""
+    """How many processes accelerate was asked for and did not start. 0 under torchrun, on GPUs, and in most runs.
+
+    Raises UserError if it was asked for several machines: it starts none of their processes on a CPU either.
+    """
     launched = "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ
     if not launched or "LOCAL_RANK" in os.environ or has_accelerator():
         return 0
     # the launcher, or between it and us the python.exe of a virtual environment on Windows, which starts another python
-    return max((asked_for(_words(parent)) for parent in psutil.Process().parents()[:2]), default=1) - 1
+    commands = [_words(parent) for parent in psutil.Process().parents()[:2]]
+    if any(asked_for(command, "num_machines") > 1 for command in commands):
+        raise UserError(
+            "--num_machines: without a GPU accelerate does not connect several machines. Train on one "
+            "(--num_machines 1), or start the processes with torchrun."
+        )
+    return max((asked_for(command) for command in commands), default=1) - 1
 
 
 def _words(process: psutil.Process) -> list[str]:
