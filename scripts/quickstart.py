@@ -62,7 +62,8 @@ def main() -> None:
     start = time.perf_counter()
     python, install = ensure("native")
     processes = processes_here()
-    training = ["train_danceopd.py", "--config", PRESET, "--train_batch_size", str(BATCH // processes), *keys]
+    batch = ["--train_batch_size", str(BATCH // processes)]
+    training = ["train_danceopd.py", "--config", PRESET, *batch, "--overwrite", *keys]  # it may be run again
     run([str(python), "-m", "danceopd_ext.demo.quickstart_data"])
     print("Training: accelerate launch " + in_words(["--num_processes", str(processes), *training]), flush=True)
     began = time.perf_counter()

@@ -83,6 +83,9 @@ class DanceOPDSection:
         "the current directory.",
         path="found",
     )
+    overwrite: bool = key(
+        False, "Replace the LoRAs and states of an earlier run with this output_name; without it they end the run."
+    )
     method: Literal[
         "danceopd", "joint", "offpolicy", "diffusionopd", "flowopd", "soft", "merge_average", "merge_sum", "timestep",
         "kl", "sds", "dmd", "consistency",

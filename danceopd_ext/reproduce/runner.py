@@ -79,7 +79,7 @@ def train(run: Run, start: Start) -> int:
         part.write_text(run.toml(), encoding="utf-8")
     state = newest_state(run.folder)
     resume = ["--resume", str(state)] if state else []
-    return start(run, ["--config", str(preset), *resume], run.folder / TOLD)
+    return start(run, ["--config", str(preset), "--overwrite", *resume], run.folder / TOLD)
 
 
 def last_words(told: Path) -> str:

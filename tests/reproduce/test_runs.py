@@ -62,7 +62,7 @@ def test_a_killed_run_goes_on_where_it_was(sources, tmp_path):
         return start_process(run, arguments, told)
 
     assert train_missing([run], 1, real) == 1
-    assert used == [["--config", str(run.folder / "preset.toml"), "--resume", str(state)]]
+    assert used == [["--config", str(run.folder / "preset.toml"), "--overwrite", "--resume", str(state)]]
     steps = [json.loads(line)["step"] for line in run.log.read_text(encoding="utf-8").splitlines()]
     assert steps == [1, 2, 3, 4]
     assert train_missing([run], 1, real) == 0

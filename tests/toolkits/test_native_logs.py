@@ -28,7 +28,7 @@ def test_log(ran):
 def test_a_new_run_starts_a_new_log(ran, tmp_path):
     output = ran(max_train_steps=3)
     assert len(log_of(output)) == 3
-    ran(max_train_steps=2)
+    ran(max_train_steps=2, overwrite=True)
     assert [entry["step"] for entry in log_of(output)] == [1, 2]
 
 

@@ -26,6 +26,7 @@ from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, checkpoint_keys
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.earlier import refuse_overwriting
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
 
 #: parameters of a transformer that a CPU trains too slowly to be meant
@@ -120,6 +121,30 @@ def _check_folder(folder: Path) -> None:
         checkpoint_keys(file)
     if not files and not any(folder.glob("*.bin")):
         raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.")
+
+
+def check_output(preset: Preset) -> list[str]:
+    """Raise UserError for a folder that cannot be written, and for an earlier result that would be replaced.
+
+    Returns notes on what is replaced.
+    """
+    saving, sampling = preset.saving, preset.sampling
+    folder, name = Path(saving.output_dir), saving.output_name
+    check_writable(folder)
+    if preset.dataset.text_encoder_cache_dir:
+        check_writable(Path(preset.dataset.text_encoder_cache_dir), "text_encoder_cache_dir")
+    if sampling.sample_prompts and (sampling.sample_every_n_steps or sampling.sample_at_first):
+        check_writable(folder / "sample", "the pictures' folder")
+    log = folder / f"{name}.log.jsonl"
+    for path in (log, folder / f"{name}.safetensors"):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, and the run writes a file of this name. Choose another output_name.")
+    earlier = refuse_overwriting(folder, name, preset.danceopd.overwrite, saving.resume)
+    if earlier:
+        return [f"overwrite: {len(earlier)} LoRAs and states of an earlier run {name} are replaced as this one saves"]
+    if not saving.resume and log.is_file() and log.stat().st_size:
+        return [f"{log} of an earlier run that saved nothing is replaced"]
+    return []
 
 
 def check_writable(folder: Path, option: str = "output_dir") -> None:

@@ -20,7 +20,7 @@ from danceopd_ext.lora.write import write_lora
 from danceopd_ext.method import MERGES
 from danceopd_ext.models.loading import Source, find_source, load_layout, load_transformer
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
-from danceopd_ext.toolkits.native.checks import check_writable
+from danceopd_ext.toolkits.native.checks import check_output
 from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank, of_teacher
 from danceopd_ext.toolkits.native.output import format_of, lora_metadata
 from danceopd_ext.toolkits.native.prepare import (
@@ -45,14 +45,15 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     layout = load_layout(source)[0]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     check_mergeable(teachers, f'method = "{preset.danceopd.method}"')
-    check_writable(Path(preset.saving.output_dir))
+    replaced = check_output(preset)
+    accelerator.wait_for_everyone()  # what the first process writes is not an earlier run's to the others
     if has_checkpoint(teachers):
         source = fetch_weights(source, teachers)
     path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
     for note in preset.notes:
         accelerator.print(f"note: {note}")
     if accelerator.is_main_process:
-        for note in (note for name, found in teachers.items() for note in of_teacher(name, found)):
+        for note in [*replaced, *(note for name, found in teachers.items() for note in of_teacher(name, found))]:
             print(f"note: {note}")
         merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
         lora, lost = at_rank(merged, preset.network.network_dim)

@@ -30,9 +30,9 @@ from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
 from danceopd_ext.toolkits.native.checks import (
     check_attention,
     check_machine,
+    check_output,
     check_transformer,
     check_weights,
-    check_writable,
     find_pictures,
     left_out,
     left_out_of_start,
@@ -155,7 +155,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
         prepared.start = cut_to_rank(start, preset.network.network_dim, notes)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
-    check_writable(Path(preset.saving.output_dir))
+    notes += check_output(preset)
     return prepared
 
 
