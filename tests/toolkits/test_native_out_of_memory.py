@@ -106,7 +106,7 @@ def told(capsys):
         errors = capsys.readouterr().err
         assert "Traceback" not in errors
         (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-        says(line, "the GPU's memory does not suffice to encode", "Close other programs")
+        says(line, "out of GPU memory while encoding", "Close other programs")
         return line
 
     return told

@@ -26,9 +26,9 @@ def preset(pipelines, two_teachers, tmp_path):
 
 @pytest.fixture
 def broken_at(monkeypatch):
-    """Let the teachers do something else from the third update on."""
+    """Let the teachers do something else from the third update on, or after so many questions."""
 
-    def broken_at(change):
+    def broken_at(change, after=2):
         def build(*arguments):
             fields = original(*arguments)
             asked = [0]
@@ -36,7 +36,7 @@ def broken_at(monkeypatch):
             def wrap(teacher):
                 def field(*arguments):
                     asked[0] += 1
-                    return change(teacher(*arguments)) if asked[0] > 2 else teacher(*arguments)
+                    return change(teacher(*arguments)) if asked[0] > after else teacher(*arguments)
 
                 return field
 
@@ -128,7 +128,7 @@ def test_out_of_memory_in_the_optimizer(preset, monkeypatch):
 
     monkeypatch.setattr(AcceleratedOptimizer, "step", step)
     message = stopped(preset)
-    for part in ("the optimizer in step 3", "AdamW8bit", "gradient_checkpointing = true", "earlier state"):
+    for part in ("for the optimizer in step 3", "AdamW8bit", "gradient_checkpointing = true", "earlier state"):
         assert part in message
     assert not [*(preset.parent / "output").glob("*.safetensors")]
 
@@ -138,12 +138,38 @@ def test_out_of_memory_while_loading(preset, monkeypatch):
     assert "do not fit" in stopped(preset)
 
 
+@pytest.mark.parametrize("change", [lambda _: out_of_memory(), lambda velocity: velocity * float("nan")])
+def test_nothing_is_saved_of_a_first_step(preset, broken_at, change):
+    """A file of zeros is not a result, and nobody is told to go on from it; what to change is told."""
+    broken_at(change, after=0)
+    message = stopped(preset)
+    assert "step 1" in message and "nothing to save" in message and "--resume" not in message
+    assert "resolution" in message or "learning_rate" in message
+    output = preset.parent / "output"
+    assert not [*output.glob("*.safetensors"), *output.glob("*-state")]
+
+
+def test_nothing_is_saved_of_the_first_step_after_a_resume(preset, broken_at, launch, monkeypatch):
+    output = launch(preset, "--max_train_steps", "2", "--save_state")
+    before = sorted(path.name for path in output.iterdir())
+    broken_at(lambda _: out_of_memory(), after=0)
+    message = stopped(preset, "--resume", str(output / "fused-state"))
+    assert "step 3" in message and "nothing to save" in message
+    assert sorted(path.name for path in output.iterdir()) == before
+
+
+def test_a_run_that_learns_nothing_says_so(preset, launch, capsys):
+    """The only step is the first of the warm-up, whose learning rate is 0."""
+    launch(preset, "--max_train_steps", "1", "--lr_scheduler", "constant_with_warmup", "--lr_warmup_steps", "1")
+    assert "note: fused.safetensors changes nothing, because the student has not learnt" in capsys.readouterr().out
+
+
 def test_exit_code_of_a_stopped_run(preset, broken_at, capsys):
     broken_at(out_of_memory)
     forget_accelerate()
     assert run(main, ["--config", str(preset)]) == 1
     errors = capsys.readouterr().err
-    assert "stopped: the GPU's memory" in errors
+    assert "stopped: out of GPU memory in step 3" in errors
     assert "Traceback" not in errors
 
 

@@ -91,7 +91,7 @@ def without_effect(
         return
     yield from _twins(names, digests)
     if fresh and all(_is_student(found, options.student_guidance_scale) for found in names.values()):
-        yield "there is nothing to learn: every teacher is the base as the student asks it. The LoRA stays empty"
+        yield "there is nothing to learn: every teacher is the base as the student sees it. Training only adds noise"
 
 
 def same_as_base(identity: Mapping[str, object]) -> list[str]:

@@ -33,6 +33,10 @@ OUT_OF_MEMORY = (
     "Set gradient_checkpointing = true, train_batch_size = 1 (with more gradient_accumulation_steps), "
     "rollout_batch_size = 1 or a smaller resolution, and close other programs that use the GPU."
 )
+NOTHING_LEARNT = (
+    "note: {} changes nothing, because the student has not learnt anything so far: every teacher says what the student "
+    "says already, or the learning rate or its warm-up leaves the weights as they are"
+)
 NO_PREVIEWS = (
     "no pictures of step {}: the GPU's memory does not suffice to draw them beside training. None are drawn any more "
     "in this run; training goes on. Use smaller ones (--w and --h in sample_prompts), or leave sample_prompts out."
@@ -56,6 +60,8 @@ class Run:
         self.step, self.total = 0, preset.training.max_train_steps
         if prepared.resume:
             self.restore()
+        self.first = self.step
+        """The steps that were done before this run."""
         self.journal = Journal(preset, accelerator, self.step)
         self.previews = Previews(prepared, fields, data, accelerator.device) if prepared.previews else None
         self.stop = StopRequest()
@@ -105,9 +111,8 @@ class Run:
         except torch.OutOfMemoryError as error:
             # The other processes wait in their own step: nothing can be saved together any more.
             alone = self.accelerator.num_processes == 1
-            saved = self.keep_what_is_good() if alone else ""
-            problem = f"the GPU's memory does not suffice for step {self.step + 1}. {OUT_OF_MEMORY}{saved}"
-            raise TrainingError(problem) from error
+            saved = self.keep_what_is_good() if alone else " Nothing more is saved: go on from an earlier state."
+            raise TrainingError(f"out of GPU memory in step {self.step + 1}. {OUT_OF_MEMORY}{saved}") from error
 
     def change_weights(self) -> None:
         """The optimizer's step; its own state is made in the first one."""
@@ -115,7 +120,7 @@ class Run:
             self.optimizer.step()
         except torch.OutOfMemoryError as error:
             raise TrainingError(
-                f"the GPU's memory does not suffice for the optimizer in step {self.step + 1}. Set optimizer_type = "
+                f"out of GPU memory for the optimizer in step {self.step + 1}. Set optimizer_type = "
                 f'"AdamW8bit" or a smaller network_dim. {OUT_OF_MEMORY} Its change of the weights is half done and '
                 "not saved: go on from an earlier state, or start again."
             ) from error
@@ -158,6 +163,8 @@ class Run:
 
     def write(self, wanted: Path, state: bool, final: bool) -> Path:
         """Write the LoRA, then the state; the LoRA's path, another if the one wanted cannot be replaced."""
+        if self.fields.adapters.state(STUDENT).changes_nothing():
+            self.journal.say(NOTHING_LEARNT.format(wanted.name))
         path = self.output.save_lora(self.step, final)
         held = "" if path == wanted else f": {wanted.name} cannot be replaced, as another program has it open"
         self.journal.say(f"saved {path}{held}")
@@ -213,9 +220,15 @@ class Run:
         )
 
     def keep_what_is_good(self) -> str:
-        """Save LoRA and state of the last good step before an error; return the sentence that says so."""
+        """Save LoRA and state of the last good step before an error; return the sentence that says so.
+
+        Before the first step of this run there is nothing to save: a fresh student is a file of zeros.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         self.learn(False)
+        if self.step == self.first:
+            self.journal.close()
+            return " It is the first step, so there is nothing to save."
         if not all(bool(p.isfinite().all()) for p in self.parameters):
             self.journal.close()
             return " The student's weights broke down as well and were not saved: go on from an earlier state."

@@ -57,8 +57,8 @@ def train(preset: Preset) -> Path:
     data = StepData(prepared, cache, accelerator, latents, sources)
     with out_of_memory(
         TrainingError,
-        "the model and its teachers do not fit into the GPU's memory. Close other programs that use the GPU, or "
-        "set extract_rank for teachers with a checkpoint, or use a smaller model.",
+        "out of GPU memory: the model and its teachers do not fit. Close other programs that use the GPU, set "
+        "extract_rank for teachers with a checkpoint, or use a smaller model. Nothing was learnt yet.",
     ):
         run = Run(prepared, accelerator, build_fields(prepared, accelerator, say), data)
     return run.go()
@@ -66,7 +66,7 @@ def train(preset: Preset) -> Path:
 
 @contextmanager
 def out_of_memory(kind: type[Exception], message: str) -> Iterator[None]:
-    """Raise `kind` with the message where the GPU's memory does not suffice for what is inside."""
+    """Raise `kind` with the message if what is inside runs out of the GPU's memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -74,9 +74,9 @@ def out_of_memory(kind: type[Exception], message: str) -> Iterator[None]:
 
 
 def encoding(what: str, remedy: str) -> AbstractContextManager:
-    """Encode inside. Raises UserError, as on a disk that is too small, where the GPU's memory does not suffice."""
-    message = f"the GPU's memory does not suffice to encode the {what} before training. Close other programs that use "
-    return out_of_memory(UserError, f"{message}the GPU, or {remedy}.")
+    """Encode inside. Raises UserError, as on a disk that is too small, if that runs out of the GPU's memory."""
+    message = f"out of GPU memory while encoding the {what} before training"
+    return out_of_memory(UserError, f"{message}. Close other programs that use the GPU, or {remedy}.")
 
 
 def make_accelerator(preset: Preset) -> Accelerator:
