@@ -1,17 +1,81 @@
-"""What is told to the user when their input is wrong."""
+"""What is told to the user when their input is wrong, kept readable whatever the input was."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+#: characters of one quoted value or of one word, of a line, and of the whole text; names of one list
+LONGEST_VALUE, LONGEST_LINE, LONGEST_TEXT, MOST_NAMES = 200, 2000, 6000, 20
+
+#: what moves the cursor, hides text, turns its direction or cannot be encoded; line breaks are ours
+_INVISIBLE = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+#: an opening quote, and what closes it; an apostrophe inside a word is neither
+_OPENING = re.compile("\"|(?<!\\w)'(?=\\S)")
+_CLOSING = {'"': re.compile('"'), "'": re.compile("'(?!\\w)")}
+_WORD = re.compile(rf"\S{{{LONGEST_VALUE + 1},}}")
+_LIST = re.compile(rf"(?:[^,\n]{{1,{LONGEST_VALUE}}}, ){{{MOST_NAMES},}}")
+
+
+def readable(text: str) -> str:
+    """Return a message that a person can read on any terminal, however long or odd the values in it are.
+
+    Control characters, terminal sequences and marks that turn the direction of text are shown as escapes (`\\x1b`).
+    Of a quoted value or a word of more than LONGEST_VALUE characters both ends stay; of a line that is still too
+    long, the first MOST_NAMES names of each list, and then both ends. A readable text comes back unchanged.
+    """
+    text = _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    text = _WORD.sub(lambda found: _ends(found[0], LONGEST_VALUE), _short_values(text))
+    lines = [line if len(line) <= LONGEST_LINE else _ends(_LIST.sub(_few_names, line), LONGEST_LINE)
+             for line in text.split("\n")]  # fmt: skip
+    return _ends("\n".join(lines), LONGEST_TEXT)
+
+
+def _short_values(text: str) -> str:
+    """The text with its quoted values cut; a line break inside one is shown as an escape."""
+    parts: list[str] = []
+    place, unclosed = 0, set()
+    while opening := _OPENING.search(text, place):
+        quote, start = opening[0], opening.end()
+        parts.append(text[place:start])
+        place = start
+        closing = None if quote in unclosed else _CLOSING[quote].search(text, start)
+        if closing is None:  # none further on either: the text is not searched again for each opening
+            unclosed.add(quote)
+        else:
+            value = text[start : closing.start()]
+            parts += [_ends(value.replace("\n", "\\n"), LONGEST_VALUE), quote]
+            place = closing.end()
+    return "".join([*parts, text[place:]])
+
+
+def _ends(text: str, most: int) -> str:
+    """The text, or `most` characters: its beginning, how many characters it has, and its end."""
+    if len(text) <= most:
+        return text
+    cut = f" ... ({len(text):,} characters) ... "
+    tail = (most - len(cut)) // 3
+    return text[: most - len(cut) - tail] + cut + text[len(text) - tail :]
+
+
+def _few_names(found: re.Match) -> str:
+    names = found[0].split(", ")[:-1]
+    more = len(names) - MOST_NAMES
+    return found[0] if more < 1 else f"{', '.join(names[:MOST_NAMES])}, ... ({more:,} more), "
+
 
 class UserError(Exception):
-    """The user's input is wrong: one message that names the file or key and the remedy.
+    """The user's input is wrong: one message that names the file or key and the remedy, made `readable`.
 
     The command line prints the message alone (no traceback) and exits with code 2.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(readable(str(message)))
 
 
 class MissingFile(UserError):
@@ -27,6 +91,8 @@ def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str:
 
     `alike`: how close it must be at least, from 0 to 1.
     """
+    if len(word) > LONGEST_VALUE:  # no slip of a known word, and slow to compare
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f' Did you mean "{close[0]}"?' if close else ""
 
@@ -36,5 +102,18 @@ def few_letters(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
+def few(names: Iterable[str], most: int = 3) -> str:
+    """The first names of a list, and how many more there are: for a message."""
+    names = list(names)
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more:,} more"
+
+
 class TrainingError(Exception):
-    """The run had to stop: one message that says why, what was saved and what to try. Exit code 1, no traceback."""
+    """The run had to stop: one `readable` message that says why, what was saved and what to try.
+
+    Exit code 1, no traceback.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(readable(str(message)))

@@ -6,9 +6,7 @@ then in the preset; `custom_attributes` is taken whole from the innermost level 
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,12 +18,7 @@ from .items import CaptionRules, Item
 from .metadata_file import read_metadata
 from .resolutions import parse_resolution
 from .subset import Subset
-from .textfiles import backslash_hint, find_path, read_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .textfiles import find_path, parse_json, parse_toml, read_text
 
 
 def read_dataset_config(
@@ -61,15 +54,10 @@ def read_dataset_config(
 def _parse(path: Path) -> dict:
     """Return the file's content; a syntax error names file and line."""
     text = read_text(path, "dataset configuration")
-    try:
-        config = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON: {error}.{backslash_hint(error)}") from None
-    except tomllib.TOMLDecodeError as error:
-        hint = ""
-        if "\\" in text and any(word in str(error).lower() for word in ("escape", "backslash", "hex")):
-            hint = r" Write Windows paths in single quotes: image_dir = 'C:\images'."
-        raise UserError(f"{path}: not valid TOML: {error}.{hint}") from None
+    if path.suffix.lower() == ".json":
+        config = parse_json(text, str(path))
+    else:
+        config = parse_toml(text, str(path), r"image_dir = 'C:\images'")
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a table with [[datasets]], got {type(config).__name__}.")
     return config

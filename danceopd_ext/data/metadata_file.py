@@ -7,7 +7,6 @@ preparation scripts, is the bucket itself.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from ..errors import UserError
 from .items import Item, Size
 from .source_folder import match_sources
 from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
-from .textfiles import backslash_hint, read_text
+from .textfiles import parse_json, read_text
 
 
 def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
@@ -48,13 +47,13 @@ def _entries(file: Path):
     """Yield (image, entry, source) of every entry of a .json or .jsonl metadata file."""
     text = read_text(file, "metadata file")
     if file.suffix.lower() != ".jsonl":
-        table = _json(text, str(file))
+        table = parse_json(text, str(file))
         if not isinstance(table, dict):
             raise UserError(f'{file}: expected {{"image.png": {{"caption": "..."}}, ...}}.')
         found = [(key, entry, f'{file}, "{key}"') for key, entry in table.items()]
     else:
         lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        rows = [(_json(line, f"{file}, line {n}"), f"{file}, line {n}") for n, line in lines]
+        rows = [(parse_json(line, f"{file}, line {n}"), f"{file}, line {n}") for n, line in lines]
         found = [(row.get("image_path") if isinstance(row, dict) else None, row, source) for row, source in rows]
     for key, entry, source in found:
         if not isinstance(entry, dict) or not isinstance(key, str):
@@ -67,13 +66,6 @@ def _entries(file: Path):
                 "conditioning_data_dir. Set that, and remove the key."
             )
         yield key, entry, source
-
-
-def _json(text: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON: {error}.{backslash_hint(error)}") from None
 
 
 def _text(entry: dict, subset: Subset, source: str) -> str:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, readable
 from .buckets import around
 from .items import CaptionRules, Item, Size
+from .prompt_csv import csv_rows
+from .prompt_entries import FLAGS, Entry, Unused, read_lines
 from .row_names import Names
 from .sources import path_of_row, sources_of_row
 from .subset import image_size
 from .targets import Target
-from .textfiles import PROMPT_SUFFIXES, backslash_hint, find_beside, read_text, unquoted
+from .textfiles import PROMPT_SUFFIXES, find_beside, parse_json, read_text, unquoted
+from .ui_syntax import settings_lines, settings_note, syntax_notes
 
-# A flag of sd-scripts' sample prompts: " --w 1024". A word must follow the dashes at once, so that "a -- b" is text.
-_FLAG = re.compile(r"(?:^|\s)--([A-Za-z]\w*)")
-
-SOURCE_FLAGS = ("ci", "cn")
-"""What a source image is called in a prompt's line: by musubi-tuner (more than once for several), by sd-scripts."""
+ONLY_DRAWN = dict.fromkeys(("negative_prompt", "seed", "sample_steps", "scale"), "for sample_prompts only")
+"""What a line of sample prompts may say, and one that is trained on may not."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,15 @@ def read_prompts(
             for size in _sizes(row, resolutions, sources, multiple)
         ]
     if not items:
-        raise UserError(f"{path}: the prompt file is empty. Write one prompt a line.")
-    return items, notes
+        raise UserError(f"{path}: the prompt file is empty. Write one prompt a line.{_only(notes)}")
+    wildcards = bool(rules and rules.enable_wildcard)
+    notes += syntax_notes(str(path), ((row.where.rpartition(", ")[2], row.text) for row in rows), wildcards)
+    return items, [readable(note) for note in notes]
+
+
+def _only(notes: list[str]) -> str:
+    """What the file holds instead of prompts."""
+    return f" {notes[0]}." if notes else ""
 
 
 def _sizes(row: _Row, resolutions: Sequence[Size], sources: Sequence[Path], multiple: int | None) -> Iterable[Size]:
@@ -101,91 +104,64 @@ def size_of_source(path: Path, where: str) -> Size:
 
 
 def _read_txt(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
-    ignored: Counter[str] = Counter()
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        where = f"{path}, line {number}"
-        prompt, *flags = _FLAG.split(line)
-        pairs = list(zip(flags[::2], flags[1::2], strict=True))
-        sources = tuple(unquoted(value) for flag, value in pairs if flag in SOURCE_FLAGS)
-        values = {flag: value for flag, value in pairs if flag not in SOURCE_FLAGS}
-        width, height = (_side(values.pop(flag, None), where, f"--{flag}") for flag in ("w", "h"))
-        ignored.update(values.keys())
-        if not prompt.strip():
+    entries, pasted = read_lines(text)
+    notes += settings_note(str(path), pasted)
+    unused = Unused()
+    for entry in entries:
+        where = f"{path}, {entry.place}"
+        unused.add(entry, ("width", "height", "source"))
+        width, height = (_side_of(entry, side, where) for side in ("width", "height"))
+        sources = tuple(unquoted(str(setting.value)) for setting in entry.all_of("source"))
+        if not entry.prompt:
             raise UserError(f"{where}: there are flags but no prompt.")
         if not all(sources):
             raise UserError(f"{where}: --ci names no source image.")
-        yield _Row(prompt.strip(), width, height, where, sources=sources)
-    if ignored:
-        flags = ", ".join(f"--{flag} ({count} lines)" for flag, count in sorted(ignored.items()))
-        notes.append(f"{path}: ignored: {flags}")
+        yield _Row(entry.prompt, width, height, where, sources=sources)
+    notes += unused.notes(str(path), dict.fromkeys(FLAGS.values(), "") | ONLY_DRAWN)
 
 
 def _read_csv(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
-    if not text.strip():
-        return
-    names = Names(path)
-    delimiter = _delimiter(text.lstrip("\n").split("\n", 1)[0])
-    reader = csv.DictReader(io.StringIO(text.lstrip("\n"), newline=""), delimiter=delimiter, strict=True)
-    columns = [(name or "").strip().lower() for name in reader.fieldnames or []]
-    if "prompt" not in columns:
-        raise UserError(f'{path}: there is no column "prompt". Its columns are: {", ".join(columns)}.')
-    reader.fieldnames = columns
-    try:
-        for record in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in record:
-                raise UserError(f"{where}: more fields than columns. Put quotes around a prompt with a comma in it.")
-            prompt = _one_line(record["prompt"] or "")
-            if prompt:
-                names.add(record, where)
-                width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
-                sources = sources_of_row(record, where)
-                target = path_of_row(record.get("target"), "target", where)
-                yield _Row(prompt, width, height, where, target, sources)
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}. Is a quote not closed?") from None
-    notes += names.notes()
-
-
-def _delimiter(header: str) -> str:
-    """Return the character that sets off the column `prompt`; spreadsheets in many countries write a semicolon."""
-    for delimiter in ",;\t":
-        names = [name.strip().strip('"').lower() for name in header.split(delimiter)]
-        if "prompt" in names:
-            return delimiter
-    return ","
+    return _rows_of_records(path, csv_rows(path, text), notes)
 
 
 def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
-    names = Names(path)
+    return _rows_of_records(path, _jsonl_records(path, text), notes)
+
+
+def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            remedy = backslash_hint(error) or " Every line is one object."
-            raise UserError(f"{where}: not valid JSON: {error}.{remedy}") from None
+        record = parse_json(line, where, " Every line is one object.")
         if not isinstance(record, dict):
             raise UserError(f'{where}: expected an object such as {{"prompt": "a cat"}}.')
         record = {name.strip().lower(): value for name, value in record.items()}
         if not isinstance(record.get("prompt"), str):
             raise UserError(f'{where}: there is no text under "prompt". Its keys are: {", ".join(record)}.')
-        prompt = _one_line(record["prompt"])
+        yield where, record
+
+
+def _rows_of_records(
+    path: Path, records: Iterable[tuple[str, Mapping[str, object]]], notes: list[str]
+) -> Iterator[_Row]:
+    names, pasted = Names(path), []
+    for where, record in records:
+        lines = str(record["prompt"] or "").splitlines()
+        settings = settings_lines(lines)
+        pasted += [where.rpartition(", ")[2]] if settings else []
+        prompt = " ".join(line.strip() for n, line in enumerate(lines) if line.strip() and n not in settings)
         if prompt:
             names.add(record, where)
             width, height = (_side(record.get(side), where, side) for side in ("width", "height"))
             target = path_of_row(record.get("target"), "target", where)
             yield _Row(prompt, width, height, where, target, sources_of_row(record, where))
-    notes += names.notes()
+    notes += [*settings_note(str(path), pasted), *names.notes()]
 
 
-def _one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+def _side_of(entry: Entry, key: str, where: str) -> int | None:
+    setting = entry.last_of(key)
+    return _side(setting.value, where, setting.written) if setting else None
 
 
 def _side(value: object, where: str, name: str) -> int | None:
@@ -193,6 +169,7 @@ def _side(value: object, where: str, name: str) -> int | None:
     text = "" if value is None else str(value).strip()
     if value is None or (not text and not name.startswith("--")):
         return None
-    if not text.isdecimal() or int(text) < 1:
+    whole = re.fullmatch(r"0*([1-9][0-9]{0,5})(\.0*)?", text)  # spreadsheets and pandas write 1024.0
+    if not whole:
         raise UserError(f'{where}: {name} = "{text}" is wrong: expected a number of pixels.')
-    return int(text)
+    return int(whole[1])

@@ -39,8 +39,8 @@ def test_a_route_may_have_a_dataset_and_several_prompt_files(folder):
     assert {item.size for data in plan.routes.values() for item in data.items} == {(320, 256)}
     assert [note.split(": ", 1)[1] for note in notes] == [
         "ignored: flip_aug (a picture is used as it is, if at all)",
-        "ignored: --s (1 lines)",
-        "ignored: --s (1 lines)",
+        "no effect here: --s (1 line): for sample_prompts only",
+        "no effect here: --s (1 line): for sample_prompts only",
     ]
 
 

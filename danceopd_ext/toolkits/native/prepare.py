@@ -240,7 +240,7 @@ def _find_previews(
     if not sampling.sample_prompts:
         return []
     resolution = parse_resolution(preset.dataset.resolution, "resolution")[0]
-    return read_preview_prompts(sampling.sample_prompts, source, config, sources, resolution)
+    return read_preview_prompts(sampling.sample_prompts, source, config, sources, resolution, notes)
 
 
 def _load_plan(preset: Preset, processes: int, sources: SourceImages) -> tuple[Plan, list[str]]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from danceopd_ext.data.targets import load_picture
+from danceopd_ext.errors import few_letters
 from danceopd_ext.files import whole_file
 from danceopd_ext.method import Field, generator, rollout
 from danceopd_ext.models.decoding import NotFinite, decode_finite
@@ -71,7 +72,8 @@ class Previews:
     def _not_finite(self, name: str, line: PreviewPrompt) -> str:
         narrow = self.prepared.preset.training.mixed_precision == "fp16"
         remedy = ' fp16 may be too narrow for this model: try mixed_precision = "bf16".' if narrow else ""
-        return f'pictures: {name} gives NaN or infinite numbers for "{line.prompt}"; such pictures are black.{remedy}'
+        prompt = few_letters(line.prompt)
+        return f'pictures: {name} gives NaN or infinite numbers for "{prompt}"; such pictures are black.{remedy}'
 
     @torch.no_grad()
     def _picture(self, field: Field, line: PreviewPrompt, place: int) -> np.ndarray:

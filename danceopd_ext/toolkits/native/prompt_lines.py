@@ -1,34 +1,38 @@
-"""Preview prompts in kohya's syntax: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`.
+"""Preview prompts: what a file of sample prompts asks for, checked against what the model can draw.
 
-`make it night --ci photo.png` edits: musubi-tuner's flag, more than once for several source images; or sd-scripts'
-`--cn`.
+`a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `make it night --ci photo.png` edits: musubi-tuner's flag,
+more than once for several source images; or sd-scripts' `--cn`. See data/prompt_entries.py for files of both kinds.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from danceopd_ext.config.danceopd import NO_GUIDANCE
 from danceopd_ext.data.buckets import around
 from danceopd_ext.data.items import Size
-from danceopd_ext.data.prompts import SOURCE_FLAGS, size_of_source
+from danceopd_ext.data.prompt_entries import NO_EFFECT, Entry, Setting, Unused, read_line, read_sample_file
+from danceopd_ext.data.prompts import size_of_source
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.textfiles import find_beside, unquoted
-from danceopd_ext.errors import UserError
+from danceopd_ext.data.ui_syntax import syntax_notes
+from danceopd_ext.errors import UserError, few, readable
+from danceopd_ext.models.family import SizeLimits
 from danceopd_ext.models.loading import Source
 
-FLAG = re.compile(r"\s+--(\w+)(?:\s+|$)")
-#: flag -> the value's name and type
+#: key -> the value's name here and its type
 NUMBERS = {
-    "w": ("width", int),
-    "h": ("height", int),
-    "d": ("seed", int),
-    "s": ("steps", int),
-    "l": ("guidance_scale", float),
+    "width": ("width", int),
+    "height": ("height", int),
+    "seed": ("seed", int),
+    "sample_steps": ("steps", int),
+    "scale": ("guidance_scale", float),
 }
+USED = (*NUMBERS, "negative_prompt", "source")
+#: seeds that torch takes, and the most steps, as in sd-scripts
+SEEDS, MOST_STEPS = 2**64, 1000
 
 
 @dataclass(frozen=True)
@@ -50,71 +54,103 @@ class PreviewPrompt:
 
 
 def parse_line(line: str) -> PreviewPrompt:
-    """A line of a sample prompt file (sd-scripts, docs of `--sample_prompts`). Raises ValueError for a bad number."""
-    parts = FLAG.split(" " + line.strip())
-    values: dict[str, object] = {"prompt": parts[0].strip()}
-    for flag, value in zip(parts[1::2], parts[2::2], strict=True):
-        if flag == "n":
-            values["negative_prompt"] = value.strip()
-        elif flag in SOURCE_FLAGS:
-            if not unquoted(value) or value.startswith("--"):
-                raise ValueError(f"--{flag} names no source image")
-            values["sources"] = (*values.get("sources", ()), Path(unquoted(value)))
-        elif flag in NUMBERS:
-            name, kind = NUMBERS[flag]
-            try:
-                values[name] = kind(value)
-                if not math.isfinite(values[name]):
-                    raise ValueError
-            except ValueError:
-                wanted = "whole number" if kind is int else "number"
-                raise ValueError(f'--{flag} takes a {wanted}, not "{value.strip()}"') from None
-    return PreviewPrompt(**values)
+    """A line of a sample prompt file (sd-scripts, docs of `--sample_prompts`). Raises ValueError for a bad value."""
+    return parse_entry(read_line(line))
+
+
+def parse_entry(entry: Entry) -> PreviewPrompt:
+    """The picture that an entry of a sample prompt file asks for. Raises ValueError for a bad value."""
+    if not entry.prompt and entry.settings and entry.settings[0].written.startswith("--"):
+        raise ValueError("there are flags but no prompt")
+    values: dict[str, object] = {}
+    for key, (name, kind) in NUMBERS.items():
+        setting = entry.last_of(key)
+        if setting:
+            values[name] = _number(setting, kind)
+    if values.get("seed", 0) < 0:  # "random" in UIs
+        values["seed"] = None
+    negative = entry.last_of("negative_prompt")
+    if negative:
+        values["negative_prompt"] = _text(negative)
+    sources = entry.all_of("source")
+    for setting in sources:
+        if not unquoted(_text(setting)):
+            raise ValueError(f"{setting.written} names no source image")
+    return PreviewPrompt(entry.prompt, sources=tuple(Path(unquoted(_text(one))) for one in sources), **values)
+
+
+def _number(setting: Setting, kind: type) -> int | float:
+    try:
+        value = kind(setting.value if isinstance(setting.value, str) else _plain(setting.value))
+        if not math.isfinite(value):
+            raise ValueError
+    except (ValueError, OverflowError):
+        wanted = "whole number" if kind is int else "number"
+        raise ValueError(f'{setting.written} takes a {wanted}, not "{setting.value}"') from None
+    if setting.key == "seed" and value >= SEEDS:
+        raise ValueError(f"{setting.written} {value}: the largest seed is {SEEDS - 1}")
+    if setting.key == "sample_steps" and not 1 <= value <= MOST_STEPS:
+        raise ValueError(f"{setting.written} {value}: it must be from 1 to {MOST_STEPS}")
+    if setting.key == "scale" and value < 1:
+        raise ValueError(f"{setting.written} {value:g}: it must be 1 or more; {NO_GUIDANCE}")
+    return value
+
+
+def _plain(value: object) -> str:
+    """A number of a .toml or .json file as text; 64.0 is a whole one. Raises ValueError for another value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError
+    return repr(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
+
+
+def _text(setting: Setting) -> str:
+    if not isinstance(setting.value, str):
+        raise ValueError(f"{setting.written} takes a text in quotes, not {setting.value!r}")
+    return setting.value.strip()
 
 
 def read_preview_prompts(
-    path: str, source: Source, config: dict, sources: SourceImages, resolution: Size
+    path: str,
+    source: Source,
+    config: dict,
+    sources: SourceImages,
+    resolution: Size,
+    notes: list[str] | None = None,
 ) -> list[PreviewPrompt]:
-    """All prompts of the file. `sources`: what the model does with source images; it knows theirs afterwards.
+    """All prompts of the file. `sources`: what the model does with source images; it knows theirs afterwards. `notes`
+    gets what is not drawn as the file says.
 
-    A line without a size has `resolution`, (width, height), or as an edit the proportions of its source image at about
-    that area, like the prompts of a route. Raises UserError naming the file and line, also for what the model cannot
-    draw.
+    A prompt without a size has `resolution`, (width, height), or as an edit the proportions of its source image at
+    about that area, like the prompts of a route. Raises UserError naming the file and place, also for what the model
+    cannot draw.
     """
     file, limits = Path(path), source.family.size_limits(config, source.vae_scale_factor)
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines cuts at U+2028 and the like too
-    except FileNotFoundError:
-        raise UserError(f"{path} (sample_prompts) does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} (sample_prompts) cannot be read as UTF-8 text ({error}).") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            prompt = parse_line(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error}.") from error
-        found = tuple(find_beside(str(image), file.parent) for image in prompt.sources)
-        prompt = _with_size(replace(prompt, sources=found), resolution, limits.multiple, f"{path}, line {number}")
-        for side in (prompt.width, prompt.height):
-            if side % limits.multiple or not 0 < side <= limits.maximum:
-                raise UserError(
-                    f"{path}, line {number}: {prompt.width}x{prompt.height} cannot be drawn; "
-                    f"sides are multiples of {limits.multiple}, up to {limits.maximum} (--w and --h)."
-                )
-        if prompt.steps < 1:
-            raise UserError(f"{path}, line {number}: --s must be 1 or more.")
-        if prompt.guidance_scale < 1:
-            raise UserError(
-                f"{path}, line {number}: --l {prompt.guidance_scale:g}: it must be 1 or more; {NO_GUIDANCE}."
-            )
-        sources.sizes(prompt.sources, (prompt.width, prompt.height), f"{path}, line {number}")
-        prompts.append(prompt)
-    if not prompts:
+    entries, more = read_sample_file(file)
+    if not entries:
         raise UserError(f"{path} (sample_prompts) has no prompt.")
+    prompts = [_checked(entry, file, limits, sources, resolution) for entry in entries]
+    if notes is not None:
+        notes += [*more, *_notes(path, entries)]
     return prompts
+
+
+def _checked(entry: Entry, file: Path, limits: SizeLimits, sources: SourceImages, resolution: Size) -> PreviewPrompt:
+    """The entry's picture with its size and the places of its source images. Raises UserError."""
+    where = f"{file}, {entry.place}"
+    try:
+        prompt = parse_entry(entry)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}.") from None
+    found = tuple(find_beside(str(image), file.parent) for image in prompt.sources)
+    prompt = _with_size(replace(prompt, sources=found), resolution, limits.multiple, where)
+    for side in (prompt.width, prompt.height):
+        if side % limits.multiple or not 0 < side <= limits.maximum:
+            raise UserError(
+                f"{where}: {prompt.width}x{prompt.height} cannot be drawn; "
+                f"sides are multiples of {limits.multiple}, up to {limits.maximum} (--w and --h)."
+            )
+    sources.sizes(prompt.sources, (prompt.width, prompt.height), where)
+    return prompt
 
 
 def _with_size(prompt: PreviewPrompt, resolution: Size, multiple: int, where: str) -> PreviewPrompt:
@@ -122,3 +158,19 @@ def _with_size(prompt: PreviewPrompt, resolution: Size, multiple: int, where: st
     if prompt.sources and not (prompt.width or prompt.height):
         width, height = around(resolution, multiple).select(size_of_source(prompt.sources[0], where))
     return replace(prompt, width=prompt.width or width, height=prompt.height or height)
+
+
+def _notes(path: str, entries: list[Entry]) -> list[str]:
+    unused = Unused()
+    for entry in entries:
+        unused.add(entry, USED)
+    notes = unused.notes(path, NO_EFFECT, "prompt")
+    random = [entry.place for entry in entries for seed in entry.all_of("seed")[-1:] if str(seed.value).startswith("-")]
+    if random:
+        notes.append(f"{path}: a seed below 0 draws with the run's seed ({few(random)})")
+    texts = [
+        (entry.place, str(text))
+        for entry in entries
+        for text in (entry.prompt, *(setting.value for setting in entry.all_of("negative_prompt")))
+    ]
+    return [readable(note) for note in notes + syntax_notes(path, texts)]

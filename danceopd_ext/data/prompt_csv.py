@@ -1,0 +1,68 @@
+"""Reads the rows of a .csv prompt file, as spreadsheets of all countries and programs write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UserError
+from .row_names import KNOWN
+
+DELIMITERS = ",;\t|"
+#: Excel's own first line, which names the delimiter; saved again it may be in quotes or followed by empty fields
+_SEP = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
+
+
+def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """Yield (where it stands, fields by column) of each row; names of columns in small letters, without blanks.
+
+    The delimiter is what a first line `sep=;` says, else the one that sets off the column `prompt`. Columns without a
+    name are left out; a field that the row is too short for is None. Raises UserError for a file without the column
+    `prompt` or with a column twice, and for a row with more fields than columns.
+    """
+    lines = text.split("\n")
+    first = next((number for number, line in enumerate(lines) if line.strip()), None)
+    if first is None:
+        return
+    named = _SEP.fullmatch(lines[first].strip(" "))
+    if named:
+        first += 1
+    body = "\n".join(lines[first:])
+    delimiter = named[1] if named else _delimiter(body.lstrip("\n").split("\n", 1)[0])
+    reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter, strict=True)
+    try:
+        columns = _columns(path, next((row for row in reader if any(map(str.strip, row))), []))
+        for row in reader:
+            where = f"{path}, line {first + reader.line_num}"
+            if any(field.strip() for field in row[len(columns) :]):
+                raise UserError(f"{where}: more fields than columns. Put quotes around a prompt with a comma in it.")
+            fields = [*row, *[None] * (len(columns) - len(row))]
+            if row:
+                yield where, {name: field for name, field in zip(columns, fields, strict=False) if name}
+    except csv.Error as error:
+        where = f"{path}, line {first + reader.line_num}"
+        raise UserError(f"{where}: not valid CSV: {error}. Is a quote not closed?") from None
+
+
+def _columns(path: Path, header: list[str]) -> list[str]:
+    columns = [name.strip().lower() for name in header]
+    while columns and not columns[-1]:
+        del columns[-1]
+    if "prompt" not in columns:
+        raise UserError(f'{path}: there is no column "prompt". Its columns are: {", ".join(columns)}.')
+    twice = [name for name in columns if KNOWN.fullmatch(name) and columns.count(name) > 1]
+    if twice:
+        raise UserError(f'{path}: {columns.count(twice[0])} columns are called "{twice[0]}". Leave one of them.')
+    return columns
+
+
+def _delimiter(header: str) -> str:
+    """Return the character that sets off the column `prompt`; spreadsheets in many countries write a semicolon."""
+    for delimiter in DELIMITERS:
+        names = [name.strip().strip('"').strip().lower() for name in header.split(delimiter)]
+        if "prompt" in names:
+            return delimiter
+    return ","
