@@ -1,21 +1,25 @@
 """A folder of images with caption files, or of caption files alone, becomes items.
 
-Semantics where there are images: sd-scripts library/train_util.py, class DreamBoothDataset. Caption files without an
-image are ours: a text-to-image route needs no pixels, and an edit no result. So the captions of edits may lie beside
-the source images, with image_dir and conditioning_data_dir the same folder.
+Semantics where there are images: sd-scripts library/train_util.py, class DreamBoothDataset: images are listed, and a
+caption file counts as its image's. Folders of caption files alone are ours: a text-to-image route needs no pixels. So
+are edits without a result: a caption then needs only a source image, and may lie beside it, with image_dir and
+conditioning_data_dir the same folder.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, few
+from .folder_files import files_of, is_about_the_folder
 from .items import Item
 from .source_folder import match_sources, name_of
 from .subset import IMAGE_SUFFIXES, Subset, image_size
 from .textfiles import read_text
+from .ui_syntax import settings_lines, settings_note, syntax_notes
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,33 @@ class _Captioned:
     image: Path | None = None
 
 
-def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
-    """Return the items of a subset's `image_dir`: its images by name, then the captions without an image.
+@dataclass
+class _Folder:
+    """What a folder holds: images with their caption files (None: class_tokens), captions that count without an image,
+    captions that do not (`stray`), and images that say nothing (`silent`)."""
 
-    An image without a caption file takes `class_tokens`; without those it says nothing and is left out, with a note.
+    files: list[Path]
+    pairs: list[tuple[Path, Path | None]] = field(default_factory=list)
+    alone: list[Path] = field(default_factory=list)
+    stray: list[Path] = field(default_factory=list)
+    silent: list[Path] = field(default_factory=list)
+
+
+def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
+    """Return the items of a subset's `image_dir`: its images by name, then the captions that count without an image.
+
+    In a folder with images a caption file without one does not count, unless the subset has source images (then each
+    caption needs one). In a folder without images all caption files count but those that are about the folder, such as
+    readme.txt. What does not count is reported, as is what is left out of a caption file. An image without a caption
+    file takes `class_tokens`; without those it says nothing and is left out, with a note.
+
     Raises UserError when nothing is left, naming the caption files that would be there under another extension, and
     for an edit without a source image.
     """
-    files = _files(subset)
-    found, silent = _captioned(subset, files)
+    folder = _sorted_out(subset, files_of(subset.image_dir, subset.recursive))
+    found = _read(subset, folder, notes)
     if not found:
-        raise UserError(_nothing(subset, files, len(silent)))
+        raise UserError(_nothing(subset, folder))
     names = [name_of(entry.image or entry.file, subset.image_dir) for entry in found]
     sources = match_sources(subset, names, notes)
     items: list[Item] = []
@@ -47,41 +67,66 @@ def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
         sizes = subset.bucket_sizes(image_size(shown) if shown else None, str(shown or entry.file))
         items += subset.items(entry.text, sizes, str(entry.file), entry.image, images)
     used = {file for images in sources.values() for file in images}
-    silent = [image for image in silent if image not in used]
+    silent = [image for image in folder.silent if image not in used]
     if silent:
         notes.append(
             f"{subset.where}: {len(silent)} of its images have no {_extension(subset)} file and no class_tokens and "
             f"are left out, the first is {silent[0].name}"
         )
+    if folder.stray:
+        why = "belong to no image" if folder.pairs else "are no captions, by their names,"
+        notes.append(
+            f"{subset.where}: {len(folder.stray)} {_extension(subset)} files {why} and are left out "
+            f"({_names(folder.stray)})"
+        )
     return items
 
 
-def _captioned(subset: Subset, files: list[Path]) -> tuple[list[_Captioned], list[Path]]:
-    """Return the captions of a folder's files, and the images without any."""
+def _sorted_out(subset: Subset, files: list[Path]) -> _Folder:
     extension = _extension(subset)
     captions = {file for file in files if file.name.endswith(extension)}
-    found: list[_Captioned] = []
-    used: set[Path] = set()
-    silent: list[Path] = []
-    for image in (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES):
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    folder = _Folder(files)
+    for image in images:
         caption = _caption_file(image, extension, captions)
-        if caption is not None:
-            used.add(caption)
-            found.append(_Captioned(_caption_text(caption, subset), caption, image))
-        elif subset.class_tokens is not None:
-            found.append(_Captioned(subset.class_tokens, image, image))
+        if caption is not None or subset.class_tokens is not None:
+            folder.pairs.append((image, caption))
         else:
-            silent.append(image)
-    found += [_Captioned(_caption_text(file, subset), file) for file in files if file in captions and file not in used]
-    return found, silent
+            folder.silent.append(image)
+    paired = {caption for _, caption in folder.pairs}
+    for file in files:
+        if file in captions and file not in paired:
+            of_images = images and subset.source_dir is None
+            (folder.stray if of_images or is_about_the_folder(file) else folder.alone).append(file)
+    return folder
 
 
-def _files(subset: Subset) -> list[Path]:
-    """Return all files of the folder that are not hidden, in an order that does not depend on the platform."""
-    folder = subset.image_dir
-    found = folder.rglob("*") if subset.recursive else folder.iterdir()
-    files = [file for file in found if file.is_file() and not file.name.startswith(".")]
-    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+def _read(subset: Subset, folder: _Folder, notes: list[str]) -> list[_Captioned]:
+    """Return the captions that count, and note what is left out of their files."""
+    texts: dict[Path, str] = {}
+    pasted, longer = [], []
+    for file in [*(caption for _, caption in folder.pairs if caption), *folder.alone]:
+        lines = [line.strip() for line in read_text(file, "caption file").split("\n")]
+        settings = settings_lines(lines)
+        kept = [line for number, line in enumerate(lines) if line and number not in settings]
+        if not kept:
+            raise UserError(f"{file}: the caption file is empty. Write a caption, or remove it with its image.")
+        pasted += [file] if settings else []
+        longer += [file] if len(kept) > 1 and not subset.rules.enable_wildcard else []
+        texts[file] = "\n".join(kept) if subset.rules.enable_wildcard else kept[0]
+    notes += settings_note(subset.where, [file.name for file in pasted])
+    if longer:
+        notes.append(
+            f"{subset.where}: {len(longer)} caption files have several lines, of which the first is used "
+            f"({_names(longer)}); with enable_wildcard = true one is drawn each time"
+        )
+    notes += syntax_notes(subset.where, ((f.name, t) for f, t in texts.items()), subset.rules.enable_wildcard)
+    pairs = [_Captioned(texts[c] if c else subset.class_tokens or "", c or image, image) for image, c in folder.pairs]
+    return pairs + [_Captioned(texts[file], file) for file in folder.alone]
+
+
+def _names(files: Iterable[Path]) -> str:
+    return few(file.name for file in files)
 
 
 def _extension(subset: Subset) -> str:
@@ -99,22 +144,21 @@ def _caption_file(image: Path, extension: str, captions: set[Path]) -> Path | No
     return next((file for file in candidates if file in captions), None)
 
 
-def _caption_text(file: Path, subset: Subset) -> str:
-    """Return the first line that is not blank, or all of them when wildcards let one be drawn."""
-    lines = [line.strip() for line in read_text(file, "caption file").split("\n") if line.strip()]
-    if not lines:
-        raise UserError(f"{file}: the caption file is empty. Write a caption, or remove it with its image.")
-    return "\n".join(lines) if subset.rules.enable_wildcard else lines[0]
-
-
-def _nothing(subset: Subset, files: list[Path], silent: int) -> str:
+def _nothing(subset: Subset, folder: _Folder) -> str:
     extension = _extension(subset)
-    images = f" for its {silent} images" if silent else ""
+    images = f" for its {len(folder.silent)} images" if folder.silent else ""
     message = f"{subset.where}: there is no {extension} file{images} in {subset.image_dir}."
-    others = Counter(file.suffix for file in files if file.suffix.lower() in (".txt", ".caption", ".cap"))
-    if others:
+    others = Counter(f.suffix for f in folder.files if f.suffix.lower() in (".txt", ".caption", ".cap"))
+    for stray in folder.stray:
+        others[stray.suffix] -= 1
+    if +others:
         suffix, count = others.most_common(1)[0]
         return f'{message} There are {count} {suffix} files: set caption_extension = "{suffix}".'
+    if folder.silent and folder.stray:
+        return (
+            f"{message} Its {len(folder.stray)} {extension} files have other names ({_names(folder.stray)}). Give each "
+            'the name of its image, or set class_tokens = "..."; to train on captions alone, remove the images.'
+        )
     if not subset.recursive and any(entry.is_dir() for entry in subset.image_dir.iterdir()):
         return f"{message} Subfolders are read with recursive = true."
     return f'{message} Add captions, or set caption_extension or class_tokens = "...".'

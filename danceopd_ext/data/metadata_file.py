@@ -17,6 +17,7 @@ from .items import Item, Size
 from .source_folder import match_sources
 from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
 from .textfiles import parse_json, read_text
+from .ui_syntax import syntax_notes
 
 
 def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
@@ -38,6 +39,7 @@ def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
         items += subset.items(text, _sizes(entry, shown, subset, source), source, image, images)
     if not items:
         raise UserError(f"{file}: no entry with a caption or tags.")
+    notes += syntax_notes(str(file), ((key, text) for key, _, _, text in told), subset.rules.enable_wildcard)
     if len(told) < len(entries):
         notes.append(f"{file}: {len(entries) - len(told)} entries have neither caption nor tags and are left out")
     return items

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from .folder_files import files_of
 from .subset import IMAGE_SUFFIXES, Subset
 
 _NUMBERED = re.compile(r"^(.*)_(\d+)$", re.DOTALL)
@@ -56,10 +57,8 @@ def match_sources(subset: Subset, names: Sequence[str], notes: list[str]) -> dic
 
 
 def _images(subset: Subset) -> list[Path]:
-    folder = subset.source_dir
-    files = folder.rglob("*") if subset.recursive else folder.iterdir()
-    images = (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
-    return sorted(images, key=lambda file: file.relative_to(folder).as_posix())
+    files = files_of(subset.source_dir, subset.recursive)
+    return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _owner(name: str, names: dict[str, dict[int, Path]]) -> tuple[str | None, int]:

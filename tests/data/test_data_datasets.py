@@ -16,7 +16,7 @@ def folder(tmp_path):
     """A folder `cats` with two caption files and no image."""
     cats = tmp_path / "cats"
     cats.mkdir()
-    (cats / "a.txt").write_text("cat one, asleep\nsecond line\n", encoding="utf-8")
+    (cats / "a.txt").write_text("cat one, asleep\n", encoding="utf-8")
     (cats / "b.txt").write_text("cat two\n", encoding="utf-8")
     return tmp_path
 
@@ -130,8 +130,14 @@ def test_the_preset_stands_in_where_the_file_is_silent(folder):
     assert (item.size, item.batch_size, item.rules.keep_tokens) == ((256, 320), 3, 2)
 
 
-def test_all_lines_are_kept_for_wildcards(folder):
-    assert style(folder, "enable_wildcard = true")[0].text == "cat one, asleep\nsecond line"
+def test_all_lines_are_kept_for_wildcards_and_else_the_others_are_told(folder):
+    (folder / "cats" / "a.txt").write_text("\n cat one, asleep \n\nsecond line\n", encoding="utf-8")
+    routes, notes = read(folder, subset("enable_wildcard = true"))
+    assert routes["style"][0].text == "cat one, asleep\nsecond line"
+    assert notes == []
+    routes, notes = read(folder, subset())
+    assert routes["style"][0].text == "cat one, asleep"
+    assert ["1 caption files have several lines" in note and "(a.txt)" in note for note in notes] == [True]
 
 
 def test_images_are_bucketed_by_their_header(folder):
@@ -152,24 +158,74 @@ def test_only_the_header_of_an_image_is_read(folder):
 def test_a_caption_is_found_under_the_name_without_a_face_position(folder):
     Image.new("RGB", (64, 32)).save(folder / "cats" / "b_10_20_30_40.png")
     items = style(folder, dataset="resolution = 512\nenable_bucket = true")
-    assert [(item.text, item.size) for item in items] == [("cat two", (704, 320)), ("cat one, asleep", (512, 512))]
+    assert [(item.text, item.size) for item in items] == [("cat two", (704, 320))]
 
 
 def test_an_image_without_caption_takes_the_class_tokens(folder):
-    Image.new("RGB", (64, 64)).save(folder / "cats" / "c.png")
-    assert {item.text for item in style(folder, 'class_tokens = "sks cat"')} == {
-        "cat one, asleep",
-        "cat two",
-        "sks cat",
-    }
+    for name in ("a", "c"):
+        Image.new("RGB", (64, 64)).save(folder / "cats" / f"{name}.png")
+    assert {item.text for item in style(folder, 'class_tokens = "sks cat"')} == {"cat one, asleep", "sks cat"}
 
 
 def test_an_image_that_says_nothing_is_left_out_with_a_note(folder):
-    Image.new("RGB", (64, 64)).save(folder / "cats" / "c.png")
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (64, 64)).save(folder / "cats" / f"{name}.png")
     routes, notes = read(folder, subset())
     assert len(routes["style"]) == 2
     assert "1 of its images" in notes[0]
     assert "c.png" in notes[0]
+
+
+def test_text_files_without_an_image_are_no_prompts_where_there_are_images(folder):
+    # The same folder given to sd-scripts' DreamBoothDataset has one item.
+    Image.new("RGB", (64, 64)).save(folder / "cats" / "a.png")
+    for name in ("readme", "sample_prompts", "c"):
+        (folder / "cats" / f"{name}.txt").write_bytes(b"\xff is not even read")
+    routes, notes = read(folder, subset())
+    assert [item.text for item in routes["style"]] == ["cat one, asleep"]
+    (note,) = notes
+    assert note.endswith("4 .txt files belong to no image and are left out (b.txt, c.txt, readme.txt and 1 more)")
+
+
+def test_a_folder_of_captions_has_text_files_that_are_none(folder):
+    foreign = ["README", "ReadMe_en", "LICENSE", "licence", "sample_prompts", "sample-prompts", "requirements"]
+    for name in [*foreign, "license plate"]:
+        (folder / "cats" / f"{name}.txt").write_text("a text", encoding="utf-8")
+    routes, notes = read(folder, subset())
+    assert [item.text for item in routes["style"]] == ["cat one, asleep", "cat two", "a text"]
+    (note,) = notes
+    assert "7 .txt files are no captions, by their names, and are left out (LICENSE.txt, README.txt" in note
+
+
+def test_images_and_texts_of_other_names_are_no_data(folder):
+    Image.new("RGB", (64, 64)).save(folder / "cats" / "c.png")
+    with pytest.raises(
+        UserError, match=r"no \.txt file for its 1 images.* 2 \.txt files have other names \(a\.txt, b\.txt\)"
+    ):
+        read(folder, subset())
+
+
+def test_what_systems_and_tools_leave_in_folders_is_not_read(folder):
+    for place in (".ipynb_checkpoints", "__MACOSX", "@eaDir", "more/.cache"):
+        (folder / "cats" / place).mkdir(parents=True)
+        (folder / "cats" / place / "a-checkpoint.txt").write_text("no caption", encoding="utf-8")
+        Image.new("RGB", (64, 64)).save(folder / "cats" / place / "a.png")
+    for name in ("._a.txt", "._a.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / "cats" / name).write_bytes(b"\x00\xff")
+    assert [item.text for item in style(folder, "recursive = true")] == ["cat one, asleep", "cat two"]
+
+
+def test_captions_are_looked_through_for_what_only_uis_understand(folder):
+    (folder / "cats" / "a.txt").write_text("a (red:1.2) cat\nNegative prompt: x\nSteps: 2, Seed: 1\n", encoding="utf-8")
+    (folder / "cats" / "b.txt").write_text("a {big|small} cat\n", encoding="utf-8")
+    routes, notes = read(folder, subset())
+    assert [item.text for item in routes["style"]] == ["a (red:1.2) cat", "a {big|small} cat"]
+    pasted, syntax = notes
+    assert "are left out, they are no prompts (a.txt)" in pasted
+    assert "(word:1.2) (a.txt): write the words alone; {a|b} (b.txt): " in syntax
+    routes, notes = read(folder, subset("enable_wildcard = true"))
+    assert routes["style"][0].text == "a (red:1.2) cat"
+    assert "{a|b}" not in notes[1]
 
 
 def test_subfolders_are_read_when_asked_for_and_hidden_files_never(folder):
@@ -214,6 +270,12 @@ METADATA = {
     "z": {"caption": "no image"},
     "w": {"caption": ""},
 }
+
+
+def test_texts_of_a_metadata_file_are_looked_through_too(folder):
+    (folder / "meta.json").write_text('{"a": {"caption": "a [cat]"}}', encoding="utf-8")
+    (note,) = read(folder, metadata_toml("meta.json"))[1]
+    assert "[word] (a): " in note
 
 
 def metadata_toml(name):

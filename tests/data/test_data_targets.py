@@ -136,17 +136,20 @@ def test_a_picture_whose_name_cannot_be_one_is_named(tmp_path, key):
 
 
 def test_a_dataset_folder_gives_its_images(tmp_path):
-    save(tmp_path / "one.png", (64, 64))
-    (tmp_path / "one.txt").write_text("a cat", encoding="utf-8")
-    (tmp_path / "only.txt").write_text("a dog", encoding="utf-8")
+    (tmp_path / "pictures").mkdir()
+    save(tmp_path / "pictures" / "one.png", (64, 64))
+    (tmp_path / "pictures" / "one.txt").write_text("a cat", encoding="utf-8")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "only.txt").write_text("a dog", encoding="utf-8")
     config = tmp_path / "dataset.toml"
     config.write_text(
         "[[datasets]]\nresolution = 64\nenable_bucket = true\nmin_bucket_reso = 64\ncaption_extension = '.txt'\n"
-        f"[[datasets.subsets]]\nimage_dir = '{tmp_path}'\n",
+        f"[[datasets.subsets]]\nimage_dir = '{tmp_path}/pictures'\n"
+        f"[[datasets.subsets]]\nimage_dir = '{tmp_path}/texts'\n",
         encoding="utf-8",
     )
     with_image, alone = read_dataset_config(config, ["base"])[0]["base"]
-    assert with_image.target.path == tmp_path / "one.png"
+    assert with_image.target.path == tmp_path / "pictures" / "one.png"
     assert with_image.target.buckets.enable_bucket
     assert alone.target is None
 
