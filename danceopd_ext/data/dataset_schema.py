@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import UserError, nearest
+from .foreign_config import is_training, renamed
 from .textfiles import breaks
 
 Check = Callable[[object], "str | None"]
@@ -93,6 +94,7 @@ IGNORED_KEYS = (
     *("color_aug", "flip_aug", "face_crop_aug_range", "random_crop", "alpha_mask", "resize_interpolation"),
     *("cache_info", "is_reg", "token_warmup_min", "token_warmup_step", "network_multiplier", "prior_loss_weight"),
     *("validation_split", "validation_seed", "debug_dataset", "max_token_length"),
+    *("skip_image_resolution", "train_inpainting"),
 )
 """Keys of sd-scripts without a meaning here: a picture is used as it is, if at all. Accepted everywhere, and noted."""
 
@@ -104,33 +106,51 @@ _LEVELS = {
 }
 
 
-def check_table(table: object, level: str, where: str) -> list[str]:
-    """Check one table of a dataset configuration and return the keys that are ignored.
+def check_table(table: object, level: str) -> tuple[list[str], list[str]]:
+    """Check one table of a dataset configuration; return the keys that are ignored, and what is wrong, as sentences.
 
-    `level` is "[general]", "[[datasets]]" or "[[datasets.subsets]]"; `where` names file and table in messages.
-    A key that is switched off (false, 0, empty) is not reported as ignored. Raises UserError for an unknown key, a key
-    of another level, and a value of the wrong kind.
+    `level` is "[general]", "[[datasets]]" or "[[datasets.subsets]]". A key that is switched off (false, 0, empty) is
+    not reported as ignored. Wrong are unknown keys, keys of another level, and values of the wrong kind.
     """
     if not isinstance(table, dict):
-        raise UserError(f"{where}: expected a table of keys, got {table!r}.")
+        return [], [f"expected a table of keys, got {table!r}."]
     known = _LEVELS[level]
-    ignored = []
+    ignored = [key for key, value in table.items() if key in IGNORED_KEYS and value]
+    wrong = []
     for key, value in table.items():
-        if key in IGNORED_KEYS:
-            if value:
-                ignored.append(key)
-        elif key not in known:
-            raise UserError(f"{where}: {_unknown(key, level)}")
+        if key in known:
+            wrong += wrong_value(key, value, known[key])
+        elif key not in IGNORED_KEYS:
+            wrong.append(_unknown(key, level))
+    return ignored, wrong
+
+
+def check_top(config: Mapping[str, object]) -> list[str]:
+    """Return what is wrong with the names at the top of a dataset configuration, as sentences."""
+    wrong, others = [], []
+    training = is_training(config)
+    for key, value in config.items():
+        homes = [name for name, keys in _LEVELS.items() if key in keys] or ["[general]"] * (key in IGNORED_KEYS)
+        kind = "table" if isinstance(value, dict | list) else "key"
+        if key in ("general", "datasets"):
+            continue
+        if homes:
+            wrong.append(f'"{key}" does not belong at the top; move it to {homes[0]}.')
+        elif renamed(key):
+            wrong.append(f'unknown {kind} "{key}": {renamed(key)}.')
+        elif training:
+            others.append(key)
         else:
-            check_value(key, value, known[key], where)
-    return ignored
+            wrong.append(f'unknown {kind} "{key}".{nearest(key, ("general", "datasets"))}')
+    if others:
+        wrong.append(f"In the preset, the file that --config names: {', '.join(others)}.")
+    return wrong
 
 
-def check_value(key: str, value: object, check: Check, where: str) -> None:
-    """Raise UserError when `value` is not what `check` expects."""
+def wrong_value(key: str, value: object, check: Check) -> list[str]:
+    """Return a sentence when `value` is not what `check` expects, else nothing."""
     expected = check(value)
-    if expected is not None:
-        raise UserError(f"{where}: {key} = {value!r} is wrong: expected {expected}.")
+    return [] if expected is None else [f"{key} = {value!r} is wrong: expected {expected}."]
 
 
 def check_defaults(defaults: Mapping[str, object]) -> None:
@@ -139,12 +159,14 @@ def check_defaults(defaults: Mapping[str, object]) -> None:
     for key, value in defaults.items():
         if key not in known:
             raise ValueError(f"{key} is not a key of a dataset")
-        if value is not None:
-            check_value(key, value, known[key], "the preset")
+        for wrong in wrong_value(key, value, known[key]) if value is not None else []:
+            raise UserError(f"the preset: {wrong}")
 
 
 def _unknown(key: str, level: str) -> str:
     homes = [name for name, keys in _LEVELS.items() if key in keys]
     if homes:
         return f'"{key}" does not belong in {level}; move it to {" or ".join(homes)}.'
+    if renamed(key):
+        return f'unknown key "{key}" in {level}: {renamed(key)}.'
     return f'unknown key "{key}" in {level}.{nearest(key, (*_LEVELS[level], *IGNORED_KEYS))}'

@@ -7,13 +7,14 @@ then in the preset; `custom_attributes` is taken whole from the innermost level 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError, nearest
+from ..errors import UserError, few, nearest
 from .buckets import BucketRules
 from .caption_folder import read_caption_folder
-from .dataset_schema import RULE_KEYS, SOURCE_KEYS, check_defaults, check_table
+from .dataset_schema import RULE_KEYS, SOURCE_KEYS, check_defaults, check_table, check_top
+from .foreign_config import whose, whose_list, whose_text
 from .items import CaptionRules, Item
 from .metadata_file import read_metadata
 from .resolutions import parse_resolution
@@ -52,12 +53,16 @@ def read_dataset_config(
 
 
 def _parse(path: Path) -> dict:
-    """Return the file's content; a syntax error names file and line."""
+    """Return the file's content; a syntax error names file and line, another program's file that program."""
     text = read_text(path, "dataset configuration")
+    if foreign := whose_text(path, text):
+        raise UserError(f"{path} (dataset_config): {foreign}")
     if path.suffix.lower() == ".json":
         config = parse_json(text, str(path))
     else:
         config = parse_toml(text, str(path), r"image_dir = 'C:\images'")
+    if isinstance(config, list):
+        raise UserError(f"{path} (dataset_config): {whose_list(config)}")
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a table with [[datasets]], got {type(config).__name__}.")
     return config
@@ -65,27 +70,67 @@ def _parse(path: Path) -> dict:
 
 def _subsets(config: dict, path: Path, teachers: Sequence[str], defaults: Mapping[str, object], notes: list[str]):
     """Yield every subset with the keys that it inherits."""
-    for key in config:
-        if key not in ("general", "datasets"):
-            raise UserError(f'{path}: unknown table "{key}".{nearest(key, ("general", "datasets"))}')
-    general = config.get("general", {})
-    ignored = dict.fromkeys(check_table(general, "[general]", f"{path}, [general]"))
-    datasets = config.get("datasets")
-    if isinstance(datasets, dict):
-        raise UserError(f"{path}: datasets is a list: write [[datasets]] with double brackets.")
-    if not isinstance(datasets, list) or not datasets:
-        raise UserError(f"{path}: no datasets. Add [[datasets]] and below it [[datasets.subsets]] with image_dir.")
-    for d, dataset in enumerate(datasets, 1):
-        there = f"{path}, dataset {d}"
-        ignored |= dict.fromkeys(check_table(dataset, "[[datasets]]", there))
-        if not dataset.get("subsets"):
-            raise UserError(f"{there}: no subsets. Add [[datasets.subsets]] with image_dir below it.")
+    ignored = _check(config, path)
+    for d, dataset in enumerate(config["datasets"], 1):
         for s, subset in enumerate(dataset["subsets"], 1):
-            where = f"{there}, subset {s}"
-            ignored |= dict.fromkeys(check_table(subset, "[[datasets.subsets]]", where))
-            yield _subset((subset, dataset, general, defaults), path, d, where, teachers)
+            levels = (subset, dataset, config.get("general", {}), defaults)
+            yield _subset(levels, path, d, f"{path}, dataset {d}, subset {s}", teachers)
     if ignored:
         notes.append(f"{path}: ignored: {', '.join(ignored)} (a picture is used as it is, if at all)")
+
+
+def _check(config: dict, path: Path) -> list[str]:
+    """Check the keys of all tables and return those that are ignored.
+
+    Raises UserError for all that are wrong at once, and for a file without datasets or subsets.
+    """
+    ignored: dict[str, None] = {}
+    wrong: dict[str, list[str]] = {sentence: [""] for sentence in check_top(config)}
+    for place, table, level in _tables(config):
+        more, sentences = check_table(table, level)
+        ignored |= dict.fromkeys(more)
+        for sentence in sentences:
+            wrong.setdefault(sentence, []).append(place)
+    missing = _missing(config)
+    if wrong:
+        raise UserError(_all_wrong(path, whose(config), wrong))
+    if missing:
+        foreign = whose(config)
+        raise UserError(f"{path} (dataset_config): {foreign}" if foreign else f"{path}{missing}")
+    return list(ignored)
+
+
+def _tables(config: dict) -> Iterator[tuple[str, object, str]]:
+    """Yield (place, table, level) of each table that is there."""
+    yield "[general]", config.get("general", {}), "[general]"
+    datasets = config.get("datasets")
+    for d, dataset in enumerate(datasets if isinstance(datasets, list) else [], 1):
+        yield f"dataset {d}", dataset, "[[datasets]]"
+        subsets = dataset.get("subsets") if isinstance(dataset, dict) else None
+        for s, subset in enumerate(subsets if isinstance(subsets, list) else [], 1):
+            yield f"dataset {d}, subset {s}", subset, "[[datasets.subsets]]"
+
+
+def _missing(config: dict) -> str:
+    """Return which tables are missing, as the end of a message, or ""."""
+    datasets = config.get("datasets")
+    if isinstance(datasets, dict):
+        return ": datasets is a list: write [[datasets]] with double brackets."
+    if not isinstance(datasets, list) or not datasets:
+        return ": no datasets. Add [[datasets]] and below it [[datasets.subsets]] with image_dir."
+    for d, dataset in enumerate(datasets, 1):
+        if isinstance(dataset, dict) and not dataset.get("subsets"):
+            return f", dataset {d}: no subsets. Add [[datasets.subsets]] with image_dir below it."
+    return ""
+
+
+def _all_wrong(path: Path, foreign: str, wrong: Mapping[str, list[str]]) -> str:
+    """One message; `wrong`: sentence -> the places that it is about ("" is the top of the file)."""
+    if len(wrong) == 1 and not foreign:
+        ((sentence, places),) = wrong.items()
+        return ", ".join([str(path), *filter(None, [few(places)])]) + f": {sentence}"
+    told = [f"{few(places)}: {sentence}" if places != [""] else sentence for sentence, places in wrong.items()]
+    return f"{path} (dataset_config): {foreign or f'{len(wrong)} things are wrong.'} {' '.join(told)}"
 
 
 def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, teachers: Sequence[str]) -> Subset:
