@@ -154,7 +154,7 @@ def read_sample_file(path: Path) -> tuple[list[Entry], list[str]]:
 
     .toml has a table `[prompt]` with a list `[[prompt.subset]]`, each with what it does not say from the table; .json a
     list of objects or lines. Keys: prompt, negative_prompt, width, height, seed, sample_steps, scale, controlnet_image,
-    control_image_path (or a list of them). Raises UserError.
+    control_image_path (or a list of them). Line breaks inside a prompt become blanks. Raises UserError.
     """
     text = read_text(path, "file of sample prompts")
     suffix = path.suffix.lower()
@@ -204,4 +204,9 @@ def _entry(record: object, path: Path, place: str) -> Entry:
         key = _SAME_KEY.get(name, name)
         values = value if key == "source" and isinstance(value, list) else [value]
         settings += [Setting(key if key in known else "", name, one) for one in values]
-    return Entry(record["prompt"].strip(), tuple(settings), place)
+    return Entry(one_line(record["prompt"]), tuple(settings), place)
+
+
+def one_line(text: str) -> str:
+    """Return a text of several lines as one, with blanks between them."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())

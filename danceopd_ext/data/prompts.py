@@ -12,7 +12,7 @@ from ..errors import UserError, readable
 from .buckets import around
 from .items import CaptionRules, Item, Size
 from .prompt_csv import csv_rows
-from .prompt_entries import FLAGS, Entry, Unused, read_lines
+from .prompt_entries import FLAGS, Entry, Unused, one_line, read_lines
 from .row_names import Names
 from .sources import path_of_row, sources_of_row
 from .subset import image_size
@@ -150,7 +150,7 @@ def _rows_of_records(
         lines = str(record["prompt"] or "").splitlines()
         settings = settings_lines(lines)
         pasted += [where.rpartition(", ")[2]] if settings else []
-        prompt = " ".join(line.strip() for n, line in enumerate(lines) if line.strip() and n not in settings)
+        prompt = one_line("\n".join(line for number, line in enumerate(lines) if number not in settings))
         if prompt:
             names.add(record, where)
             width, height = (_side(record.get(side), where, side) for side in ("width", "height"))

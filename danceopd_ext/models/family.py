@@ -66,6 +66,8 @@ class Family(LayerNames, ABC):
     text_sees_sources: bool = False
     #: what the model's guidance embedding is told, for models that have one: the pipeline's default
     embedded_guidance: float | None = None
+    #: how many tokens of a prompt the pipeline reads, its template's included; it cuts the rest
+    longest_text: int = 512
 
     @property
     def can_edit(self) -> bool:
@@ -79,6 +81,14 @@ class Family(LayerNames, ABC):
 
         `sources`: the source images of each prompt, for families whose text encoder sees them too.
         """
+
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        """How many tokens the pipeline makes of a prompt, its template's included, before it cuts any."""
+        return len(pipeline.tokenizer(prompt, verbose=False).input_ids)
+
+    def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
+        """How many of these tokens the model gets of a prompt with this many source images."""
+        return self.longest_text
 
     def encode_sources(self, vae: Any, sources: Sources) -> PromptTensors:
         """The latents of one sample's source images as `source_0`, `source_1`, ..., each [C, H, W], on the CPU.

@@ -39,6 +39,9 @@ class Flux(FluxNames, Family):
         pairs = zip(embeds.detach().cpu(), pooled.detach().cpu(), strict=True)
         return [{"embeds": e.contiguous(), "pooled": p.contiguous()} for e, p in pairs]
 
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        return len(pipeline.tokenizer_2(prompt, verbose=False).input_ids)
+
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
     ) -> torch.Tensor:

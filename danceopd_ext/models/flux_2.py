@@ -44,6 +44,15 @@ class Flux2(Flux2Names, Family):
         embeds, _ = pipeline.encode_prompt(list(prompts))
         return [{"embeds": e.contiguous()} for e in embeds.detach().cpu()]
 
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        from diffusers.pipelines.flux2.pipeline_flux2 import format_input  # here: it takes seconds to import
+
+        chats = format_input(prompts=[prompt], system_message=pipeline.system_message)
+        found = pipeline.tokenizer.apply_chat_template(
+            chats, add_generation_prompt=False, tokenize=True, return_dict=True
+        )
+        return len(found["input_ids"][0])
+
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
     ) -> torch.Tensor:
@@ -107,6 +116,12 @@ class Flux2Klein(Flux2):
     default_components = "black-forest-labs/FLUX.2-klein-base-4B"
     embedded_guidance = None
     has_guidance_embedding = False
+
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        chat = pipeline.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return len(pipeline.tokenizer(chat, verbose=False).input_ids)
 
 
 def check_source(image: Image.Image, title: str) -> None:

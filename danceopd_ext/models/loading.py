@@ -156,6 +156,7 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
     pipeline = _load_part(
         source, lambda: cls.from_pretrained(source.components, transformer=None, vae=None, torch_dtype=dtype)
     )
+    _keep_within_positions(pipeline)
     try:
         return pipeline.to(device)
     except torch.OutOfMemoryError:
@@ -165,6 +166,16 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
         if name.startswith(("text_encoder", "siglip")) and isinstance(part, torch.nn.Module):
             stream(part, torch.device(device))
     return pipeline
+
+
+def _keep_within_positions(pipeline: Any) -> None:
+    """Let no tokenizer give more tokens than its encoder, a CLIP, has positions: it would fail on a long prompt."""
+    for end in ("", "_2"):
+        words, encoder = (getattr(pipeline, f"{part}{end}", None) for part in ("tokenizer", "text_encoder"))
+        places = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        if type(encoder).__name__.startswith("CLIP") and places and words.model_max_length > places:
+            words.model_max_length = places
+            pipeline.tokenizer_max_length = min(pipeline.tokenizer_max_length, places)
 
 
 def stream(module: torch.nn.Module, device: torch.device) -> None:

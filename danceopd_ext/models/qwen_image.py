@@ -6,6 +6,7 @@ Shape suffixes: B samples, L text tokens, D text features, C latent channels, H 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from danceopd_ext.errors import UserError, few_letters
 from danceopd_ext.method import Field
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
@@ -20,6 +22,10 @@ from danceopd_ext.models.guidance import keeping_length
 from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
+
+#: tokens of an edit's text, what is seen of its source images included: the transformer's table of places has 4096, and
+#: those of the picture come before
+LONGEST_EDIT = 4096 - 256
 
 
 class QwenImage(QwenImageNames, Family):
@@ -30,12 +36,20 @@ class QwenImage(QwenImageNames, Family):
     vae_class = "AutoencoderKLQwenImage"
     default_components = "Qwen/Qwen-Image"
     checkpoint_marks = ("transformer_blocks.0.img_mlp.net.0.proj.",)
+    longest_text = 1024
 
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         embeds, mask = pipeline.encode_prompt(list(prompts))
         return _without_padding(embeds, mask)
+
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        return len(pipeline.tokenizer(pipeline.prompt_template_encode.format(prompt), verbose=False).input_ids)
+
+    def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
+        # the pipelines that edit cut nothing: see QwenImageEdit.encode_prompts
+        return sys.maxsize if sources else self.longest_text + pipeline.prompt_template_encode_start_idx
 
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
@@ -101,7 +115,13 @@ class QwenImageEdit(QwenImage):
         for prompt, own in zip(prompts, sources or [Sources((), (0, 0))] * len(prompts), strict=True):
             if own.images:
                 glances = [_resized(image.convert("RGB"), self.glance_area) for image in own.images]
-                items += _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
+                (item,) = _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
+                if len(item["embeds"]) > LONGEST_EDIT:
+                    raise UserError(
+                        f'{self.title} cannot read the prompt "{few_letters(prompt)}": with its source images it has '
+                        f"{len(item['embeds']):,} tokens, more than {LONGEST_EDIT:,}. Shorten it."
+                    )
+                items.append(item)
             else:
                 items += super().encode_prompts(drawing, [prompt])
         return items

@@ -60,6 +60,7 @@ class StableDiffusion3(Family):
     blocks = {"transformer_blocks": Blocks("joint_blocks", 38, BLOCK_NAMES)}  # noqa: RUF012
     outer = OUTER_NAMES
     checkpoint_marks = ("joint_blocks.", "pos_embed.pos_embed")
+    longest_text = 256
 
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
@@ -69,6 +70,14 @@ class StableDiffusion3(Family):
         )
         pairs = zip(embeds.detach().cpu(), pooled.detach().cpu(), strict=True)
         return [{"embeds": e.contiguous(), "pooled": p.contiguous()} for e, p in pairs]
+
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        words = pipeline.tokenizer if pipeline.text_encoder_3 is None else pipeline.tokenizer_3
+        return len(words(prompt, verbose=False).input_ids)
+
+    def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
+        # CLIP reads less than T5, where there is one, but then cuts nothing that the model does not get
+        return pipeline.tokenizer_max_length if pipeline.text_encoder_3 is None else self.longest_text
 
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions

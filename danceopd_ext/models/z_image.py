@@ -31,6 +31,9 @@ OUTER_NAMES = {
     "t_embedder.mlp.2": "t_embedder.mlp.2",
 }
 
+#: the transformer pads texts to a multiple of so many tokens
+BLOCK = 32
+
 
 class ZImage(Family):
     """The transformer takes 1 - sigma as its time and gives -dz/dsigma; captions are a list, each of its own length."""
@@ -58,12 +61,22 @@ class ZImage(Family):
         embeds, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
         return [{"embeds": e.detach().cpu().contiguous()} for e in embeds]
 
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        chat = pipeline.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        return len(pipeline.tokenizer(chat, verbose=False).input_ids)
+
+    def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
+        return min(self.longest_text, room_in_places([0], transformer_config["axes_lens"][0]))
+
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
     ) -> torch.Tensor:
         dtype = transformer.x_pad_token.dtype  # transformer.dtype walks through all parameters
         images = list(z_BCHW.to(dtype).unsqueeze(2).unbind(0))  # each [C, 1, H, W]: one frame
-        captions = [item["embeds"].to(dtype) for item in condition.items]
+        places = transformer.config.axes_lens[0]
+        captions = [within_places([item["embeds"].to(dtype)], places)[0] for item in condition.items]
         time = (1000 - sigma_B * 1000) / 1000  # the pipeline's own arithmetic
         out = transformer(images, time, captions, return_dict=False)[0]
         return -torch.stack([o.float() for o in out]).squeeze(2)
@@ -77,3 +90,21 @@ class ZImage(Family):
         patch = max(transformer_config["all_patch_size"])
         places = min(transformer_config["axes_lens"][1:])
         return SizeLimits(multiple=vae_scale_factor * patch, maximum=places * patch * vae_scale_factor)
+
+
+def room_in_places(lengths: Sequence[int], places: int) -> int:
+    """How many tokens of the longest of a sample's texts have a place in the transformer's table of `places`.
+
+    The texts follow each other, each padded to whole BLOCKs, with a place or two between them for a picture.
+    """
+    others = sorted(lengths)[:-1]
+    taken = sum(-(-length // BLOCK) * BLOCK for length in others) + 2 * len(lengths)
+    return max(1, (places - taken) // BLOCK) * BLOCK
+
+
+def within_places(texts: Sequence[torch.Tensor], places: int) -> list[torch.Tensor]:
+    """A sample's encoded texts [tokens, features], the longest cut at its end to what has a place (see above)."""
+    lengths = [len(text) for text in texts]
+    longest = lengths.index(max(lengths))
+    room = room_in_places(lengths, places)
+    return [text[:room] if number == longest else text for number, text in enumerate(texts)]

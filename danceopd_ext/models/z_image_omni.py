@@ -5,7 +5,7 @@ Shape suffixes: B samples, C latent channels, H and W latent height and width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from danceopd_ext.models.flux_2 import check_source
 from danceopd_ext.models.layer_names import Blocks
 from danceopd_ext.models.packing import in_groups
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, scaled_to
-from danceopd_ext.models.z_image import REFINER, ZImage
+from danceopd_ext.models.z_image import REFINER, ZImage, room_in_places, within_places
 
 #: what a vision encoder, which the text pipeline holds, sees of a source image
 GLANCE = f"{SOURCE}glance_"
@@ -59,6 +59,15 @@ class ZImageOmni(ZImage):
             items.append({name: tensor.detach().cpu().contiguous() for name, tensor in item.items()})
         return items
 
+    def text_length(self, pipeline: Any, prompt: str) -> int:
+        chat = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        return len(pipeline.tokenizer(chat, verbose=False).input_ids)
+
+    def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
+        # with source images the texts between them are a few tokens each, and the longest has the prompt
+        lengths = [1] * (sources + 2) if sources else [1]
+        return min(self.longest_text, room_in_places(lengths, transformer_config["axes_lens"][0]))
+
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
     ) -> torch.Tensor:
@@ -72,7 +81,8 @@ class ZImageOmni(ZImage):
         pictures, texts, glances = [], [], []
         for z_CHW, item in zip(z_BCHW, items, strict=True):
             pictures.append([picture.to(dtype).unsqueeze(1) for picture in (*numbered(item, SOURCE), z_CHW)])
-            texts.append([text.to(dtype) for text in numbered(item, TEXT)])
+            own = [text.to(dtype) for text in numbered(item, TEXT)]
+            texts.append(within_places(own, transformer.config.axes_lens[0]))
             seen = [glance.to(dtype) for glance in numbered(item, GLANCE)]
             glances.append([*seen, None] if seen else None)
         out = transformer(

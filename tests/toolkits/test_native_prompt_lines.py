@@ -107,7 +107,7 @@ def test_a_flag_without_a_value_takes_nothing_of_the_next():
         (
             json.dumps(
                 [
-                    {"prompt": "a cat", "negative_prompt": "blurry", "width": 32, "height": 64.0, "seed": 5,
+                    {"prompt": "a\n cat\n", "negative_prompt": "blurry", "width": 32, "height": 64.0, "seed": 5,
                      "scale": 4.5, "sample_steps": "2"},
                     "a cat --n blurry --w 32 --h 64 --d 5 --l 4.5 --s 2",
                     {"prompt": "a dog", "cfg_scale": 2, "enum": 3, "seed": None},

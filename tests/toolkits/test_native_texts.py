@@ -83,3 +83,17 @@ def test_a_streamed_checkpoint_teacher_has_the_same_velocity(name):
     before = field(z, sigma, condition)
     stream(pipeline.transformer, torch.device("cpu"))
     assert torch.equal(field(z, sigma, condition), before)
+
+
+def test_prompts_that_are_cut_are_told_with_their_places(ran, tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("red cat\n" + "red cat " * 300 + "\n", encoding="utf-8")
+    (tmp_path / "s.txt").write_text("blue river " * 300 + "--s 2 --w 16 --h 16\n", encoding="utf-8")
+    output = ran(
+        {"base": {}}, prompts={"base": str(tmp_path / "p.txt")}, sample_prompts=str(tmp_path / "s.txt"),
+        sample_every_n_steps=2,
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "note: 2 prompts have more tokens than Z-Image reads; their ends are not used (" in said
+    assert f"{tmp_path / 'p.txt'}, line 2: 602 of 96" in said
+    assert '"blue river ' in said
+    assert (output / "fused.safetensors").is_file()

@@ -13,7 +13,7 @@ from pathlib import Path
 from danceopd_ext.config.danceopd import NO_GUIDANCE
 from danceopd_ext.data.buckets import around
 from danceopd_ext.data.items import Size
-from danceopd_ext.data.prompt_entries import NO_EFFECT, Entry, Setting, Unused, read_line, read_sample_file
+from danceopd_ext.data.prompt_entries import NO_EFFECT, Entry, Setting, Unused, one_line, read_line, read_sample_file
 from danceopd_ext.data.prompts import size_of_source
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.textfiles import find_beside, unquoted
@@ -71,7 +71,7 @@ def parse_entry(entry: Entry) -> PreviewPrompt:
         values["seed"] = None
     negative = entry.last_of("negative_prompt")
     if negative:
-        values["negative_prompt"] = _text(negative)
+        values["negative_prompt"] = one_line(_text(negative))
     sources = entry.all_of("source")
     for setting in sources:
         if not unquoted(_text(setting)):

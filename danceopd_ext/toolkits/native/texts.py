@@ -16,6 +16,7 @@ from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.loading import load_text_pipeline
+from danceopd_ext.toolkits.native.long_prompts import long_prompts
 from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
 
 EMPTY = ""
@@ -49,6 +50,8 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
             seen = [Sources([load_picture(path) for path in prompt.sources], prompt.drawn) for prompt in batch]
             return prepared.family.encode_prompts(pipeline, texts, seen)
 
+        for note in long_prompts(prepared, pipeline, missing):
+            say(note)
         check_room(cache, prompts, encode, say)
         cache.encode_missing(prompts, encode, preset.dataset.text_encoder_batch_size)
         say(f"encoded {len(missing)} prompts; the text encoders are freed")
