@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from danceopd_ext.endings import refused, show
-from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.errors import TrainingError, UserError, nearest, printable
 
 DTYPES = ("fp16", "bf16", "float")
 
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect = commands.add_parser("inspect", help="say what a LoRA file holds and whether it can be used here")
     inspect.add_argument("file", help="a file, a LoRA folder, or owner/name on the Hugging Face Hub")
+    _add_family(inspect)
     inspect.set_defaults(command=_inspect)
     convert = commands.add_parser("convert", help="write a LoRA in the names another program reads")
     convert.add_argument("input", help="a file, a LoRA folder, or owner/name on the Hugging Face Hub")
@@ -62,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", required=True, choices=("kohya", "diffusers", "comfyui"))
     convert.add_argument("--dtype", choices=DTYPES, help="by default what the input has")
     convert.add_argument("--rank", type=positive, help="compress every layer to at most this rank")
+    _add_family(convert)
     convert.add_argument("--ignore_text_encoder", action="store_true", help="leave the text encoder's part out")
+    convert.add_argument("--ignore_other_parts", action="store_true", help="leave changes of biases and norms out")
     convert.set_defaults(command=_convert)
     return parser
 
@@ -74,17 +77,28 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _layouts() -> dict:
-    from danceopd_ext.models.registry import NAMES
+def _add_family(parser: argparse.ArgumentParser) -> None:
+    what = "the model family that the file is made for, as model_type names it, where its layers' names do not tell"
+    parser.add_argument("--family", help=what)
 
-    return {name: names.reference_layout() for name, names in NAMES.items()}
+
+def _layouts(family: str | None) -> dict:
+    """The layouts to choose among, by name: all, or that of `family`. Raises UserError for an unknown word."""
+    from danceopd_ext.models.registry import FAMILIES, NAMES, names_of
+
+    if family is None:
+        return {name: names.reference_layout() for name, names in NAMES.items()}
+    known = [*NAMES, *(name for name in FAMILIES if name not in NAMES)]
+    if family not in known:
+        raise UserError(f'--family "{family}" is unknown.{nearest(family, known)} Choose one of {", ".join(known)}.')
+    return {family: names_of(family).reference_layout()}
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from danceopd_ext.lora.describe import describe
     from danceopd_ext.lora.source import open_source
 
-    lines = describe(open_source(arguments.file), _layouts())
+    lines = describe(open_source(arguments.file), _layouts(arguments.family))
     width = max(len(what) for what, _ in lines)
     show("\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in lines))
 
@@ -94,18 +108,27 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     from danceopd_ext.lora.algebra import compress
     from danceopd_ext.lora.describe import find_layout, main_dtype
+    from danceopd_ext.lora.families import labelled
     from danceopd_ext.lora.read import to_lora
     from danceopd_ext.lora.source import open_source
-    from danceopd_ext.lora.write import write_lora
+    from danceopd_ext.lora.write import unread, write_lora
 
     source = open_source(arguments.input)
     if Path(arguments.output).resolve() == source.path.resolve():
         raise UserError(f"{arguments.output}: input and output are the same file. Give the output another name.")
-    layout = find_layout(source, _layouts())
-    lora = to_lora(source, layout, ignore_text_encoder=arguments.ignore_text_encoder)
+    layout = find_layout(source, _layouts(arguments.family))
+    lora = to_lora(
+        source,
+        layout,
+        ignore_text_encoder=arguments.ignore_text_encoder,
+        ignore_other_parts=arguments.ignore_other_parts,
+    )
     if arguments.rank:
         lora = compress(lora, arguments.rank)
     dtypes = dict(zip(DTYPES, (torch.float16, torch.bfloat16, torch.float32), strict=True))
     dtype = dtypes[arguments.dtype] if arguments.dtype else main_dtype(source)
-    path = write_lora(arguments.output, lora, layout, arguments.to, dtype=dtype)
+    metadata = labelled(lora.metadata, layout, source.tensors)
+    path = write_lora(arguments.output, lora, layout, arguments.to, metadata, dtype)
+    for note in (*lora.notes, *unread(lora.modules, layout, arguments.to)):
+        show(f"note: {note}")
     show(f"{path}: {len(lora.modules)} layers, {arguments.to} names, {str(dtype).removeprefix('torch.')}")

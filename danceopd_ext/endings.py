@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
-from danceopd_ext.errors import few_letters
+from danceopd_ext.errors import few_letters, printable
 
 #: what safetensors says of a full disk, on Linux and macOS, and on Windows
 FULL = ("(os error 28)", "(os error 112)")
@@ -22,9 +22,12 @@ def is_disk_full(problem: BaseException | None) -> bool:
 
 
 def show(text: str) -> None:
-    """Print, and end with exit code 1 and no other word where whoever reads has enough, such as `| head`."""
+    """Print, and end with exit code 1 and no other word where whoever reads has enough, such as `| head`.
+
+    Control characters, which come from files, are written out.
+    """
     try:
-        print(text, flush=True)
+        print(printable(text, keep="\n\t"), flush=True)
     except OSError as problem:
         if problem.errno not in (errno.EPIPE, errno.EINVAL):  # the latter is what Windows says
             raise

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 #: characters of one quoted value or of one word, of a line, and of the whole text; names of one list
 LONGEST_VALUE, LONGEST_LINE, LONGEST_TEXT, MOST_NAMES = 200, 2000, 6000, 20
 
-#: what moves the cursor, hides text, turns its direction or cannot be encoded; line breaks are ours
-_INVISIBLE = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 #: an opening quote, and what closes it; an apostrophe inside a word is neither
 _OPENING = re.compile("\"|(?<!\\w)'(?=\\S)")
 _CLOSING = {'"': re.compile('"'), "'": re.compile("'(?!\\w)")}
@@ -28,8 +25,8 @@ def readable(text: str) -> str:
     Of a quoted value or a word of more than LONGEST_VALUE characters both ends stay; of a line that is still too
     long, the first MOST_NAMES names of each list, and then both ends. A readable text comes back unchanged.
     """
-    text = _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-    text = _WORD.sub(lambda found: _ends(found[0], LONGEST_VALUE), _short_values(text))
+    text = _short_values(printable(text, keep="\n"))
+    text = _WORD.sub(lambda found: _ends(found[0], LONGEST_VALUE), text)
     lines = [line if len(line) <= LONGEST_LINE else _ends(_LIST.sub(_few_names, line), LONGEST_LINE)
              for line in text.split("\n")]  # fmt: skip
     return _ends("\n".join(lines), LONGEST_TEXT)
@@ -107,6 +104,25 @@ def few(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = len(names) - most
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more:,} more"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with what no terminal shows as a letter written out (such as `\\x1b`), except the letters of `keep`.
+
+    What a file says is shown on terminals, where an escape sequence could clear the screen or rewrite a line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter in keep or not _controls(letter) else _written_out(letter) for letter in text)
+
+
+def _controls(letter: str) -> bool:
+    """Whether it is a control, direction or line character, or half of one; those that join letters are not."""
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\u200c\u200d"
+
+
+def _written_out(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
 
 
 class TrainingError(Exception):

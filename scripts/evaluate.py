@@ -74,7 +74,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     source = find_source(arguments.model, arguments.model_type, arguments.components_from, key="--model")
     check_weights(source)
     layout, config = load_layout(source)
-    read = read_loras(loras, layout, arguments.ignore_text_encoder)
+    read = read_loras(
+        loras,
+        layout,
+        ignore_text_encoder=arguments.ignore_text_encoder,
+        ignore_other_parts=arguments.ignore_other_parts,
+    )
+    for name, lora in read.items():
+        for note in lora.notes:
+            print(f"note: --lora {name}: {note}")
     drawing, dtype = drawing_of(arguments), DTYPES[arguments.mixed_precision]
     painter = Painter(source, config, read, drawing, device, dtype)
     painter.check(jobs)
@@ -155,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--components_from", help="text encoders and VAE for a single file")
     made.add_argument("--lora", action="append", default=[], help="NAME=FILE[@strength][,FILE...]; may be repeated")
     made.add_argument("--ignore_text_encoder", action="store_true", help="use the transformer's part of LoRAs alone")
+    made.add_argument("--ignore_other_parts", action="store_true", help="leave LoRAs' changes of biases and norms out")
     made.add_argument("--no_base", action="store_true", help="do not draw with the base alone")
     made.add_argument("--out", required=True, help="folder of the results")
     made.add_argument("--samples", type=positive, default=4, help="GenEval: pictures a prompt (default: %(default)s)")

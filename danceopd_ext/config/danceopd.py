@@ -34,6 +34,9 @@ class Teacher:
         lowest=NO_GUIDANCE,
     )
     ignore_text_encoder: bool = key(False, "Use a LoRA although its text-encoder part cannot be distilled.")
+    ignore_other_parts: bool = key(
+        False, "Use a LoRA although it also changes biases or norms, which no LoRA holds; they are left out."
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -60,6 +63,11 @@ class Teacher:
             raise UserError(
                 f"strength = {self.strength}: {silent[0]} changes nothing. Remove it from lora and strength."
             )
+
+    @property
+    def ignored(self) -> dict[str, bool]:
+        """What of the LoRA files may be left out, as `read_lora` calls it."""
+        return {"ignore_text_encoder": self.ignore_text_encoder, "ignore_other_parts": self.ignore_other_parts}
 
     @property
     def loras(self) -> list[str]:

@@ -76,12 +76,12 @@ def _part(piece: str, text: str) -> tuple[str, float]:
     return place, strength
 
 
-def read_loras(loras: Mapping[str, Parts], layout: Layout, ignore_text_encoder: bool = False) -> dict[str, Lora]:
-    """The files' LoRAs, those of one name added up. Raises UserError that names the --lora."""
+def read_loras(loras: Mapping[str, Parts], layout: Layout, **ignored: bool) -> dict[str, Lora]:
+    """The files' LoRAs, those of one name added up; `ignored`: see `read_lora`. Raises UserError naming the --lora."""
     found = {}
     for name, parts in loras.items():
         try:
-            read = [(read_lora(place, layout, ignore_text_encoder=ignore_text_encoder), s) for place, s in parts]
+            read = [(read_lora(place, layout, **ignored), s) for place, s in parts]
         except UserError as error:
             raise UserError(f"--lora {name}: {error}") from error
         found[name] = combine(read)

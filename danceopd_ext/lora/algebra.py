@@ -35,7 +35,8 @@ def combine(weighted: Sequence[tuple[Lora, float]]) -> Lora:
         modules[name] = chain(
             [lora.modules[name].scaled(strength) for lora, strength in weighted if name in lora.modules]
         )
-    return Lora(modules, name=" + ".join(lora.name for lora, _ in weighted if lora.name))
+    notes = tuple(note for lora, _ in weighted for note in lora.notes)
+    return Lora(modules, name=" + ".join(lora.name for lora, _ in weighted if lora.name), notes=notes)
 
 
 def merge(loras: Sequence[Lora], how: str = "average") -> Lora:

@@ -55,6 +55,8 @@ def _built(kind: str, parts: Mapping[str, torch.Tensor], scale: float) -> Change
         return Hadamard(*(_kept(parts[name]) for name in _HADA), scale)
     if kind == "LoKr":
         return Kronecker(_factor(parts, "lokr_w1"), _factor(parts, "lokr_w2"), scale)
+    if kind == "difference":
+        return Kronecker(torch.ones(1, 1, dtype=_kept(parts["diff"]).dtype), _kept(parts["diff"]), scale)
     return LowRank(parts["down"].float(), parts["up"].float() * scale)
 
 
@@ -111,6 +113,8 @@ def _shape(source: Source, group: Group, parts: Mapping[str, torch.Tensor]) -> t
             for w in ("lokr_w1", "lokr_w2")
         )
         return o1 * o2, i1 * i2
+    if group.kind == "difference":
+        return tuple(parts["diff"].shape)
     return _product(source, group, parts, "up", "down")
 
 
@@ -129,6 +133,8 @@ def _mismatch(source: Source, group: Group, why: str) -> UserError:
 
 
 def _scale(source: Source, group: Group, parts: Mapping[str, torch.Tensor], rule: ScaleRule) -> float:
+    if group.kind == "difference":  # the whole change, which nobody scales
+        return 1.0
     # of two factored parts the second counts, as in ComfyUI
     ranked = [parts[part].shape[0] for part in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b") if part in parts]
     rank = ranked[-1] if ranked else None

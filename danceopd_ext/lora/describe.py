@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from danceopd_ext.errors import UserError
-from danceopd_ext.lora.dialects import OUR_NAMES, PREFIXES, TEXT_ENCODER, Group, best_layout, guess_family, parse
+from danceopd_ext.errors import UserError, printable
+from danceopd_ext.lora.checks import check_keys, few, left_out
+from danceopd_ext.lora.dialects import OTHER_PARTS, OUR_NAMES, PREFIXES, Group, Parsed, guess_family, parse
+from danceopd_ext.lora.families import candidates, distinct, sizes_of, titles
 from danceopd_ext.lora.layout import Layout
-from danceopd_ext.lora.read import check_lora, few, no_lora
+from danceopd_ext.lora.read import check_lora
 from danceopd_ext.lora.source import Source
 
 _SHOWN_KEYS = 12
@@ -19,46 +21,91 @@ _LONG_VALUE = 200
 
 
 def find_layout(source: Source, layouts: Mapping[str, Layout]) -> Layout:
-    """The family that the file's layers fit best. Raises UserError when they fit none."""
-    layout = best_layout(source.tensors, layouts)
-    if layout is None:
-        if parse(source.tensors, Layout("", {}, {})).empty:
-            raise UserError(no_lora(source))
+    """The family that the file's layers fit best; one alone is taken as it is.
+
+    Raises UserError when they fit none, or several alike.
+    """
+    if len(layouts) == 1:
+        return next(iter(layouts.values()))
+    found = distinct(candidates(source.tensors, layouts.values()), source.tensors)
+    if len(found) > 1:
+        raise UserError(
+            f"{source.path}: its layers are called the same in {titles(found)}, and its sizes do not tell which it is"
+            f" for. Say it with {_choices(found)}."
+        )
+    if not found:
+        _check_kind(source)
         looks = guess_family(source.tensors)
         hint = f" They look like {looks}." if looks else ""
         names = ", ".join(OUR_NAMES.get(name, name) for name in layouts)
         raise UserError(
             f"{source.path}: its layers fit no family known here ({names}); first keys: {few(source.tensors)}.{hint}"
         )
-    return layout
+    return found[0]
+
+
+def _choices(found: Iterable[Layout]) -> str:
+    return " or ".join(f"--family {layout.family}" for layout in found)
+
+
+def _check_kind(source: Source) -> None:
+    """Raise UserError for a file that is no LoRA of any family, with the reason."""
+    nothing = Layout("", {}, {})
+    parsed = parse(source.tensors, nothing)
+    if parsed.empty or parsed.methods:
+        check_keys(source, parsed, nothing, ignore_text_encoder=True, ignore_other_parts=True)
 
 
 def describe(source: Source, layouts: Mapping[str, Layout]) -> list[tuple[str, str]]:
     """Lines of (what, value): family, dialect, layers, ranks, alphas, dtype, what does not fit, metadata."""
-    layout = best_layout(source.tensors, layouts)
-    parsed = parse(source.tensors, layout or Layout("", {}, {}))
-    if parsed.empty:
-        return [("file", str(source.path)), ("usable", f"no: {no_lora(source)}")]
+    found = candidates(source.tensors, layouts.values())
+    layout = found[0] if found else Layout("", {}, {})
+    parsed = parse(source.tensors, layout)
+    lines = [("file", printable(str(source.path)))]
+    if not (parsed.groups or parsed.strangers):
+        try:
+            check_keys(source, parsed, layout, ignore_text_encoder=True, ignore_other_parts=True)
+        except UserError as problem:
+            lines.append(("usable", f"no: {problem}"))
+        return lines + _metadata(source)
+    lines += [("family", _family(source, found, parsed)), *_layers(source, parsed)]
+    if parsed.text_encoder:
+        lines.append(("text encoder", few(parsed.text_encoder)))
+    if parsed.beside:
+        lines.append(("beside layers", few([key for keys in parsed.beside.values() for key in keys])))
+    unfit = [group.layer for group in parsed.strangers] + parsed.other
+    if found:
+        lines.append(("does not fit", few(unfit, _SHOWN_KEYS) if unfit else "nothing"))
+        asked = distinct(found, source.tensors)
+        lines.append(("usable", _verdict(source, layout) if len(asked) == 1 else f"once you say {_choices(asked)}"))
+        lines += [("note", note.removeprefix(f"{source.path.name}: ")) for note in left_out(source, parsed)]
+    return lines + _metadata(source)
+
+
+def _family(source: Source, found: list[Layout], parsed: Parsed) -> str:
+    """The family, with the published size where the file's sizes are those of one, or of which it may be."""
+    if not found:
+        return f"{guess_family(source.tensors) or 'unknown'} (not supported here)"
+    if len(found) > 1:
+        return f"{titles(found)}: their layers have the same names"
+    sizes = sizes_of(found[0], parsed.groups, source.tensors)
+    return " or ".join(size.title for size in sizes) or titles(found)
+
+
+def _layers(source: Source, parsed: Parsed) -> list[tuple[str, str]]:
     groups = parsed.groups or parsed.strangers
-    family = OUR_NAMES.get(layout.family, layout.family) if layout else (guess_family(source.tensors) or "unknown")
-    lines = [
-        ("file", str(source.path)),
-        ("family", family if layout else f"{family} (not supported here)"),
+    return [
         ("dialect", _dialect(groups)),
         ("layers", f"{len(groups)} in the file, {sum(len(group.targets) for group in groups)} in diffusers' names"),
         ("ranks", _counted(_rank(source, group) for group in groups)),
         ("alpha", _counted(_alpha(source, group) for group in groups)),
         ("dtype", _counted(str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values())),
     ]
-    if parsed.text_encoder:
-        lines.append(("text encoder", few(parsed.text_encoder)))
-    unfit = [group.layer for group in parsed.strangers] + parsed.other
-    if layout:
-        lines.append(("does not fit", few(unfit, _SHOWN_KEYS) if unfit else "nothing"))
-        lines.append(("usable", _verdict(source, layout)))
-    return (
-        lines + [("", "")] * bool(source.metadata) + [(key, _readable(source.metadata[key])) for key in _keys(source)]
-    )
+
+
+def _metadata(source: Source) -> list[tuple[str, str]]:
+    entries = [(printable(key), _readable(source.metadata[key])) for key in _keys(source)]
+    return [("", "")] * bool(entries) + entries
 
 
 def _keys(source: Source) -> list[str]:
@@ -68,11 +115,15 @@ def _keys(source: Source) -> list[str]:
 
 
 def _verdict(source: Source, layout: Layout) -> str:
+    """Whether the file can be used, and with which keys of a preset."""
     try:
-        check_lora(source, layout, ignore_text_encoder=any(TEXT_ENCODER.match(key) for key in source.tensors))
+        check_lora(source, layout, ignore_text_encoder=True, ignore_other_parts=True)
     except UserError as problem:
         return f"no: {problem}"
-    return "yes"
+    parsed = parse(source.tensors, layout)
+    keys = [("ignore_text_encoder", parsed.text_encoder), ("ignore_other_parts", OTHER_PARTS.keys() & parsed.beside)]
+    needed = " and ".join(f"{key} = true" for key, found in keys if found)
+    return f"yes, with {needed}" if needed else "yes"
 
 
 def _dialect(groups: list[Group]) -> str:
@@ -93,7 +144,7 @@ def _rank(source: Source, group: Group) -> str:
     for part in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
         if part in group.parts and source.tensors[group.parts[part]].ndim:
             return str(source.tensors[group.parts[part]].shape[0])
-    return "full" if group.kind == "LoKr" else "unknown"
+    return "full" if group.kind in ("LoKr", "difference") else "unknown"
 
 
 def _alpha(source: Source, group: Group) -> str:
@@ -116,8 +167,9 @@ def _readable(value: str) -> str:
     """One line; long values, such as tag counts and thumbnails, are cut."""
     try:
         value = json.dumps(json.loads(value), ensure_ascii=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = " ".join(value.split())
+    value = printable(value)
     return value if len(value) <= _LONG_VALUE else f"{value[:_LONG_VALUE]}… ({len(value)} characters)"
 
 

@@ -4,6 +4,8 @@ A key is prefix + layer + part, such as `lora_unet_` + `joint_blocks_0_x_block_m
 differ in the prefix, in the name of the part, and in whether dots or underscores divide the layer's name. All of them
 become one form: prefix and part are taken off and dots become underscores, and what is left is looked up in one table
 made from the family's layout.
+
+Beside changes of linear layers files hold other things: `Parsed.beside` sorts them by kind.
 """
 
 from __future__ import annotations
@@ -16,28 +18,53 @@ import torch
 
 from danceopd_ext.lora.layout import Layout
 
+#: taken off one after the other; a longer one stands before its own beginning
 PREFIXES = (
     "base_model.model.",
     "model.diffusion_model.",
     "diffusion_model.",
     "transformer.",
+    "lora_unet__",
     "lora_unet_",
+    "lora_prior_unet_",
     "lora_transformer_",
     "lycoris_",
+    "pipe.dit.",
+    "unet.",
+    "module.",
+    "oft_unet_",
 )
 
-TEXT_ENCODER = re.compile(r"^(base_model\.model\.)?(lora_te\d?_|lora_prior_te_|text_encoders?(_\d)?\.)")
+TEXT_ENCODER = re.compile(
+    r"^(base_model\.model\.)?(lora_te\d?_|lora_prior_te_|lora_text_encoder|lycoris_text_model_|text_encoders?(_\d)?[._]"
+    r"|clip_[lg]\.|t5(xxl)?\.|text_model\.)"
+)
 
 _PARTS = {
-    "down": r"\.lora_down\.weight|\.lora_A(\.\w+)?\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight",
-    "up": r"\.lora_up\.weight|\.lora_B(\.\w+)?\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight",
+    "down": r"\.lora_down\.weight|\.lora_A(\.\w+)?\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight"
+    r"|(?<=_lora[12])\.down\.weight",
+    "up": r"\.lora_up\.weight|\.lora_B(\.\w+)?\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
+    r"|(?<=_lora[12])\.up\.weight",
     "alpha": r"\.alpha",
     **{part: rf"\.{part}" for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
     **{part: rf"\.{part}" for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
     "DoRA": r"\.dora_scale|\.magnitude|\.lora_magnitude_vector(\.\w+)?(\.weight)?",
-    "full difference": r"\.diff|\.diff_b|\.w_norm|\.b_norm|\.set_weight",
-    "bias": r"\.lora_B(\.\w+)?\.bias|\.lora_up\.bias",
     "Tucker": r"\.hada_t[12]|\.lokr_t[12]|\.lora_mid\.weight",
+    "diff": r"\.diff",
+    # parts of `_BESIDE`
+    "bias": r"\.diff_b|\.b_norm|\.lora_B(\.\w+)?\.bias|\.lora_up\.bias",
+    "norm": r"\.w_norm",
+    "replaced": r"\.set_weight|\.reshape_weight",
+    # parts of `METHODS`
+    "OFT": r"\.oft_(blocks|diag)(\.\d+)?|\.oft_[rR](\.\w+)*",
+    "BOFT": r"\.boft_[A-Za-z](\.\w+)*",
+    "HRA": r"\.hra_u(\.\w+)*",
+    "IA3": r"\.ia3_l(\.\w+)*|\.on_input",
+    "GLoRA": r"\.[ab][12]\.weight|\.bm\.weight|\.glora_\w+(\.\w+)*",
+    "T-LoRA": r"\.[qp]_layer\.weight|\.lambda_layer|\.base_(q|p|lambda)",
+    "AdaLoRA": r"\.lora_E(\.\w+)*",
+    "VeRA": r"\.vera_lambda_[bd](\.\w+)*|\.vera_[AB](\.\w+)*",
+    "FourierFT": r"\.fourierft_spectrum(\.\w+)*",
 }
 _KEY = re.compile(
     r"^(?P<layer>.+?)(?:"
@@ -45,7 +72,36 @@ _KEY = re.compile(
     + r")$"
 )
 
-REFUSED = ("full difference", "bias", "Tucker")
+REFUSED = ("Tucker",)
+
+_TURNED = "it turns the base's weights (a product with them), and a low-rank change is added to them"
+#: methods that no linear layer's added change can stand for -> why not
+METHODS = {
+    "OFT": _TURNED,
+    "BOFT": _TURNED,
+    "HRA": _TURNED,
+    "IA3": "it scales what the base's layers give, and a low-rank change is added to their weights",
+    "GLoRA": "its change depends on the base's own weights",
+    "T-LoRA": "its rank depends on the noise level",
+    "AdaLoRA": "its ranks have weights of their own",
+    "VeRA": "its factors are random ones that its maker's program draws again",
+    "FourierFT": "it is a change in the weights' spectrum",
+}
+#: of these no merged model can be made either
+_UNMERGED = ("T-LoRA",)
+
+#: kinds in `Parsed.beside` that change the transformer, and how they are called: used or not, they have an effect
+OTHER_PARTS = {
+    "bias": ("a bias", "biases"),
+    "norm": ("a norm", "norms"),
+    "replaced": ("a whole weight", "whole weights"),
+}
+#: kinds in `Parsed.beside` without an effect on the transformer's linear layers
+_BESIDE_KEYS = (
+    ("embedding", re.compile(r"^bundle_emb\.")),
+    ("auxiliary", re.compile(r"^_aux\.")),
+    ("marker", re.compile(r"(^|\.)scaled_fp8$")),
+)
 
 _FAMILY_SIGNS = (
     ("FLUX.2", r"to_qkv_mlp_proj|ff(_context)?[._]linear_(in|out)|(double|single)_stream_modulation"),
@@ -86,28 +142,38 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """What the parts are: LoRA, LoHa, LoKr or a name of `REFUSED`."""
+        """What the parts are: LoRA, LoHa, LoKr, difference or a name of `REFUSED`."""
         for refused in REFUSED:
             if refused in self.parts:
                 return refused
         if any(part.startswith("hada") for part in self.parts):
             return "LoHa"
-        return "LoKr" if any(part.startswith("lokr") for part in self.parts) else "LoRA"
+        if any(part.startswith("lokr") for part in self.parts):
+            return "LoKr"
+        return "difference" if "diff" in self.parts else "LoRA"
 
 
 @dataclass
 class Parsed:
-    """A file's keys sorted out: layers of the family, layers that are not, text encoder keys, all other keys."""
+    """A file's keys sorted out: layers of the family, layers that are not, text encoder keys, all other keys.
+
+    `methods`: keys of methods that are no LoRA, by their names in `METHODS`. `beside`: keys that change no linear
+    layer, by kind: those of `OTHER_PARTS`, "convolution", "zero" (changes without an effect, all entries zero),
+    "embedding" (of the text encoder), "auxiliary" (notes of a tool) and "marker" (of a number format).
+    """
 
     groups: list[Group]
     strangers: list[Group]
     text_encoder: list[str]
     other: list[str]
+    methods: dict[str, list[str]] = field(default_factory=dict)
+    beside: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
-        """Whether no key ends like a LoRA's."""
-        return not (self.groups or self.strangers or self.text_encoder)
+        """Whether no key is any LoRA's."""
+        changes = any(kind in self.beside for kind in (*OTHER_PARTS, "convolution", "zero"))
+        return not (self.groups or self.strangers or self.text_encoder or self.methods or changes)
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -122,9 +188,10 @@ def split_key(key: str) -> tuple[str, str] | None:
 def plain(layer: str) -> str:
     """Take the prefixes off and turn dots into underscores.
 
-    Attention processors of old diffusers files (`attn.processor.to_q`) are the layers themselves.
+    Attention processors of old diffusers files (`attn.processor.to_q`) are the layers themselves, and so are compiled
+    modules (`_orig_mod`).
     """
-    found = True
+    layer, found = layer.replace("_orig_mod.", ""), True
     while found:
         found = next((prefix for prefix in PREFIXES if layer.startswith(prefix)), "")
         layer = layer[len(found) :]
@@ -132,30 +199,87 @@ def plain(layer: str) -> str:
 
 
 def name_table(layout: Layout) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Plain name -> (diffusers layers, is a native name), for every name the family knows."""
-    table = {name.replace(".", "_"): (tuple(targets), True) for name, targets in layout.native.items()}
+    """Plain name -> (diffusers layers, is a native name), for every name the family knows.
+
+    The parts of a fused native layer are also known by their number (`qkv.0` is q), as OneTrainer's OMI files have it.
+    """
+    table = {
+        f"{name}.{number}".replace(".", "_"): ((part,), False)
+        for name, parts in layout.native.items()
+        if len(parts) > 1
+        for number, part in enumerate(parts)
+    }
+    for names in (layout.aliases, layout.native):
+        table.update({name.replace(".", "_"): (tuple(targets), True) for name, targets in names.items()})
     table.update({name.replace(".", "_"): ((name,), False) for name in layout.shapes})
     return table
 
 
-def parse(keys: Iterable[str], layout: Layout) -> Parsed:
+def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
     """Sort a file's keys into layers of `layout` and the rest."""
     table = name_table(layout)
+    convolutions = {name.replace(".", "_") for name in layout.convolutions}
     groups: dict[str, Group] = {}
-    text_encoder, other = [], []
-    for key in keys:
+    parsed = Parsed([], [], [], [])
+    apart: set[str] = set()  # layers with a part of another kind: a lone alpha is theirs
+    for key, tensor in tensors.items():
         split = split_key(key)
         if TEXT_ENCODER.match(key):
-            text_encoder.append(key)
+            parsed.text_encoder.append(key)
+        elif kind := _kind_beside(key, split, tensor, convolutions):
+            parsed.beside.setdefault(kind, []).append(key)
+            apart.update(split[:1] if split else ())
         elif split is None:
-            other.append(key)
+            parsed.other.append(key)
+        elif split[1] in METHODS:
+            name = "BOFT" if split[1] == "OFT" and tensor.ndim == 4 else split[1]
+            parsed.methods.setdefault(name, []).append(key)
+            apart.add(split[0])
         else:
             layer, part = split
             targets, native = table.get(plain(layer), ((), False))
-            group = groups.setdefault(layer, Group(layer, targets=targets, native=native))
-            group.parts[part] = key
-    known = [group for group in groups.values() if group.targets]
-    return Parsed(known, [group for group in groups.values() if not group.targets], text_encoder, other)
+            groups.setdefault(layer, Group(layer, targets=targets, native=native)).parts[part] = key
+    if parsed.methods:  # such as the weight of IA3 and the rescale of OFT
+        parsed.other = [key for key in parsed.other if key.rpartition(".")[0] not in apart]
+    whole = [group for group in groups.values() if group.layer not in apart or set(group.parts) != {"alpha"}]
+    parsed.groups = [group for group in whole if group.targets]
+    parsed.strangers = [group for group in whole if not group.targets]
+    return parsed
+
+
+def _kind_beside(key: str, split: tuple[str, str] | None, tensor: torch.Tensor, convolutions: set[str]) -> str | None:
+    """The kind in `Parsed.beside` of a key, None for all others."""
+    if split is None:
+        return next((kind for kind, sign in _BESIDE_KEYS if sign.search(key)), None)
+    layer, part = split
+    if part == "diff" and tensor.ndim < 2:
+        part = "norm"
+    if part in ("diff", "bias", "norm") and _is_zero(tensor):
+        return "zero"
+    if part in OTHER_PARTS:
+        return part
+    return "convolution" if plain(layer) in convolutions else None
+
+
+def _is_zero(tensor: torch.Tensor) -> bool:
+    """Whether all entries are zero; torch has no `any` for float8."""
+    return not bool((tensor if tensor.dtype.itemsize > 1 else tensor.to(torch.bfloat16)).any())
+
+
+def not_a_lora(name: str) -> str:
+    """Why a method of `METHODS` cannot be used, and what to do."""
+    remedy = "Use a plain LoRA."
+    if name not in _UNMERGED:
+        remedy = (
+            f"Merge it into its base model with a program that knows {name}, and use the merged model as checkpoint"
+            " (with extract_rank it becomes a LoRA), or use a plain LoRA."
+        )
+    return f"{name} is not low-rank: {METHODS[name]}. {remedy}"
+
+
+def looks_like_model(keys: Iterable[str]) -> bool:
+    """Whether keys without a LoRA's are those of a whole model: weights of layers that a family has."""
+    return guess_family(key for key in keys if key.endswith((".weight", ".bias"))) is not None
 
 
 def guess_family(keys: Iterable[str]) -> str | None:
@@ -165,21 +289,3 @@ def guess_family(keys: Iterable[str]) -> str | None:
         if any(re.search(sign, key) for key in keys):
             return family
     return None
-
-
-def best_layout(tensors: Mapping[str, torch.Tensor], layouts: Mapping[str, Layout]) -> Layout | None:
-    """Return the layout that most of the file's layers fit, None when no layer fits any."""
-
-    def fits(layout: Layout) -> int:
-        return sum(_in_proportion(group, tensors, layout) for group in parse(tensors, layout).groups)
-
-    best = max(layouts.values(), key=fits, default=None)
-    return best if best is not None and fits(best) else None
-
-
-def _in_proportion(group: Group, tensors: Mapping[str, torch.Tensor], layout: Layout) -> bool:
-    """Whether the layer has as many outputs per input as the layout says, where it says and the file shows it."""
-    if not {"down", "up"} <= set(group.parts) or not any(target in layout.ratios for target in group.targets):
-        return True
-    inputs, outputs = tensors[group.parts["down"]].shape[1], tensors[group.parts["up"]].shape[0]
-    return outputs == inputs * sum(layout.ratios.get(target, 1) for target in group.targets)

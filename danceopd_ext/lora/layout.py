@@ -12,6 +12,22 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class Published:
+    """One published size of an architecture: how a LoRA for it is recognised and labelled.
+
+    `width`: inputs of its attention layers. `depths`: list of blocks, in diffusers' names -> how many it has.
+    `architecture`: its modelspec word, None where the family's own is right. `only`: a piece of the names of layers
+    that no other size of the architecture has.
+    """
+
+    title: str
+    width: int
+    depths: Mapping[str, int]
+    architecture: str | None = None
+    only: str = ""
+
+
+@dataclass(frozen=True)
 class Layout:
     """`shapes`: diffusers layer name -> (outputs, inputs), None when only the names are known (file conversion).
 
@@ -21,6 +37,10 @@ class Layout:
     cut by them when shapes are unknown, and they tell apart architectures whose layers have the same names.
     `kohya_names`: which names the family's kohya-style files use: "native" or "diffusers".
     `comfyui_names`: likewise for ComfyUI's `diffusion_model.*` files.
+    `aliases`: names that single tools use -> diffusers layers, as in `native`.
+    `convolutions`: names, of both kinds, of layers that are not linear and that LoRA files change all the same.
+    `sizes`: the published sizes of the architecture.
+    `outer_fate`: LoRA format -> what other programs do, in it, with layers outside of blocks, where they go wrong.
     """
 
     family: str
@@ -30,8 +50,17 @@ class Layout:
     ratios: Mapping[str, int] = field(default_factory=dict)
     kohya_names: str = "native"
     comfyui_names: str = "native"
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    convolutions: frozenset[str] = frozenset()
+    sizes: Sequence[Published] = ()
+    outer_fate: Mapping[str, str] = field(default_factory=dict)
 
     def shares(self, parts: Sequence[str]) -> list[int]:
         """How the outputs of a native layer are divided among the diffusers layers that it fuses."""
         shapes = [self.shapes.get(part) for part in parts]
         return [shape[0] if shape else self.ratios.get(part, 1) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def is_outer(layer: str) -> bool:
+    """Whether a diffusers layer stands outside of blocks, which are numbered."""
+    return not layer.partition(".")[2].partition(".")[0].isdecimal() or layer.count(".") < 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,8 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.alphas import scale_rule
 from danceopd_ext.lora.changes import build_change, check_change, with_siblings
-from danceopd_ext.lora.dialects import OUR_NAMES, REFUSED, Group, Parsed, guess_family, parse, plain
+from danceopd_ext.lora.checks import check_keys, few, left_out
+from danceopd_ext.lora.dialects import REFUSED, Group, Parsed, parse, plain
 from danceopd_ext.lora.dora import Dora
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.source import Source, open_source
@@ -20,6 +21,7 @@ from danceopd_ext.lora.weights import Change, Lora, LowRank, stacked
 
 _NEEDED = {
     "LoRA": ({"down", "up"},),
+    "difference": ({"diff"},),
     "LoHa": ({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},),
     "LoKr": (
         {"lokr_w1", "lokr_w2"},
@@ -30,36 +32,48 @@ _NEEDED = {
 }
 
 
-def read_lora(place: str | os.PathLike, layout: Layout, *, ignore_text_encoder: bool = False) -> Lora:
+def read_lora(
+    place: str | os.PathLike, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
+) -> Lora:
     """Read the LoRA at `place` (see `open_source`) for a model of `layout`, with alpha folded in.
 
     Raises UserError, naming the file, its first keys and the remedy, when the file is missing, damaged, no LoRA, of
     another family or size, only partly understood, incomplete, not finite, or holds a change that is not low-rank.
-    `ignore_text_encoder` reads the transformer's part of a file that also trains text encoders.
+    `ignore_text_encoder` reads the transformer's part of a file that also trains text encoders, and
+    `ignore_other_parts` the linear layers' part of a file that also changes biases and norms. What is left out of the
+    file stands in the LoRA's `notes`.
     """
-    return to_lora(open_source(place), layout, ignore_text_encoder=ignore_text_encoder)
+    return to_lora(
+        open_source(place), layout, ignore_text_encoder=ignore_text_encoder, ignore_other_parts=ignore_other_parts
+    )
 
 
-def to_lora(source: Source, layout: Layout, *, ignore_text_encoder: bool = False) -> Lora:
+def to_lora(
+    source: Source, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
+) -> Lora:
     """`read_lora` for a file that is already open."""
-    groups, rule = _checked(source, layout, ignore_text_encoder), scale_rule(source)
+    parsed = _checked(source, layout, ignore_text_encoder, ignore_other_parts)
+    rule = scale_rule(source)
     modules: dict[str, Change] = {}
-    for group in groups:
+    for group in _in_order(parsed):
         change = build_change(source, group, rule)
         for name, part in zip(group.targets, split_native(change, group, layout, source), strict=True):
             if name in modules and not _same(modules[name], part):
                 raise UserError(f"{source.path}: gives {name} twice with different values (again as {group.layer}).")
             modules.setdefault(name, part)
     _check_shapes(source, {name: change.shape for name, change in modules.items()}, layout)
-    return Lora(modules, source.metadata, source.path.stem)
+    return Lora(modules, source.metadata, source.path.stem, left_out(source, parsed))
 
 
-def check_lora(source: Source, layout: Layout, *, ignore_text_encoder: bool = False) -> None:
+def check_lora(
+    source: Source, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
+) -> None:
     """Raise UserError where `to_lora` would, without building the changes.
 
     Only layers that the file gives twice are built, to be compared.
     """
-    groups, rule = _checked(source, layout, ignore_text_encoder), scale_rule(source)
+    groups = _in_order(_checked(source, layout, ignore_text_encoder, ignore_other_parts))
+    rule = scale_rule(source)
     shapes: dict[str, tuple[int, int]] = {}
     twice = set()
     for group in groups:
@@ -73,57 +87,18 @@ def check_lora(source: Source, layout: Layout, *, ignore_text_encoder: bool = Fa
     _check_shapes(source, shapes, layout)
 
 
-def _checked(source: Source, layout: Layout, ignore_text_encoder: bool) -> list[Group]:
-    """The layers of the file that the family has. Diffusers names come first: some files repeat them in a fused one."""
+def _checked(source: Source, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool) -> Parsed:
+    """The file's keys sorted out. Raises UserError unless all of them can be read or left out."""
     parsed = parse(source.tensors, layout)
-    check_keys(source, parsed, layout, ignore_text_encoder)
-    return sorted(parsed.groups, key=lambda group: group.native)
-
-
-def few(keys: Iterable[str], count: int = 3) -> str:
-    """The first keys, for a message."""
-    keys = list(keys)
-    return ", ".join(keys[:count]) + (f", … ({len(keys)} in all)" if len(keys) > count else "")
-
-
-def no_lora(source: Source) -> str:
-    """What is said of a file without a key that ends like a LoRA's."""
-    if not source.tensors:
-        return f"{source.path}: holds no tensors. Download or copy it again."
-    return (
-        f"{source.path}: not a LoRA: no key ends like one (first keys: {few(source.tensors)}). If it is a whole model, "
-        f'use checkpoint = "{source.path}" instead of lora.'
-    )
-
-
-def check_keys(source: Source, parsed: Parsed, layout: Layout, ignore_text_encoder: bool) -> None:
-    """Raise UserError unless every key belongs to a complete low-rank change of a layer of the family."""
-    path, keys = source.path, source.tensors
-    ours = OUR_NAMES.get(layout.family, layout.family)
-    looks = guess_family(keys)
-    other_family = f" It looks like a LoRA of {looks}." if looks and not ours.startswith(looks) else ""
-    if parsed.empty:
-        raise UserError(no_lora(source))
-    if not parsed.groups and parsed.strangers:
-        raise UserError(
-            f"{path}: no key fits {ours} (first keys: {few(keys)}).{other_family} Use a LoRA made for the base model"
-            " that you train."
-        )
-    if parsed.text_encoder and not ignore_text_encoder:
-        raise UserError(
-            f"{path}: also changes text encoders ({few(parsed.text_encoder)}), which are not trained here. To use its"
-            " transformer part alone, set ignore_text_encoder = true (on a command line: --ignore_text_encoder)."
-        )
-    if not parsed.groups:
-        raise UserError(f"{path}: only changes text encoders ({few(parsed.text_encoder)}); there is nothing to learn.")
-    unfit = [group.layer for group in parsed.strangers] + parsed.other
-    if unfit:
-        raise UserError(
-            f"{path}: {len(unfit)} of {len(unfit) + len(parsed.groups)} layers do not fit {ours}: {few(unfit, 6)}."
-            f"{other_family} Use a LoRA made for exactly the base model that you train."
-        )
+    check_keys(source, parsed, layout, ignore_text_encoder, ignore_other_parts)
     for group in parsed.groups:
         _check_group(source, group)
+    return parsed
+
+
+def _in_order(parsed: Parsed) -> list[Group]:
+    """The layers, diffusers names first: some files repeat them in a fused one."""
+    return sorted(parsed.groups, key=lambda group: group.native)
 
 
 def _check_group(source: Source, group: Group) -> None:

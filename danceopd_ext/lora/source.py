@@ -1,21 +1,30 @@
-"""Finding and opening a LoRA: a file, a folder or a Hugging Face repository, to plain tensors."""
+"""Finding and opening a LoRA: a file, a folder or a Hugging Face repository, to plain tensors.
+
+What comes out is checked once, here: tensors are plain numbers on the CPU, their keys have no control characters, the
+metadata is text by text, and what says how alpha follows is an object with numbers in it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.errors import UserError, few_letters, nearest, printable
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+#: the entry in which diffusers keeps what PEFT keeps in adapter_config.json
+ADAPTER_ENTRY = "lora_adapter_metadata"
+#: what people call a folder: never taken for the owner of a Hub repository
+_FOLDER_WORDS = ("lora", "loras", "model", "models", "teachers", "output", "outputs", "checkpoints", "data")
 
 
 @dataclass
@@ -41,7 +50,9 @@ def open_source(place: str | os.PathLike) -> Source:
     if path.is_dir():
         path = _choose([file.name for file in path.iterdir()], path)
     tensors, metadata = _load(path)
-    return Source(path, tensors, metadata, _peft_config(path))
+    if ADAPTER_ENTRY in metadata:
+        _adapter_settings(metadata[ADAPTER_ENTRY], f"{path}: its metadata entry {ADAPTER_ENTRY}")
+    return Source(path, _plain_tensors(path, tensors), metadata, _peft_config(path))
 
 
 def _missing(path: Path) -> str:
@@ -57,6 +68,8 @@ def _looks_like_hub(place: str) -> bool:
     if any(mark in place for mark in "\\:") or place.startswith((".", "/", "~")) or Path(place.split("/")[0]).is_dir():
         return False
     parts = place.split("/")
+    if parts[0].casefold() in _FOLDER_WORDS:
+        return False
     is_file = place.endswith(SUFFIXES)
     return all(parts) and (len(parts) >= 3 if is_file else len(parts) == 2)
 
@@ -109,9 +122,40 @@ def _peft_config(path: Path) -> dict:
     if path.name not in _PEFT_FILES or not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except ValueError as problem:
-        raise UserError(f"{file}: not valid JSON ({problem}). Download the adapter again.") from problem
+        raise UserError(f"{file}: not UTF-8 text ({problem}). Download the adapter again.") from problem
+    return _adapter_settings(text, str(file))
+
+
+def _adapter_settings(text: str, where: str) -> dict:
+    """The settings of an adapter, from JSON; what they say of alpha is checked in `alphas`. Raises UserError."""
+    remedy = "Download the file again, or ask its maker for it."
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise UserError(f"{where}: not valid JSON ({few_letters(str(problem))}). {remedy}") from problem
+    if not isinstance(settings, dict | None):
+        raise UserError(f"{where}: holds {few_letters(text.strip())} instead of an object with settings. {remedy}")
+    return settings or {}
+
+
+def _plain_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that are plain numbers, by keys that can be shown. Raises UserError for others."""
+    for key, tensor in tensors.items():
+        odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta
+        try:
+            if not odd:
+                tensor.flatten()[:1].float()
+        except (RuntimeError, NotImplementedError):
+            odd = True
+        if odd:
+            what = "complex" if tensor.is_complex() else str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{path}: {printable(key)} is a {what} tensor whose numbers cannot be read plainly. Use the file in "
+                "float32, float16 or bfloat16."
+            )
+    return {printable(key): tensor.detach() for key, tensor in tensors.items()}
 
 
 def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -129,8 +173,9 @@ def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as problem:
         size = path.stat().st_size
+        why = printable(few_letters(str(problem), 200))
         raise UserError(
-            f"{path}: cannot be read as safetensors ({problem}). It is {size:,} bytes long and truncated or damaged:"
+            f"{path}: cannot be read as safetensors ({why}). It is {size:,} bytes long and truncated or damaged:"
             " download or copy it again."
         ) from problem
 

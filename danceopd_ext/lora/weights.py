@@ -259,11 +259,13 @@ class Lora:
 
     `modules`: name of the linear layer in the diffusers transformer (such as `layers.0.attention.to_q`) -> its change.
     `metadata`: the file's own key-value strings. `name`: the file's name without folders, for messages and metadata.
+    `notes`: what of the file was left out, a sentence each.
     """
 
     modules: dict[str, Change]
     metadata: dict[str, str] = field(default_factory=dict)
     name: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def needs_base(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
 from danceopd_ext.lora.algebra import low_rank
-from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.checks import few
+from danceopd_ext.lora.layout import Layout, is_outer
 from danceopd_ext.lora.metadata import with_hashes
 from danceopd_ext.lora.read import is_swapped, swap_halves, to_lora
 from danceopd_ext.lora.source import Source, load_safetensors
@@ -55,6 +56,16 @@ def write_lora(
         save_file(tensors, part, {"format": "pt", **entries})
         _check(to_lora(Source(part, *load_safetensors(part)), layout), lora, dtype)
     return path
+
+
+def unread(layers: Iterable[str], layout: Layout, format: str) -> list[str]:
+    """What other programs would not read of a LoRA of these diffusers layers in `format`; a sentence, or none."""
+    outer, fate = [layer for layer in layers if is_outer(layer)], layout.outer_fate.get(format)
+    if not (outer and fate):
+        return []
+    return [
+        f"{few(outer)}: of layers outside of blocks in {format} names, {fate}; in diffusers names they work everywhere"
+    ]
 
 
 def _entries(metadata: Mapping[str, object], tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.layer_names import Blocks, LayerNames
 
 DOUBLE = {
@@ -22,6 +23,11 @@ DOUBLE = {
 }
 #: fused in diffusers too
 SINGLE = {"attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2"}
+
+
+def _published(title: str, architecture: str, width: int, double: int, single: int) -> Published:
+    depths = {"transformer_blocks": double, "single_transformer_blocks": single}
+    return Published(title, width, depths, architecture)
 
 
 class Flux2Names(LayerNames):
@@ -54,6 +60,15 @@ class Flux2Names(LayerNames):
         "norm_out.linear": "final_layer.adaLN_modulation.1",
         "proj_out": "final_layer.linear",
     }
+    outer_fate = {  # noqa: RUF012
+        "kohya": "diffusers leaves some of them out",
+        "comfyui": "diffusers exchanges the halves of norm_out.linear",
+    }
+    sizes = (
+        _published("FLUX.2 dev", "Flux.2-dev", 6144, 8, 48),
+        _published("FLUX.2 Klein 4B", "Flux.2-klein-4b", 3072, 5, 20),
+        _published("FLUX.2 Klein 9B", "Flux.2-klein-9b", 4096, 8, 24),
+    )
     ratios = {"to_qkv_mlp_proj": 9, "ff.linear_in": 6, "ff_context.linear_in": 6}  # noqa: RUF012
 
     def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.layer_names import Blocks, LayerNames
 
 DOUBLE = {
@@ -30,6 +31,16 @@ SINGLE = {
     "proj_out": "linear2",
     "norm.linear": "modulation.lin",
 }
+#: XLabs' and USO's trainers name the attention processors; `lora1` is the image's, `lora2` the text's
+TOOLS = {
+    "double_blocks.{}.qkv_lora1": ("double_blocks.{}.img_attn.qkv", None),
+    "double_blocks.{}.qkv_lora2": ("double_blocks.{}.txt_attn.qkv", None),
+    "double_blocks.{}.proj_lora1": ("double_blocks.{}.img_attn.proj", None),
+    "double_blocks.{}.proj_lora2": ("double_blocks.{}.txt_attn.proj", None),
+    "single_blocks.{}.qkv": ("single_blocks.{}.linear1", 3),
+    "single_blocks.{}.linear1_qkv": ("single_blocks.{}.linear1", 3),
+    "single_blocks.{}.proj": ("single_blocks.{}.linear2", None),
+}
 
 
 class FluxNames(LayerNames):
@@ -43,7 +54,8 @@ class FluxNames(LayerNames):
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
     )  # fmt: skip
-    default_format = "kohya"
+    # kohya's names fuse q, k, v and MLP into one layer, with zeros for what each part lacks: twice the size
+    default_format = "diffusers"
     blocks = {  # noqa: RUF012
         "transformer_blocks": Blocks("double_blocks", 19, DOUBLE),
         "single_transformer_blocks": Blocks("single_blocks", 38, SINGLE),
@@ -60,6 +72,9 @@ class FluxNames(LayerNames):
         "norm_out.linear": "final_layer.adaLN_modulation.1",
         "proj_out": "final_layer.linear",
     }
+    tool_names = TOOLS
+    outer_fate = {"kohya": "InvokeAI refuses the file"}  # noqa: RUF012
+    sizes = (Published("FLUX.1", 3072, {"transformer_blocks": 19, "single_transformer_blocks": 38}),)
     ratios = {"proj_mlp": 4, "ff.net.0.proj": 4, "ff_context.net.0.proj": 4}  # noqa: RUF012
 
     def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.layout import Layout, Published, is_outer
 
 #: layers that one native layer fuses stand in it in this order, whatever order they are met in
 FUSED_ORDER = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "proj_mlp")
@@ -46,6 +46,14 @@ class LayerNames:
     ratios: Mapping[str, int] = {}
     #: which names LoRA files use; see lora.layout
     file_names: Mapping[str, str] = {}
+    #: names of single tools, "{}" the block's index -> the native layer, and how many of its first parts it fuses
+    tool_names: Mapping[str, tuple[str, int | None]] = {}
+    #: layers that are not linear and that LoRA files change all the same, diffusers name -> native name
+    convolutions: Mapping[str, str] = {}
+    #: the published sizes
+    sizes: Sequence[Published] = ()
+    #: LoRA format -> what other programs do with layers outside of blocks in it, where they go wrong
+    outer_fate: Mapping[str, str] = {}
 
     def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Native layer name -> the diffusers layers that it fuses, for these diffusers layer names."""
@@ -60,6 +68,13 @@ class LayerNames:
             index, _, inner = rest.partition(".")
             return f"{self.blocks[kind].native}.{index}.{self.blocks[kind].layers.get(inner, inner)}"
         return self.outer.get(layer, layer)
+
+    def format_of(self, word: str, layers: Iterable[str]) -> str:
+        """The LoRA format that `save_model_as` means for a LoRA of these layers, by default what most UIs read."""
+        if word not in ("auto", "safetensors"):
+            return word
+        lost = self.default_format in self.outer_fate and any(map(is_outer, layers))
+        return "diffusers" if lost else self.default_format
 
     def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:
         """Layers whose scale and shift halves stand in the other order natively."""
@@ -89,14 +104,29 @@ class LayerNames:
         """The LoRA names of these diffusers layers; a shape is None where only the name is known."""
         layers = list(shapes)
         ratios = {layer: ratio for end, ratio in self.ratios.items() for layer in layers if layer.endswith("." + end)}
+        native = self.native_names(layers)
         return Layout(
             family=self.name,
             shapes=shapes,
-            native=self.native_names(layers),
+            native=native,
             swapped=self.swapped_layers(layers),
             ratios=ratios,
+            aliases=self._aliases(native),
+            convolutions=frozenset([*self.convolutions, *self.convolutions.values()]),
+            sizes=self.sizes,
+            outer_fate=self.outer_fate,
             **self.file_names,
         )
+
+    def _aliases(self, native: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """`tool_names` of every block -> the diffusers layers."""
+        depth = max((blocks.depth for blocks in self.blocks.values()), default=0)
+        named = {
+            name.format(index): (layer.format(index), count)
+            for name, (layer, count) in self.tool_names.items()
+            for index in range(depth)
+        }
+        return {name: native[layer][:count] for name, (layer, count) in named.items() if layer in native}
 
 
 def _place_in_fused(layer: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.layer_names import Blocks, LayerNames
 
 ATTENTION = (
@@ -29,4 +30,5 @@ class QwenImageNames(LayerNames):
             "transformer_blocks", 60, {layer: layer for layer in ATTENTION + MLP + MODULATION}
         ),
     }
+    sizes = (Published("Qwen-Image", 3072, {"transformer_blocks": 60}),)
     outer = {layer: layer for layer in OUTER}  # noqa: RUF012

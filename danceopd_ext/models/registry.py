@@ -46,6 +46,13 @@ NAMES: dict[str, LayerNames] = {
 }
 
 
+def names_of(model_type: str) -> LayerNames:
+    """The layer names of a family's LoRA files, by its name in `NAMES` or `FAMILIES`. Raises KeyError."""
+    if model_type in NAMES:
+        return NAMES[model_type]
+    return next(names for names in NAMES.values() if isinstance(FAMILIES[model_type], type(names)))
+
+
 def family_of_pipeline(class_name: str) -> Family | None:
     """The family whose diffusers pipeline has this class name (model_index.json `_class_name`)."""
     return next((f for f in FAMILIES.values() if f.pipeline_class == class_name), None)

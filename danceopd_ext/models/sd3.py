@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
 
@@ -59,6 +60,14 @@ class StableDiffusion3(Family):
     default_format = "diffusers"
     blocks = {"transformer_blocks": Blocks("joint_blocks", 38, BLOCK_NAMES)}  # noqa: RUF012
     outer = OUTER_NAMES
+    convolutions = {"pos_embed.proj": "x_embedder.proj"}  # noqa: RUF012
+    sizes = (
+        Published("Stable Diffusion 3 medium", 1536, {"transformer_blocks": 24}, "stable-diffusion-v3-medium"),
+        Published(
+            "Stable Diffusion 3.5 medium", 1536, {"transformer_blocks": 24}, "stable-diffusion-v3.5-medium", ".attn2."
+        ),
+        Published("Stable Diffusion 3.5 large", 2432, {"transformer_blocks": 38}, "stable-diffusion-v3.5-large"),
+    )
     checkpoint_marks = ("joint_blocks.", "pos_embed.pos_embed")
     longest_text = 256
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
 
@@ -53,6 +54,8 @@ class ZImage(Family):
         "context_refiner": Blocks("context_refiner", 2, REFINER),
     }
     outer = OUTER_NAMES
+    outer_fate = {"kohya": "diffusers leaves some of them out"}  # noqa: RUF012
+    sizes = (Published("Z-Image", 3840, {"layers": 30, "noise_refiner": 2, "context_refiner": 2}),)
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
 
     def encode_prompts(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux_2 import check_source
@@ -38,6 +39,7 @@ class ZImageOmni(ZImage):
     # nothing but diffusers has layers for what the vision encoder sees, so their native names are diffusers' own
     blocks = {**ZImage.blocks, "siglip_refiner": Blocks("siglip_refiner", 2, {name: name for name in REFINER})}  # noqa: RUF012
     outer = {**ZImage.outer, "siglip_embedder.1": "siglip_embedder.1"}  # noqa: RUF012
+    sizes = (Published("Z-Image-Omni", 3840, {**ZImage.sizes[0].depths, "siglip_refiner": 2}),)
     checkpoint_marks = ("siglip_pad_token",)
     max_sources = 8
     text_sees_sources = True

@@ -138,9 +138,9 @@ def test_inspect_compares_layers_that_are_given_twice(tmp_path):
 
 
 CONFIGS = {  # adapter_config.json -> what the message names
-    "[1, 2]": "a table of settings",
-    "3": "a table of settings",
-    '"r"': "a table of settings",
+    "[1, 2]": "settings",
+    "3": "settings",
+    '"r"': "settings",
     '{"lora_alpha": "8"}': "lora_alpha must be a number",
     '{"lora_alpha": [8]}': "lora_alpha must be a number",
     '{"lora_alpha": NaN}': "lora_alpha must be a number",

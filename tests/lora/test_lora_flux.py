@@ -14,7 +14,7 @@ from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Lora, LowRank
-from danceopd_ext.lora.write import write_lora
+from danceopd_ext.lora.write import unread, write_lora
 from danceopd_ext.models.registry import NAMES
 
 BLOCK = "single_transformer_blocks.1."
@@ -117,3 +117,58 @@ def test_only_the_final_modulation_has_its_halves_exchanged(family, tmp_path):
             changed.add(native)
             torch.testing.assert_close(up @ down, torch.cat(delta.chunk(2)[::-1]))
     assert changed == {"final_layer.adaLN_modulation.1"}
+
+
+def test_the_default_dialect_of_flux_1_is_half_as_large_as_kohyas(tmp_path):
+    """kohya's fused layers hold zeros for what each part lacks. InvokeAI wants these four keys and no alpha."""
+    known, names = true_size(depth=1), NAMES["flux"]
+    changes = {
+        name: LowRank(random(4, inputs, seed=i), random(outputs, 4, seed=i + 1000))
+        for i, (name, (outputs, inputs)) in enumerate(known.shapes.items())
+    }
+    default = names.format_of("auto", changes)
+    files = {
+        format: load_file(write_lora(tmp_path / f"{format}.safetensors", Lora(changes), known, format))
+        for format in {default, "kohya"}
+    }
+    size = {format: sum(tensor.numel() for tensor in tensors.values()) for format, tensors in files.items()}
+    assert size[default] < 0.55 * size["kohya"]
+    single, double = "single_transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.add_q_proj"
+    assert {f"transformer.{layer}.lora_{part}.weight" for layer in (single, double) for part in "AB"} <= set(
+        files[default]
+    )
+    assert all(key.endswith(("lora_A.weight", "lora_B.weight")) for key in files[default])
+
+
+def test_flux_1_parts_with_one_down_are_no_larger_in_kohyas_names(tmp_path):
+    """As sd-scripts trains them: what was one layer becomes one layer again."""
+    known, down = true_size(depth=1), random(4, 3072, seed=1)
+    parts = [f"single_transformer_blocks.0.{part}" for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
+    lora = Lora({part: LowRank(down, random(known.shapes[part][0], 4, seed=i)) for i, part in enumerate(parts)})
+    tensors = load_file(write_lora(tmp_path / "x.safetensors", lora, known, "kohya"))
+    assert tensors["lora_unet_single_blocks_0_linear1.lora_up.weight"].shape == (21504, 4)
+
+
+OUTER = {
+    ("flux", "auto"): ("diffusers", None),
+    ("flux", "kohya"): ("kohya", "InvokeAI refuses"),
+    ("flux_2", "auto"): ("diffusers", None),
+    ("flux_2", "kohya"): ("kohya", "diffusers leaves some of them out"),
+    ("z_image", "auto"): ("comfyui", None),
+    ("z_image", "kohya"): ("kohya", "diffusers leaves some of them out"),
+    ("qwen_image", "auto"): ("kohya", None),
+    ("sd3", "auto"): ("diffusers", None),
+}
+
+
+@pytest.mark.parametrize("asked, expected", OUTER.items())
+def test_layers_outside_of_blocks_choose_a_dialect_that_works_or_are_told(asked, expected):
+    family, word = asked
+    layers = layout(family).shapes
+    format, told = expected
+    assert NAMES[family].format_of(word, layers) == format
+    notes = unread(layers, layout(family), format)
+    assert (len(notes) == 1 and told in notes[0]) if told else notes == []
+    inside = [layer for layer in layers if "blocks." in layer or layer.startswith("layers.")]
+    assert unread(inside, layout(family), "kohya") == []
+    assert NAMES[family].format_of("auto", inside) == NAMES[family].default_format

@@ -81,7 +81,7 @@ def test_one_file_of_a_list_is_zero(notes, edited, loras):
 def test_alpha_0_is_reported(notes, edited):
     """It stays at full strength, which other programs see otherwise."""
     told = notes({"one": {"lora": edited("odd", lambda key, value: value * (not key.endswith(".alpha")))}})
-    says(told, "odd.safetensors has alpha 0 in", "full strength", "ComfyUI")
+    says(told, "odd.safetensors: alpha is 0 in", "full strength", "ComfyUI")
     assert "changes nothing" not in told
 
 

@@ -17,6 +17,7 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import balanced, to_tensors
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.toolkits.hosted.switch import STUDENT
+from danceopd_ext.toolkits.hosted.telling import tell
 
 #: name of a linear layer in the toolkit's transformer -> (outputs, inputs)
 Linears = Mapping[str, tuple[int, int]]
@@ -61,12 +62,13 @@ def read_teachers(options: DanceOPDSection, layout: Layout) -> dict[str, Lora]:
         if name == STUDENT:
             raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose another word.')
         try:
-            ignore = teacher.ignore_text_encoder
-            parts = [read_lora(place, layout, ignore_text_encoder=ignore) for place in teacher.loras]
+            parts = [read_lora(place, layout, **teacher.ignored) for place in teacher.loras]
         except UserError as error:
             raise UserError(f"[danceopd.teachers.{name}] {error}") from error
         if parts:
             loras[name] = combine(list(zip(parts, teacher.strengths, strict=True)))
+            for note in loras[name].notes:
+                tell(f"note: [danceopd.teachers.{name}] {note}")
     return loras
 
 

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING
 
 from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.lora.algebra import compress, relative_difference
-from danceopd_ext.lora.layout import Layout
-from danceopd_ext.lora.read import to_lora
-from danceopd_ext.lora.source import Source as LoraSource
-from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Lora
 
 if TYPE_CHECKING:
@@ -20,27 +16,10 @@ if TYPE_CHECKING:
 NOTHING = "teacher {}: this teacher changes nothing."
 
 
-def read_noting(place: str, layout: Layout, ignore_text_encoder: bool, notes: list[str]) -> Lora:
-    """`read_lora`; `notes` get a line if other programs would apply the file otherwise. Raises UserError."""
-    source = open_source(place)
-    if count := zero_alphas(source):
-        notes.append(
-            f"{source.path.name} has alpha 0 in {count} layers: they are applied at full strength, as sd-scripts and "
-            "LyCORIS do. ComfyUI, diffusers and peft do not apply them"
-        )
-    return to_lora(source, layout, ignore_text_encoder=ignore_text_encoder)
-
-
 def zero_files(loras: Sequence[Lora]) -> list[str]:
     """Notes on those of the LoRAs that change nothing, if others of them do."""
     zero = [lora.name for lora in loras if lora.changes_nothing()]
     return [f"{name} changes nothing: its weights are zero" for name in zero] if len(zero) < len(loras) else []
-
-
-def zero_alphas(source: LoraSource) -> int:
-    """How many layers of a LoRA file have an alpha of 0."""
-    alphas = [value for key, value in source.tensors.items() if key.endswith(".alpha")]
-    return sum(value.numel() > 0 and not bool(value.any()) for value in alphas)
 
 
 def at_rank(lora: Lora, rank: int) -> tuple[Lora, float]:
@@ -72,7 +51,7 @@ def cut_to_rank(start: Lora, rank: int, notes: list[str]) -> Lora:
 
 def of_teacher(name: str, found: TeacherSource) -> Iterator[str]:
     """Notes on the LoRA files of a teacher."""
-    for note in found.notes:
+    for note in [*(found.lora.notes if found.lora else ()), *found.notes]:
         yield f"teacher {name}: {note}"
     if found.lora and found.lora.changes_nothing():
         yield f"{NOTHING.format(name)} Its LoRA times its strength is zero, so it is the base"

@@ -60,9 +60,9 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
         if lost:
             print(lost_by_rank("merge", preset.network.network_dim, lost))
         extra = {"ss_danceopd_forwards": 0, "ss_danceopd_merge_loss": lost}
-        metadata = lora_metadata(preset, source, {}, extra, started_at=started_at)
+        metadata = lora_metadata(preset, source, layout, {}, extra, started_at=started_at)
         dtype = torch_dtype(preset.saving.save_precision)
-        write_lora(path, lora, layout, format_of(preset.saving, source.family), metadata, dtype)
+        write_lora(path, lora, layout, format_of(preset.saving, source.family, lora.modules), metadata, dtype)
     accelerator.wait_for_everyone()
     return path
 

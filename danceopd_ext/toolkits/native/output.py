@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import SavingSection
 from danceopd_ext.files import remove
 from danceopd_ext.lora.adapters import Adapters
+from danceopd_ext.lora.families import architecture_of
+from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.metadata import build_metadata
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.family import Family
@@ -49,7 +51,8 @@ class Output:
         """
         path = self.lora_path(None if final else steps_done)
         lora, metadata = self.adapters.state(STUDENT), self.metadata(steps_done)
-        dialect, dtype = format_of(self.saving, self.prepared.family), torch_dtype(self.saving.save_precision)
+        dialect = format_of(self.saving, self.prepared.family, lora.modules)
+        dtype = torch_dtype(self.saving.save_precision)
         try:
             write_lora(path, lora, self.prepared.layout, dialect, metadata, dtype)
         except PermissionError:
@@ -98,6 +101,7 @@ class Output:
         return lora_metadata(
             preset,
             self.prepared.source,
+            self.prepared.layout,
             plan.weights,
             extra,
             started_at=self.started_at,
@@ -111,14 +115,15 @@ def _free_name(path: Path) -> Path:
     return next(free for n in count(2) if not (free := path.with_stem(f"{path.stem}-{n}")).exists())
 
 
-def format_of(saving: SavingSection, family: Family) -> str:
-    """The LoRA dialect to write."""
-    return family.default_format if saving.save_model_as in ("auto", "safetensors") else saving.save_model_as
+def format_of(saving: SavingSection, family: Family, layers: Iterable[str]) -> str:
+    """The LoRA dialect to write for a LoRA of these layers."""
+    return family.format_of(saving.save_model_as, layers)
 
 
 def lora_metadata(
     preset: Preset,
     source: Source,
+    layout: Layout,
     weights: Mapping[str, float],
     extra: Mapping[str, object],
     **facts: object,
@@ -128,7 +133,7 @@ def lora_metadata(
     entries = danceopd_entries(preset.danceopd, weights)
     return build_metadata(
         title=saving.metadata_title or saving.output_name,
-        architecture=source.family.architecture,
+        architecture=architecture_of(layout, source.family.architecture),
         base_model=source.name,
         rank=preset.network.network_dim,
         teachers=[f"{name} ({what})" for name, what in entries["ss_danceopd_teachers"].items()],

@@ -23,7 +23,9 @@ from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import check_additive, combine
 from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
+from danceopd_ext.lora.write import unread
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
@@ -43,7 +45,6 @@ from danceopd_ext.toolkits.native.checks import (
 from danceopd_ext.toolkits.native.effects import (
     cut_to_rank,
     of_teacher,
-    read_noting,
     same_as_base,
     without_effect,
     zero_files,
@@ -144,6 +145,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
     start = _find_start(preset, layout, notes)
     targets = choose_targets(preset, source.family, layout, teachers, start)
+    notes += unread(targets, layout, source.family.format_of(preset.saving.save_model_as, targets))
     previews = _find_previews(preset, source, config, notes, sources)
     prepared = Prepared(
         preset, source, layout, config, plan, notes, teachers, start, targets, previews, sources, pictures
@@ -218,11 +220,10 @@ def _ends_with(layer: str, ending: str) -> bool:
 def _find_start(preset: Preset, layout: Layout, notes: list[str]) -> Lora | None:
     if not preset.network.network_weights:
         return None
-    found: list[str] = []
     try:
-        start = read_noting(preset.network.network_weights, layout, False, found)
+        start = read_lora(preset.network.network_weights, layout)
         check_additive(start, "the student is a plain LoRA and cannot start from one. Use it as a teacher.")
-        notes += [f"network_weights: {note}" for note in found]
+        notes += [f"network_weights: {note}" for note in start.notes]
         return start
     except UserError as error:
         raise UserError(f"network_weights: {error}") from error
@@ -275,12 +276,11 @@ def find_teacher(name: str, settings: Teacher, source: Source, layout: Layout) -
             check_transformer(checkpoint)
             _check_same_size(checkpoint, layout)
             return TeacherSource(settings, checkpoint=checkpoint)
-        ignore, notes = settings.ignore_text_encoder, []
-        loras = [read_noting(place, layout, ignore, notes) for place in settings.loras]
+        loras = [read_lora(place, layout, **settings.ignored) for place in settings.loras]
     except UserError as error:
         raise UserError(f"[danceopd.teachers.{name}] {error}") from error
     lora = combine(list(zip(loras, settings.strengths, strict=True))) if loras else None
-    return TeacherSource(settings, lora=lora, notes=notes + zero_files(loras))
+    return TeacherSource(settings, lora=lora, notes=zero_files(loras))
 
 
 def _check_same_size(checkpoint: Source, layout: Layout) -> None:

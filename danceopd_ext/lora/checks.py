@@ -1,0 +1,122 @@
+"""What of a LoRA file can be used: refusals with their reasons, and what is left out, for a person to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.lora.dialects import OTHER_PARTS, OUR_NAMES, Parsed, guess_family, looks_like_model, not_a_lora
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.source import Source
+
+
+def few(keys: Iterable[str], count: int = 3) -> str:
+    """The first keys, for a message."""
+    keys = [few_letters(key, 160) for key in keys]
+    return ", ".join(keys[:count]) + (f", … ({len(keys)} in all)" if len(keys) > count else "")
+
+
+def no_lora(source: Source) -> str:
+    """What is said of a file without a key of a LoRA."""
+    keys = list(source.tensors)
+    if not keys:
+        return f"{source.path}: holds no tensors. Download or copy it again."
+    if method := source.config.get("peft_type"):
+        return f"{source.path}: PEFT's method {few_letters(str(method))} is not read here. Use a plain LoRA."
+    what = f"{source.path}: not a LoRA: no key ends like one (first keys: {few(keys)})."
+    if looks_like_model(keys):
+        return f'{what} If it is a whole model, use checkpoint = "{source.path}" instead of lora.'
+    return f"{what} Use a LoRA file for the base model that you train."
+
+
+def check_keys(
+    source: Source, parsed: Parsed, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool = False
+) -> None:
+    """Raise UserError unless every key belongs to a complete change of a linear layer, or may be left out."""
+    path, keys = source.path, source.tensors
+    ours = OUR_NAMES.get(layout.family, layout.family)
+    looks = guess_family(keys)
+    other_family = f" It looks like a LoRA of {looks}." if looks and not ours.startswith(looks) else ""
+    if parsed.empty:
+        raise UserError(no_lora(source))
+    for name, own in parsed.methods.items():
+        raise UserError(f"{path}: made with {name} ({few(own, 1)}). {not_a_lora(name)}")
+    if not parsed.groups and parsed.strangers:
+        raise UserError(
+            f"{path}: no key fits {ours} (first keys: {few(keys)}).{other_family} Use a LoRA made for the base model"
+            " that you train."
+        )
+    unfit = [group.layer for group in parsed.strangers] + parsed.other
+    if unfit:
+        raise UserError(
+            f"{path}: {len(unfit)} of {len(unfit) + len(parsed.groups)} layers do not fit {ours}: {few(unfit, 6)}."
+            f"{other_family} Use a LoRA made for exactly the base model that you train."
+        )
+    if not parsed.groups:
+        raise UserError(f"{path}: {_changes_only(parsed)}; there is nothing to learn.")
+    asked = []
+    if parsed.text_encoder and not ignore_text_encoder:
+        asked.append(
+            f"also changes text encoders ({few(parsed.text_encoder)}), which are not trained here. To use its"
+            " transformer part alone, set ignore_text_encoder = true (on a command line: --ignore_text_encoder)."
+        )
+    if (others := _other_parts(parsed)) and not ignore_other_parts:
+        asked.append(
+            f"also changes {others}, and a LoRA holds changes of linear layers' weights alone: a change of a norm or a"
+            " bias is not low-rank. To use the rest alone, set ignore_other_parts = true (on a command line:"
+            " --ignore_other_parts)."
+        )
+    if asked:
+        raise UserError(f"{path}: {' It '.join(asked)}")
+
+
+def _other_parts(parsed: Parsed) -> str:
+    """Changes that no LoRA holds, counted, with examples; empty without any."""
+    found = [(*names, parsed.beside[kind]) for kind, names in OTHER_PARTS.items() if kind in parsed.beside]
+    return " and ".join(
+        f"{one if len(keys) == 1 else f'{len(keys)} {several}'} ({keys[0]})" for one, several, keys in found
+    )
+
+
+def _changes_only(parsed: Parsed) -> str:
+    if parsed.text_encoder:
+        return f"only changes text encoders ({few(parsed.text_encoder)})"
+    keys = [key for keys in parsed.beside.values() for key in keys]
+    return f"changes no linear layer ({few(keys)})"
+
+
+def left_out(source: Source, parsed: Parsed) -> tuple[str, ...]:
+    """What of the file is not used, or not as everywhere, a sentence each."""
+    notes, beside = [], parsed.beside
+    if count := _zero_alphas(source, parsed):
+        notes.append(
+            f"alpha is 0 in {count} layers: they are applied at full strength, as sd-scripts and LyCORIS do. ComfyUI,"
+            " diffusers and peft do not apply them"
+        )
+    if parsed.text_encoder:
+        notes.append(f"its changes of text encoders are left out ({few(parsed.text_encoder, 1)})")
+    if others := _other_parts(parsed):
+        notes.append(f"its changes of {others} are left out: the teacher is not quite the one that other programs show")
+    if "zero" in beside:
+        notes.append(
+            f"differences whose entries are all zero are left out: {few(beside['zero'], 1)}. (A change of a norm or a"
+            " bias is not low-rank; these have no effect.)"
+        )
+    if "convolution" in beside:
+        notes.append(f"its change of the patch embedding, a convolution, is left out ({few(beside['convolution'], 1)})")
+    if "embedding" in beside:
+        words = dict.fromkeys(key.removeprefix("bundle_emb.").rpartition(".")[0] for key in beside["embedding"])
+        notes.append(
+            f"it brings an embedding for the text encoder ({few(words)}), which is not used; its layers are. Leave"
+            " that word out of prompts, or describe what it stands for"
+        )
+    unused = beside.get("auxiliary", []) + beside.get("marker", [])
+    if unused:
+        notes.append(f"entries without an effect are left out ({few(unused)})")
+    return tuple(f"{source.path.name}: {note}" for note in notes)
+
+
+def _zero_alphas(source: Source, parsed: Parsed) -> int:
+    """How many layers have an alpha of 0."""
+    alphas = [source.tensors[group.parts["alpha"]] for group in parsed.groups if "alpha" in group.parts]
+    return sum(alpha.numel() > 0 and not bool(alpha.any()) for alpha in alphas)

@@ -1,0 +1,149 @@
+"""Which model family, and which of its published sizes, a LoRA file is made for.
+
+Families share layer names, so names alone do not tell: FLUX.1's double blocks are called as those of Stable Diffusion
+3 and Qwen-Image. The layers' widths and the number of blocks decide, and where they do not, a person has to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from danceopd_ext.lora.dialects import OUR_NAMES, Group, parse
+from danceopd_ext.lora.layout import Layout, Published
+
+#: parts whose numbers of columns, multiplied, are a layer's inputs
+_INPUTS = (("down",), ("diff",), ("hada_w1_b",), *((w1, w2) for w1 in ("lokr_w1", "lokr_w1_b") for w2 in ("lokr_w2", "lokr_w2_b")))  # fmt: skip  # noqa: E501
+
+
+def candidates(tensors: Mapping[str, torch.Tensor], layouts: Iterable[Layout]) -> list[Layout]:
+    """The layouts that the file can be made for: one where it is clear, several on a tie, none where none fits.
+
+    More fitting layers win; then a published width; then as many blocks as a published size has. A layout with all the
+    layers of an earlier one and more is left out where the earlier one fits as well.
+    """
+    layouts = list(layouts)
+    groups = {layout.family: parse(tensors, layout).groups for layout in layouts}
+    fits = {
+        layout.family: sum(_in_proportion(group, tensors, layout) for group in groups[layout.family])
+        for layout in layouts
+    }
+    most = max(fits.values(), default=0)
+    best = [layout for layout in layouts if most and fits[layout.family] == most]
+    for known in (_has_width, _has_depth):
+        best = [layout for layout in best if known(layout, groups[layout.family], tensors)] or best
+    return [layout for i, layout in enumerate(best) if not any(_extends(layout, earlier) for earlier in best[:i])]
+
+
+def _extends(layout: Layout, earlier: Layout) -> bool:
+    return earlier.native.items() <= layout.native.items()
+
+
+def distinct(found: Sequence[Layout], tensors: Mapping[str, torch.Tensor]) -> list[Layout]:
+    """Those of `candidates` that would read or write the file differently; the first stands for its equals."""
+    kept: dict[tuple, Layout] = {}
+    for layout in found:
+        own = parse(tensors, layout).groups
+        targets = {name for group in own for name in group.targets}
+        native = frozenset((name, parts) for name, parts in layout.native.items() if targets.intersection(parts))
+        read = frozenset((group.layer, group.targets) for group in own)
+        kept.setdefault((read, native, frozenset(layout.swapped & targets), layout.kohya_names), layout)
+    return list(kept.values())
+
+
+def titles(layouts: Sequence[Layout]) -> str:
+    """The names of families, for a person: `FLUX.1 or Qwen-Image`."""
+    return " or ".join(dict.fromkeys(OUR_NAMES.get(layout.family, layout.family) for layout in layouts))
+
+
+def sizes_of(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> list[Published]:
+    """The published sizes that a file's layers (of `layout`) fit."""
+    return _fitting(layout, file_width(groups, tensors), [name for group in groups for name in group.targets])
+
+
+def size_of_model(layout: Layout) -> Published | None:
+    """The published size of the model that this layout was made from, None where it is none or unclear."""
+    widths = Counter(shape[1] for shape in layout.shapes.values() if shape)
+    found = _fitting(layout, widths.most_common(1)[0][0] if widths else None, list(layout.shapes))
+    has = {size.only for size in found if any(size.only in name for name in layout.shapes)}
+    found = [size for size in found if size.only in has]
+    return found[0] if len(found) == 1 else None
+
+
+def architecture_of(layout: Layout, usual: str) -> str:
+    """The modelspec word of the model that this layout was made from; `usual`: its family's."""
+    size = size_of_model(layout)
+    return (size and size.architecture) or usual
+
+
+def labelled(metadata: Mapping[str, str], layout: Layout, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """A file's metadata with the architecture of its size, where the sizes tell it and the file names none or another
+    size's."""
+    sizes = sizes_of(layout, parse(tensors, layout).groups, tensors)
+    words = {f"{size.architecture}/lora" for size in layout.sizes if size.architecture}
+    if len(sizes) != 1 or metadata.get("modelspec.architecture", next(iter(words), None)) not in words:
+        return dict(metadata)
+    return {**metadata, "modelspec.architecture": f"{sizes[0].architecture}/lora"}
+
+
+def _fitting(layout: Layout, width: int | None, names: Sequence[str]) -> list[Published]:
+    depths = _depths(names)
+    marks = {size.only for size in layout.sizes if size.only and any(size.only in name for name in names)}
+    return [
+        size
+        for size in layout.sizes
+        if size.width == width
+        and all(size.depths.get(blocks, 0) >= count for blocks, count in depths.items())
+        and marks <= {size.only}
+    ]
+
+
+def _depths(names: Iterable[str]) -> dict[str, int]:
+    """List of blocks -> how many the highest index in these layer names makes."""
+    depths: dict[str, int] = {}
+    for name in names:
+        blocks, _, rest = name.partition(".")
+        index = rest.partition(".")[0]
+        if index.isdecimal():
+            depths[blocks] = max(depths.get(blocks, 0), int(index) + 1)
+    return depths
+
+
+def file_width(groups: Iterable[Group], tensors: Mapping[str, torch.Tensor]) -> int | None:
+    """The number of inputs that most of the file's layers have: that of the attention layers."""
+    widths = Counter(width for group in groups if (width := _inputs(group, tensors)))
+    return widths.most_common(1)[0][0] if widths else None
+
+
+def _inputs(group: Group, tensors: Mapping[str, torch.Tensor]) -> int | None:
+    for parts in _INPUTS:
+        shapes = [tensors[group.parts[part]].shape for part in parts if part in group.parts]
+        if len(shapes) == len(parts) and all(len(shape) >= 2 for shape in shapes):
+            return torch.Size([shape[1] for shape in shapes]).numel()
+    return None
+
+
+def _has_width(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> bool:
+    width = file_width(groups, tensors)
+    return any(size.width == width for size in layout.sizes)
+
+
+def _has_depth(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the file changes all blocks of a published size, and no more."""
+    depths = _depths(name for group in groups for name in group.targets)
+    sizes = sizes_of(layout, groups, tensors) or layout.sizes
+    return bool(depths) and any(
+        all(size.depths.get(blocks) == count for blocks, count in depths.items()) for size in sizes
+    )
+
+
+def _in_proportion(group: Group, tensors: Mapping[str, torch.Tensor], layout: Layout) -> bool:
+    """Whether the layer has as many outputs per input as the layout says, where it says and the file shows it."""
+    if not {"down", "up"} <= set(group.parts) or not any(target in layout.ratios for target in group.targets):
+        return True
+    down, up = tensors[group.parts["down"]].shape, tensors[group.parts["up"]].shape
+    if len(down) < 2 or not up:
+        return True  # what is wrong with it is said where it is read
+    return up[0] == down[1] * sum(layout.ratios.get(target, 1) for target in group.targets)
