@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
@@ -109,8 +109,6 @@ def test_a_diffusers_lora_gets_the_hosts_fused_names(tmp_path):
     fused = "lora_unet_joint_blocks_0_x_block_attn_qkv"
     assert {key.partition(".")[0] for key in tensors} == {fused, "lora_unet_joint_blocks_0_x_block_attn_proj"}
     up, down = tensors[f"{fused}.lora_up.weight"], tensors[f"{fused}.lora_down.weight"]
-    from safetensors.torch import load_file
-
     own = load_file(teacher.lora)
     parts = [own[f"transformer.{attention}.{n}.lora_B.weight"] @ own[f"transformer.{attention}.{n}.lora_A.weight"]
              for n in ("to_q", "to_k", "to_v")]  # fmt: skip
@@ -124,6 +122,17 @@ def test_a_lora_of_another_size_or_family_is_refused(tmp_path):
         read(lora_of(tmp_path / "style.safetensors", "transformer.", sizes), Host())
     with pytest.raises(UserError, match=r"\[danceopd.teachers.style\]"):
         read(lora_of(tmp_path / "other.safetensors", "", {"layers.0.attention.to_q": (8, 8)}), Host())
+
+
+def test_what_is_left_out_of_a_hosted_teacher_is_told(tmp_path, capsys):
+    teacher = lora_of(tmp_path / "style.safetensors", "transformer.", {"transformer_blocks.0.attn.to_out.0": (8, 8)})
+    tensors = load_file(teacher.lora) | {"transformer.transformer_blocks.0.attn.to_out.0.diff_b": torch.ones(8)}
+    save_file(tensors, teacher.lora)
+    with pytest.raises(UserError, match="ignore_other_parts = true"):
+        read(teacher, Host())
+    assert read(Teacher(lora=teacher.lora, ignore_other_parts=True), Host())
+    told = capsys.readouterr().out
+    assert told.startswith("note: [danceopd.teachers.style] style.safetensors: ") and "diff_b" in told
 
 
 def test_no_teacher_is_called_student():
