@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from danceopd_ext.endings import refused, show
-from danceopd_ext.errors import TrainingError, UserError, nearest, printable
+from danceopd_ext.errors import TrainingError, UserError, nearest
 
 DTYPES = ("fp16", "bf16", "float")
 

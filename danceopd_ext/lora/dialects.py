@@ -45,7 +45,7 @@ _PARTS = {
     r"|(?<=_lora[12])\.down\.weight",
     "up": r"\.lora_up\.weight|\.lora_B(\.\w+)?\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight"
     r"|(?<=_lora[12])\.up\.weight",
-    "alpha": r"\.alpha",
+    "alpha": r"\.alpha|[._]lora\.alpha|\.lora_alpha",
     **{part: rf"\.{part}" for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")},
     **{part: rf"\.{part}" for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")},
     "DoRA": r"\.dora_scale|\.magnitude|\.lora_magnitude_vector(\.\w+)?(\.weight)?",
@@ -54,7 +54,7 @@ _PARTS = {
     # parts of `_BESIDE`
     "bias": r"\.diff_b|\.b_norm|\.lora_B(\.\w+)?\.bias|\.lora_up\.bias",
     "norm": r"\.w_norm",
-    "replaced": r"\.set_weight|\.reshape_weight",
+    "replaced": r"\.set_weight|\.reshape_weight|(\.modules_to_save(\.\w+)?)\.(weight|bias)",
     # parts of `METHODS`
     "OFT": r"\.oft_(blocks|diag)(\.\d+)?|\.oft_[rR](\.\w+)*",
     "BOFT": r"\.boft_[A-Za-z](\.\w+)*",
@@ -241,10 +241,20 @@ def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
             groups.setdefault(layer, Group(layer, targets=targets, native=native)).parts[part] = key
     if parsed.methods:  # such as the weight of IA3 and the rescale of OFT
         parsed.other = [key for key in parsed.other if key.rpartition(".")[0] not in apart]
+    if groups:  # weights beside a LoRA are layers that were trained whole (PEFT's modules_to_save and bias="all")
+        for key in [key for key in parsed.other if _names_a_weight(key, table)]:
+            parsed.other.remove(key)
+            parsed.beside.setdefault("replaced", []).append(key)
     whole = [group for group in groups.values() if group.layer not in apart or set(group.parts) != {"alpha"}]
     parsed.groups = [group for group in whole if group.targets]
     parsed.strangers = [group for group in whole if not group.targets]
     return parsed
+
+
+def _names_a_weight(key: str, table: Mapping[str, object]) -> bool:
+    """Whether it is the weight or bias itself of a layer that the family has."""
+    layer, _, part = key.rpartition(".")
+    return part in ("weight", "bias") and plain(layer) in table
 
 
 def _kind_beside(key: str, split: tuple[str, str] | None, tensor: torch.Tensor, convolutions: set[str]) -> str | None:

@@ -31,8 +31,27 @@ SINGLE = {
     "proj_out": "linear2",
     "norm.linear": "modulation.lin",
 }
+#: DiffSynth-Studio's names -> the native ones
+DIFFSYNTH = {
+    "attn.a_to_qkv": "img_attn.qkv",
+    "attn.b_to_qkv": "txt_attn.qkv",
+    "attn.a_to_out": "img_attn.proj",
+    "attn.b_to_out": "txt_attn.proj",
+    "ff_a.0": "img_mlp.0",
+    "ff_a.2": "img_mlp.2",
+    "ff_b.0": "txt_mlp.0",
+    "ff_b.2": "txt_mlp.2",
+    "norm1_a.linear": "img_mod.lin",
+    "norm1_b.linear": "txt_mod.lin",
+}
+DIFFSYNTH_SINGLE = {"to_qkv_mlp": "linear1", "proj_out": "linear2", "norm.linear": "modulation.lin"}
 #: XLabs' and USO's trainers name the attention processors; `lora1` is the image's, `lora2` the text's
 TOOLS = {
+    **{f"blocks.{{}}.{theirs}": (f"double_blocks.{{}}.{native}", None) for theirs, native in DIFFSYNTH.items()},
+    **{
+        f"single_blocks.{{}}.{theirs}": (f"single_blocks.{{}}.{native}", None)
+        for theirs, native in DIFFSYNTH_SINGLE.items()
+    },
     "double_blocks.{}.qkv_lora1": ("double_blocks.{}.img_attn.qkv", None),
     "double_blocks.{}.qkv_lora2": ("double_blocks.{}.txt_attn.qkv", None),
     "double_blocks.{}.proj_lora1": ("double_blocks.{}.img_attn.proj", None),

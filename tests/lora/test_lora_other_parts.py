@@ -61,6 +61,8 @@ OTHERS = {
     "diffusion_model.layers.0.attention_norm1.b_norm": "a bias",
     f"diffusion_model.{Q}.lora_B.bias": "a bias",
     f"diffusion_model.{Q}.set_weight": "a whole weight",
+    f"base_model.model.{Q}.modules_to_save.default.weight": "a whole weight",
+    f"base_model.model.{Q}.bias": "a whole weight",
 }
 
 

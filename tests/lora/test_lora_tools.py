@@ -79,6 +79,29 @@ def test_xlabs_attention_processors(tmp_path):
             torch.testing.assert_close(change.delta(), truth[name], msg=name)
 
 
+def test_diffsynth_names_of_flux_1(tmp_path):
+    """Its own names, without its option to write those of others; rows stand in the native order."""
+    names = {
+        "pipe.dit.blocks.1.attn.a_to_qkv": "double_blocks.1.img_attn.qkv",
+        "pipe.dit.blocks.1.attn.b_to_out": "double_blocks.1.txt_attn.proj",
+        "pipe.dit.blocks.0.ff_b.2": "double_blocks.0.txt_mlp.2",
+        "pipe.dit.single_blocks.0.to_qkv_mlp": "single_blocks.0.linear1",
+        "pipe.dit.single_blocks.1.proj_out": "single_blocks.1.linear2",
+        "pipe.dit.single_blocks.1.norm.linear": "single_blocks.1.modulation.lin",
+    }
+    known, changes = layout("flux"), {}
+    generator = torch.Generator().manual_seed(4)
+    for theirs, native in names.items():
+        parts = [known.shapes[part] for part in known.native[native]]
+        up = torch.randn(sum(outputs for outputs, _ in parts), 2, generator=generator)
+        changes[theirs] = LowRank(torch.randn(2, parts[0][1], generator=generator), up)
+    endings = (".lora_A.default.weight", ".lora_B.default.weight")
+    read = read_lora(save(tmp_path / "theirs.safetensors", keyed(changes, "{dots}", *endings)), known)
+    natively = {names[theirs]: change for theirs, change in changes.items()}
+    expected = read_lora(save(tmp_path / "native.safetensors", keyed(natively, "{dots}", *PEFT)), known)
+    assert len(expected.modules) == 11 and deltas_equal(read, expected)
+
+
 def test_uso_calls_the_first_rows_of_linear1_by_a_name_of_their_own(tmp_path):
     up = torch.arange(96.0)[:, None]
     change = {"single_blocks.1.linear1_qkv": LowRank(torch.ones(1, 32), up)}
@@ -89,6 +112,14 @@ def test_uso_calls_the_first_rows_of_linear1_by_a_name_of_their_own(tmp_path):
         "to_k": 32,
         "to_v": 64,
     }
+
+
+@pytest.mark.parametrize("ending", [".alpha", ".lora.alpha", ".lora_alpha"])
+def test_names_of_alpha(ending, tmp_path):
+    lora = block_lora("qwen_image", only="attn.to_q")
+    tensors = keyed(lora.modules, "transformer.{dots}", ".lora.down.weight", ".lora.up.weight")
+    tensors |= {f"transformer.{name}{ending}": torch.tensor(1.5) for name in lora.modules}
+    assert deltas_equal(read_lora(save(tmp_path / "x.safetensors", tensors), layout("qwen_image")), lora, 0.5)
 
 
 @pytest.mark.parametrize(
