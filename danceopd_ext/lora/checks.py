@@ -99,8 +99,8 @@ def left_out(source: Source, parsed: Parsed) -> tuple[str, ...]:
         notes.append(f"its changes of {others} are left out: the teacher is not quite the one that other programs show")
     if "zero" in beside:
         notes.append(
-            f"differences whose entries are all zero are left out: {few(beside['zero'], 1)}. (A change of a norm or a"
-            " bias is not low-rank; these have no effect.)"
+            f"differences that are all zero have no effect and are left out: {few(beside['zero'], 1)} (a change of a"
+            " norm or a bias is not low-rank)"
         )
     if "convolution" in beside:
         notes.append(f"its change of the patch embedding, a convolution, is left out ({few(beside['convolution'], 1)})")

@@ -10,6 +10,7 @@ Beside changes of linear layers files hold other things: `Parsed.beside` sorts t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -74,23 +75,23 @@ _KEY = re.compile(
 
 REFUSED = ("Tucker",)
 
-_TURNED = "it turns the base's weights (a product with them), and a low-rank change is added to them"
-#: methods that no linear layer's added change can stand for -> why not
+_MULTIPLIES = "it multiplies the base's weights, while a LoRA adds to them"
+#: methods whose changes are not low-rank -> why not
 METHODS = {
-    "OFT": _TURNED,
-    "BOFT": _TURNED,
-    "HRA": _TURNED,
-    "IA3": "it scales what the base's layers give, and a low-rank change is added to their weights",
+    "OFT": _MULTIPLIES,
+    "BOFT": _MULTIPLIES,
+    "HRA": _MULTIPLIES,
+    "IA3": "it scales the outputs of the base's layers, while a LoRA adds to their weights",
     "GLoRA": "its change depends on the base's own weights",
     "T-LoRA": "its rank depends on the noise level",
     "AdaLoRA": "its ranks have weights of their own",
-    "VeRA": "its factors are random ones that its maker's program draws again",
+    "VeRA": "its factors are random numbers that the program that made it draws again",
     "FourierFT": "it is a change in the weights' spectrum",
 }
-#: of these no merged model can be made either
+#: no merged model can be made of these
 _UNMERGED = ("T-LoRA",)
 
-#: kinds in `Parsed.beside` that change the transformer, and how they are called: used or not, they have an effect
+#: kinds in `Parsed.beside` that change the transformer, and how one and several are called
 OTHER_PARTS = {
     "bias": ("a bias", "biases"),
     "norm": ("a norm", "norms"),
@@ -176,6 +177,7 @@ class Parsed:
         return not (self.groups or self.strangers or self.text_encoder or self.methods or changes)
 
 
+@functools.lru_cache(maxsize=16384)
 def split_key(key: str) -> tuple[str, str] | None:
     """Return (layer with prefix, part), or None when the key is no part of any LoRA."""
     match = _KEY.match(key)
