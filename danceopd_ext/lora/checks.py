@@ -36,7 +36,8 @@ def check_keys(
     path, keys = source.path, source.tensors
     ours = OUR_NAMES.get(layout.family, layout.family)
     looks = guess_family(keys)
-    other_family = f" It looks like a LoRA of {looks}." if looks and not ours.startswith(looks) else ""
+    alike = looks is None or ours.startswith(looks) or ours in looks
+    other_family = "" if alike else f" It looks like a LoRA of {looks}."
     if parsed.empty:
         raise UserError(no_lora(source))
     for name, own in parsed.methods.items():

@@ -104,12 +104,15 @@ _BESIDE_KEYS = (
     ("marker", re.compile(r"(^|\.)scaled_fp8$")),
 )
 
+#: families whose blocks have the same names in diffusers
+_ALIKE = "Stable Diffusion 3, FLUX.1 or Qwen-Image"
 _FAMILY_SIGNS = (
     ("FLUX.2", r"to_qkv_mlp_proj|ff(_context)?[._]linear_(in|out)|(double|single)_stream_modulation"),
     ("FLUX", r"double_blocks|single_blocks|single_transformer_blocks"),
     ("Qwen-Image", r"transformer_blocks[._]\d+[._](img_mlp|txt_mlp|img_mod|txt_mod)"),
     ("SD 1.5 or SDXL", r"(down|up)_blocks[._]\d|mid_block|input_blocks|output_blocks"),
-    ("Stable Diffusion 3", r"joint_blocks|transformer_blocks[._]\d+[._](attn|ff|norm1|ff_context|norm1_context)"),
+    ("Stable Diffusion 3", r"joint_blocks|transformer_blocks[._]\d+[._]attn2"),
+    (_ALIKE, r"transformer_blocks[._]\d+[._](attn|ff|norm1|ff_context|norm1_context)"),
     ("Z-Image", r"noise_refiner|context_refiner|(^|[._])layers[._]\d+[._](attention|feed_forward|adaLN)"),
     ("Wan", r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)"),
 )

@@ -108,7 +108,7 @@ def balanced(lora: Lora, layout: Layout) -> Lora:
     modules = dict.fromkeys(lora.modules)
     for group in filter(None, groups):
         changes = {name: _down_near_one(lora.modules[name]) for name in group}
-        largest = max(float(change.up_OR.abs().max()) for change in changes.values())
+        largest = max(_largest(change.up_OR) for change in changes.values())
         usable = largest and math.isfinite(largest)
         factor = 2.0 ** round(math.log2(largest) / 2) if usable else 1.0
         for name, change in changes.items():
@@ -116,9 +116,14 @@ def balanced(lora: Lora, layout: Layout) -> Lora:
     return Lora(modules, lora.metadata, lora.name)
 
 
+def _largest(factor: torch.Tensor) -> float:
+    """The largest entry's size; 0 for a factor without entries."""
+    return float(factor.abs().max()) if factor.numel() else 0.0
+
+
 def _down_near_one(change: LowRank) -> LowRank:
     """Bring the largest entry of down to between 1 and 2 by a power of two."""
-    largest = float(change.down_RI.abs().max())
+    largest = _largest(change.down_RI)
     if not (largest and math.isfinite(largest)):
         return change
     factor = 2.0 ** -math.floor(math.log2(largest))

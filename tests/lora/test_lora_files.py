@@ -254,3 +254,12 @@ def test_what_reads_back_wrong_is_not_written(fault, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="reads back"):
         write_lora(tmp_path / "x.safetensors", block_lora("sd3"), layout("sd3"), "diffusers")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_layer_of_rank_0_is_written_as_no_change(format, tmp_path):
+    lora = block_lora("sd3", only="attn.to_q")
+    name = next(iter(lora.modules))
+    outputs, inputs = lora.modules[name].shape
+    lora.modules[name] = LowRank(torch.zeros(0, inputs), torch.zeros(outputs, 0))
+    write_lora(tmp_path / "x.safetensors", lora, layout("sd3"), format)
