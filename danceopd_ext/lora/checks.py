@@ -108,8 +108,8 @@ def left_out(source: Source, parsed: Parsed) -> tuple[str, ...]:
     if "embedding" in beside:
         words = dict.fromkeys(key.removeprefix("bundle_emb.").rpartition(".")[0] for key in beside["embedding"])
         notes.append(
-            f"it brings an embedding for the text encoder ({few(words)}), which is not used; its layers are. Leave"
-            " that word out of prompts, or describe what it stands for"
+            f"it brings an embedding for the text encoder ({few(words)}), which is not used. The layers of the LoRA are"
+            " used. Leave that word out of prompts, or describe what it stands for"
         )
     unused = beside.get("auxiliary", []) + beside.get("marker", [])
     if unused:

@@ -63,9 +63,7 @@ def unread(layers: Iterable[str], layout: Layout, format: str) -> list[str]:
     outer, fate = [layer for layer in layers if is_outer(layer)], layout.outer_fate.get(format)
     if not (outer and fate):
         return []
-    return [
-        f"{few(outer)}: of layers outside of blocks in {format} names, {fate}; in diffusers names they work everywhere"
-    ]
+    return [f"{few(outer)} stand outside of blocks: in {format} names {fate}. In diffusers names they are read"]
 
 
 def _entries(metadata: Mapping[str, object], tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:

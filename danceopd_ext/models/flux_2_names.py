@@ -61,7 +61,7 @@ class Flux2Names(LayerNames):
         "proj_out": "final_layer.linear",
     }
     outer_fate = {  # noqa: RUF012
-        "kohya": "diffusers leaves some of them out",
+        "kohya": "diffusers leaves some out",
         "comfyui": "diffusers exchanges the halves of norm_out.linear",
     }
     sizes = (

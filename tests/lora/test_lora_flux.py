@@ -153,9 +153,9 @@ OUTER = {
     ("flux", "auto"): ("diffusers", None),
     ("flux", "kohya"): ("kohya", "InvokeAI refuses"),
     ("flux_2", "auto"): ("diffusers", None),
-    ("flux_2", "kohya"): ("kohya", "diffusers leaves some of them out"),
+    ("flux_2", "kohya"): ("kohya", "diffusers leaves some out"),
     ("z_image", "auto"): ("comfyui", None),
-    ("z_image", "kohya"): ("kohya", "diffusers leaves some of them out"),
+    ("z_image", "kohya"): ("kohya", "diffusers leaves some out"),
     ("qwen_image", "auto"): ("kohya", None),
     ("sd3", "auto"): ("diffusers", None),
 }
