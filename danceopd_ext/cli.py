@@ -106,7 +106,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     import torch
 
-    from danceopd_ext.lora.algebra import compress
+    from danceopd_ext.lora.algebra import compress, compression_loss
     from danceopd_ext.lora.describe import find_layout, main_dtype
     from danceopd_ext.lora.families import labelled
     from danceopd_ext.lora.read import to_lora
@@ -124,7 +124,9 @@ def _convert(arguments: argparse.Namespace) -> None:
         ignore_other_parts=arguments.ignore_other_parts,
     )
     if arguments.rank:
-        lora = compress(lora, arguments.rank)
+        whole, lora = lora, compress(lora, arguments.rank)
+        if lost := compression_loss(whole, lora):
+            show(f"--rank {arguments.rank} loses {lost:.1%} of the change; a larger one keeps more")
     dtypes = dict(zip(DTYPES, (torch.float16, torch.bfloat16, torch.float32), strict=True))
     dtype = dtypes[arguments.dtype] if arguments.dtype else main_dtype(source)
     metadata = labelled(lora.metadata, layout, source.tensors)

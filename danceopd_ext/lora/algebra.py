@@ -19,6 +19,9 @@ from danceopd_ext.lora.weights import Change, Lora, LowRank, chain
 #: below this share of the smaller size, a randomised decomposition is faster than the full one and as good
 _RANDOMISED_SHARE = 0.15
 
+#: a smaller share of the squared norm may be rounding
+_ROUNDING = 1e-6
+
 #: how many layers a message's estimate is made of
 _SAMPLED = 6
 
@@ -103,6 +106,17 @@ def compress(lora: Lora, rank: int) -> Lora:
     check_additive(lora, "it cannot be compressed to a plain LoRA. Use a LoRA without a magnitude.")
     modules = {name: _nearest(change, rank) for name, change in lora.modules.items()}
     return Lora(modules, dict(lora.metadata), lora.name)
+
+
+def compression_loss(whole: Lora, compressed: Lora) -> float:
+    """||whole - compressed|| / ||whole|| for what `compress` made of `whole`, 0 when there is none.
+
+    The nearest change of a rank is a projection, so the norms are enough: of large layers no difference is made.
+    """
+    total = sum(_norm(change) ** 2 for change in whole.modules.values())
+    kept = sum(_norm(change) ** 2 for change in compressed.modules.values())
+    lost = max(0.0, 1 - kept / total) if total else 0.0
+    return lost**0.5 if lost > _ROUNDING else 0.0
 
 
 def _nearest(change: Change, rank: int) -> LowRank:

@@ -88,7 +88,7 @@ class Kronecker(Change):
     @cached_property
     def rank(self) -> int:
         """The product of the factors' ranks to working precision."""
-        return _factors(self.first)[0].shape[1] * _factors(self.second)[0].shape[1]
+        return _rank(self.first) * _rank(self.second)
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         return tuple(t for f in (self.first, self.second) for t in (f.tensors() if isinstance(f, LowRank) else (f,)))
@@ -179,9 +179,23 @@ def _kron(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _factors(factor: torch.Tensor | LowRank) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (up, down) with up @ down equal to the matrix, dropping what is zero to working precision."""
-    if isinstance(factor, LowRank) and factor.rank <= min(factor.shape):
+    if _is_small(factor):
         return factor.up_OR.float(), factor.down_RI.float()
     left, singular, right = torch.linalg.svd(_matrix(factor, torch.float64), full_matrices=False)
-    kept = max(1, int((singular > singular[0] * torch.finfo(torch.float32).eps * 4).sum()))
+    kept = _count(singular)
     root = singular[:kept].sqrt()
     return (left[:, :kept] * root).float(), (root.unsqueeze(1) * right[:kept]).float()
+
+
+def _rank(factor: torch.Tensor | LowRank) -> int:
+    """The rank of `_factors`."""
+    return factor.rank if _is_small(factor) else _count(torch.linalg.svdvals(_matrix(factor, torch.float64)))
+
+
+def _is_small(factor: torch.Tensor | LowRank) -> bool:
+    return isinstance(factor, LowRank) and factor.rank <= min(factor.shape)
+
+
+def _count(singular: torch.Tensor) -> int:
+    """How many singular values are not zero to float32's working precision; at least 1."""
+    return max(1, int((singular > singular[0] * torch.finfo(torch.float32).eps * 4).sum()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -125,14 +125,10 @@ class LowRank(Change):
 
 
 @dataclass(frozen=True)
-class Stacked(Change):
-    """Changes whose outputs stand one after another: their deltas stacked."""
+class _Several(Change):
+    """What a change that is made of others does part by part."""
 
     parts: tuple[Change, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
 
     @property
     def rank(self) -> int:
@@ -144,11 +140,20 @@ class Stacked(Change):
     def numbers(self) -> tuple[object, ...]:
         return tuple(part.numbers() for part in self.parts)
 
-    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Stacked:
-        return Stacked(tuple(part.mapped(function) for part in self.parts))
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> _Several:
+        return replace(self, parts=tuple(part.mapped(function) for part in self.parts))
 
-    def scaled(self, strength: float) -> Stacked:
-        return Stacked(tuple(part.scaled(strength) for part in self.parts))
+    def scaled(self, strength: float) -> _Several:
+        return replace(self, parts=tuple(part.scaled(strength) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Stacked(_Several):
+    """Changes whose outputs stand one after another: their deltas stacked."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
 
     def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.cat([part.delta(dtype) for part in self.parts])
@@ -177,36 +182,21 @@ def stacked(parts: Sequence[Change]) -> Change:
 
 
 @dataclass(frozen=True)
-class Chain(Change):
+class Chain(_Several):
     """Changes of one layer made one after another. The order matters to a DoRA, which scales what it finds."""
-
-    parts: tuple[Change, ...]
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.parts[0].shape
 
     @property
-    def rank(self) -> int:
-        return sum(part.rank for part in self.parts)
-
-    @property
     def needs_base(self) -> bool:
         return any(part.needs_base for part in self.parts)
-
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        return tuple(tensor for part in self.parts for tensor in part.tensors())
-
-    def numbers(self) -> tuple[object, ...]:
-        return tuple(part.numbers() for part in self.parts)
-
-    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Chain:
-        return Chain(tuple(part.mapped(function) for part in self.parts))
 
     def scaled(self, strength: float) -> Chain:
         if self.needs_base and strength != 1:
             raise TypeError("changes that include a DoRA cannot be scaled together")
-        return Chain(tuple(part.scaled(strength) for part in self.parts))
+        return super().scaled(strength)
 
     def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return sum(part.delta(dtype) for part in self.parts)

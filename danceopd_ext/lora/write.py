@@ -26,7 +26,7 @@ from danceopd_ext.lora.weights import Lora, LowRank
 
 FORMATS = ("kohya", "diffusers", "comfyui")
 
-_SMALLER = "Give `convert` a rank with --rank, or use the file as it is: a teacher can be any of these kinds."
+_SMALLER = "Give `convert` a rank with --rank, or use the file as it is: a teacher can be of any kind."
 
 
 def write_lora(
