@@ -23,7 +23,7 @@ _RANDOMISED_SHARE = 0.15
 _ROUNDING = 1e-6
 
 #: how many layers a message's estimate is made of
-_SAMPLED = 6
+_SAMPLED = 4
 
 
 def combine(weighted: Sequence[tuple[Lora, float]]) -> Lora:
@@ -67,19 +67,19 @@ def low_rank(lora: Lora, remedy: str) -> Lora:
     message says what a lower rank loses, and `remedy` what to do.
     """
     check_additive(lora, f"it cannot be a plain LoRA. {remedy}")
-    large = {name: change for name, change in lora.modules.items() if _is_full(change)}
+    large = {name: change for name, change in lora.modules.items() if _is_large(change)}
     if large:
         name, change = next(iter(large.items()))
         losses = ", ".join(f"{loss:.0%} at rank {rank}" for rank, loss in _losses(list(large.values())).items())
         raise UserError(
-            f"{lora.name or 'LoRA'}: {len(large)} of {len(lora.modules)} layers are changes of full rank or near it,"
-            f" such as {name} (rank {change.rank} of {min(change.shape)}): as plain factors they would be about as"
-            f" large as the layers themselves. {remedy} A lower rank loses part of the change: about {losses}."
+            f"{lora.name or 'LoRA'}: {len(large)} of {len(lora.modules)} layers are products of high rank, such as"
+            f" {name} (rank {change.rank} of {min(change.shape)}): as plain factors they would have more than half as"
+            f" many numbers as the layers themselves. {remedy} A lower rank loses part of the change: about {losses}."
         )
     return Lora({name: change.to_low_rank() for name, change in lora.modules.items()}, lora.metadata, lora.name)
 
 
-def _is_full(change: Change) -> bool:
+def _is_large(change: Change) -> bool:
     outputs, inputs = change.shape
     return not isinstance(change, LowRank) and 2 * change.rank * (outputs + inputs) > outputs * inputs
 
@@ -88,7 +88,7 @@ def _losses(changes: Sequence[Change]) -> dict[int, float]:
     """Rank -> ||D - nearest|| / ||D|| of a few of the changes, together."""
     sample = changes[:: max(1, len(changes) // _SAMPLED)][:_SAMPLED]
     smallest = min(min(change.shape) for change in sample)
-    ranks = [rank for rank in (16, 32, 64, 128, 256) if rank < smallest] or [max(1, smallest // 2)]
+    ranks = [rank for rank in (16, 32, 64, 128) if rank < smallest] or [max(1, smallest // 2)]
     total, kept = 0.0, dict.fromkeys(ranks, 0.0)
     for change in sample:
         total += _norm(change) ** 2
@@ -124,7 +124,7 @@ def _nearest(change: Change, rank: int) -> LowRank:
         return _compress(change, rank)
     if isinstance(change, Kronecker):
         return change.nearest(rank)
-    return _factorise(change.delta(), rank) if _is_full(change) else _compress(change.to_low_rank(), rank)
+    return _factorise(change.delta(), rank) if _is_large(change) else _compress(change.to_low_rank(), rank)
 
 
 def _compress(change: LowRank, rank: int) -> LowRank:

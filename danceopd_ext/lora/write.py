@@ -41,7 +41,7 @@ def write_lora(
 
     `format`: "diffusers" (`transformer.*`), "comfyui" (`diffusion_model.*`) or "kohya" (`lora_unet_*`). `metadata`:
     entries of the file, by default the LoRA's own; hashes are added. Raises UserError for a format, path or value
-    that cannot be written, such as a DoRA or a change of full rank, and RuntimeError when the file does not read back
+    that cannot be written, such as a DoRA or a product of high rank, and RuntimeError when the file does not read back
     within the rounding of `dtype`.
     """
     path = Path(path)

@@ -255,7 +255,7 @@ def test_a_lokr_of_small_rank_is_written_exactly(tmp_path):
 
 def test_a_lokr_of_full_rank_is_not_written_and_the_loss_of_lower_ranks_told(tmp_path):
     lora = read_lora(lokr_file(tmp_path), layout("z_image"))
-    with pytest.raises(UserError, match="full rank") as caught:
+    with pytest.raises(UserError, match="high rank") as caught:
         write_lora(tmp_path / "o.safetensors", lora, layout("z_image"), "diffusers")
     values = torch.linalg.svdvals(lora.modules[Q].delta())
     loss = float(values[16:].norm() / values.norm())
@@ -297,7 +297,7 @@ def test_hosted_toolkits_get_plain_factors_or_a_message(tmp_path):
     down = tensors["lora_unet_layers_0_attention_qkv.lora_down.weight"]
     torch.testing.assert_close((up @ down)[:32], lora.modules[Q].delta(), rtol=1e-4, atol=1e-5)
     full = read_lora(lokr_file(tmp_path), known)
-    with pytest.raises(UserError, match=r"\[danceopd.teachers.style\] kron: .* full rank .*native.*--rank N"):
+    with pytest.raises(UserError, match=r"\[danceopd.teachers.style\] kron: .* high rank .*native.*--rank N"):
         network_tensors("style", full, known, {"layers.0.attention.qkv": (96, 32)})
 
 

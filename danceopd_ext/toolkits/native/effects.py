@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from danceopd_ext.config.danceopd import DanceOPDSection
-from danceopd_ext.lora.algebra import compress, relative_difference
+from danceopd_ext.lora.algebra import compress, compression_loss
 from danceopd_ext.lora.weights import Lora
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def at_rank(lora: Lora, rank: int) -> tuple[Lora, float]:
     if all(change.rank <= rank for change in lora.modules.values()):
         return lora, 0.0
     smaller = compress(lora, rank)
-    return smaller, round(relative_difference(smaller, lora), 6)
+    return smaller, round(compression_loss(lora, smaller), 6)
 
 
 def lost_by_rank(what: str, rank: int, lost: float) -> str:
