@@ -197,9 +197,9 @@ def _teacher(name: str, entry: Any, folder: Path) -> Teacher:
     where = f"[danceopd.teachers.{name}]"
     if not isinstance(entry, dict):
         raise UserError(f"{where} must be a section of its own.")
-    for key in entry:
-        if key not in key_types(Teacher):
-            raise UserError(f'{where}: unknown key "{key}".{nearest(key, key_types(Teacher))}')
+    known = key_types(Teacher)
+    if unknown := [f'unknown key "{key}".{nearest(key, known)}' for key in entry if key not in known]:
+        raise UserError(f"{where}: {' '.join(unknown)}")
     arguments = _read(entry, Teacher, folder, f"{where} ")
     empty = next((key for key in ("lora", "checkpoint") if key in entry), None)
     if empty and not (arguments.get("lora") or arguments.get("checkpoint")):

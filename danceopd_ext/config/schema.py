@@ -11,6 +11,7 @@ from typing import Literal
 from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schema, in a file of its own
 from danceopd_ext.config.fields import check_ranges, key
+from danceopd_ext.config.rates import default_rate
 from danceopd_ext.errors import UserError
 
 
@@ -69,15 +70,6 @@ class NetworkSection:
     network_weights: str | None = key(None, "Continue from this LoRA file instead of a fresh student.", path="found")
 
 
-#: the learning rate by default, and the one of an optimizer that finds its rate and multiplies it by this
-LEARNING_RATE, OWN_RATE = 2e-4, 1.0
-
-
-def finds_its_rate(optimizer_type: str) -> bool:
-    """Whether this optimizer estimates the size of its steps itself: Prodigy or one of D-Adaptation's."""
-    return optimizer_type.rpartition(".")[2].lower().startswith(("prodigy", "dadapt"))
-
-
 @dataclass(kw_only=True)
 class OptimizerSection:
     """How the student learns."""
@@ -109,7 +101,7 @@ class OptimizerSection:
 
     def __post_init__(self) -> None:
         if self.learning_rate is None:
-            self.learning_rate = OWN_RATE if finds_its_rate(self.optimizer_type) else LEARNING_RATE
+            self.learning_rate = default_rate(self.optimizer_type)
 
 
 def words_for(float32: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.errors import UserError
-from tests.toolkits.hosted_parser import build, make_parser
+from tests.toolkits.hosted_parser import build, int_or_float, make_parser
 
 
 def test_the_defaults_are_those_of_the_parser(monkeypatch):
@@ -138,7 +138,38 @@ def optimizer_parser():
         parser.add_argument(f"--{name}", nargs="*")
     parser.add_argument("--save_every_n_steps", type=int)
     parser.add_argument("--save_last_n_steps", type=int)
+    parser.add_argument("--optimizer_type", default="")
+    parser.add_argument("--learning_rate", type=float, default=2e-6)
+    parser.add_argument("--lr_scheduler", default="constant")
+    parser.add_argument("--lr_scheduler_type", default="")
+    parser.add_argument("--lr_warmup_steps", type=int_or_float, default=0)
     return parser
+
+
+@pytest.mark.parametrize("keys", [{}, {"lr_scheduler": "constant"}])
+def test_a_warm_up_that_the_toolkit_would_refuse_is_found_before_the_run(optimizer_parser, keys):
+    with pytest.raises(UserError, match=r'p.toml: lr_warmup_steps = 5: .*"constant_with_warmup"'):
+        build({"lr_warmup_steps": 5, **keys}, parser=optimizer_parser)
+
+
+@pytest.mark.parametrize("keys", [{"lr_scheduler": "cosine"}, {"lr_scheduler_type": "StepLR"}, {"lr_warmup_steps": 0}])
+def test_a_warm_up_that_it_takes_is_left_to_it(optimizer_parser, keys):
+    build({"lr_warmup_steps": 5, **keys}, parser=optimizer_parser)
+
+
+def test_a_rate_at_which_nothing_is_learned_is_found_before_the_run(optimizer_parser):
+    with pytest.raises(UserError, match=r"p.toml: learning_rate = 0.0001: Prodigy finds the rate itself"):
+        build({"optimizer_type": "Prodigy", "learning_rate": 1e-4}, parser=optimizer_parser)
+    build({"optimizer_type": "Prodigy"}, parser=optimizer_parser)
+    build({"optimizer_type": "Prodigy", "learning_rate": 1e-4, "optimizer_args": ["d0=1"]}, parser=optimizer_parser)
+
+
+def test_all_unknown_arguments_in_one_message():
+    with pytest.raises(UserError) as error:
+        build({"dimm": 4, "alpha": 1, "nonsense": True}, {"sdpaa": []})
+    message = str(error.value)
+    assert all(part in message for part in ("unknown key dimm", '"dim"', "unknown key nonsense", "argument --sdpaa"))
+    assert message.startswith("p.toml: these cannot be used here:\n- ")
 
 
 @pytest.mark.parametrize("name", ["optimizer_args", "lr_scheduler_args"])

@@ -104,7 +104,7 @@ def test_a_state_of_another_method_or_other_pictures_is_refused(taught, capsys, 
 def test_keys_that_say_nothing_to_a_method_are_told(taught, capsys):
     taught("diffusionopd", max_train_steps=1, num_queries=2, train_batch_size=1)
     out = capsys.readouterr().out
-    assert 'num_queries says nothing to method = "diffusionopd"' in out
+    assert 'num_queries is ignored: method = "diffusionopd" does not use it' in out
     assert "query says" not in out
 
 

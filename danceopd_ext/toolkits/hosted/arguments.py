@@ -7,14 +7,15 @@ every key is held against the parser's own action, so the same keys are right or
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from danceopd_ext.config.load import flat_keys
-from danceopd_ext.config.pairs import python_pairs
+from danceopd_ext.config.pairs import parse_pairs, python_pairs
 from danceopd_ext.config.paths import at_home
+from danceopd_ext.config.rates import check_own_rate, check_warmup
 from danceopd_ext.config.split import HostedPreset, danceopd_keys
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.toolkits.hosted.values import Wrong, can_be_given, from_toml, from_words, shown
@@ -47,9 +48,11 @@ def build_arguments(parser: argparse.ArgumentParser, preset: HostedPreset, ours:
     that it does know are checked and set like any other. Raises UserError that names the key and the remedy.
     """
     known, defaults = _actions(parser), _defaults(parser)
+    written = [(name, name) for name in preset.values] + [(name, f"--{name}") for name in preset.flags]
+    actions = _find_all(written, known, preset, ours)
     values, given = dict(defaults), {}
     for name, value in preset.values.items():
-        action = _action(known, name, preset, ours, name)
+        action = actions[name]
         if action is None or _left_open(name, value):
             continue
         if action.dest in given:
@@ -57,17 +60,50 @@ def build_arguments(parser: argparse.ArgumentParser, preset: HostedPreset, ours:
         given[action.dest] = f"{name} = {shown(value)}"
         values[action.dest] = _checked(f"{preset.path}: {given[action.dest]}", from_toml, action, name, value)
     for name, words in preset.flags.items():
-        action = _action(known, name, preset, ours, f"--{name}")
+        action = actions[f"--{name}"]
         if action is not None:
             given[action.dest] = " ".join([f"--{name}", *words])
             values[action.dest] = _checked(given[action.dest], from_words, action, name, words)
-    for name in ("optimizer_args", "lr_scheduler_args"):  # the toolkits evaluate these as Python in the middle of a run
-        if values.get(name) and name in given:
-            values[name] = python_pairs(values[name], f"{preset.path}: {name}")
+    _check_optimizer(values, given, preset.path)
     for action in parser._actions:
         if action.required and action.dest not in given and action.dest not in ours:
             raise UserError(f'{preset.path}: "{action.dest}" is missing: {preset.toolkit} needs it.')
     return Arguments(argparse.Namespace(**values), given, defaults, preset.path)
+
+
+def _find_all(
+    written: Iterable[tuple[str, str]],
+    known: Mapping[str, argparse.Action],
+    preset: HostedPreset,
+    ours: Collection[str],
+) -> dict[str, argparse.Action | None]:
+    """The argument of each name, by how it is written. Raises UserError, one message for all that are wrong."""
+    found, problems = {}, []
+    for name, one in written:
+        try:
+            found[one] = _action(known, name, preset, ours, one)
+        except UserError as problem:
+            problems.append(str(problem))
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        raise UserError("\n- ".join([f"{preset.path}: these cannot be used here:", *problems]))
+    return found
+
+
+def _check_optimizer(values: dict[str, Any], given: Collection[str], path: Path) -> None:
+    """What the toolkits would only refuse, or evaluate as Python, when the model is loaded. Raises UserError."""
+    try:
+        for name in ("optimizer_args", "lr_scheduler_args"):
+            if values.get(name) and name in given:
+                values[name] = python_pairs(values[name], name)
+        if not values.get("lr_scheduler_type"):
+            check_warmup(values.get("lr_scheduler") or "", values.get("lr_warmup_steps") or 0)
+        if "learning_rate" in given:
+            arguments = parse_pairs(values.get("optimizer_args") or [], "optimizer_args")
+            check_own_rate(values.get("optimizer_type") or "", values["learning_rate"], arguments)
+    except UserError as problem:
+        raise UserError(f"{path}: {problem}") from None
 
 
 def _left_open(name: str, value: Any) -> bool:

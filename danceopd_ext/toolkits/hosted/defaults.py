@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from danceopd_ext.config.load import default_of
-from danceopd_ext.config.schema import LEARNING_RATE, OWN_RATE, finds_its_rate
 
 #: arguments that both toolkits share with a native preset, and whose own defaults do not suit the method
 SHARED = (
@@ -21,8 +20,3 @@ _DECAYING = ("adamw", "lion")
 def without_decay(optimizer_type: str) -> list[str] | None:
     """`optimizer_args` that turn weight decay off, for optimizers of this name; None where it is off."""
     return ["weight_decay=0"] if any(word in optimizer_type.lower() for word in _DECAYING) else None
-
-
-def default_rate(optimizer_type: str | None) -> float:
-    """The learning rate for optimizers of this name: about 1 for those that find their own and multiply it by this."""
-    return OWN_RATE if finds_its_rate(optimizer_type or "") else LEARNING_RATE

@@ -8,8 +8,9 @@ from collections.abc import Collection
 
 import torch
 
+from danceopd_ext.config.rates import default_rate
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, default_rate, without_decay
+from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
 from danceopd_ext.toolkits.musubi.registry import Architecture
 
 #: one of these must be on; the first one is where none is

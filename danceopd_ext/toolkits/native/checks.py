@@ -212,7 +212,8 @@ def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, Pictu
 def unused_keys(options: DanceOPDSection) -> list[str]:
     """Keys of [danceopd] that were changed and that the method does not look at."""
     unused = {
-        "joint": ("query", "num_queries"),
+        "joint": ("query", "num_queries", "rollout_batch_size"),
+        "offpolicy": ("rollout_batch_size",),
         "diffusionopd": ("query", "num_queries"),
         "flowopd": ("query", "num_queries"),
     }.get(options.method, ())

@@ -136,11 +136,12 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     sources = source_rules(source, config)
     plan, notes = _load_plan(preset, accelerator.num_processes, sources)
     _check_sizes(plan, source, config)
+    notes += rate_notes(preset.optimizer, preset.training.max_train_steps)
     pictures = find_pictures(preset.danceopd.method, plan, notes)
-    notes += [f'{key} says nothing to method = "{preset.danceopd.method}"' for key in unused_keys(preset.danceopd)]
+    method = f'method = "{preset.danceopd.method}"'
+    notes += [f"{key} is ignored: {method} does not use it" for key in unused_keys(preset.danceopd)]
     notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd), *unused_options(preset.training)]
     notes += slow_without_gpu(accelerator.device, layout, source.family)
-    notes += rate_notes(preset.optimizer, preset.training.max_train_steps)
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
     start = _find_start(preset, layout, notes)

@@ -8,11 +8,12 @@ from typing import Any
 import transformers
 
 from danceopd_ext.config.pairs import parse_pairs
-from danceopd_ext.config.schema import OptimizerSection, finds_its_rate
+from danceopd_ext.config.rates import check_own_rate, check_warmup, finds_its_rate
+from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError
 
-#: learning rates beside an optimizer that finds its own: below the first nothing is learned, outside the others little
-FAR_TOO_LOW, LOW, HIGH = 0.01, 0.1, 10.0
+#: learning rates outside these are unusual beside an optimizer that finds its own
+LOW, HIGH = 0.1, 10.0
 
 
 def warmup_of(section: OptimizerSection, steps: int) -> int:
@@ -40,17 +41,9 @@ def check_rate(section: OptimizerSection) -> None:
     """Raise UserError for a warm-up that the schedule does not have, and a rate at which nothing is learned."""
     if is_relative(section):
         return
-    if section.lr_scheduler == "constant" and section.lr_warmup_steps:
-        raise UserError(
-            f'lr_warmup_steps = {section.lr_warmup_steps:g}: lr_scheduler = "constant" has no warm-up. Use '
-            'lr_scheduler = "constant_with_warmup", or remove lr_warmup_steps.'
-        )
+    check_warmup(section.lr_scheduler, section.lr_warmup_steps)
     given = parse_pairs(section.optimizer_args, "optimizer_args")
-    if finds_its_rate(section.optimizer_type) and section.learning_rate < FAR_TOO_LOW and "d0" not in given:
-        raise UserError(
-            f"learning_rate = {section.learning_rate:g}: {section.optimizer_type} finds the rate itself and multiplies "
-            "it by this, so that next to nothing would be learned. Remove learning_rate: its default here is 1."
-        )
+    check_own_rate(section.optimizer_type, section.learning_rate, given)
 
 
 def rate_notes(section: OptimizerSection, steps: int) -> list[str]:

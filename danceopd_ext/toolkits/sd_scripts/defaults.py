@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, default_rate, without_decay
+from danceopd_ext.config.rates import default_rate
+from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
 from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 
 #: instead of the toolkit's own default, where nothing is given
@@ -24,7 +25,7 @@ def completed(values: Mapping[str, Any], given: Collection[str], architecture: A
     if "network_alpha" not in given:
         complete["network_alpha"] = complete["network_dim"]
     if "learning_rate" not in given:
-        complete["learning_rate"] = default_rate(complete["optimizer_type"])
+        complete["learning_rate"] = default_rate(complete["optimizer_type"] or "")
     if "optimizer_args" not in given:
         complete["optimizer_args"] = without_decay(complete["optimizer_type"] or "adamw")
     if complete["persistent_data_loader_workers"] and not complete["max_data_loader_n_workers"]:
