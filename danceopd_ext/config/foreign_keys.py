@@ -55,7 +55,7 @@ class Group:
     """Keys with one answer. `answer`: what to write, or why it has no effect; it follows the names and a colon.
 
     `harmless`: values that are left out with a note; the others are refused. A key that is switched off (false, 0,
-    an empty text or list) is never refused, and not mentioned.
+    an empty text or list) is never refused; only a refusal of others mentions it.
     """
 
     answer: str

@@ -40,20 +40,22 @@ def welcome(
     Raises UserError, one message for all that cannot be left out.
     """
     known = list(known)
-    gui, harmless, refused, unknown = [], {}, {}, []
+    gui, off, harmless, refused, unknown = [], {}, {}, {}, []
     for one in strangers:
         group = FOREIGN_KEYS.get(one.name)
         if is_gui_key(one.name):
             gui.append(one.written)
         elif group is None:
             unknown.append(_unknown(one, known))
-        elif not _switched_off(one.value):
-            groups = harmless if group.harmless(one.value, values) else refused
+        else:
+            fine = group.harmless(one.value, values)
+            groups = off if _switched_off(one.value) else harmless if fine else refused
             groups.setdefault(group.answer, []).append(one.written)
     problems = [*sections, *unknown, *_lines(refused)]
     notes = [f"without effect here: {', '.join(names)} ({answer})" for answer, names in harmless.items()]
     if problems:
-        raise UserError(_message(problems, _lines(harmless), gui, path))
+        idle = {answer: harmless.get(answer, []) + off.get(answer, []) for answer in {**harmless, **off}}
+        raise UserError(_message(problems, _lines(idle), gui, path))
     return [*notes, *gui_notes(gui)]
 
 

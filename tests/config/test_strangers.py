@@ -175,6 +175,13 @@ def test_switched_off_ones_are_not_mentioned(load):
     assert preset.notes == []
 
 
+def test_a_refusal_names_the_switched_off_ones_too(problem):
+    message = problem("epoch = 10\nmax_data_loader_n_workers = 0\ncache_latents = true\ntext_encoder_lr = 0.0\n")
+    refused, may_stay = message.split("may stay:")
+    assert "epoch" in refused and "text_encoder_lr" not in refused
+    assert "- cache_latents, max_data_loader_n_workers: " in may_stay and "- text_encoder_lr: only the" in may_stay
+
+
 def test_keys_that_only_a_gui_reads_are_left_out_with_one_note(load):
     notes = load('LoRA_type = "Standard"\nmodel_train_type = "flux-lora"\nsdxl_no_half_vae = true\n').notes
     assert notes == ["left out, as only a training GUI reads them: LoRA_type, model_train_type, sdxl_no_half_vae"]
