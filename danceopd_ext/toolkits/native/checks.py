@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping
@@ -34,17 +33,10 @@ LARGE = 0.5e9
 
 
 def check_machine(preset: Preset, accelerator: Accelerator) -> None:
-    """Raise UserError for a precision, an optimizer or a tracker that does not work here."""
+    """Raise UserError for a precision or an optimizer that does not work here."""
     if preset.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError('mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16".')
     check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps)
-    wanted = {"all": ("tensorboard", "wandb"), None: ()}.get(preset.logging.log_with, (preset.logging.log_with,))
-    for package in wanted:
-        if not importlib.util.find_spec(package):
-            raise UserError(
-                f'log_with = "{preset.logging.log_with}" needs the package {package}: `pip install {package}`, '
-                "or leave log_with out (a JSONL log is always written)."
-            )
 
 
 def slow_without_gpu(device: torch.device, layout: Layout, family: Family) -> list[str]:
@@ -135,6 +127,8 @@ def check_output(preset: Preset) -> list[str]:
         check_writable(Path(preset.dataset.text_encoder_cache_dir), "text_encoder_cache_dir")
     if sampling.sample_prompts and (sampling.sample_every_n_steps or sampling.sample_at_first):
         check_writable(folder / "sample", "the pictures' folder")
+    if preset.logging.log_with in ("tensorboard", "all"):
+        check_writable(tensorboard_folder(preset) / preset.logging.log_tracker_name, "logging_dir")
     log = folder / f"{name}.log.jsonl"
     for path in (log, folder / f"{name}.safetensors"):
         if path.is_dir():
@@ -145,6 +139,11 @@ def check_output(preset: Preset) -> list[str]:
     if not saving.resume and log.is_file() and log.stat().st_size:
         return [f"{log} of an earlier run that saved nothing is replaced"]
     return []
+
+
+def tensorboard_folder(preset: Preset) -> Path:
+    """Where TensorBoard's files of this run go."""
+    return Path(preset.logging.logging_dir or Path(preset.saving.output_dir) / "logs") / preset.saving.output_name
 
 
 def check_writable(folder: Path, option: str = "output_dir") -> None:

@@ -35,13 +35,6 @@ class Journal:
             keep_until(self.path, start)
             self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
         self.bar = tqdm(total=self.total, initial=start, desc="training", unit="step", disable=not self.main)
-        if preset.logging.log_with:
-            self._start_trackers(preset)
-
-    def _start_trackers(self, preset: Preset) -> None:
-        name = preset.logging.wandb_run_name or preset.saving.output_name
-        wandb = {"name": name, "dir": preset.saving.output_dir}
-        self.accelerator.init_trackers(preset.logging.log_tracker_name, init_kwargs={"wandb": wandb})
 
     def say(self, line: str) -> None:
         if self.main:

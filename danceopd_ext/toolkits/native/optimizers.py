@@ -49,6 +49,15 @@ KNOWN = {
     "SGDScheduleFree": Known("schedulefree.SGDScheduleFree", "schedulefree"),
 }
 
+#: modules of optimizers -> the pip package that brings them, whose name is often another one
+PACKAGES = {
+    **{known.path.partition(".")[0]: known.package for known in KNOWN.values() if known.package != "torch"},
+    "came_pytorch": "came-pytorch",
+    "dadaptation": "dadaptation",
+    "prodigyplus": "prodigy-plus-schedule-free",
+    "pytorch_optimizer": "pytorch-optimizer",
+}
+
 
 def default_optimizer(device: torch.device) -> str:
     """AdamW8bit where bitsandbytes works (a CUDA GPU and its wheel), else AdamW."""
@@ -67,16 +76,19 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
     known = KNOWN.get(by_case.get(name.lower(), ""))
     if known is None and "." not in name:
         raise UserError(f'optimizer_type = "{name}" is unknown.{nearest(name, KNOWN)} Known: {", ".join(KNOWN)}.')
-    path, package = (known.path, known.package) if known else (name, name.partition(".")[0])
+    path, package = (known.path, known.package) if known else (name, PACKAGES.get(name.partition(".")[0], ""))
     if package == "bitsandbytes" and device.type == "cpu":
         raise UserError(f'optimizer_type = "{name}" needs a GPU; without one use "AdamW". {why_no_gpu()}'.strip())
     module, _, cls = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), cls)
     except (ImportError, RuntimeError, OSError, ValueError) as error:
+        what = (
+            f"`pip install {package}`" if package else f"install the package that provides {module}, or mend its name"
+        )
         raise UserError(
-            f'optimizer_type = "{name}" needs the package {package}, which does not import ({error}). '
-            f'Install it with `pip install {package}`, or use optimizer_type = "AdamW".'
+            f'optimizer_type = "{name}": {module} does not import ({error}). To use it, {what}; or use optimizer_type '
+            '= "AdamW".'
         ) from error
     except AttributeError:
         raise UserError(f'optimizer_type = "{name}": {module} has no {cls}.') from None

@@ -66,7 +66,7 @@ class Output:
         """Write everything that resume needs."""
         path = self.state_path(None if final else steps_done)
         student = self.adapters.state_dict(STUDENT)
-        save_state(path, steps_done, self.prepared.identity, student, self.optimizer_state())
+        save_state(path, steps_done, self.prepared.identity, student, self.optimizer_state(), self.prepared.trackers)
         keep = self.saving.save_last_n_steps_state or self.saving.save_last_n_steps
         if not final and keep:
             self._forget("-state", steps_done - keep)

@@ -54,6 +54,7 @@ from danceopd_ext.toolkits.native.launcher import unused_options
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.rates import rate_notes
 from danceopd_ext.toolkits.native.state import SavedState, open_state
+from danceopd_ext.toolkits.native.trackers import check_trackers
 
 #: the name of the student's adapter; a teacher cannot be called so
 STUDENT = "student"
@@ -88,6 +89,8 @@ class Prepared:
     pictures: dict[Path, PictureFile] = field(default_factory=dict)
     """The picture files that the method starts from."""
     resume: SavedState | None = None
+    trackers: dict[str, str] = field(default_factory=dict)
+    """Tracker -> the id of this run there, so that a resumed training goes on with it."""
     identity: dict[str, object] = field(default_factory=dict)
     """What must be equal for a saved state to be continued."""
 
@@ -127,6 +130,7 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
 def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     """All of `prepare` that needs no weights of a hub model."""
     check_machine(preset, accelerator)
+    told = check_trackers(preset.logging, accelerator.is_main_process)
     source = find_source(
         preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
     )
@@ -141,7 +145,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     method = f'method = "{preset.danceopd.method}"'
     notes += [f"{key} is ignored: {method} does not use it" for key in unused_keys(preset.danceopd)]
     notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd), *unused_options(preset.training)]
-    notes += slow_without_gpu(accelerator.device, layout, source.family)
+    notes += [*told, *slow_without_gpu(accelerator.device, layout, source.family)]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
     start = _find_start(preset, layout, notes)

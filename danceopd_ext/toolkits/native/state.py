@@ -10,7 +10,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,15 @@ CONTENTS = {
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state folder that is whole. `step`: optimizer steps done. `identity`: what its run was."""
+    """A state folder that is whole. `step`: optimizer steps done. `identity`: what its run was.
+
+    `trackers`: tracker -> the id of the run there.
+    """
 
     folder: Path
     step: int
     identity: Mapping[str, object]
+    trackers: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, identity: Mapping[str, object]) -> None:
         """Raise UserError where something in `identity`, all or a part of this run's, was otherwise."""
@@ -68,6 +72,7 @@ def save_state(
     identity: Mapping[str, object],
     student: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, Any],
+    trackers: Mapping[str, str],
 ) -> None:
     """Write a state folder, whole or not at all. `optimizer`: optimizer, schedule and gradient scaler states."""
     with whole_folder(folder) as part:
@@ -76,7 +81,7 @@ def save_state(
         with open(part / "optimizer.pt", "wb") as file:  # with a path torch does not say why it cannot write
             torch.save(dict(optimizer), file)
         digests = {file.name: _digest(file) for file in sorted(part.iterdir())}
-        facts = {"version": VERSION, "step": step, "identity": identity, "sha256": digests}
+        facts = {"version": VERSION, "step": step, "identity": identity, "trackers": trackers, "sha256": digests}
         (part / "state.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
@@ -87,6 +92,7 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
         if facts["version"] != VERSION:
             raise UserError(f"{folder} (resume) was written by another version of danceopd_ext.")
         saved, step, digests = facts["identity"], int(facts["step"]), facts["sha256"]
+        trackers = dict(facts.get("trackers") or {})
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} (resume) is not a state folder: it has no state.json.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -94,7 +100,7 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
     for name, digest in digests.items():
         if not (folder / name).is_file() or _digest(folder / name) != digest:
             raise UserError(f"{folder / name} (resume) is missing or damaged: use an earlier state.")
-    state = SavedState(folder, step, saved)
+    state = SavedState(folder, step, saved, trackers)
     state.check(identity)
     if step >= max_train_steps:
         raise UserError(f"{folder} (resume) has done {step} steps: raise max_train_steps = {max_train_steps}.")

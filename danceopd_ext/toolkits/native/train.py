@@ -16,6 +16,7 @@ from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import build_fields
+from danceopd_ext.toolkits.native.checks import tensorboard_folder
 from danceopd_ext.toolkits.native.loop import Run
 from danceopd_ext.toolkits.native.merging import merge_teachers
 from danceopd_ext.toolkits.native.optimizers import default_optimizer
@@ -25,6 +26,7 @@ from danceopd_ext.toolkits.native.rates import used
 from danceopd_ext.toolkits.native.sources import encode_sources, open_sources
 from danceopd_ext.toolkits.native.targets import encode_targets, open_targets
 from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
+from danceopd_ext.toolkits.native.trackers import TRACKERS, start_trackers
 
 
 def train(preset: Preset) -> Path:
@@ -47,6 +49,8 @@ def train(preset: Preset) -> Path:
     cache_dir = preset.dataset.text_encoder_cache_dir or str(output_dir / "cache")
     cache, sources = open_cache(prepared, cache_dir), open_sources(prepared, cache_dir)
     latents = open_targets(prepared, cache_dir)
+    continued = prepared.resume.trackers if prepared.resume else {}
+    prepared.trackers = start_trackers(preset, accelerator, continued)
     with encoding("prompts", 'set text_encoder_batch_size = 1 and mixed_precision = "bf16"'):
         encode_texts(prepared, cache, accelerator, say)
     with encoding("source images", "use smaller ones or a smaller resolution"):
@@ -84,11 +88,10 @@ def make_accelerator(preset: Preset) -> Accelerator:
     precision = preset.training.mixed_precision
     if precision == "fp16" and not torch.cuda.is_available():
         precision = "no"  # refused with a message in prepare
-    logging_dir = Path(preset.logging.logging_dir or Path(preset.saving.output_dir) / "logs")
     accelerator = Accelerator(
         mixed_precision=precision,
-        log_with=preset.logging.log_with,
-        project_dir=str(logging_dir / preset.saving.output_name),
+        log_with=list(TRACKERS[preset.logging.log_with]) or None,  # accelerate's "all" is whatever is installed
+        project_dir=str(tensorboard_folder(preset)),
         cpu=not has_accelerator(),
         # encoding many prompts on the main process takes longer than the usual limit of a waiting process
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
