@@ -70,6 +70,17 @@ def test_processes_of_the_quickstart(quickstart, monkeypatch, system, cores, cou
     assert int(threads) * count == min(2, cores)
 
 
+def test_the_quickstart_can_be_run_again(quickstart, monkeypatch):
+    """Its own earlier result is what it may replace; what the user adds comes after and wins."""
+    started = []
+    monkeypatch.setattr(quickstart, "ensure", lambda _: ("python", 0.0))
+    monkeypatch.setattr(quickstart, "run", started.append)
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--max_train_steps", "5"])
+    quickstart.main()
+    training = next(words for words in started if "train_danceopd.py" in words)
+    assert training[-3:] == ["--overwrite", "--max_train_steps", "5"]
+
+
 def test_the_printed_command_can_be_typed(quickstart, monkeypatch):
     words = ["--output_dir", "my output"]
     monkeypatch.setattr(quickstart, "os", SimpleNamespace(name="nt"))

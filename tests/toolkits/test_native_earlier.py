@@ -74,7 +74,7 @@ def test_what_is_replaced_is_told(preset, launch, capsys):
     launch(preset(save_every_n_steps=1))
     capsys.readouterr()
     launch(preset(overwrite=True))
-    assert "note: overwrite: 2 LoRAs and states of an earlier run fused" in capsys.readouterr().out
+    assert "note: overwrite: an earlier run's LoRAs and states (2 in all)" in capsys.readouterr().out
 
 
 def test_a_log_without_a_result_is_told_and_replaced(preset, launch, capsys):

@@ -135,7 +135,7 @@ def check_output(preset: Preset) -> list[str]:
             raise UserError(f"{path} is a folder, and the run writes a file of this name. Choose another output_name.")
     earlier = refuse_overwriting(folder, name, preset.danceopd.overwrite, saving.resume)
     if earlier:
-        return [f"overwrite: {len(earlier)} LoRAs and states of an earlier run {name} are replaced as this one saves"]
+        return [f"overwrite: an earlier run's LoRAs and states ({len(earlier)} in all) are replaced as this one saves"]
     if not saving.resume and log.is_file() and log.stat().st_size:
         return [f"{log} of an earlier run that saved nothing is replaced"]
     return []

@@ -89,6 +89,8 @@ class Prepared:
     pictures: dict[Path, PictureFile] = field(default_factory=dict)
     """The picture files that the method starts from."""
     resume: SavedState | None = None
+    offline: bool = False
+    """Whether W&B records this run offline because its server does not answer."""
     trackers: dict[str, str] = field(default_factory=dict)
     """Tracker -> the id of this run there, so that a resumed training goes on with it."""
     identity: dict[str, object] = field(default_factory=dict)
@@ -130,7 +132,7 @@ def prepare(preset: Preset, accelerator: Accelerator) -> Prepared:
 def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     """All of `prepare` that needs no weights of a hub model."""
     check_machine(preset, accelerator)
-    told = check_trackers(preset.logging, accelerator.is_main_process)
+    trackers = check_trackers(preset.logging, accelerator.is_main_process)
     source = find_source(
         preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
     )
@@ -145,7 +147,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     method = f'method = "{preset.danceopd.method}"'
     notes += [f"{key} is ignored: {method} does not use it" for key in unused_keys(preset.danceopd)]
     notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd), *unused_options(preset.training)]
-    notes += [*told, *slow_without_gpu(accelerator.device, layout, source.family)]
+    notes += [*trackers.notes, *slow_without_gpu(accelerator.device, layout, source.family)]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
     start = _find_start(preset, layout, notes)
@@ -155,6 +157,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     prepared = Prepared(
         preset, source, layout, config, plan, notes, teachers, start, targets, previews, sources, pictures
     )
+    prepared.offline = trackers.offline
     prepared.identity = settings_of(prepared)
     fresh = start is None and preset.danceopd.student_init == "fresh"
     notes += without_effect(preset.danceopd, teachers, prepared.identity["teachers"], fresh)

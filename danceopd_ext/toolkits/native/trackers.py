@@ -14,7 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
-from danceopd_ext.config.schema import LoggingSection
+from danceopd_ext.config.schema import SECTIONS, LoggingSection
 from danceopd_ext.errors import UserError, few_letters
 
 #: what log_with stands for
@@ -33,11 +33,18 @@ WITHOUT = "or leave log_with out (a JSONL log is always written)"
 OFFLINE = ("offline", "disabled", "dryrun")
 
 
-def check_trackers(section: LoggingSection, main: bool) -> list[str]:
-    """Raise UserError for a tracker that is not installed or, with W&B, has no API key.
+@dataclass(frozen=True)
+class Checked:
+    """What was found out about the trackers. offline: W&B's server does not answer, so the run is recorded here."""
 
-    Returns notes on keys that have no effect. If W&B's server does not answer the main process, the run is recorded
-    offline, which is noted.
+    notes: list[str]
+    offline: bool = False
+
+
+def check_trackers(section: LoggingSection, main: bool) -> Checked:
+    """Raise UserError for a tracker that is not installed or, with W&B, has no API key; note what has no effect.
+
+    main: whether this is the main process, which alone asks W&B's server.
     """
     wanted = TRACKERS[section.log_with]
     for package in wanted:
@@ -45,7 +52,8 @@ def check_trackers(section: LoggingSection, main: bool) -> list[str]:
             raise UserError(
                 f'log_with = "{section.log_with}" needs the package {package}: `pip install {package}`, {WITHOUT}.'
             )
-    return [*_unused(section, wanted), *(check_wandb(main) if "wandb" in wanted else [])]
+    unreached = check_wandb(main) if "wandb" in wanted else []
+    return Checked([*_unused(section, wanted), *unreached], offline=bool(unreached))
 
 
 def installed(package: str) -> bool:
@@ -82,7 +90,6 @@ def check_wandb(main: bool) -> list[str]:
     problem = unreachable(server) if main else None
     if problem is None:
         return []
-    os.environ["WANDB_MODE"] = "offline"
     return [f"W&B: {server} does not answer ({problem}). The run is recorded offline; `wandb sync` sends it later"]
 
 
@@ -124,18 +131,21 @@ def unreachable(server: str, patience: float = PATIENCE) -> str | None:
     return told[0]
 
 
-def start_trackers(preset: Preset, accelerator: Accelerator, continued: Mapping[str, str]) -> dict[str, str]:
+def start_trackers(
+    preset: Preset, accelerator: Accelerator, continued: Mapping[str, str], offline: bool
+) -> dict[str, str]:
     """Start the trackers and give them the preset's values. Raises UserError if one does not start.
 
-    continued: tracker -> the id of the run that a resumed training goes on with. Returns those of this run.
+    continued: tracker -> the id of the run that a resumed training goes on with. offline: as in `Checked`. Returns the
+    ids of this run.
     """
     section = preset.logging
     if not section.log_with:
         return {}
     Path(preset.saving.output_dir).mkdir(parents=True, exist_ok=True)
     wandb = {"name": section.wandb_run_name or preset.saving.output_name, "dir": preset.saving.output_dir}
-    if mode := os.environ.get("WANDB_MODE"):
-        wandb["mode"] = mode  # W&B has read its environment by now
+    if offline:
+        wandb["mode"] = "offline"
     if "wandb" in continued:
         wandb |= {"id": continued["wandb"], "resume": "allow"}
     try:
@@ -159,8 +169,8 @@ def _first_line(problem: BaseException) -> str:
 def hyperparameters(preset: Preset) -> dict[str, int | float | bool | str]:
     """The preset's values, flat, in the types that trackers take: `teachers.style.lora` is a key of its own."""
     values: dict[str, int | float | bool | str] = {}
-    for section in asdict(preset).values():
-        _flatten(section, "", values)
+    for section in SECTIONS:
+        _flatten(asdict(getattr(preset, section)), "", values)
     return values
 
 

@@ -50,7 +50,7 @@ def train(preset: Preset) -> Path:
     cache, sources = open_cache(prepared, cache_dir), open_sources(prepared, cache_dir)
     latents = open_targets(prepared, cache_dir)
     continued = prepared.resume.trackers if prepared.resume else {}
-    prepared.trackers = start_trackers(preset, accelerator, continued)
+    prepared.trackers = start_trackers(preset, accelerator, continued, prepared.offline)
     with encoding("prompts", 'set text_encoder_batch_size = 1 and mixed_precision = "bf16"'):
         encode_texts(prepared, cache, accelerator, say)
     with encoding("source images", "use smaller ones or a smaller resolution"):
