@@ -143,6 +143,15 @@ def test_a_folder_of_the_name_of_a_file(preset, refused, tmp_path, name):
     says(refused(preset()), name, "is a folder", "another output_name")
 
 
+@pytest.mark.parametrize("name", ["cache", "sample"])
+def test_a_file_of_the_name_of_a_folder(preset, refused, tmp_path, name):
+    (tmp_path / "run" / "output").mkdir()
+    (tmp_path / "run" / "output" / name).write_text("", encoding="utf-8")
+    (tmp_path / "samples.txt").write_text("a red cat --w 16 --h 16 --s 2\n", encoding="utf-8")
+    keys = {"sample_prompts": str(tmp_path / "samples.txt"), "sample_every_n_steps": 1}
+    says(refused(preset(**keys)), name, "is a file", "choose another folder")
+
+
 def test_a_cache_below_a_file(preset, refused, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     says(refused(preset(text_encoder_cache_dir=str(tmp_path / "file" / "cache"))), "text_encoder_cache_dir", "another")

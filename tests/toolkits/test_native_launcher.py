@@ -145,6 +145,14 @@ def test_the_size_of_a_model_without_its_weights():
     )
 
 
-def test_an_8_bit_optimizer_and_a_torch_without_cuda(changed, refused, monkeypatch):
-    monkeypatch.setattr(optimizers, "why_no_gpu", lambda: "Replace torch: pip install torch+cuda.")
-    says(refused(changed(optimizer_type="AdamW8bit")), "needs a GPU", "Replace torch: pip install torch+cuda.")
+@pytest.mark.parametrize(
+    ("module", "keys"),
+    [
+        (optimizers, {"optimizer_type": "AdamW8bit"}),
+        (optimizers, {"optimizer_type": "PagedLion8bit"}),
+        (checks, {"mixed_precision": "fp16"}),
+    ],
+)
+def test_what_needs_a_gpu_and_a_torch_without_cuda(changed, refused, monkeypatch, module, keys):
+    monkeypatch.setattr(module, "why_no_gpu", lambda: "Replace torch: pip install torch+cuda.")
+    says(refused(changed(**keys)), "needs a GPU", "Replace torch: pip install torch+cuda.")

@@ -35,7 +35,7 @@ LARGE = 0.5e9
 def check_machine(preset: Preset, accelerator: Accelerator) -> None:
     """Raise UserError for a precision or an optimizer that does not work here."""
     if preset.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError('mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16".')
+        raise UserError(f'mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16". {why_no_gpu()}'.strip())
     check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps)
 
 
@@ -123,8 +123,7 @@ def check_output(preset: Preset) -> list[str]:
     saving, sampling = preset.saving, preset.sampling
     folder, name = Path(saving.output_dir), saving.output_name
     check_writable(folder)
-    if preset.dataset.text_encoder_cache_dir:
-        check_writable(Path(preset.dataset.text_encoder_cache_dir), "text_encoder_cache_dir")
+    check_writable(Path(preset.dataset.text_encoder_cache_dir or folder / "cache"), "text_encoder_cache_dir")
     if sampling.sample_prompts and (sampling.sample_every_n_steps or sampling.sample_at_first):
         check_writable(folder / "sample", "the pictures' folder")
     if preset.logging.log_with in ("tensorboard", "all"):
