@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from danceopd_ext.endings import refused, show
-from danceopd_ext.errors import TrainingError, UserError, nearest
+from danceopd_ext.errors import TrainingError, UserError, nearest, readable
 
 DTYPES = ("fp16", "bf16", "float")
 
@@ -50,8 +50,13 @@ def main(argv: Sequence[str]) -> None:
     arguments.command(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        super().error(readable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m danceopd_ext", description=__doc__)
+    parser = _Parser(prog="python -m danceopd_ext", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     inspect = commands.add_parser("inspect", help="say what a LoRA file holds and whether it can be used here")
     inspect.add_argument("file", help="a file, a LoRA folder, or owner/name on the Hugging Face Hub")

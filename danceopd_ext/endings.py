@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
-from danceopd_ext.errors import few_letters, printable
+from danceopd_ext.errors import few_letters, printable, readable
 
 #: what safetensors says of a full disk, on Linux and macOS, and on Windows
 FULL = ("(os error 28)", "(os error 112)")
@@ -38,7 +38,7 @@ def show(text: str) -> None:
 
 def refused(problem: OSError) -> tuple[int, str]:
     """The exit code and the message for what the system would not do; 0 for what a person can do nothing about."""
-    name = few_letters(str(problem.filename))
+    name = readable(few_letters(str(problem.filename)))
     if problem.errno == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:
         return 2, f"error: {name}: too long for the name of a file. Check it."
     if is_disk_full(problem):

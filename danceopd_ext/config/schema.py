@@ -165,8 +165,8 @@ class SamplingSection:
 
     sample_prompts: str | None = key(
         None,
-        "File with a prompt a line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `--ci photo.png` edits. "
-        "The default size is resolution, for an edit in its source image's proportions.",
+        "File with a prompt a line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `--ci photo.png` edits; "
+        "or sd-scripts' .toml or .json. The default size is resolution, for an edit in its source image's proportions.",
         path="found",
     )
     sample_every_n_steps: int | None = key(None, "Draw pictures every so many steps, and at the end.", minimum=1)

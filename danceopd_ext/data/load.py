@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, readable
 from .dataset_schema import RULE_KEYS, check_defaults
 from .dataset_toml import read_dataset_config
 from .items import CaptionRules, Item, RouteData
@@ -88,7 +88,7 @@ def load_data(
         for name, items in found.items()
     }
     plan = Plan(routes, weights, seed, micro_batches, train_batch_size * processes, processes, every_route)
-    return LoadedData(plan, [*notes, *plan.notes()])
+    return LoadedData(plan, [readable(note) for note in [*notes, *plan.notes()]])
 
 
 def _check_all_fed(
