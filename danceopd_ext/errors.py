@@ -125,6 +125,11 @@ def _written_out(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
+def counted(number: int, thing: str) -> str:
+    """Return `1 file` or `2 files`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 class TrainingError(Exception):
     """The run had to stop: one `readable` message that says why, what was saved and what to try.
 

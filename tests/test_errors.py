@@ -6,7 +6,16 @@ import time
 
 import pytest
 
-from danceopd_ext.errors import LONGEST_LINE, LONGEST_TEXT, LONGEST_VALUE, TrainingError, UserError, few, readable
+from danceopd_ext.errors import (
+    LONGEST_LINE,
+    LONGEST_TEXT,
+    LONGEST_VALUE,
+    TrainingError,
+    UserError,
+    counted,
+    few,
+    readable,
+)
 
 HUGE = 300_000
 
@@ -76,3 +85,4 @@ def test_a_line_break_inside_a_value_does_not_start_a_line_of_the_message():
 def test_a_few_names_and_how_many_more():
     assert few(["a", "b", "c"]) == "a, b, c"
     assert few("abcde") == "a, b, c and 2 more"
+    assert [counted(number, "file") for number in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, few
+from ..errors import UserError, counted, few
+from .captions import unused_lines_note
 from .folder_files import files_of, is_about_the_folder
 from .items import Item
 from .source_folder import match_sources, name_of
@@ -74,11 +75,9 @@ def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
             f"are left out, the first is {silent[0].name}"
         )
     if folder.stray:
-        why = "belong to no image" if folder.pairs else "are no captions, by their names,"
-        notes.append(
-            f"{subset.where}: {len(folder.stray)} {_extension(subset)} files {why} and are left out "
-            f"({_names(folder.stray)})"
-        )
+        why = "belong to no image" if folder.pairs else "are no captions, by their names"
+        count = counted(len(folder.stray), f"{_extension(subset)} file")
+        notes.append(f"{subset.where}: left out {count} that {why}: {_names(folder.stray)}")
     return items
 
 
@@ -115,11 +114,7 @@ def _read(subset: Subset, folder: _Folder, notes: list[str]) -> list[_Captioned]
         longer += [file] if len(kept) > 1 and not subset.rules.enable_wildcard else []
         texts[file] = "\n".join(kept) if subset.rules.enable_wildcard else kept[0]
     notes += settings_note(subset.where, [file.name for file in pasted])
-    if longer:
-        notes.append(
-            f"{subset.where}: {len(longer)} caption files have several lines, of which the first is used "
-            f"({_names(longer)}); with enable_wildcard = true one is drawn each time"
-        )
+    notes += unused_lines_note(subset.where, [file.name for file in longer])
     notes += syntax_notes(subset.where, ((f.name, t) for f, t in texts.items()), subset.rules.enable_wildcard)
     pairs = [_Captioned(texts[c] if c else subset.class_tokens or "", c or image, image) for image, c in folder.pairs]
     return pairs + [_Captioned(texts[file], file) for file in folder.alone]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
+from ..errors import counted, few
 from .items import CaptionRules, Item
 
 _WILDCARD = re.compile(r"\{([^}]+)\}")
@@ -46,6 +48,17 @@ def draw_caption(item: Item, rng: random.Random, epoch: int = 1) -> str:
     if rules.secondary_separator:
         caption = caption.replace(rules.secondary_separator, rules.caption_separator)
     return caption
+
+
+def unused_lines_note(where: str, names: Sequence[str]) -> list[str]:
+    """Return a note on the captions of these names, of whose lines only the first is ever drawn, or none."""
+    if not names:
+        return []
+    count = counted(len(names), "caption")
+    return [
+        f"{where}: only the first line is used of {count} with several ({few(names)}). With enable_wildcard = true one "
+        "line is drawn each time"
+    ]
 
 
 def _dropped(rules: CaptionRules, rng: random.Random, epoch: int) -> bool:

@@ -90,6 +90,9 @@ SOURCE_KEYS = ("conditioning_data_dir", "control_directory")
 SUBSET_KEYS: dict[str, Check] = dict.fromkeys(("image_dir", "metadata_file", *SOURCE_KEYS), _path)
 """Keys of [[datasets.subsets]] alone."""
 
+MAY_BE_EMPTY = ("metadata_file", *SOURCE_KEYS, "caption_extension", "class_tokens")
+"""Keys whose empty text means that they are not set."""
+
 IGNORED_KEYS = (
     *("color_aug", "flip_aug", "face_crop_aug_range", "random_crop", "alpha_mask", "resize_interpolation"),
     *("cache_info", "is_reg", "token_warmup_min", "token_warmup_step", "network_multiplier", "prior_loss_weight"),

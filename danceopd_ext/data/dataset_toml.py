@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, few, nearest
 from .buckets import BucketRules
 from .caption_folder import read_caption_folder
-from .dataset_schema import RULE_KEYS, SOURCE_KEYS, check_defaults, check_table, check_top
+from .dataset_schema import MAY_BE_EMPTY, RULE_KEYS, SOURCE_KEYS, check_defaults, check_table, check_top
 from .foreign_config import whose, whose_list, whose_text
 from .items import CaptionRules, Item
 from .metadata_file import read_metadata
@@ -36,7 +37,7 @@ def read_dataset_config(
     path = Path(path)
     defaults = defaults or {}
     check_defaults(defaults)
-    config = _parse(path)
+    config = _without_empty(_parse(path))
     notes: list[str] = []
     routes: dict[str, list[Item]] = {}
     seen: set[tuple] = set()
@@ -66,6 +67,15 @@ def _parse(path: Path) -> dict:
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a table with [[datasets]], got {type(config).__name__}.")
     return config
+
+
+def _without_empty(value: Any) -> Any:
+    """The tables without the texts that are empty and may be: GUIs write "" for what is not set."""
+    if isinstance(value, list):
+        return [_without_empty(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _without_empty(entry) for key, entry in value.items() if entry != "" or key not in MAY_BE_EMPTY}
+    return value
 
 
 def _subsets(config: dict, path: Path, teachers: Sequence[str], defaults: Mapping[str, object], notes: list[str]):

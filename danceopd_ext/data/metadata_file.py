@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UserError
+from .captions import unused_lines_note
 from .items import Item, Size
 from .source_folder import match_sources
 from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
@@ -39,6 +40,8 @@ def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
         items += subset.items(text, _sizes(entry, shown, subset, source), source, image, images)
     if not items:
         raise UserError(f"{file}: no entry with a caption or tags.")
+    if not subset.rules.enable_wildcard:
+        notes += unused_lines_note(str(file), [key for key, _, _, text in told if "\n" in text])
     notes += syntax_notes(str(file), ((key, text) for key, _, _, text in told), subset.rules.enable_wildcard)
     if len(told) < len(entries):
         notes.append(f"{file}: {len(entries) - len(told)} entries have neither caption nor tags and are left out")

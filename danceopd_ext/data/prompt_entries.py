@@ -13,7 +13,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, few, readable
+from ..errors import UserError, counted, few, readable
 from .textfiles import parse_json, parse_toml, read_text
 from .ui_syntax import settings_lines, settings_note
 
@@ -66,6 +66,8 @@ NO_EFFECT = {
     "end_image_path": "no video",
     "one_frame": "no video",
 }
+#: suffixes of tables whose lines are no prompts
+_OTHER_FILES = (".csv", ".tsv", ".jsonl", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,11 @@ class Unused:
 
 
 def _counted(setting: Setting, count: int, unit: str) -> str:
-    return f"{setting.written} ({count} {unit}{'s' if count > 1 else ''})"
+    return f"{setting.written} ({counted(count, unit)})"
 
 
 def read_sample_file(path: Path) -> tuple[list[Entry], list[str]]:
-    """Return the sample prompts of a .txt (any suffix but these two), .toml or .json file, and notes for the user.
+    """Return the sample prompts of a .toml or .json file, or else of a text file, and notes for the user.
 
     .toml has a table `[prompt]` with a list `[[prompt.subset]]`, each with what it does not say from the table; .json a
     list of objects or lines. Keys: prompt, negative_prompt, width, height, seed, sample_steps, scale, controlnet_image,
@@ -158,6 +160,8 @@ def read_sample_file(path: Path) -> tuple[list[Entry], list[str]]:
     """
     text = read_text(path, "file of sample prompts")
     suffix = path.suffix.lower()
+    if suffix in _OTHER_FILES:
+        raise UserError(f'{path}: sample prompts are a .txt file, a prompt a line, or .toml or .json, not "{suffix}".')
     if suffix not in (".toml", ".json"):
         entries, pasted = read_lines(text)
         return entries, settings_note(str(path), pasted)

@@ -137,7 +137,7 @@ def test_all_lines_are_kept_for_wildcards_and_else_the_others_are_told(folder):
     assert notes == []
     routes, notes = read(folder, subset())
     assert routes["style"][0].text == "cat one, asleep"
-    assert ["1 caption files have several lines" in note and "(a.txt)" in note for note in notes] == [True]
+    assert ["only the first line is used of 1 caption with several (a.txt)" in note for note in notes] == [True]
 
 
 def test_images_are_bucketed_by_their_header(folder):
@@ -184,7 +184,7 @@ def test_text_files_without_an_image_are_no_prompts_where_there_are_images(folde
     routes, notes = read(folder, subset())
     assert [item.text for item in routes["style"]] == ["cat one, asleep"]
     (note,) = notes
-    assert note.endswith("4 .txt files belong to no image and are left out (b.txt, c.txt, readme.txt and 1 more)")
+    assert note.endswith("left out 4 .txt files that belong to no image: b.txt, c.txt, readme.txt and 1 more")
 
 
 def test_a_folder_of_captions_has_text_files_that_are_none(folder):
@@ -194,7 +194,7 @@ def test_a_folder_of_captions_has_text_files_that_are_none(folder):
     routes, notes = read(folder, subset())
     assert [item.text for item in routes["style"]] == ["cat one, asleep", "cat two", "a text"]
     (note,) = notes
-    assert "7 .txt files are no captions, by their names, and are left out (LICENSE.txt, README.txt" in note
+    assert "left out 7 .txt files that are no captions, by their names: LICENSE.txt, README.txt" in note
 
 
 def test_images_and_texts_of_other_names_are_no_data(folder):
@@ -273,9 +273,20 @@ METADATA = {
 
 
 def test_texts_of_a_metadata_file_are_looked_through_too(folder):
-    (folder / "meta.json").write_text('{"a": {"caption": "a [cat]"}}', encoding="utf-8")
-    (note,) = read(folder, metadata_toml("meta.json"))[1]
-    assert "[word] (a): " in note
+    (folder / "meta.json").write_text('{"a": {"caption": "a [cat]\\ntwo"}}', encoding="utf-8")
+    lines, syntax = read(folder, metadata_toml("meta.json"))[1]
+    assert "of 1 caption with several (a)" in lines
+    assert "[word] (a): " in syntax
+
+
+def test_empty_texts_are_not_set(folder):
+    empty = 'metadata_file = ""\nconditioning_data_dir = ""\ncontrol_directory = ""\nclass_tokens = ""'
+    assert [item.text for item in style(folder, empty)] == ["cat one, asleep", "cat two"]
+    Image.new("RGB", (64, 64)).save(folder / "cats" / "c.png")
+    with pytest.raises(UserError, match="1 images"):
+        read(folder, subset(empty))
+    with pytest.raises(UserError, match=r"no \.caption file"):
+        read(folder, subset(general='caption_extension = ""').replace('caption_extension = ".txt"\n', ""))
 
 
 def metadata_toml(name):

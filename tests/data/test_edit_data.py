@@ -75,6 +75,20 @@ def test_captions_may_lie_beside_the_source_images_without_a_result(tmp_path):
     assert notes == []
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_texts_about_the_folder_are_no_instructions(tmp_path, place):
+    save(tmp_path / "before" / "a.png")
+    captions(tmp_path / place, "a")
+    (tmp_path / place / "readme.txt").write_text("about this set", encoding="utf-8")
+    where = f'image_dir = "{tmp_path}/{place}"\nconditioning_data_dir = "{tmp_path}/before"'
+    items, notes = load(tmp_path, where)
+    assert [(item.text, names(item)) for item in items] == [("make a red", ["a.png"])]
+    assert ["left out 1 .txt file" in note and "readme.txt" in note for note in notes] == [True]
+    (tmp_path / place / "b.txt").write_text("make b red", encoding="utf-8")
+    with pytest.raises(UserError, match='no source image for "b"'):
+        load(tmp_path, where)
+
+
 def test_the_result_decides_the_size_and_without_it_the_source_image(tmp_path):
     save(tmp_path / "after" / "a.png", (64, 128))
     captions(tmp_path / "after", "a", "b")

@@ -170,6 +170,8 @@ def test_one_prompt_of_a_toml_file_needs_no_subset(read):
         ("s.txt", "a cat --w 33", ["line 1", "33x48 cannot be drawn", "multiples of 16"]),
         ("s.txt", "ok\n--w 32", ["line 2", "flags but no prompt"]),
         ("s.txt", "# nothing\n", ["has no prompt"]),
+        ("s.csv", "prompt\na cat\n", [".txt file, a prompt a line, or .toml or .json", '".csv"']),
+        ("s.jsonl", '{"prompt": "a cat"}', [".txt file, a prompt a line, or .toml or .json"]),
     ],
 )
 def test_wrong_files_are_named_with_their_place(read, tmp_path, name, content, words):

@@ -93,7 +93,7 @@ def test_prompts_that_are_cut_are_told_with_their_places(ran, tmp_path, capsys):
         sample_every_n_steps=2,
     )  # fmt: skip
     said = capsys.readouterr().out
-    assert "note: 2 prompts have more tokens than Z-Image reads; their ends are not used (" in said
-    assert f"{tmp_path / 'p.txt'}, line 2: 602 of 96" in said
+    assert "note: Z-Image does not read the end of 2 prompts: " in said
+    assert f"{tmp_path / 'p.txt'}, line 2 (96 of 602 tokens are read)" in said
     assert '"blue river ' in said
     assert (output / "fused.safetensors").is_file()

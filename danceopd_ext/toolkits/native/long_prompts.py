@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from danceopd_ext.data.plan import Prompt
-from danceopd_ext.errors import few, few_letters, readable
+from danceopd_ext.errors import counted, few, few_letters, readable
 from danceopd_ext.toolkits.native.prepare import Prepared
 
 
@@ -24,12 +24,8 @@ def long_prompts(prepared: Prepared, pipeline: Any, prompts: Sequence[Prompt]) -
         room = family.text_room(pipeline, prepared.config, len(prompt.sources))
         if length > room:
             where = files.get(text) or f'"{few_letters(text)}"'
-            cut[text] = f"{where}: {length:,} of {room:,}"
+            cut[text] = f"{where} ({room:,} of {length:,} tokens are read)"
     if not cut:
         return []
-    return [
-        readable(
-            f"note: {len(cut)} prompts have more tokens than {family.title} reads; their ends are not used "
-            f"({few(cut.values())})"
-        )
-    ]
+    count = counted(len(cut), "prompt")
+    return [readable(f"note: {family.title} does not read the end of {count}: {few(cut.values())}")]
