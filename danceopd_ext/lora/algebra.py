@@ -9,6 +9,7 @@ Shape suffixes: O outputs, I inputs, R rank.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -61,7 +62,7 @@ def check_additive(lora: Lora, what: str) -> None:
 
 
 def low_rank(lora: Lora, remedy: str) -> Lora:
-    """The same LoRA as plain factors, exactly.
+    """The same LoRA as plain factors, exactly; layers of rank 0, which change nothing, are left out.
 
     Raises UserError for a DoRA, and for a change that as factors has more than half as many numbers as its layer; the
     message says what a lower rank loses, and `remedy` what to do.
@@ -76,7 +77,8 @@ def low_rank(lora: Lora, remedy: str) -> Lora:
             f" {name} (rank {change.rank} of {min(change.shape)}): as plain factors they would have more than half as"
             f" many numbers as the layers themselves. {remedy} A lower rank loses part of the change: about {losses}."
         )
-    return Lora({name: change.to_low_rank() for name, change in lora.modules.items()}, lora.metadata, lora.name)
+    plain = {name: change.to_low_rank() for name, change in lora.modules.items()}
+    return replace(lora, modules={name: change for name, change in plain.items() if change.rank})
 
 
 def _is_large(change: Change) -> bool:

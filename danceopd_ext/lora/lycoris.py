@@ -139,6 +139,10 @@ class Kronecker(Change):
         (up1, down1), (up2, down2) = _factors(self.first), _factors(self.second)
         return LowRank(_kron(down1, down2), _kron(up1, up2) * self.scale)
 
+    def is_zero(self) -> bool:
+        sizes = (_matrix(factor, torch.float32).any() for factor in (self.first, self.second))
+        return self.scale == 0 or not all(sizes)
+
     def norm(self) -> float:
         """Frobenius norm of the change, in float64."""
         sizes = (float(_matrix(factor, torch.float64).norm()) for factor in (self.first, self.second))

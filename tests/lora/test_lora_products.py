@@ -101,6 +101,12 @@ def test_sums_and_differences(change):
     assert algebra.relative_difference(a, b) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_lokr_with_a_zero_factor_changes_nothing():
+    zero, one = torch.zeros(4, 3), random(6, 4)
+    assert Kronecker(zero, one).is_zero() and Kronecker(one, zero).is_zero() and not Kronecker(one, one).is_zero()
+    assert Kronecker(LowRank(torch.zeros(1, 3), random(4, 1)), one).is_zero()
+
+
 def test_plain_changes_in_a_chain_become_one():
     parts = [pair(24, 12, 1, seed) for seed in (1, 3, 5)]
     joined = chain([parts[0], parts[1], FORMS["LoHa"], parts[2]])
@@ -297,7 +303,7 @@ def test_hosted_toolkits_get_plain_factors_or_a_message(tmp_path):
     down = tensors["lora_unet_layers_0_attention_qkv.lora_down.weight"]
     torch.testing.assert_close((up @ down)[:32], lora.modules[Q].delta(), rtol=1e-4, atol=1e-5)
     full = read_lora(lokr_file(tmp_path), known)
-    with pytest.raises(UserError, match=r"\[danceopd.teachers.style\] kron: .* high rank .*native.*--rank N"):
+    with pytest.raises(UserError, match=r"\[danceopd.teachers.style\] kron: .* high rank.*native.*--rank N"):
         network_tensors("style", full, known, {"layers.0.attention.qkv": (96, 32)})
 
 
