@@ -22,10 +22,14 @@ def test_every_trainer_has_the_seams(architecture):
     check_seams(trainer, SEAMS, describe("sd-scripts", Path(prepare())))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda row: row.model_type)
-def test_every_argument_is_known_to_native_presets(architecture):
-    parser = importlib.import_module(architecture.script).setup_parser()
-    names = {action.dest for action in parser._actions} - {"help"}
+def test_every_argument_is_known_to_native_presets():
+    from pathlib import Path
+
+    root = Path(prepare())  # older versions have fewer scripts
+    scripts = {row.script for row in ARCHITECTURES.values() if (root / f"{row.script}.py").is_file()}
+    parsers = [importlib.import_module(script).setup_parser() for script in ("train_network", *sorted(scripts))]
+    assert len(parsers) > 3
+    names = {action.dest for parser in parsers for action in parser._actions} - {"help"}
     assert [name for name in sorted(names) if name not in flat_keys() and name not in FOREIGN_KEYS] == []
 
 
