@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -139,6 +141,23 @@ def test_unknown_names_have_a_remedy():
         made(optimizer_type="Prodgy")
     with pytest.raises(UserError, match="pip install"):
         made(optimizer_type=".AdamW")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("prodigyplus.ProdigyPlusScheduleFree", "`pip install prodigy-plus-schedule-free`"),
+        ("pytorch_optimizer.CAME", "`pip install pytorch-optimizer`"),
+        ("DAdaptAdam", "`pip install dadaptation`"),
+        ("no_such_module.Adam", "find out which package has this module"),
+    ],
+)
+def test_a_package_is_named_only_if_it_is_known(monkeypatch, name, remedy):
+    for module in ("prodigyplus", "pytorch_optimizer", "dadaptation"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError) as error:
+        made(optimizer_type=name)
+    assert remedy in str(error.value) and "pip install no_such_module" not in str(error.value)
 
 
 @pytest.mark.parametrize(

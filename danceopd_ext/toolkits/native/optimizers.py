@@ -39,9 +39,11 @@ KNOWN = {
     "Adafactor": Known("transformers.optimization.Adafactor", "transformers"),
     "Prodigy": Known("prodigyopt.Prodigy", "prodigyopt"),
     "SGDNesterov8bit": Known("bitsandbytes.optim.SGD8bit", "bitsandbytes"),
+    "DAdaptation": Known("dadaptation.experimental.DAdaptAdamPreprint", "dadaptation"),
     "DAdaptAdam": Known("dadaptation.DAdaptAdam", "dadaptation"),
     "DAdaptAdaGrad": Known("dadaptation.DAdaptAdaGrad", "dadaptation"),
     "DAdaptAdan": Known("dadaptation.DAdaptAdan", "dadaptation"),
+    "DAdaptAdanIP": Known("dadaptation.experimental.DAdaptAdanIP", "dadaptation"),
     "DAdaptLion": Known("dadaptation.DAdaptLion", "dadaptation"),
     "DAdaptSGD": Known("dadaptation.DAdaptSGD", "dadaptation"),
     "AdamWScheduleFree": Known("schedulefree.AdamWScheduleFree", "schedulefree"),
@@ -54,6 +56,7 @@ PACKAGES = {
     **{known.path.partition(".")[0]: known.package for known in KNOWN.values() if known.package != "torch"},
     "came_pytorch": "came-pytorch",
     "dadaptation": "dadaptation",
+    "optimi": "torch-optimi",
     "prodigyplus": "prodigy-plus-schedule-free",
     "pytorch_optimizer": "pytorch-optimizer",
 }
@@ -83,15 +86,18 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
     try:
         return getattr(importlib.import_module(module), cls)
     except (ImportError, RuntimeError, OSError, ValueError) as error:
-        what = (
-            f"`pip install {package}`" if package else f"install the package that provides {module}, or mend its name"
-        )
         raise UserError(
-            f'optimizer_type = "{name}": {module} does not import ({error}). To use it, {what}; or use optimizer_type '
-            '= "AdamW".'
+            f'optimizer_type = "{name}": {module or "its module"} does not import ({error}). {_remedy(package)}, or use '
+            'optimizer_type = "AdamW".'
         ) from error
     except AttributeError:
         raise UserError(f'optimizer_type = "{name}": {module} has no {cls}.') from None
+
+
+def _remedy(package: str) -> str:
+    if package:
+        return f"Install the package {package} with `pip install {package}`"
+    return "Check the path, or find out which package has this module (its name may differ) and `pip install` it"
 
 
 def make_optimizer(section: OptimizerSection, parameters: list[torch.nn.Parameter], device: torch.device):
