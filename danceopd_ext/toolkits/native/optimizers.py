@@ -87,8 +87,8 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
         return getattr(importlib.import_module(module), cls)
     except (ImportError, RuntimeError, OSError, ValueError) as error:
         raise UserError(
-            f'optimizer_type = "{name}": {module or "its module"} does not import ({error}). {_remedy(package)}, or use '
-            'optimizer_type = "AdamW".'
+            f'optimizer_type = "{name}": {module or "its module"} does not import ({error}). {_remedy(package)}, '
+            'or use optimizer_type = "AdamW".'
         ) from error
     except AttributeError:
         raise UserError(f'optimizer_type = "{name}": {module} has no {cls}.') from None
