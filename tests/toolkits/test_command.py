@@ -89,6 +89,17 @@ def test_the_toolkits_trainer_is_called(tmp_path, monkeypatch, capsys, toolkit, 
     assert capsys.readouterr().out == f"done: {tmp_path / 'fused.safetensors'}\n"
 
 
+def test_what_a_hosted_preset_leaves_out_is_told(tmp_path, monkeypatch, capsys):
+    told = []
+    trainer = ModuleType("trainer")
+    trainer.train = lambda preset: told.append(capsys.readouterr().out) or tmp_path / "fused.safetensors"
+    monkeypatch.setitem(sys.modules, "danceopd_ext.toolkits.musubi.run", trainer)
+    path = tmp_path / "preset.toml"
+    path.write_text('LoRA_type = "Standard"\n' + PRESET, encoding="utf-8")
+    assert run(main, ["--config", str(path)]) == 0
+    assert told == ["note: left out, as only a training GUI reads them: LoRA_type\n"]
+
+
 @pytest.mark.parametrize("text", [PRESET + "[danceopd.routes]\nstile = 1\n", "[danceopd.teachers.base]\n"])
 def test_only_the_first_process_tells_what_is_wrong(tmp_path, monkeypatch, capsys, text):
     path = tmp_path / "preset.toml"
