@@ -55,7 +55,6 @@ KNOWN = {
 PACKAGES = {
     **{known.path.partition(".")[0]: known.package for known in KNOWN.values() if known.package != "torch"},
     "came_pytorch": "came-pytorch",
-    "dadaptation": "dadaptation",
     "optimi": "torch-optimi",
     "prodigyplus": "prodigy-plus-schedule-free",
     "pytorch_optimizer": "pytorch-optimizer",
