@@ -89,10 +89,11 @@ def test_in_a_prompt_file(tmp_path, capsys, pipelines, place, value):
     (tmp_path / name).write_text({**FILES, **SAMPLES}[place].format(kept), encoding="utf-8")
     (tmp_path / "ok.txt").write_text("a cat\n", encoding="utf-8")
     prompts, samples = (name, "ok.txt") if name.startswith("p.") else ("ok.txt", name)
+    here = tmp_path.as_posix()
     text = (
-        f'pretrained_model_name_or_path = "{pipelines["sd3"]}"\nmixed_precision = "no"\nresolution = 16\n'
-        f'sample_prompts = "{tmp_path}/{samples}"\nsample_every_n_steps = 1\noutput_dir = "{tmp_path}/out"\n'
-        f'[danceopd.teachers.a]\n[danceopd.prompts]\na = "{tmp_path}/{prompts}"\n'
+        f'pretrained_model_name_or_path = "{pipelines["sd3"].as_posix()}"\nmixed_precision = "no"\nresolution = 16\n'
+        f'sample_prompts = "{here}/{samples}"\nsample_every_n_steps = 1\noutput_dir = "{here}/out"\n'
+        f'[danceopd.teachers.a]\n[danceopd.prompts]\na = "{here}/{prompts}"\n'
     )
     check(capsys, run(main, preset_of(tmp_path, text)))
 
@@ -102,9 +103,10 @@ def test_in_a_prompt_file(tmp_path, capsys, pipelines, place, value):
 def test_in_a_dataset_file(tmp_path, capsys, pipelines, place, value):
     (tmp_path / "img").mkdir()
     (tmp_path / "data.toml").write_text(DATASETS[place].format(escaped(value)), encoding="utf-8")
+    here = tmp_path.as_posix()
     text = (
-        f'pretrained_model_name_or_path = "{pipelines["sd3"]}"\nmixed_precision = "no"\n'
-        f'dataset_config = "{tmp_path}/data.toml"\noutput_dir = "{tmp_path}/out"\n[danceopd.teachers.a]\n'
+        f'pretrained_model_name_or_path = "{pipelines["sd3"].as_posix()}"\nmixed_precision = "no"\n'
+        f'dataset_config = "{here}/data.toml"\noutput_dir = "{here}/out"\n[danceopd.teachers.a]\n'
     )
     check(capsys, run(main, preset_of(tmp_path, text)))
 
