@@ -23,7 +23,7 @@ class Flux(FluxNames, Family):
     """The transformer takes sigma as its time and gives dz/dsigma as it is.
 
     It is distilled for guidance: it is told a guidance scale and does in one forward what others do in two. Training
-    tells it what the pipeline does by default, so that rollouts are what people draw.
+    tells it what people draw with, so that rollouts are their pictures.
     """
 
     pipeline_class = "FluxPipeline"
@@ -94,6 +94,7 @@ class FluxKontext(Flux):
     pipeline_class = "FluxKontextPipeline"
     default_components = "black-forest-labs/FLUX.1-Kontext-dev"
     max_sources = 1
+    embedded_guidance = 2.5  # of its model card and of ComfyUI's workflow; the pipeline's default is FLUX.1 dev's
 
     def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
         multiple = 2 * vae_scale_factor

@@ -49,7 +49,7 @@ def theirs(
     else:
         call |= {"latents": pack(noise), "negative_prompt": "", "true_cfg_scale": scale}
     if name == "flux_kontext":
-        call["max_area"] = size[0] * size[1]
+        call |= {"max_area": size[0] * size[1], "guidance_scale": family.embedded_guidance}
     if name in ("sd3", "flux_2_klein"):
         call["guidance_scale"] = scale
     if name.startswith("z_image"):

@@ -10,11 +10,14 @@ import torch
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.flux_2 import Flux2Adapter
 from danceopd_ext.toolkits.musubi.flux_kontext import FluxKontextAdapter
 from danceopd_ext.toolkits.musubi.qwen_image import QwenImageAdapter, QwenImageEditAdapter
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES, find_architecture
 from danceopd_ext.toolkits.musubi.routes import check_guidance
+from danceopd_ext.toolkits.musubi.z_image import ZImageAdapter
 
 
 class Trainer:
@@ -31,7 +34,8 @@ class Trainer:
 
 
 def adapter(kind: type, **arguments):
-    made = kind(Trainer(), Namespace(**arguments))
+    given = {"model_version": "dev", "guidance_scale": kind.embedded_guidance, **arguments}
+    made = kind(Trainer(), Namespace(**given))
     made.accelerator = SimpleNamespace(device=torch.device("cpu"))
     return made
 
@@ -111,6 +115,65 @@ def test_kontext_without_a_source_image_gets_one_without_pixels():
     condition = model.condition(batch, ["a", "b"])
     model.velocity(None, torch.rand(1, 16, 8, 8), torch.ones(1), condition.select([1]))
     assert model.trainer.got.batch["latents_control"].shape == (1, 16, 0, 0)
+
+
+def transformer(*inputs, **named):
+    return inputs, named
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "told"),
+    [
+        (FluxKontextAdapter, None, 2.5), (Flux2Adapter, "dev", 4.0), (Flux2Adapter, "klein-base-9b", None),
+        (Flux2Adapter, "klein-4b", None), (QwenImageAdapter, "original", None), (ZImageAdapter, None, None),
+    ],
+)  # fmt: skip
+def test_the_transformer_is_told_the_guidance_that_people_draw_with(kind, version, told):
+    """musubi's call_dit tells it 1; what it gives beside that is passed on."""
+    model = adapter(kind, model_version=version)
+    assert kind.usual_guidance(model.args) == told
+    batch = {"ctx_vec": torch.rand(1, 5, 4), "latents": torch.rand(1, 16, 4, 4)}
+    model.velocity(transformer, torch.rand(1, 16, 4, 4), torch.ones(1), model.condition(batch, ["a"]))
+    asked = model.trainer.got.transformer
+    if told is None:
+        assert asked is transformer
+        return
+    inputs, named = asked("x", guidance=torch.ones(2, dtype=torch.bfloat16), y=3)
+    assert (inputs, named["y"]) == (("x",), 3)
+    assert torch.equal(named["guidance"], torch.full((2,), told, dtype=torch.bfloat16))
+    model.args.guidance_scale = 1.5
+    model.velocity(transformer, torch.rand(1, 16, 4, 4), torch.ones(1), model.condition(batch, ["a"]))
+    assert float(model.trainer.got.transformer(guidance=torch.ones(1))[1]["guidance"]) == 1.5
+
+
+def completed(model_type: str, given: dict, **more) -> Namespace:
+    args = Namespace(
+        guidance_scale=1.0, optimizer_type="", optimizer_args=None, max_data_loader_n_workers=0, network_module=None,
+        vae_dtype=None, sdpa=True, flash_attn=False, xformers=False, flash3=False, **more,
+    )  # fmt: skip
+    vars(args).update(given)
+    complete(args, ARCHITECTURES[model_type], given)
+    return args
+
+
+def test_guidance_scale_is_what_the_transformer_is_told():
+    assert completed("flux_kontext", {}).guidance_scale == 2.5
+    assert completed("flux_kontext", {"guidance_scale": 3.5}).guidance_scale == 3.5
+    assert completed("flux_2", {}, model_version="dev").guidance_scale == 4.0
+
+
+def test_guidance_scale_without_effect_is_refused():
+    for model_type, more in (("z_image", {}), ("flux_2", {"model_version": "klein-base-9b"})):
+        assert completed(model_type, {}, **more).guidance_scale == 1.0
+        assert completed(model_type, {"guidance_scale": 1.0}, **more).guidance_scale == 1.0
+        with pytest.raises(UserError, match=r"guidance_scale = 4 has no effect: .*\[danceopd\.teachers\.NAME\]"):
+            completed(model_type, {"guidance_scale": 4.0}, **more)
+
+
+def test_the_native_trainer_tells_the_same():
+    assert FluxKontextAdapter.embedded_guidance == FAMILIES["flux_kontext"].embedded_guidance
+    assert Flux2Adapter.embedded_guidance == FAMILIES["flux_2"].embedded_guidance
+    assert FAMILIES["flux_2_klein"].embedded_guidance is None
 
 
 def test_latents_of_a_prompt_have_the_shape_of_the_data_sets(given):

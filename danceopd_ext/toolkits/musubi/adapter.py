@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class MusubiAdapter(ABC):
     text_encoder_arguments: tuple[str, ...] = ("text_encoder",)
     #: further arguments that change what the text encoders give
     text_options: tuple[str, ...] = ()
+    #: the guidance that people draw with, where the transformer is told one; None: it is told none
+    embedded_guidance: float | None = None
 
     def __init__(self, trainer: Any, args: argparse.Namespace, flow_shift: float | None = None):
         self.trainer, self.args, self.flow_shift = trainer, args, flow_shift
@@ -48,6 +51,11 @@ class MusubiAdapter(ABC):
     @classmethod  # noqa: B027 - most have nothing to set
     def complete(cls, args: argparse.Namespace) -> None:
         """Set in the arguments what musubi's own script sets before it trains. Raises UserError."""
+
+    @classmethod
+    def usual_guidance(cls, args: argparse.Namespace) -> float | None:
+        """`guidance_scale` where the user gives none; None: this model does not take it."""
+        return cls.embedded_guidance
 
     def condition(self, batch: Mapping[str, Any], routes: list[str]) -> Conditions:
         """All of musubi's batch that the velocity may depend on: texts and source images."""
@@ -63,6 +71,8 @@ class MusubiAdapter(ABC):
         """
         batch = {name: _detached(entry) for name, entry in condition.entries.items()}
         batch["latents"] = z_B
+        if self.usual_guidance(self.args) is not None:
+            transformer = Told(transformer, self.args.guidance_scale)
         output = self.trainer.call_dit(
             self.args, self.accelerator, transformer, z_B, batch, z_B, z_B, sigma_B * 1000.0, self.network_dtype
         )
@@ -87,6 +97,20 @@ class MusubiAdapter(ABC):
         """The files or folders of the text encoders by the arguments that name them; None: not given."""
         given = {name: getattr(self.args, name, None) for name in self.text_encoder_arguments}
         return {name: Path(value) if value else None for name, value in given.items()}
+
+
+@dataclass(frozen=True)
+class Told:
+    """The transformer, told this guidance. musubi's `call_dit` tells it 1 whatever the arguments say."""
+
+    transformer: Any
+    guidance: float
+
+    def __call__(self, *inputs: Any, guidance: torch.Tensor, **named: Any) -> Any:
+        return self.transformer(*inputs, guidance=torch.full_like(guidance, self.guidance), **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transformer, name)
 
 
 def _detached(entry: Entry) -> Entry:

@@ -35,6 +35,24 @@ def complete(args: argparse.Namespace, architecture: Architecture, given: Collec
     args.network_module = args.network_module or architecture.network_module
     _check_student(args.network_module, architecture)
     architecture.adapter.complete(args)
+    _complete_guidance(args, architecture, given)
+
+
+def _complete_guidance(args: argparse.Namespace, architecture: Architecture, given: Collection[str]) -> None:
+    """The guidance that the transformer is told, as musubi's own argument; its metadata names it as well."""
+    usual = architecture.adapter.usual_guidance(args)
+    if usual is not None and "guidance_scale" not in given:
+        args.guidance_scale = usual
+    elif usual is None and args.guidance_scale != 1.0:
+        raise UserError(
+            f"guidance_scale = {args.guidance_scale:g} has no effect: {_title(args, architecture)} has no guidance "
+            "embedding. Remove it. A teacher's guidance is guidance_scale in [danceopd.teachers.NAME]."
+        )
+
+
+def _title(args: argparse.Namespace, architecture: Architecture) -> str:
+    version = getattr(args, "model_version", None)
+    return f"{architecture.title} ({version})" if version else architecture.title
 
 
 def _complete_optimizer(args: argparse.Namespace, given: Collection[str]) -> None:

@@ -8,20 +8,23 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.models.flux_2 import Flux2
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
 class Flux2Adapter(MusubiAdapter):
-    """The transformer gives dz/dsigma as it is.
-
-    The embedded guidance of FLUX.2-dev is 1, as in musubi's own training; its sampler's is 4. Klein has none.
-    """
+    """The transformer gives dz/dsigma as it is. dev's is told a guidance, the same for student and teachers."""
 
     text_options = ("model_version", "fp8_text_encoder")
+    embedded_guidance = Flux2.embedded_guidance
 
     @classmethod
     def complete(cls, args: argparse.Namespace) -> None:
         args.dit_dtype, args.vae_dtype = None, args.vae_dtype or "float32"
+
+    @classmethod
+    def usual_guidance(cls, args: argparse.Namespace) -> float | None:
+        return None if args.model_version.startswith("klein") else cls.embedded_guidance
 
     def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
         from musubi_tuner.flux_2.flux2_utils import get_schedule

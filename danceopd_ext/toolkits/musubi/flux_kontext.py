@@ -8,19 +8,18 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.models.flux import FluxKontext
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
 class FluxKontextAdapter(MusubiAdapter):
-    """The transformer gives dz/dsigma as it is.
-
-    The embedded guidance is 1, as in musubi's own training, for student and teachers alike; its sampler's is 2.5.
-    """
+    """The transformer gives dz/dsigma as it is. Student and teachers are told the same guidance."""
 
     empty_prompt = ""
     text_encoder_arguments = ("text_encoder1", "text_encoder2")
     text_options = ("fp8_t5",)
+    embedded_guidance = FluxKontext.embedded_guidance
 
     @classmethod
     def complete(cls, args: argparse.Namespace) -> None:

@@ -61,6 +61,17 @@ def test_the_rollout_ends_where_the_toolkits_own_sampler_ends(case, flow_shift):
     assert apart(theirs, noise) > 0.05  # it went somewhere
 
 
+@pytest.mark.parametrize("name", ["kontext", "kontext_text", "flux_2", "flux_2_edit"])
+def test_the_guidance_is_that_of_the_toolkits_sampler(name, tmp_path):
+    """With the guidance that musubi's training tells its transformer, 1, the rollout ends elsewhere."""
+    case = CASES[name](tmp_path)
+    assert case.adapter.args.guidance_scale == case.adapter.trainer.default_guidance_scale
+    with torch.no_grad():
+        theirs, noise = case.sample(5, STEPS, None)
+        case.adapter.args.guidance_scale = 1.0
+        assert apart(roll_out(case, case.rows([0]), noise), theirs) > 1e-3
+
+
 def test_the_grid_falls_from_noise_to_picture(case):
     sigmas = case.adapter.sigmas(16, case.latent_shape)
     assert sigmas.shape == (17,)

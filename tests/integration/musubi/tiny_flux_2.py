@@ -51,6 +51,7 @@ def case(folder: Path, edit: bool, gradient_checkpointing: bool = False, version
 
     model = transformer(version=version)
     args = Namespace(gradient_checkpointing=gradient_checkpointing, mixed_precision="no", model_version=version)
+    args.guidance_scale = Flux2Adapter.usual_guidance(args) or 1.0
     adapter = Flux2Adapter(stock.Flux2NetworkTrainer(), args)
     adapter.accelerator = ACCELERATOR
     adapter.trainer.handle_model_specific_args(args)
@@ -65,10 +66,12 @@ def case(folder: Path, edit: bool, gradient_checkpointing: bool = False, version
             Image.new("RGB", (80, 48)).save(folder / "control.png")
             parameter["control_image_path"] = [str(folder / "control.png")] * len(controls)
         vae = StandInVae([batch[name][:1] for name in controls])
+        told = Flux2Adapter.usual_guidance(args) is not None
+        guidance = adapter.trainer.default_guidance_scale if told else 1.0
         with without_rounding(stock, flux2_utils):
             adapter.trainer.do_inference(
                 ACCELERATOR, args, parameter, vae, None, model, flow_shift, steps, 16 * W, 16 * H, 1,
-                torch.Generator().manual_seed(noise_seed), False, guidance_scale=1.0, cfg_scale=None,
+                torch.Generator().manual_seed(noise_seed), False, guidance_scale=guidance, cfg_scale=None,
             )  # fmt: skip
         return vae.latents, torch.randn(1, 128, H, W, generator=torch.Generator().manual_seed(noise_seed))
 

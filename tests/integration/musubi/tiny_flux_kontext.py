@@ -47,8 +47,10 @@ def case(folder: Path, edit: bool, gradient_checkpointing: bool = False) -> Tiny
 
     model = transformer()
     args = Namespace(gradient_checkpointing=gradient_checkpointing, mixed_precision="no", split_attn=False)
+    args.guidance_scale = FluxKontextAdapter.embedded_guidance
     adapter = FluxKontextAdapter(stock.FluxKontextNetworkTrainer(), args)
     adapter.accelerator = ACCELERATOR
+    adapter.trainer.handle_model_specific_args(args)
     batch = {name: torch.stack([texts(10)[name], texts(20)[name]]) for name in texts(0)}
     batch["latents"] = random(2, 16, H, W, seed=3)
     if edit:
@@ -64,7 +66,7 @@ def case(folder: Path, edit: bool, gradient_checkpointing: bool = False) -> Tiny
         with without_rounding(stock):
             adapter.trainer.do_inference(
                 ACCELERATOR, args, parameter, vae, None, model, flow_shift, steps, 8 * W, 8 * H, 1, generator,
-                False, guidance_scale=1.0, cfg_scale=None,
+                False, guidance_scale=adapter.trainer.default_guidance_scale, cfg_scale=None,
             )  # fmt: skip
         packed = torch.randn(1, H * W // 4, 64, generator=torch.Generator().manual_seed(noise_seed))
         noise = rearrange(packed, "b (h w) (c ph pw) -> b c (h ph) (w pw)", h=H // 2, w=W // 2, ph=2, pw=2)
