@@ -67,11 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
         config, flags = parse_command(arguments)
         try:
             hosted = split_preset(config, flags)
-            path = train_native(load_preset(config, flags)) if hosted is None else train_hosted(hosted)
+            lines = [f"done: {train_native(load_preset(config, flags))}"] if hosted is None else train_hosted(hosted)
         except MissingFile as problem:
             raise UserError(f"{problem}{line_of(config, problem.path)}") from None
-    if path is not None and os.environ.get("RANK", "0") == "0":
-        print(f"done: {path}")
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join(lines))
 
 
 def line_of(preset: str, path: Path) -> str:
@@ -115,9 +115,11 @@ def train_native(preset: Preset) -> Path:
         return train(preset)
 
 
-def train_hosted(preset: HostedPreset) -> Path | None:
-    """Train inside the toolkit that the preset names."""
-    from danceopd_ext.toolkits.hosted.telling import tell  # here: it needs torch
+def train_hosted(preset: HostedPreset) -> list[str]:
+    """Train inside the toolkit that the preset names. Returns the lines to print at the end."""
+    from danceopd_ext.toolkits.hosted.outcome import convert_line  # here: these need torch
+    from danceopd_ext.toolkits.hosted.session import Stopped
+    from danceopd_ext.toolkits.hosted.telling import tell
 
     for note in preset.notes:
         tell(f"note: {note}")
@@ -125,4 +127,8 @@ def train_hosted(preset: HostedPreset) -> Path | None:
         from danceopd_ext.toolkits.sd_scripts.run import train
     else:
         from danceopd_ext.toolkits.musubi.run import train
-    return train(preset)
+    try:
+        path = train(preset)
+    except Stopped as stop:
+        return [str(stop)]
+    return [line for line in (f"done: {path}", convert_line(preset.toolkit, preset.model_type, path)) if line]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
 WIDTH = 8
 
@@ -189,6 +190,7 @@ class StandInTrainer:
 
     def loop(self, args, accelerator, transformer, network, optimizer, lr_scheduler, loader, epoch, network_dtype):
         self.global_step, self.losses, self.metrics = 0, [], []
+        bar = self.bar = tqdm(range(args.max_train_steps), disable=not accelerator.is_local_main_process, desc="steps")
         while self.global_step < args.max_train_steps:
             epoch.value += 1
             for batch in loader:
@@ -200,16 +202,34 @@ class StandInTrainer:
                         network_dtype, None, self.global_step,
                     )  # fmt: skip
                     accelerator.backward(loss)
+                    if accelerator.sync_gradients and args.max_grad_norm != 0.0:
+                        accelerator.clip_grad_norm_(network.parameters(), args.max_grad_norm)
                     optimizer.step()
                     lr_scheduler.step()
                     optimizer.zero_grad(set_to_none=True)
                 self.global_step += int(accelerator.sync_gradients)
                 self.losses.append(float(loss.detach()))
                 self.metrics.append(metrics)
-                if accelerator.sync_gradients and self.global_step == args.save_every_n_steps:
-                    accelerator.save_state(args.output_dir)
+                every = args.save_every_n_steps
+                if accelerator.sync_gradients and every is not None and self.global_step % every == 0:
+                    self.save(args, accelerator, network)
+                bar.set_postfix(avr_loss=self.losses[-1])
                 if self.global_step >= args.max_train_steps:
                     break
+        bar.close()
+
+    def save(self, args, accelerator, network):
+        """The LoRA of this step, and the state where save_state is on, under musubi's names."""
+        accelerator.wait_for_everyone()
+        if not accelerator.is_main_process:
+            return
+        folder = Path(args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{args.output_name}-step{self.global_step:08d}"
+        weights = accelerator.unwrap_model(network).state_dict()
+        save_file({key: value.clone() for key, value in weights.items()}, folder / f"{name}.safetensors")
+        if args.save_state:
+            accelerator.save_state(str(folder / f"{name}-state"))
 
     # the seams, with musubi's signatures
 
@@ -315,6 +335,7 @@ def arguments(folder: Path, **values: Any) -> Namespace:
         "learning_rate": 1e-2, "max_data_loader_n_workers": 0, "blocks_to_swap": None, "compile": False, "resume": None,
         "resume_from_huggingface": False, "max_train_epochs": None, "save_every_n_steps": None,
         "save_every_n_epochs": None, "sample_every_n_steps": None, "sample_every_n_epochs": None,
-        "scale_weight_norms": None, "max_grad_norm": 1.0, "sample_at_first": False, "output_dir": str(folder / "state"),
+        "scale_weight_norms": None, "max_grad_norm": 1.0, "sample_at_first": False, "output_dir": str(folder / "out"),
+        "output_name": "fused", "save_state": True,
     }  # fmt: skip
     return Namespace(**{**given, **values})

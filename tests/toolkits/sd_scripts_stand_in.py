@@ -11,6 +11,8 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
+from tqdm import tqdm
 
 from tests.toolkits.musubi_stand_in import WIDTH, LoraNetwork, Toy
 from tests.toolkits.sd_scripts_datasets import DatasetGroup
@@ -81,6 +83,7 @@ class StandInTrainer:
 
     def loop(self, args, accelerator, unet, network, optimizer, loader, encoders):
         self.losses, self.logs, self.saved = [], [], {}
+        bar = self.bar = tqdm(range(args.max_train_steps), disable=not accelerator.is_local_main_process, desc="steps")
         step = 0
         self.sample_images(accelerator, args, 0, step, accelerator.device, None, [], encoders, unet)
         while step < args.max_train_steps:
@@ -88,6 +91,8 @@ class StandInTrainer:
                 with accelerator.accumulate(network):
                     loss = self.ask(args, accelerator, unet, network, batch, encoders, is_train=True)
                     accelerator.backward(loss)
+                    if accelerator.sync_gradients and args.max_grad_norm != 0.0:
+                        accelerator.clip_grad_norm_(network.parameters(), args.max_grad_norm)
                     optimizer.step()
                     optimizer.zero_grad()
                 self.losses.append(float(loss.detach()))
@@ -95,13 +100,23 @@ class StandInTrainer:
                     step += 1
                     self.sample_images(accelerator, args, None, step, accelerator.device, None, [], encoders, unet)
                     if args.save_every_n_steps and step % args.save_every_n_steps == 0:
-                        accelerator.save_state(f"{args.output_dir}/{step}-state")
+                        self.save(args, accelerator, network, step)
+                    bar.set_postfix(avr_loss=self.losses[-1])
                     logs = self.generate_step_logs(args, self.losses[-1], 0.0, Schedule(), None)
                     self.accelerator_logging(accelerator, logs, step, step, 1)
                 if step >= args.max_train_steps:
                     break
+        bar.close()
         self.validate(args, accelerator, unet, network, encoders)
         self.last = {name: value.clone() for name, value in accelerator.unwrap_model(network).state_dict().items()}
+
+    def save(self, args, accelerator, network, step):
+        """The LoRA of this step, and the state where save_state is on, under the toolkit's names."""
+        name = f"{args.output_dir}/{args.output_name}-step{step:08d}"
+        weights = accelerator.unwrap_model(network).state_dict()
+        save_file({key: value.clone() for key, value in weights.items()}, f"{name}.safetensors")
+        if args.save_state:
+            accelerator.save_state(f"{name}-state")
 
     def validate(self, args, accelerator, unet, network, encoders):
         self.validated = []

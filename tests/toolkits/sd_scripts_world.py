@@ -40,6 +40,8 @@ ARGUMENTS = {
     "max_train_epochs": None, "save_every_n_steps": None, "save_every_n_epochs": None, "validate_every_n_steps": None,
     "validate_every_n_epochs": None, "cache_text_encoder_outputs": True, "cache_text_encoder_outputs_to_disk": False,
     "validation_seed": None, "min_timestep": None, "max_timestep": None, "output_dir": "",
+    "output_name": "fused", "max_grad_norm": 0.0, "save_state": True, "sample_every_n_steps": None,
+    "sample_every_n_epochs": None,
 }  # fmt: skip
 
 
@@ -48,7 +50,7 @@ def train(tmp_path, monkeypatch):
     """Train on the stand-in: (our section, the toolkit's arguments, its datasets) -> the trainer."""
     sd.install(monkeypatch)
 
-    def run(options: dict | None = None, datasets=None, validation=None, **more):
+    def run(options: dict | None = None, datasets=None, validation=None, start=alone, **more):
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         section = {"toolkit": "sd-scripts", "rollout_steps": 4, "teachers": teachers(tmp_path), **(options or {})}
@@ -56,10 +58,19 @@ def train(tmp_path, monkeypatch):
         trainer.group = DatasetGroup(datasets or [both()])
         trainer.validation = DatasetGroup(validation) if validation else None
         monkeypatch.setattr(run, "trainer", trainer, raising=False)
-        trainer.train(Namespace(**{**ARGUMENTS, "output_dir": str(tmp_path), **more}))
+        start(trainer, Namespace(**{**ARGUMENTS, "output_dir": str(tmp_path), **more}))
         return trainer
 
     return run
+
+
+def alone(trainer, args) -> None:
+    """The toolkit's own train(args), without what hosted.go puts around it."""
+    try:
+        trainer.train(args)
+    finally:
+        if trainer.session:
+            trainer.session.close()
 
 
 def teachers(folder: Path) -> dict[str, Teacher]:

@@ -22,6 +22,7 @@ from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
 from danceopd_ext.toolkits.musubi.run import SEAMS
 from danceopd_ext.toolkits.musubi.trainer import DanceOPDMixin, Settings, trainer_class
 from tests.toolkits import musubi_stand_in as musubi
+from tests.toolkits.sd_scripts_world import alone
 
 LAYER = "layers.0.attention.to_q"
 
@@ -58,7 +59,7 @@ def train(tmp_path, monkeypatch):
     (tmp_path / "encoder").write_bytes(b"text encoder")
     architecture = replace(ARCHITECTURES["z_image"], adapter=Adapter, names=None)
 
-    def run(options: DanceOPDSection, *extra: type, **values):
+    def run(options: DanceOPDSection, *extra: type, start=alone, **values):
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         settings = Settings(
@@ -66,7 +67,8 @@ def train(tmp_path, monkeypatch):
         )
         trainer = type("T", (*extra, trainer_class(musubi.StandInTrainer)), {})(settings)
         trainer.datasets = [musubi.Pictures("cache/style", 3, 1.0), musubi.Pictures("cache/base", 1, 2.0)]
-        trainer.train(musubi.arguments(tmp_path, text_encoder=str(tmp_path / "encoder"), **values))
+        run.trainer = trainer
+        start(trainer, musubi.arguments(tmp_path, text_encoder=str(tmp_path / "encoder"), **values))
         return trainer
 
     return run
@@ -154,7 +156,8 @@ def test_the_group_of_datasets_can_be_sent_to_workers(train, lora, tmp_path):
 def test_a_resumed_run_does_the_steps_that_were_left(train, lora, tmp_path):
     whole = train(section(lora), max_train_steps=7, save_every_n_steps=3, gradient_accumulation_steps=2)
     resumed = train(
-        section(lora), max_train_steps=7, resume=str(tmp_path / "state"), gradient_accumulation_steps=2
+        section(lora), max_train_steps=7, resume=str(tmp_path / "out/fused-step00000003-state"),
+        gradient_accumulation_steps=2,
     )  # fmt: skip
     done = [loss for loss, metrics in zip(resumed.losses, resumed.metrics, strict=True) if metrics]
     assert 0 < len(done) < len(whole.losses)

@@ -96,25 +96,29 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(train, tmp_path, save
     options = {"num_queries": 2}
     more = {"max_train_steps": 7, "gradient_accumulation_steps": 2, "save_every_n_steps": saved}
     whole = train(options, output_dir=str(tmp_path / "a"), **more)
-    state = tmp_path / "a" / f"{saved}-state"
+    state = tmp_path / "a" / f"fused-step{saved:08d}-state"
     rest = train(options, output_dir=str(tmp_path / "b"), resume=str(state), **more)
     assert [step for step, _ in rest.logs] == [step for step, _ in whole.logs if step > saved]
     assert rest.logs == [entry for entry in whole.logs if entry[0] > saved]
     assert all(torch.equal(whole.last[name], rest.last[name]) for name in whole.last)
     assert [call for call in rest.calls if call.startswith("sample")] == [f"sample {n}" for n in range(saved + 1, 8)]
-    assert sorted(path.name for path in (tmp_path / "b").glob("*-state")) == (["6-state"] if saved == 3 else [])
+    assert sorted(path.name for path in (tmp_path / "b").glob("*-state")) == (
+        ["fused-step00000006-state"] if saved == 3 else []
+    )
 
 
 def test_what_cannot_be_resumed_is_said(train, tmp_path):
     train(save_every_n_steps=4)
     with pytest.raises(UserError, match="is at step 4 of max_train_steps = 4"):
-        train(resume=str(tmp_path / "4-state"))
+        train(resume=str(tmp_path / "fused-step00000004-state"))
     with pytest.raises(UserError, match="is at step 4 of max_train_steps = 4"):
-        train(resume=str(tmp_path / "4-state"), max_train_epochs=2)  # the toolkit counts its steps later
+        train(
+            resume=str(tmp_path / "fused-step00000004-state"), max_train_epochs=2
+        )  # the toolkit counts its steps later
     with pytest.raises(UserError, match="is not a state of a DanceOPD run"):
         train(resume=str(tmp_path))
     with pytest.raises(UserError, match="initial_step: a resumed run"):
-        train(resume=str(tmp_path / "4-state"), initial_step=2)
+        train(resume=str(tmp_path / "fused-step00000004-state"), initial_step=2)
 
 
 def test_validation_depends_on_its_noise_level_alone(train):

@@ -101,6 +101,9 @@ class Distiller:
     progress: Progress = field(default_factory=Progress)
     logs: dict[str, float] = field(default_factory=dict)
     """Of the last micro-batch: the loss of each route in it, and the mean noise level asked about."""
+    outcome: Outcome | None = None
+    routes: Sequence[str] = ()
+    """What the last micro-batch came to, and the route of each of its samples."""
 
     def __post_init__(self) -> None:
         options = self.options
@@ -122,6 +125,7 @@ class Distiller:
             self.stop_for_nan(condition.routes)
         self.progress.next(is_update, loss)
         self.logs = route_logs(outcome, condition.routes)
+        self.outcome, self.routes = outcome, condition.routes
         pieces, self._pieces = self._pieces, []
         return sum(pieces[:-1], start=pieces[-1])  # those before were learnt from already: they only add to its value
 

@@ -16,8 +16,10 @@ from danceopd_ext.lora.source import open_source
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, check_seams, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
+from danceopd_ext.toolkits.hosted.trackers import check_trackers
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.registry import Architecture, find_architecture
@@ -63,9 +65,10 @@ def train(preset: HostedPreset) -> Path:
     complete(args, architecture, arguments.given)
     find_files(args, architecture, preset)
     settings = settings_of(preset, arguments, architecture)
-    for line in filter(None, [version_note(checkout), *introduction(preset.danceopd)]):
+    notes = check_trackers(args)
+    for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
         tell(line)
-    trainer_class(theirs)(settings).train(args)
+    go(trainer_class(theirs)(settings), args)
     saved = Path(args.output_dir) / f"{args.output_name}.safetensors"
     if os.environ.get("RANK", "0") == "0" and not saved.is_file():
         raise TrainingError("musubi-tuner stopped without saving a LoRA; its own messages above say why.")

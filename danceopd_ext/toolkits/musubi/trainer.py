@@ -18,6 +18,7 @@ from danceopd_ext.data.items import Size
 from danceopd_ext.data.weights import check_weights
 from danceopd_ext.method import derive_seed
 from danceopd_ext.toolkits.hosted.distiller import Distiller, Progress
+from danceopd_ext.toolkits.hosted.session import Session
 from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.metadata import hosted_entries
@@ -54,6 +55,7 @@ class DanceOPDMixin:
         self.settings = settings
         self.weights = check_weights(settings.options.routes, list(settings.options.teachers))
         self.progress = Progress()
+        self.session: Session | None = None
 
     def _validate_args_and_init(self, args: argparse.Namespace) -> bool:
         check_state(args)
@@ -116,6 +118,7 @@ class DanceOPDMixin:
             progress=self.progress,
         )
         self.fast_forward = FastForward(self.progress.step, args, accelerator, optimizer, self.lr_scheduler)
+        self.session = Session(args, self.distiller)
 
     def process_batch(
         self, args: argparse.Namespace, accelerator: Any, transformer: Any, network: Any, batch: dict[str, Any],
@@ -125,10 +128,12 @@ class DanceOPDMixin:
         skipped = self.fast_forward.skip()
         if skipped is not None:
             return skipped, {}
+        self.session.begin()
         routes = list(self.settings.options.teachers)
         conditions = {name: entry for name, entry in batch.items() if name != ROUTE}
         condition = self.adapter.condition(conditions, [routes[batch[ROUTE]]] * len(latents))
         loss = self.distiller.loss(transformer, condition, latents.shape[1:])
+        self.session.end()
         return loss, dict(self.distiller.logs)
 
     def extra_metadata(self, args: argparse.Namespace) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from danceopd_ext.errors import TrainingError, UserError, nearest
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
+from danceopd_ext.toolkits.hosted.trackers import check_trackers
 from danceopd_ext.toolkits.sd_scripts.complaints import complaint
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
@@ -44,10 +46,11 @@ def train(preset: HostedPreset) -> Path:
     asked_for_cache = "cache_text_encoder_outputs" in arguments.given
     trainer = trainer_class(base)(preset.danceopd, architecture, asked_for_cache)
     hand_over_prompts(preset, architecture, args, sizes)
-    for line in filter(None, [version_note(checkout), *introduction(preset.danceopd)]):
+    notes = check_trackers(args)
+    for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
         tell(line)
     try:
-        trainer.train(args)
+        go(trainer, args)
     except Exception as error:
         started = trainer.distiller is not None and trainer.distiller.progress.step > 0
         known = None if started else complaint(error, checkout.folder, preset.path, args.dataset_config)

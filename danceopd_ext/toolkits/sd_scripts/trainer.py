@@ -27,6 +27,7 @@ from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.weights import check_weights
 from danceopd_ext.toolkits.hosted.conditions import Entry
 from danceopd_ext.toolkits.hosted.distiller import Distiller
+from danceopd_ext.toolkits.hosted.session import Session
 from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
 from danceopd_ext.toolkits.hosted.telling import tell
@@ -71,6 +72,7 @@ class DanceOPDMixin:
         self.empty: list[Entry] | None = None
         self.distiller: Distiller | None = None
         self.replay: Replay | None = None
+        self.session: Session | None = None
         self._loss: torch.Tensor | None = None
 
     def assert_extra_args(self, args: Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
@@ -125,6 +127,8 @@ class DanceOPDMixin:
         """The method's loss, with nothing of the toolkit's own weighting on it."""
         if is_train and self.replay and not self.replay.is_over(args):
             return self.replay.nothing(accelerator.unwrap_model(network))
+        if is_train:
+            self.session.begin()
         for encoder in text_encoders:
             if encoder is not None and encoder.training:
                 encoder.eval()  # with gradient checkpointing the toolkit leaves their dropout on
@@ -136,6 +140,8 @@ class DanceOPDMixin:
             text_encoding_strategy, tokenize_strategy, is_train, train_text_encoder, train_unet,
         )  # fmt: skip
         loss, self._loss = self._loss, None
+        if is_train:
+            self.session.end()
         return loss
 
     def get_noise_pred_and_target(
@@ -171,6 +177,7 @@ class DanceOPDMixin:
     def update_metadata(self, metadata: dict[str, Any], args: Namespace) -> None:
         super().update_metadata(metadata, args)
         metadata.update(hosted_entries(self.options, self.weights))
+        self.session = Session(args, self.distiller)  # the last seam before the loop
 
 
 def trainer_class(base: type) -> type:

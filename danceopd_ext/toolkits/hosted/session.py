@@ -1,0 +1,148 @@
+"""What accompanies the toolkit's own loop from step to step: the JSONL log, the losses for its bar, and Ctrl-C.
+
+The loop belongs to the toolkit, so Ctrl-C works through its arguments: in the step that is to be the last one,
+`save_every_n_steps` becomes 1, the toolkit saves after that step as it always does, and the next micro-batch leaves the
+loop by an exception.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from danceopd_ext.toolkits.hosted.distiller import Distiller
+from danceopd_ext.toolkits.hosted.journal import HostedJournal, StepTotals
+from danceopd_ext.toolkits.hosted.saved import saved_since
+from danceopd_ext.toolkits.native.stop import SIGNALS, StopRequest
+
+#: the toolkits' arguments in the step after which the run stops: save, and do not draw or validate any more
+LAST_STEP = {
+    "save_every_n_steps": 1,
+    "save_every_n_epochs": None,
+    "sample_every_n_steps": None,
+    "sample_every_n_epochs": None,
+    "validate_every_n_steps": None,
+    "validate_every_n_epochs": sys.maxsize,
+}
+
+
+class Stopped(Exception):
+    """Ctrl-C ended the run: the message says what was saved and how to go on."""
+
+
+class Session:
+    """One run. `begin` and `end` go around each micro-batch that is learnt from; the trainer must `close` it.
+
+    args: the toolkit's. distiller: the run's; its progress counts the steps, also of a resumed run.
+    """
+
+    def __init__(self, args: Namespace, distiller: Distiller):
+        self.args, self.distiller, self.accelerator = args, distiller, distiller.accelerator
+        self.start = time.time()
+        self.stop = StopRequest()
+        self.stopping = False
+        self.journal: HostedJournal | None = None
+        self._totals = StepTotals(list(distiller.options.teachers))
+        self._pending: tuple[int, StepTotals, float | None] | None = None
+        keep_workers_alive(self.accelerator)
+
+    @property
+    def step(self) -> int:
+        """The optimizer steps that are done, counting the one whose last micro-batch has ended."""
+        return self.distiller.progress.step
+
+    def begin(self) -> None:
+        """Before a micro-batch. Raises Stopped if the step before was the last one; it is saved by now."""
+        self._write(None)
+        if self.stopping:
+            self.accelerator.wait_for_everyone()  # the main process may still be saving
+            raise Stopped(self.outcome())
+        if self.journal is None:
+            path = Path(self.args.output_dir) / f"{self.args.output_name}.log.jsonl"
+            self.journal = HostedJournal(path, self.step, self.accelerator.device, self.accelerator.is_main_process)
+            self._watch_clipping()
+            self.stop.__enter__()
+
+    def end(self) -> None:
+        """After a micro-batch's loss was made, before its backward."""
+        self._totals.add(self.distiller.outcome, self.distiller.routes)
+        if not self.accelerator.sync_gradients:
+            return
+        totals, self._totals = self._totals, StepTotals(self._totals.routes)
+        asked = self._together(totals)
+        self._pending = self.step, totals, _learning_rate(self.accelerator)
+        if not self.args.max_grad_norm:
+            self._write(None)  # nothing is clipped, so no norm will come
+        if asked and self.step < self.args.max_train_steps:
+            self.stopping = True
+            vars(self.args).update({name: value for name, value in LAST_STEP.items() if hasattr(self.args, name)})
+
+    def outcome(self) -> str:
+        """What was saved, and how to go on."""
+        saved = saved_since(self.args, self.start)
+        what = f", saved {saved.lora}" if saved.lora else ""
+        return f"stopped after step {self.step}{what}. {saved.how_to_go_on()}".strip()
+
+    def shown(self) -> dict[str, str]:
+        """The recent loss of each route, for the toolkit's progress bar."""
+        return self.journal.shown() if self.journal else {}
+
+    def close(self) -> None:
+        self._write(None)
+        self.stop.__exit__()
+        if self.journal:
+            self.journal.close()
+
+    def _together(self, totals: StepTotals) -> bool:
+        """Add up the numbers of all processes; return whether one of them was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return self.stop.requested
+        import torch
+
+        asked = torch.tensor([float(self.stop.requested)])
+        numbers = torch.cat([totals.numbers, asked]).to(self.accelerator.device)
+        numbers = self.accelerator.reduce(numbers, reduction="sum").cpu()
+        totals.numbers = numbers[:-1]
+        return bool(numbers[-1])
+
+    def _watch_clipping(self) -> None:
+        """Log a step when the toolkit clips its gradient, which is when the norm is known."""
+        clip = self.accelerator.clip_grad_norm_
+
+        def clipped(*given: Any, **named: Any) -> Any:
+            norm = clip(*given, **named)
+            self._write(None if norm is None else float(norm))
+            return norm
+
+        self.accelerator.clip_grad_norm_ = clipped
+
+    def _write(self, grad_norm: float | None) -> None:
+        if self._pending and self.journal:
+            step, totals, rate = self._pending
+            self.journal.record(step, totals, rate, grad_norm)
+        self._pending = None
+
+
+def _learning_rate(accelerator: Any) -> float | None:
+    """The rate of this step, as its optimizer has it; with what Prodigy and D-Adaptation found out (their `d`)."""
+    optimizers = getattr(accelerator, "_optimizers", [])  # accelerate has no public name for them
+    if not optimizers:
+        return None
+    group = optimizers[0].param_groups[0]
+    return float(group["lr"] or 0.0) * float(group.get("d", 1.0))
+
+
+def keep_workers_alive(accelerator: Any) -> None:
+    """Let the processes that load data ignore Ctrl-C, which a console sends to all: the step needs them."""
+    for loader in getattr(accelerator, "_dataloaders", []):  # likewise
+        getattr(loader, "base_dataloader", loader).worker_init_fn = ignore_interrupts
+
+
+def ignore_interrupts(_worker: int) -> None:
+    """What a data-loading process does at its start. It ends when its main process does, or by SIGTERM."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)

@@ -1,0 +1,36 @@
+"""Whether the tracker that a preset asks for is installed; the toolkits find out late, or never."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from importlib.util import find_spec
+from pathlib import Path
+
+from danceopd_ext.errors import UserError
+
+
+def check_trackers(args: Namespace) -> list[str]:
+    """What to tell the user about log_with and logging_dir. Raises UserError for what the toolkit would fail at.
+
+    accelerate leaves a tracker out, without a word, if its package is missing.
+    """
+    asked = args.log_with or ("tensorboard" if args.logging_dir else None)
+    log = Path(args.output_dir) / f"{args.output_name}.log.jsonl"
+    if asked in ("tensorboard", "all") and not args.logging_dir:
+        raise UserError(f'log_with = "{asked}" needs logging_dir: name the folder of TensorBoard\'s logs.')
+    if asked in ("wandb", "all") and not _installed("wandb"):
+        raise UserError(
+            f'log_with = "{asked}": wandb is not installed in this Python environment. Install it (pip install wandb) '
+            f"or remove log_with; {log} is written in any case."
+        )
+    if asked in ("tensorboard", "all") and not (_installed("tensorboard") or _installed("tensorboardX")):
+        why = f'log_with = "{asked}"' if args.log_with else "logging_dir"
+        return [
+            f"note: {why}: TensorBoard is not installed in this Python environment (pip install tensorboard), so it "
+            f"logs nothing. The log is {log}."
+        ]
+    return []
+
+
+def _installed(package: str) -> bool:
+    return find_spec(package) is not None
