@@ -9,6 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
+from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.errors import UserError, nearest
 
@@ -95,7 +96,9 @@ def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | N
         return result
     wanted = type_name(annotation).replace("\\|", "or")
     hint = ""
-    if typing.get_origin(annotation) is Literal and isinstance(value, str):
+    if name == "model_type" and isinstance(value, str):
+        hint = explain_model_type(value, "native")
+    elif typing.get_origin(annotation) is Literal and isinstance(value, str):
         hint = right_word(value, annotation, meant)
     elif annotation == list[str] and isinstance(value, str):
         hint = f" Write {name} = {toml_text(value.split())}."

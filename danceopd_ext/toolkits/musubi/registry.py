@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.config.model_types import explain_model_type
+from danceopd_ext.errors import UserError
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.registry import NAMES
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
@@ -97,6 +98,6 @@ def find_architecture(model_type: str | None) -> Architecture:
     if model_type not in ARCHITECTURES:
         raise UserError(
             f'model_type = "{model_type}": with toolkit = "musubi-tuner" there are {known}.'
-            f"{nearest(model_type, ARCHITECTURES)}"
+            f"{explain_model_type(model_type, 'musubi-tuner')}"
         )
     return ARCHITECTURES[model_type]

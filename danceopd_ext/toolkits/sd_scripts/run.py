@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from danceopd_ext.config.load import read_toml
+from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
-from danceopd_ext.errors import TrainingError, UserError, nearest
+from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit, version_note
@@ -71,7 +72,7 @@ def architecture_of(preset: HostedPreset) -> Architecture:
     if preset.model_type is None:
         raise UserError(f'{preset.path}: model_type is missing: with toolkit = "sd-scripts" it is one of {known}.')
     if preset.model_type not in ARCHITECTURES:
-        hint = nearest(preset.model_type, ARCHITECTURES)
+        hint = explain_model_type(preset.model_type, "sd-scripts")
         raise UserError(f'{preset.path}: model_type = "{preset.model_type}" is not one of {known}.{hint}')
     return ARCHITECTURES[preset.model_type]
 
