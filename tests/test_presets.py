@@ -16,6 +16,7 @@ from danceopd_ext.config.split import split_preset
 from danceopd_ext.data.weights import check_weights
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.hosted.memory import FP8_TEXT
 from danceopd_ext.toolkits.native.prepare import prepare
 from tests.tiny.loras import random_lora
 from tests.tiny.packed_pipelines import ALL, save_any
@@ -24,6 +25,7 @@ from tests.tiny.single_file import to_single_file
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
 #: for a checkout of a toolkit; what is the toolkit's own of them is held against its parser in tests/integration
 HOSTED = sorted([*FOLDER.glob("musubi_*.toml"), *FOLDER.glob("sd_scripts_*.toml")])
+MUSUBI = [path for path in HOSTED if path.stem.startswith("musubi_")]
 PRESETS = sorted(set(FOLDER.glob("*.toml")) - set(HOSTED))
 REAL = [path for path in PRESETS if path.stem != "quickstart"]
 #: how a preset's name begins, and whose it is
@@ -63,6 +65,38 @@ def test_both_readers_take_a_toolkits_preset_and_our_part_of_it_is_right(path):
     assert check_weights(preset.danceopd.routes, teachers) == dict.fromkeys(teachers, 1.0)
     for words in ("What it is for", "What it costs"):
         assert words in text[:1000]
+
+
+@pytest.mark.parametrize("path", MUSUBI, ids=lambda path: path.stem)
+def test_the_caching_commands_are_whole_and_of_this_preset(path):
+    """Both of them, in one line each, with the files and the switches that the preset itself has."""
+    text = path.read_text(encoding="utf-8")
+    keys = dict(re.findall(r'^(?:# )?(\w+) = "?([^"\s]+)', text, re.MULTILINE))  # commented ones as well
+    (latents,), (texts,) = (
+        re.findall(rf"^#     python src/musubi_tuner/\w+_cache_{what}.py (.*)$", text, re.MULTILINE)
+        for what in ("latents", "text_encoder_outputs")
+    )
+    given = [dict(re.findall(r"--(\w+)(?: ([^-\s]\S*))?", words)) for words in (latents, texts)]
+    assert given[0].keys() >= {"dataset_config", "vae"}
+    for options in given:
+        for name, value in options.items():
+            if name != "batch_size":
+                assert keys.get(name, "original") == (value or "true"), name
+        assert ("model_version" in options) == ("model_version" in keys or "qwen" in path.stem)
+    encoders = {name for name in keys if name.startswith("text_encoder")}
+    assert encoders
+    assert encoders | {"dataset_config"} <= given[1].keys()
+    own = {name for name, value in keys.items() if name in FP8_TEXT and value == "true"}
+    assert len(own) == (0 if "kontext" in path.stem else 1), "musubi's scripts for Kontext fail with --fp8_t5"
+    assert own <= given[1].keys()
+
+
+@pytest.mark.parametrize("path", MUSUBI, ids=lambda path: path.stem)
+def test_a_toolkits_preset_runs_from_inside_the_checkout(path):
+    """A folder named in it would have to be right."""
+    text = path.read_text(encoding="utf-8")
+    assert split_preset(path).danceopd.toolkit_dir is None
+    assert re.search(r"^# toolkit_dir = ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)

@@ -149,7 +149,8 @@ def test_the_transformer_is_told_the_guidance_that_people_draw_with(kind, versio
 def completed(model_type: str, given: dict, **more) -> Namespace:
     args = Namespace(
         guidance_scale=1.0, optimizer_type="", optimizer_args=None, max_data_loader_n_workers=0, network_module=None,
-        vae_dtype=None, sdpa=True, flash_attn=False, xformers=False, flash3=False, **more,
+        vae_dtype=None, sdpa=True, flash_attn=False, xformers=False, flash3=False,
+        fp8_text_encoder=False, **more,
     )  # fmt: skip
     vars(args).update(given)
     complete(args, ARCHITECTURES[model_type], given)
@@ -170,6 +171,13 @@ def test_guidance_scale_without_effect_is_refused():
             completed(model_type, {"guidance_scale": 4.0}, **more)
 
 
+def test_fp8_text_encoders_that_musubi_does_not_have_are_refused():
+    fp8 = {"fp8_text_encoder": True}
+    assert completed("flux_2", fp8, model_version="klein-4b").fp8_text_encoder
+    with pytest.raises(UserError, match=r'model_version = "dev" in fp8'):
+        completed("flux_2", fp8, model_version="dev")
+
+
 def test_the_native_trainer_tells_the_same():
     assert FluxKontextAdapter.embedded_guidance == FAMILIES["flux_kontext"].embedded_guidance
     assert Flux2Adapter.embedded_guidance == FAMILIES["flux_2"].embedded_guidance
@@ -185,10 +193,10 @@ def test_latents_of_a_prompt_have_the_shape_of_the_data_sets(given):
     ("kind", "vae_dtype"), [(FluxKontextAdapter, "bfloat16"), (Flux2Adapter, "float32")], ids=["kontext", "flux_2"]
 )
 def test_arguments_are_completed_as_musubis_own_script_does(kind, vae_dtype):
-    args = Namespace(vae_dtype=None)
+    args = Namespace(vae_dtype=None, fp8_text_encoder=False)
     kind.complete(args)
     assert (args.dit_dtype, args.vae_dtype) == (None, vae_dtype)
-    args = Namespace(vae_dtype="float16")
+    args = Namespace(vae_dtype="float16", fp8_text_encoder=False)
     kind.complete(args)
     assert args.vae_dtype == "float16"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.errors import UserError
 from danceopd_ext.models.flux_2 import Flux2
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
@@ -21,6 +22,11 @@ class Flux2Adapter(MusubiAdapter):
     @classmethod
     def complete(cls, args: argparse.Namespace) -> None:
         args.dit_dtype, args.vae_dtype = None, args.vae_dtype or "float32"
+        if args.fp8_text_encoder and not args.model_version.startswith("klein"):
+            raise UserError(
+                f'fp8_text_encoder: musubi-tuner cannot run the text encoder of model_version = "{args.model_version}" '
+                "in fp8, only Klein's. Remove it."
+            )
 
     @classmethod
     def usual_guidance(cls, args: argparse.Namespace) -> float | None:

@@ -29,6 +29,13 @@ RULES: tuple[Rule, ...] = (
         "Remove it; give network_dim and network_alpha as they are in network_weights.",
     ),
     Rule(
+        "fp8_t5",
+        switched_on,
+        "musubi-tuner encodes the preview prompts with a number type that torch does not have, and fails.",
+        "Remove it, or sample_prompts.",
+        beside="sample_prompts",
+    ),
+    Rule(
         "fp8_scaled",
         switched_on,
         "base_weights are merged into fp8 weights without their scale, which gives wrong weights.",

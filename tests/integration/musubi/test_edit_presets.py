@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,26 @@ def test_every_trainer_of_the_checkout_has_our_seams(model_type):
     architecture = find_architecture(model_type)
     checkout = find_toolkit("musubi-tuner", None)
     check_seams(getattr(import_trainer(checkout, architecture), architecture.trainer), SEAMS, checkout)
+
+
+class Parsed(Exception):
+    """The caching script has read its arguments, which is all that is wanted of it."""
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("musubi_*.toml")), ids=lambda path: path.stem)
+def test_musubis_caching_scripts_take_the_commands_of_the_preset(path, monkeypatch):
+    text = path.read_text(encoding="utf-8")
+    commands = re.findall(r"^#     python src/musubi_tuner/(\w+)\.py (.*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    parse = argparse.ArgumentParser.parse_args
+
+    def parsed(parser, *given):
+        raise Parsed(parse(parser, *given))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    for script, words in commands:
+        monkeypatch.setattr(sys, "argv", [script, *words.split()])
+        with pytest.raises(Parsed) as done:
+            importlib.import_module(f"musubi_tuner.{script}").main()
+        (args,) = done.value.args
+        assert args.dataset_config in ("edits.toml", "pictures.toml")
