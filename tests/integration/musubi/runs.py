@@ -33,11 +33,14 @@ def write_preset(path: Path, danceopd: str, model_type: str = "z_image", **value
 
 
 def apart(case: str, preset: Path, *flags: str, processes: int = 1, **environment: str) -> subprocess.CompletedProcess:
-    """Run the preset in a process of its own (see drive.py), or in several; `rc` and the output are for the test."""
+    """Run the preset in a process of its own (see drive.py), or in several; `rc` and the output are for the test.
+
+    It is a process group of its own, so that a spy can send signals to all of the run and to nobody else.
+    """
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, str(HERE / "drive.py"), case, str(preset), *flags]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=240, start_new_session=True)
 
 
 class Recorder:

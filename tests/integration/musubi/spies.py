@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 from pathlib import Path
 
 import torch
@@ -54,3 +55,32 @@ def noise_and_weights() -> None:
         return train_start(self, args, accelerator, network, *others)
 
     trainer.DanceOPDMixin.process_batch, trainer.DanceOPDMixin.on_train_start = watched_batch, watched_start
+
+
+def ctrl_c_in_step_3() -> None:
+    """As from a console: the signal goes to all processes of the run, to those that load data as well."""
+    from danceopd_ext.toolkits.hosted.distiller import Distiller
+
+    torch.nn.parallel.DistributedDataParallel = OnlyWhatLearns
+    loss = Distiller.loss
+
+    def interrupted(self, *arguments):
+        if self.progress.step == 2 and self.progress.micro_batch == 0 and os.environ.get("RANK", "0") == "0":
+            os.killpg(os.getpgrp(), signal.SIGINT)
+        return loss(self, *arguments)
+
+    Distiller.loss = interrupted
+
+
+def full_in_step_3() -> None:
+    """Memory runs out in the third step."""
+    from danceopd_ext.toolkits.hosted.distiller import Distiller
+
+    loss = Distiller.loss
+
+    def full(self, *arguments):
+        if self.progress.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(self, *arguments)
+
+    Distiller.loss = full

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -205,3 +206,27 @@ def ranks() -> None:
     update = importlib.import_module("danceopd_ext.method.update")
     draw, update.sample_noise = update.sample_noise, noisy
     DanceOPDMixin.train = watched
+
+
+def ctrl_c_in_step_3() -> None:
+    """As from a console: the signal goes to all processes of the run, to those that load data as well."""
+    loss = Distiller.loss
+
+    def interrupted(self, *arguments):
+        if self.progress.step == 2 and self.progress.micro_batch == 0:
+            os.killpg(os.getpgrp(), signal.SIGINT)
+        return loss(self, *arguments)
+
+    Distiller.loss = interrupted
+
+
+def full_in_step_3() -> None:
+    """Memory runs out in the third step."""
+    loss = Distiller.loss
+
+    def full(self, *arguments):
+        if self.progress.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(self, *arguments)
+
+    Distiller.loss = full

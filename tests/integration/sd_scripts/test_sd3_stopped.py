@@ -1,0 +1,73 @@
+"""A run in sd-scripts that is ended by Ctrl-C or by a full memory, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from tests.integration.sd_scripts.runs import trained
+from tests.integration.sd_scripts.world import world  # noqa: F401 - a fixture
+
+NAME = "fused-step00000003"
+TRAINING = {"max_train_steps": 6, "gradient_accumulation_steps": 2, "max_data_loader_n_workers": 2}
+SAVING = {"save_every_n_steps": 100, "save_every_n_epochs": 1, "save_state": True}
+
+
+def apart(preset, probe: str, *flags: str) -> subprocess.CompletedProcess:
+    """Run in a process group of its own, so that the probe can send signals to all of the run and to nobody else."""
+    words = [sys.executable, "-m", "tests.integration.sd_scripts.run_preset", f"tiny_sd3,{probe}", str(preset), *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=300, start_new_session=True, env=environment
+    )  # fmt: skip
+
+
+def log_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "out" / "fused.log.jsonl").read_text().splitlines()]
+
+
+def test_ctrl_c_saves_what_was_learnt_and_the_run_goes_on_as_if_nothing_had_been(world, tmp_path):  # noqa: F811
+    whole, stopped = (
+        world.preset(tmp_path / name, "base", "ink", training=TRAINING, saving=SAVING) for name in ("whole", "stopped")
+    )
+    last = load_file(trained(whole).lora)
+    result = apart(stopped, "ctrl_c_in_step_3")
+    assert result.returncode == 0, result.stderr[-3000:]
+    out = tmp_path / "stopped" / "out"
+    told = result.stdout.strip().splitlines()[-1]
+    assert told == f"stopped after step 3, saved {out / NAME}.safetensors. Resume with: --resume {out / NAME}-state"
+    assert "done:" not in result.stdout
+    assert "base=" in result.stderr and "ink=" in result.stderr  # in sd-scripts' own progress bar
+    with safe_open(out / f"{NAME}.safetensors", "pt") as file:
+        assert file.metadata()["ss_steps"] == "3"
+        assert any(file.get_tensor(key).any() for key in sorted(file.keys()) if "lora_up" in key)
+
+    done = trained(stopped, "--resume", str(out / f"{NAME}-state"))
+    again = load_file(done.lora)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in last.items())
+    assert [entry["step"] for entry in log_of(tmp_path / "stopped")] == [1, 2, 3, 4, 5, 6]
+    assert all(entry["grad_norm"] > 0 and entry["learning_rate"] == 2e-3 for entry in log_of(tmp_path / "stopped"))
+    assert "for diffusers: python -m danceopd_ext convert" in done.log
+    assert "--to diffusers" in done.log
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_out_of_memory_is_one_message(world, tmp_path, every):  # noqa: F811
+    saving = {**SAVING, "save_every_n_steps": every}
+    result = apart(world.preset(tmp_path, "base", "ink", training=TRAINING, saving=saving), "full_in_step_3")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("stopped: ")]
+    assert "out of memory in step 3" in line
+    for remedy in ("gradient_checkpointing = true", "fp8_base = true", "blocks_to_swap", "network_dim below 8"):
+        assert remedy in line
+    saved = tmp_path / "out" / "fused-step00000002"
+    assert (f"{saved}.safetensors" in line and f"--resume {saved}-state" in line) == (every == 2)
+    assert ("Nothing was saved yet" in line) == (every == 100)
