@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from danceopd_ext.errors import TrainingError
+from danceopd_ext.toolkits.hosted import session
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.session import Stopped
 from danceopd_ext.toolkits.native import stop
@@ -193,3 +195,27 @@ if __name__ == "__main__":
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[0, 1, 2, 3]", done.stderr
+
+
+@pytest.mark.parametrize(("where", "step"), [("backward", 3), ("loss", 3)])
+def test_out_of_memory_names_the_step(toolkit, where, step):
+    """Also in the backward that follows the loss of a step's last micro-batch."""
+
+    def start(trainer, args):
+        begin = session.Session.begin
+
+        def begun(self):
+            begin(self)
+            if self.current == step:
+                owner = self.accelerator if where == "backward" else self.distiller
+                setattr(owner, where, full)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session.Session, "begin", begun)
+            go(trainer, args)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(TrainingError, match=rf"out of memory in step {step}\. Try: .*--resume .*step0000000{step - 1}"):
+        toolkit(start=start, save_every_n_steps=1)

@@ -26,7 +26,7 @@ def go(trainer: Any, args: Namespace) -> None:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            step = trainer.session.step + 1 if trainer.session else 0
+            step = trainer.session.current if trainer.session else 0
             message = out_of_memory(error, args, step, trainer.session is not None, saved_since(args, start))
             raise TrainingError(message) from error
         finally:

@@ -45,6 +45,8 @@ class Session:
         self.start = time.time()
         self.stop = StopRequest()
         self.stopping = False
+        self.current = 0
+        """The step whose micro-batches, backward or optimizer are at work, counted from 1."""
         self.journal: HostedJournal | None = None
         self._totals = StepTotals(list(distiller.options.teachers))
         self._pending: tuple[int, StepTotals, float | None] | None = None
@@ -58,8 +60,10 @@ class Session:
     def begin(self) -> None:
         """Before a micro-batch. Raises Stopped if the step before was the last one; it is saved by now."""
         self._write(None)
+        self.current = self.step + 1
         if self.stopping:
             self.accelerator.wait_for_everyone()  # the main process may still be saving
+            self.accelerator.end_training()
             raise Stopped(self.outcome())
         if self.journal is None:
             path = Path(self.args.output_dir) / f"{self.args.output_name}.log.jsonl"
