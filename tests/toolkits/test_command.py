@@ -11,6 +11,7 @@ import pytest
 
 from danceopd_ext.cli import run
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.session import Stopped
 from danceopd_ext.toolkits.run import line_of, main, parse_command
 
 PRESET = '[danceopd]\ntoolkit = "musubi-tuner"\n[danceopd.teachers.base]\n'
@@ -98,6 +99,42 @@ def test_what_a_hosted_preset_leaves_out_is_told(tmp_path, monkeypatch, capsys):
     path.write_text('LoRA_type = "Standard"\n' + PRESET, encoding="utf-8")
     assert run(main, ["--config", str(path)]) == 0
     assert told == ["note: left out, as only a training GUI reads them: LoRA_type\n"]
+
+
+@pytest.fixture
+def hosted(tmp_path, monkeypatch, capsys):
+    """Run the command with this in the place of a toolkit's train(preset); the exit code and what is printed."""
+
+    def hosted(train, toolkit="musubi-tuner", folder="musubi", model_type="z_image") -> tuple[int, list[str]]:
+        module = ModuleType("trainer")
+        module.train = train
+        monkeypatch.setitem(sys.modules, f"danceopd_ext.toolkits.{folder}.run", module)
+        path = tmp_path / "preset.toml"
+        text = f'[model]\nmodel_type = "{model_type}"\n' + PRESET.replace("musubi-tuner", toolkit)
+        path.write_text(text, encoding="utf-8")
+        return run(main, ["--config", str(path)]), capsys.readouterr().out.splitlines()
+
+    return hosted
+
+
+def test_a_run_that_is_done_names_the_command_for_the_program_that_needs_it(hosted):
+    code, lines = hosted(lambda preset: Path("out", "fused.safetensors"))
+    file, target = Path("out", "fused.safetensors"), Path("out", "fused_comfyui.safetensors")
+    assert code == 0
+    assert lines == [
+        f"done: {file}", f'for ComfyUI: python -m danceopd_ext convert "{file}" "{target}" --to comfyui',
+    ]  # fmt: skip
+    _, lines = hosted(lambda preset: file, "sd-scripts", "sd_scripts", "sd3")
+    assert lines[1].startswith("for diffusers: ")
+    _, lines = hosted(lambda preset: file, model_type="qwen_image")
+    assert lines == [f"done: {file}"]
+
+
+def test_a_run_that_was_stopped_is_not_done(hosted):
+    def stopped(preset):
+        raise Stopped("stopped after step 3, saved a. Resume with: --resume b")
+
+    assert hosted(stopped) == (0, ["stopped after step 3, saved a. Resume with: --resume b"])
 
 
 @pytest.mark.parametrize("text", [PRESET + "[danceopd.routes]\nstile = 1\n", "[danceopd.teachers.base]\n"])

@@ -65,7 +65,7 @@ def train(preset: HostedPreset) -> Path:
     complete(args, architecture, arguments.given)
     find_files(args, architecture, preset)
     settings = settings_of(preset, arguments, architecture)
-    notes = check_trackers(args)
+    notes = [*check_trackers(args), *guidance_note(args, architecture)]
     for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
         tell(line)
     go(trainer_class(theirs)(settings), args)
@@ -112,11 +112,20 @@ def ours(preset: HostedPreset) -> dict[str, Any]:
     return values
 
 
+def guidance_note(args: argparse.Namespace, architecture: Architecture) -> list[str]:
+    """What a model with a guidance embedding is told, for the user."""
+    if architecture.adapter.usual_guidance(args) is None:
+        return []
+    return [f"guidance embedding: {args.guidance_scale:g} (guidance_scale), for the student and all teachers"]
+
+
 def find_files(args: argparse.Namespace, architecture: Architecture, preset: HostedPreset) -> None:
     """Look up every file from the current directory, then beside the preset, before anything is loaded.
 
     Raises UserError where one is missing that is given, or that the run needs.
     """
+    if Path(args.output_dir).exists() and not Path(args.output_dir).is_dir():
+        raise UserError(f'{preset.path}: output_dir = "{args.output_dir}" is a file. Name a folder.')
     if not args.dit:
         raise UserError(f"{preset.path}: dit is missing: name the model's file.")
     if not args.dataset_config and not preset.danceopd.prompts:
