@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from tests.integration import endings
 
 
 class OnlyWhatLearns(torch.nn.parallel.DistributedDataParallel):
@@ -58,29 +59,11 @@ def noise_and_weights() -> None:
 
 
 def ctrl_c_in_step_3() -> None:
-    """As from a console: the signal goes to all processes of the run, to those that load data as well."""
-    from danceopd_ext.toolkits.hosted.distiller import Distiller
-
+    """See endings.py."""
     torch.nn.parallel.DistributedDataParallel = OnlyWhatLearns
-    loss = Distiller.loss
-
-    def interrupted(self, *arguments):
-        if self.progress.step == 2 and self.progress.micro_batch == 0 and os.environ.get("RANK", "0") == "0":
-            os.killpg(os.getpgrp(), signal.SIGINT)
-        return loss(self, *arguments)
-
-    Distiller.loss = interrupted
+    endings.ctrl_c()
 
 
 def full_in_step_3() -> None:
-    """Memory runs out in the third step."""
-    from danceopd_ext.toolkits.hosted.distiller import Distiller
-
-    loss = Distiller.loss
-
-    def full(self, *arguments):
-        if self.progress.step == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return loss(self, *arguments)
-
-    Distiller.loss = full
+    """See endings.py."""
+    endings.full_memory()

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.integration.endings import check_out_of_memory, check_stopped
 from tests.integration.musubi.runs import apart, here
 from tests.integration.musubi.test_z_image_processes import preset
 
-NAME = "fused-step00000003"
 VALUES = {
     "max_train_steps": 6, "gradient_accumulation_steps": 2, "network_dropout": 0.2, "lr_scheduler": "cosine",
     "max_data_loader_n_workers": 2, "save_every_n_steps": 100, "save_every_n_epochs": 1, "save_state": True,
@@ -28,18 +28,13 @@ def test_ctrl_c_saves_what_was_learnt_and_the_run_goes_on_as_if_nothing_had_been
     whole = here(preset(world, tmp_path / "whole" / "p.toml", **VALUES))
     path = preset(world, tmp_path / "stopped" / "p.toml", **VALUES)
     result = apart("tiny_z_image", path, SPY="ctrl_c_in_step_3")
-    assert result.returncode == 0, result.stderr[-3000:]
-    out = tmp_path / "stopped" / "out"
-    last = result.stdout.strip().splitlines()[-1]
-    assert last == f"stopped after step 3, saved {out / NAME}.safetensors. Resume with: --resume {out / NAME}-state"
-    assert "done:" not in result.stdout
-    assert "base=" in result.stderr and "style=" in result.stderr  # in musubi's own progress bar
-    with safe_open(out / f"{NAME}.safetensors", "pt") as file:
+    state = check_stopped(result, tmp_path / "stopped" / "out", ["base", "style"])
+    with safe_open(f"{state}".replace("-state", ".safetensors"), "pt") as file:
         assert file.metadata()["ss_steps"] == "3"
         assert any(file.get_tensor(key).any() for key in sorted(file.keys()) if "lora_up" in key)
     assert [entry["step"] for entry in log_of(tmp_path / "stopped")] == [1, 2, 3]
 
-    resumed = here(preset(world, tmp_path / "stopped" / "p.toml", resume=out / f"{NAME}-state", **VALUES))
+    resumed = here(preset(world, tmp_path / "stopped" / "p.toml", resume=state, **VALUES))
     one, other = load_file(whole.saved), load_file(resumed.saved)
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     timing = ("seconds", "peak_memory_mb")
@@ -70,12 +65,5 @@ def test_two_processes_stop_together(world, tmp_path):
 def test_out_of_memory_is_one_message(world, tmp_path, every):
     path = preset(world, tmp_path / "p.toml", **{**VALUES, "save_every_n_steps": every})
     result = apart("tiny_z_image", path, SPY="full_in_step_3")
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("stopped: ")]
-    assert "out of memory in step 3" in line
-    for remedy in ("gradient_checkpointing = true", "fp8_base = true", "blocks_to_swap", "network_dim below 4"):
-        assert remedy in line
-    saved = tmp_path / "out" / "fused-step00000002"
-    assert (f"{saved}.safetensors" in line and f"--resume {saved}-state" in line) == (every == 2)
-    assert ("Nothing was saved yet" in line) == (every == 100)
+    remedies = ("gradient_checkpointing = true", "fp8_base = true", "blocks_to_swap", "network_dim below 4")
+    check_out_of_memory(result, tmp_path / "out", remedies, every)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from danceopd_ext.toolkits.hosted.distiller import Distiller, HostedField
 from danceopd_ext.toolkits.hosted.switch import STUDENT
 from danceopd_ext.toolkits.sd_scripts.sd3 import mend_second_attention
 from danceopd_ext.toolkits.sd_scripts.trainer import DanceOPDMixin
+from tests.integration.endings import ctrl_c, full_memory  # noqa: F401
 from tests.integration.sd_scripts.swap_probes import residents, residents_left_alone  # noqa: F401
 
 
@@ -206,27 +206,3 @@ def ranks() -> None:
     update = importlib.import_module("danceopd_ext.method.update")
     draw, update.sample_noise = update.sample_noise, noisy
     DanceOPDMixin.train = watched
-
-
-def ctrl_c_in_step_3() -> None:
-    """As from a console: the signal goes to all processes of the run, to those that load data as well."""
-    loss = Distiller.loss
-
-    def interrupted(self, *arguments):
-        if self.progress.step == 2 and self.progress.micro_batch == 0:
-            os.killpg(os.getpgrp(), signal.SIGINT)
-        return loss(self, *arguments)
-
-    Distiller.loss = interrupted
-
-
-def full_in_step_3() -> None:
-    """Memory runs out in the third step."""
-    loss = Distiller.loss
-
-    def full(self, *arguments):
-        if self.progress.step == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return loss(self, *arguments)
-
-    Distiller.loss = full
