@@ -13,7 +13,7 @@ import torch
 
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Outcome
-from danceopd_ext.toolkits.native.journal import RECENT, keep_until
+from danceopd_ext.toolkits.log_file import RECENT, keep_until
 
 
 class StepTotals:

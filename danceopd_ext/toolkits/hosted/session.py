@@ -14,6 +14,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.journal import HostedJournal, StepTotals
 from danceopd_ext.toolkits.hosted.saved import saved_since
@@ -105,8 +107,6 @@ class Session:
         """Add up the numbers of all processes; return whether one of them was asked to stop."""
         if self.accelerator.num_processes == 1:
             return self.stop.requested
-        import torch
-
         asked = torch.tensor([float(self.stop.requested)])
         numbers = torch.cat([totals.numbers, asked]).to(self.accelerator.device)
         numbers = self.accelerator.reduce(numbers, reduction="sum").cpu()

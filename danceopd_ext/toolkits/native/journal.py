@@ -14,12 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from danceopd_ext.config import Preset
-from danceopd_ext.files import whole_file
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Report
-
-#: updates of a route that its shown loss is the mean of
-RECENT = 50
+from danceopd_ext.toolkits.log_file import RECENT, keep_until
 
 
 class Journal:
@@ -89,18 +86,3 @@ class Journal:
         if self.main:
             self.file.close()
         self.accelerator.end_training()
-
-
-def keep_until(path: Path, steps: int) -> None:
-    """Drop log lines of steps after `steps`: a resumed run writes them again."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= steps:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # a line that a killed process left unfinished
-    with whole_file(path) as part:
-        part.write_text("".join(kept), encoding="utf-8")
