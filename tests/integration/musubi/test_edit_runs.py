@@ -129,11 +129,12 @@ def fall(record: dict) -> float:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_run_learns_the_teacher_and_each_dataset_meets_its_own(name, tmp_path):
     model = MODELS[name]
-    done, record = run(tmp_path, model, write_job(tmp_path, model, workers=2))
+    steps = 100 if name == "flux_2" else 60  # told its guidance of 4, the tiny model of random weights learns slower
+    done, record = run(tmp_path, model, write_job(tmp_path, model, workers=2, steps=steps))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(record["seen"]) == 120
+    assert len(record["seen"]) == 2 * steps
     assert {tuple(one) for one in record["seen"]} == {("base", 0, model.controls > 0), ("edit", 1, model.controls > 0)}
-    assert [route for route, *_ in record["seen"]].count("edit") == 60
+    assert [route for route, *_ in record["seen"]].count("edit") == steps
     start = record["evaluations"][0]
     assert start["base"] == 0  # the student begins as the base
     assert start["edit"] > 1e-4
