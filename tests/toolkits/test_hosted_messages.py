@@ -13,7 +13,7 @@ from danceopd_ext.toolkits.hosted import trackers
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
 from danceopd_ext.toolkits.hosted.outcome import NEEDS, convert_line
-from danceopd_ext.toolkits.hosted.saved import Saved, saved_since
+from danceopd_ext.toolkits.hosted.saved import Saved, saved_at, saved_since
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES as MUSUBI
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES as SD_SCRIPTS
@@ -118,6 +118,8 @@ def test_only_what_this_run_saved_counts(tmp_path):
     assert found == Saved(tmp_path / "fused-step00000600.safetensors", tmp_path / "fused-step00000300-state")
     later = (tmp_path / "fused-step00000600.safetensors").stat().st_mtime + 60
     assert saved_since(args, later) == Saved()
+    assert saved_at(args, 300) == Saved(tmp_path / "fused-step00000300.safetensors", found.state)
+    assert saved_at(args, 900) == Saved()
     assert saved_since(Namespace(output_dir=str(tmp_path / "no"), output_name="fused"), 0) == Saved()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +30,22 @@ class Saved:
 
 def saved_since(args: Namespace, start: float) -> Saved:
     """The newest of this run. start: when the run began, in seconds since the epoch."""
+    return _newest(args, lambda path, _: path.stat().st_mtime >= start - 2)  # FAT counts by 2 s
+
+
+def saved_at(args: Namespace, step: int) -> Saved:
+    """What was saved of this step."""
+    return _newest(args, lambda _, other: other == step)
+
+
+def _newest(args: Namespace, wanted: Callable[[Path, int], bool]) -> Saved:
+    """wanted: of a path and its step."""
     found: dict[bool, dict[int, Path]] = {False: {}, True: {}}
     pattern = re.compile(re.escape(args.output_name) + r"-step(\d{8})(-state)?(?:\.\w+)?$")
     folder = Path(args.output_dir)
     for path in folder.iterdir() if folder.is_dir() else ():
         match = pattern.match(path.name)
-        if match and path.is_dir() == bool(match[2]) and path.stat().st_mtime >= start - 2:  # FAT counts by 2 s
+        if match and path.is_dir() == bool(match[2]) and wanted(path, int(match[1])):
             found[path.is_dir()][int(match[1])] = path
     newest = {kind: paths[max(paths)] if paths else None for kind, paths in found.items()}
     return Saved(newest[False], newest[True])

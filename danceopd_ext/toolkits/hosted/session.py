@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.journal import HostedJournal, StepTotals
-from danceopd_ext.toolkits.hosted.saved import saved_since
+from danceopd_ext.toolkits.hosted.saved import saved_at
 from danceopd_ext.toolkits.native.stop import SIGNALS, StopRequest
 
 #: the toolkits' arguments in the step after which the run stops: save, and do not draw or validate any more
@@ -44,7 +43,6 @@ class Session:
 
     def __init__(self, args: Namespace, distiller: Distiller):
         self.args, self.distiller, self.accelerator = args, distiller, distiller.accelerator
-        self.start = time.time()
         self.stop = StopRequest()
         self.stopping = False
         self.current = 0
@@ -89,7 +87,7 @@ class Session:
 
     def outcome(self) -> str:
         """What was saved, and how to go on."""
-        saved = saved_since(self.args, self.start)
+        saved = saved_at(self.args, self.step)
         what = f", saved {saved.lora}" if saved.lora else ""
         return f"stopped after step {self.step}{what}. {saved.how_to_go_on()}".strip()
 
