@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from danceopd_ext.errors import UserError
 
 #: on Windows nobody can replace what another program has open: a UI its LoRA or, for a moment, a virus scanner any file
 HELD_OPEN = os.name == "nt"
@@ -104,3 +107,26 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
             _replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_writable(folder: Path, option: str = "output_dir") -> None:
+    """Raise UserError unless files can be made in `folder` (or the folder itself, where it does not exist yet).
+
+    `option`: what the user calls the folder.
+    """
+    existing = folder
+    while not os.path.exists(existing) and existing != existing.parent:
+        existing = existing.parent
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(20, f"{existing} is a file, not a folder")
+        for name in folder.relative_to(existing).parts:
+            with suppress(FileNotFoundError):
+                os.stat(existing / name)  # raises for what cannot be a name
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{option} = {os.fspath(folder)!r} cannot be written ({reason}): choose another folder."
+        ) from error

@@ -32,12 +32,12 @@ from danceopd_ext.evaluation.loras import BASE, CACHE, Parts, parse_loras, read_
 from danceopd_ext.evaluation.painter import Drawing, Painter
 from danceopd_ext.evaluation.report import draw_examples, markdown
 from danceopd_ext.evaluation.scores import ClipScore, score_folder
-from danceopd_ext.files import whole_file
+from danceopd_ext.files import check_writable, whole_file
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
 from danceopd_ext.quiet import quieten
-from danceopd_ext.toolkits.native.checks import check_weights, check_writable
+from danceopd_ext.toolkits.native.checks import check_weights
 from danceopd_ext.toolkits.native.identity import lora_digest
 from danceopd_ext.toolkits.native.processes import best_device
 

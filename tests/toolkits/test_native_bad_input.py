@@ -8,9 +8,9 @@ import pytest
 
 from danceopd_ext.cli import run
 from danceopd_ext.errors import UserError
+from danceopd_ext.files import check_writable
 from danceopd_ext.toolkits import run as command
 from danceopd_ext.toolkits.native import train as train_module
-from danceopd_ext.toolkits.native.checks import check_writable
 from danceopd_ext.toolkits.run import main
 from tests.tiny.presets import SMALL
 from tests.toolkits.conftest import says

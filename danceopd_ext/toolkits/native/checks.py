@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from danceopd_ext.data.plan import Plan
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile, inspect_picture
 from danceopd_ext.errors import UserError
+from danceopd_ext.files import check_writable
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.method import METHODS
@@ -143,29 +141,6 @@ def check_output(preset: Preset) -> list[str]:
 def tensorboard_folder(preset: Preset) -> Path:
     """Where TensorBoard's files of this run go."""
     return Path(preset.logging.logging_dir or Path(preset.saving.output_dir) / "logs") / preset.saving.output_name
-
-
-def check_writable(folder: Path, option: str = "output_dir") -> None:
-    """Raise UserError unless files can be made in `folder` (or the folder itself, where it does not exist yet).
-
-    `option`: what the user calls the folder.
-    """
-    existing = folder
-    while not os.path.exists(existing) and existing != existing.parent:
-        existing = existing.parent
-    try:
-        if not existing.is_dir():
-            raise NotADirectoryError(20, f"{existing} is a file, not a folder")
-        for name in folder.relative_to(existing).parts:
-            with suppress(FileNotFoundError):
-                os.stat(existing / name)  # raises for what cannot be a name
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{option} = {os.fspath(folder)!r} cannot be written ({reason}): choose another folder."
-        ) from error
 
 
 def source_rules(source: Source, config: Mapping) -> SourceImages:
