@@ -255,7 +255,8 @@ class StandInTrainer:
     def _build_optimizer_and_dataloader(self, args, accelerator, network, train_dataset_group, collator, transformer):
         loader = torch.utils.data.DataLoader(train_dataset_group, batch_size=1, shuffle=True, collate_fn=collator)
         train_dataset_group.set_max_train_steps(args.max_train_steps)
-        return torch.optim.AdamW(network.parameters(), lr=args.learning_rate), loader
+        optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate)
+        return optimizer, "AdamW", "", None, None, Schedule(), [], loader
 
     def _prepare_with_accelerator(
         self, args, accelerator, transformer, network, optimizer, train_dataloader, lr_scheduler, weight_dtype,

@@ -13,6 +13,7 @@ from danceopd_ext.toolkits.hosted.arguments import Arguments
 from danceopd_ext.toolkits.hosted.refuse import Rule, changed, entry, one_of, other_than, refuse, rules
 from danceopd_ext.toolkits.musubi.refused import RULES as MUSUBI
 from danceopd_ext.toolkits.sd_scripts.refused import RULES as SD_SCRIPTS
+from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 
 
 def arguments(defaults=None, **given) -> Arguments:
@@ -96,6 +97,8 @@ WRONG_SD_SCRIPTS = {
     "alpha_mask": (False, True),
     "reg_data_dir": (None, "reg"),
     "debug_dataset": (False, True),
+    "train_inpainting": (False, True),
+    "show_timesteps": (None, "image"),
     "loss_type": ("l2", "huber"),
     "huber_schedule": ("snr", "constant"),
     "huber_c": (0.1, 0.2),
@@ -152,22 +155,38 @@ TABLES = [(SD_SCRIPTS, WRONG_SD_SCRIPTS), (MUSUBI, WRONG_MUSUBI)]
 
 @pytest.mark.parametrize(("table", "wrong"), TABLES, ids=["sd-scripts", "musubi-tuner"])
 def test_every_rule_refuses_and_lets_the_harmless_value_pass(table, wrong):
-    assert {rule.key for rule in table if rule.beside is None} == set(wrong)
-    for rule in table:
-        if rule.beside is None:
-            default, bad = wrong[rule.key]
-            assert refused(rule, default, bad), rule.key
-            harmless = {"network_train_unet_only": True, "model_prediction_type": "raw", "attn_mode": "torch"}
-            harmless |= {"min_timestep": 0, "max_timestep": 1000}
-            assert not refused(rule, default, harmless.get(rule.key, default)), rule.key
+    alone = [rule for rule in table if rule.beside is None and rule.without is None]
+    assert {rule.key for rule in alone} == set(wrong)
+    for rule in alone:
+        default, bad = wrong[rule.key]
+        assert refused(rule, default, bad), rule.key
+        harmless = {"network_train_unet_only": True, "model_prediction_type": "raw", "attn_mode": "torch"}
+        harmless |= {"min_timestep": 0, "max_timestep": 1000}
+        assert not refused(rule, default, harmless.get(rule.key, default)), rule.key
 
 
 @pytest.mark.parametrize("table", [SD_SCRIPTS, MUSUBI], ids=["sd-scripts", "musubi-tuner"])
 def test_scaled_fp8_with_merged_weights(table):
-    refuse(arguments(fp8_scaled=True, base_weights=None), table)
+    refuse(arguments(fp8_base=True, fp8_scaled=True, base_weights=None), table)
     refuse(arguments(base_weights=["a"]), table)
     with pytest.raises(UserError, match="without their scale"):
-        refuse(arguments(fp8_scaled=True, base_weights=["a"]), table)
+        refuse(arguments(fp8_base=True, fp8_scaled=True, base_weights=["a"]), table)
+
+
+def test_musubi_scales_only_a_model_in_fp8():
+    with pytest.raises(
+        UserError, match=r"fp8_scaled = True: it scales a model in fp8\. Write fp8_base = true as well\."
+    ):
+        refuse(arguments(fp8_scaled=True), MUSUBI)
+    refuse(arguments(fp8_scaled=True, fp8_base=True), MUSUBI)
+    refuse(arguments(fp8_scaled=False), MUSUBI)
+
+
+@pytest.mark.parametrize("model_type", ["anima", "hunyuan_image"])
+def test_fp8_that_a_trainer_ignores_is_refused(model_type):
+    with pytest.raises(UserError, match="fp8_base = True: sd-scripts ignores it for this model"):
+        refuse(arguments(fp8_base=True), ARCHITECTURES[model_type].refused)
+    assert ARCHITECTURES["flux"].refused == ()
 
 
 def test_only_musubis_sampler_reads_a_shift():

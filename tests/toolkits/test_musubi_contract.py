@@ -19,7 +19,7 @@ from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
-from danceopd_ext.toolkits.musubi.run import SEAMS
+from danceopd_ext.toolkits.musubi.seams import SEAMS
 from danceopd_ext.toolkits.musubi.trainer import DanceOPDMixin, Settings, trainer_class
 from tests.toolkits import musubi_stand_in as musubi
 from tests.toolkits.sd_scripts_world import alone
@@ -85,9 +85,9 @@ def routes(trainer) -> list[str]:
 
 
 def test_our_seams_take_what_musubi_gives():
-    for name in SEAMS:
+    for name in SEAMS.methods:
         ours, theirs = getattr(DanceOPDMixin, name, None), getattr(musubi.StandInTrainer, name)
-        assert set(SEAMS[name]) <= set(inspect.signature(theirs).parameters), name
+        assert set(SEAMS.methods[name]) <= set(inspect.signature(theirs).parameters), name
         if ours:
             places = [p for p in inspect.signature(theirs).parameters if p != "self"]
             inspect.signature(ours).bind(None, *places)

@@ -12,16 +12,17 @@ import torch
 from danceopd_ext.config.schema import Teacher
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.method import sample_noise
-from danceopd_ext.toolkits.hosted.find import Checkout, check_seams
+from danceopd_ext.toolkits.hosted.border import Seams, check_seams
+from danceopd_ext.toolkits.hosted.find import Checkout
 from danceopd_ext.toolkits.hosted.switch import STUDENT
-from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS
+from danceopd_ext.toolkits.sd_scripts.seams import METHODS
 from tests.toolkits import sd_scripts_stand_in as sd
 from tests.toolkits.sd_scripts_datasets import Dataset, Subset
 from tests.toolkits.sd_scripts_world import Adapter, train  # noqa: F401
 
 
 def test_the_stand_in_has_every_seam():
-    check_seams(sd.StandInTrainer, SEAMS, Checkout("stand-in", "0", True, "sd-scripts"))
+    check_seams(sd.StandInTrainer, Seams(METHODS), Checkout("stand-in", "0", True, "sd-scripts"))
 
 
 def test_the_loss_is_the_methods_own(train, monkeypatch):

@@ -1,8 +1,7 @@
-"""Where the user's checkout of a toolkit is, which version it is, and whether its trainer still has our seams."""
+"""Where the user's checkout of a toolkit is, which version it is, and whether that version was tested."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Mapping
@@ -31,10 +30,23 @@ class Tested:
     name: str
 
 
-TESTED = {
-    "sd-scripts": Tested("", "48d368fa557731ad0488c07304dfeba8c07910eb", "main of 2026-02-16, commit 48d368fa"),
-    "musubi-tuner": Tested("0.3.4", "30c658c4f4b0bf05038b3346eff9670259b10fc7", "0.3.4, commit 30c658c"),
+#: oldest first
+TESTED: dict[str, tuple[Tested, ...]] = {
+    "sd-scripts": (
+        Tested("", "18e62515c49fe502ca31b30ea2214a97a2e99633", "2025-08, commit 18e62515"),
+        Tested("", "48d368fa557731ad0488c07304dfeba8c07910eb", "2026-02, commit 48d368fa"),
+        Tested("", "6721028c79ee85a78b3a06dfd8954dae310a1cce", "v0.11.1 of 2026-06, commit 6721028c"),
+    ),
+    "musubi-tuner": (
+        Tested("0.3.4", "30c658c4f4b0bf05038b3346eff9670259b10fc7", "0.3.4, commit 30c658c"),
+        Tested("0.3.4", "fe4818daf4e41bc6d98959a35f55627f07f70d90", "0.3.4 of 2026-07, commit fe4818d"),
+    ),
 }
+
+
+def tested_with(toolkit: str) -> str:
+    """`tested with ...`: the versions, for a message."""
+    return "tested with " + "; ".join(tested.name for tested in TESTED[toolkit])
 
 
 @dataclass(frozen=True)
@@ -70,44 +82,24 @@ def find_toolkit(
 
 def describe(toolkit: str, folder: Path) -> Checkout:
     """The checkout at a folder that is one."""
-    commit, number, tested = read_commit(folder), _number(folder), TESTED[toolkit]
-    same_commit = commit == tested.commit
-    if not tested.version:
-        return Checkout(folder, commit[:8] if commit else "unknown", same_commit, toolkit)
+    commit, number = read_commit(folder), _number(folder)
+    known = TESTED[toolkit]
+    same = [one for one in known if commit == one.commit or (not commit and one.version and number == one.version)]
+    if not any(one.version for one in known):
+        return Checkout(folder, commit[:8] if commit else "unknown", bool(same), toolkit)
     version = f"{number or 'unknown'} ({commit[:8]})" if commit else number or "unknown"
-    return Checkout(folder, version, number == tested.version and (same_commit or not commit), toolkit)
+    return Checkout(folder, version, any(number == one.version for one in same), toolkit)
 
 
 def version_note(checkout: Checkout) -> str | None:
-    """A line for the user where the version is not the one that was tested; None where it is."""
+    """A line for the user where the version is not one that was tested; None where it is."""
     if checkout.tested:
         return None
     known = "of unknown version" if checkout.version == "unknown" else f"version {checkout.version}"
     return (
-        f"note: {checkout.toolkit} at {checkout.folder} is {known}; tested with {TESTED[checkout.toolkit].name}. "
-        "Should it fail, check that one out."
+        f"note: {checkout.toolkit} at {checkout.folder} is {known}; {tested_with(checkout.toolkit)}. If it fails, "
+        "check one of these out."
     )
-
-
-def check_seams(cls: type, expected: Mapping[str, tuple[str, ...]], checkout: Checkout) -> None:
-    """Check that a toolkit's trainer has the methods that we override or call, with the parameters that we rely on.
-
-    Raises UserError: better before the model is loaded than in the middle of a run.
-    """
-    problems = []
-    for name, parameters in expected.items():
-        method = getattr(cls, name, None)
-        if method is None:
-            problems.append(f"{cls.__name__}.{name} is missing")
-            continue
-        missing = [one for one in parameters if one not in inspect.signature(method).parameters]
-        if missing:
-            problems.append(f"{cls.__name__}.{name} lacks {', '.join(missing)}")
-    if problems:
-        raise UserError(
-            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) is not a version that this works "
-            f"with: {'; '.join(problems)}. Tested: {TESTED[checkout.toolkit].name}; check that one out."
-        )
 
 
 def _is(toolkit: str, folder: Path) -> bool:

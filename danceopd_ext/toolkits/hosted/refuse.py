@@ -20,7 +20,7 @@ Test = Callable[[Any, Any], bool]
 class Rule:
     """key: the argument. wrong: which of its values are refused. reason and remedy: a sentence each.
 
-    beside: the rule only holds where this other argument is on as well.
+    beside, without: the rule only holds where this other argument is on as well, or is off.
     """
 
     key: str
@@ -28,6 +28,7 @@ class Rule:
     reason: str
     remedy: str = "Remove it."
     beside: str | None = None
+    without: str | None = None
 
 
 def switched_on(value: Any, default: Any) -> bool:
@@ -84,5 +85,7 @@ def _broken(rule: Rule, arguments: Arguments) -> bool:
         return False
     values = vars(arguments.namespace)
     if rule.beside and not switched_on(values.get(rule.beside), None):
+        return False
+    if rule.without and switched_on(values.get(rule.without), None):
         return False
     return rule.wrong(values[rule.key], arguments.defaults.get(rule.key))

@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
         "the toolkit takes the switch itself for the name of the file and fails.",
         "Remove it; give network_dim and network_alpha as they are in network_weights.",
     ),
+    Rule("fp8_scaled", switched_on, "it scales a model in fp8.", "Write fp8_base = true as well.", without="fp8_base"),
     Rule(
         "fp8_t5",
         switched_on,

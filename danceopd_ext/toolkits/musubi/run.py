@@ -14,15 +14,19 @@ from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
+from danceopd_ext.toolkits.hosted.border import changed, check_seams
 from danceopd_ext.toolkits.hosted.enter import import_script
-from danceopd_ext.toolkits.hosted.find import Checkout, check_seams, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.go import go
+from danceopd_ext.toolkits.hosted.numbers import check_numbers
+from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_precision
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.registry import Architecture, find_architecture
+from danceopd_ext.toolkits.musubi.seams import SEAMS
 from danceopd_ext.toolkits.musubi.trainer import Settings, trainer_class
 
 #: arguments that name a file or folder which must be there; the text encoders' are the architecture's
@@ -30,26 +34,6 @@ FILES = ("dit", "vae", "dataset_config", "sample_prompts", "network_weights")
 
 #: keys of prompt-only data, which musubi's parser does not know because its datasets have their own
 OURS = ("resolution", "train_batch_size", "text_encoder_cache_dir")
-
-#: the methods of musubi's trainers that ours overrides or calls, and the parameters that it relies on
-SEAMS: dict[str, tuple[str, ...]] = {
-    "train": ("args",),
-    "_validate_args_and_init": ("args",),
-    "handle_model_specific_args": ("args",),
-    "_build_dataset": ("args",),
-    "_prepare_sampling": ("args", "accelerator", "vae_dtype"),
-    "on_transformer_loaded": ("args", "accelerator", "transformer"),
-    "_build_optimizer_and_dataloader": ("args", "accelerator", "network", "train_dataset_group"),
-    "_prepare_with_accelerator": ("args", "accelerator", "transformer", "network", "lr_scheduler"),
-    "_register_hooks_and_resume": ("args", "accelerator", "network"),
-    "on_train_start": ("args", "accelerator", "network", "transformer", "optimizer"),
-    "process_batch": ("args", "accelerator", "transformer", "network", "batch", "latents"),
-    "call_dit": (
-        "args", "accelerator", "transformer", "latents", "batch", "noise", "noisy_model_input", "timesteps",
-        "network_dtype",
-    ),
-    "extra_metadata": ("args",),
-}  # fmt: skip
 
 
 def train(preset: HostedPreset) -> Path:
@@ -62,13 +46,25 @@ def train(preset: HostedPreset) -> Path:
     arguments = build_arguments(parser_of(module, architecture), preset, OURS)
     refuse(arguments, RULES)
     args = arguments.namespace
+    check_numbers(args, arguments.given, arguments.defaults, preset.path)
     complete(args, architecture, arguments.given)
     find_files(args, architecture, preset)
     settings = settings_of(preset, arguments, architecture)
+    check_output(args, preset.path)
+    check_precision(args, preset.path)
+    trainer = trainer_class(theirs)(settings)
+    check_optimizer(
+        args, preset.path, trainer.get_optimizer, lambda args, made: trainer.get_lr_scheduler(args, made, 1)
+    )
     notes = [*check_trackers(args), *guidance_note(args, architecture)]
     for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
         tell(line)
-    go(trainer_class(theirs)(settings), args)
+    try:
+        go(trainer, args)
+    except Exception as error:
+        if known := changed(error, checkout, SEAMS.methods):
+            raise known from error
+        raise
     saved = Path(args.output_dir) / f"{args.output_name}.safetensors"
     if os.environ.get("RANK", "0") == "0" and not saved.is_file():
         raise TrainingError("musubi-tuner stopped without saving a LoRA; its own messages above say why.")

@@ -6,7 +6,6 @@ musubi's seams, in the order in which it calls them.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.weights import check_weights
 from danceopd_ext.method import derive_seed
+from danceopd_ext.toolkits.hosted.border import Changed, Given, unpacked
 from danceopd_ext.toolkits.hosted.distiller import Distiller, Progress
 from danceopd_ext.toolkits.hosted.session import Session
 from danceopd_ext.toolkits.hosted.switch import Switch
@@ -57,56 +57,69 @@ class DanceOPDMixin:
         self.progress = Progress()
         self.session: Session | None = None
 
-    def _validate_args_and_init(self, args: argparse.Namespace) -> bool:
+    def _validate_args_and_init(self, *given: Any, **named: Any) -> bool:
+        call = Given(super()._validate_args_and_init, given, named)
+        args = call["args"]
         check_state(args)
         if args.dataset_config is None and self.settings.options.prompts:
             args.dataset_config = ""  # musubi only asks whether it is None
-        return super()._validate_args_and_init(args)
+        return call.passed_on()
 
-    def handle_model_specific_args(self, args: argparse.Namespace) -> None:
-        super().handle_model_specific_args(args)
-        self.adapter = self.settings.architecture.adapter(self, args, self.settings.flow_shift)
+    def handle_model_specific_args(self, *given: Any, **named: Any) -> None:
+        call = Given(super().handle_model_specific_args, given, named)
+        call.passed_on()
+        self.adapter = self.settings.architecture.adapter(self, call["args"], self.settings.flow_shift)
 
-    def _build_dataset(self, args: argparse.Namespace):
+    def _build_dataset(self, *given: Any, **named: Any):
+        call = Given(super()._build_dataset, given, named)
+        args = call["args"]
         self.sources = Sources(self.settings, self.weights, self.adapter)
-        theirs = super()._build_dataset if args.dataset_config else None
+        theirs = (lambda args: call.passed_on(args=args)) if args.dataset_config else None
         group, collator, epoch = self.sources.build(args, theirs)
         for note in self.sources.notes:
             tell(note)
         return group, collator, epoch
 
-    def _prepare_sampling(self, args: argparse.Namespace, accelerator: Any, vae_dtype: torch.dtype):
-        self.adapter.accelerator = accelerator
-        self.sources.encode(accelerator)
-        return super()._prepare_sampling(args, accelerator, vae_dtype)
+    def _prepare_sampling(self, *given: Any, **named: Any):
+        call = Given(super()._prepare_sampling, given, named)
+        self.adapter.accelerator = call["accelerator"]
+        self.sources.encode(call["accelerator"])
+        return call.passed_on()
 
-    def on_transformer_loaded(self, args: argparse.Namespace, accelerator: Any, transformer: torch.nn.Module) -> None:
-        super().on_transformer_loaded(args, accelerator, transformer)
+    def on_transformer_loaded(self, *given: Any, **named: Any) -> None:
+        call = Given(super().on_transformer_loaded, given, named)
+        call.passed_on()
+        args, accelerator, transformer = call.several("args", "accelerator", "transformer")
         architecture = self.settings.architecture
         self.teachers = attach_teachers(
             self.settings.options, architecture.names, architecture.title, transformer, accelerator
         )
         allow_voices(args, len(self.teachers))
 
-    def _build_optimizer_and_dataloader(self, args: argparse.Namespace, *others: Any):
-        made = super()._build_optimizer_and_dataloader(args, *others)
+    def _build_optimizer_and_dataloader(self, *given: Any, **named: Any):
+        call = Given(super()._build_optimizer_and_dataloader, given, named)
+        made = unpacked(call.passed_on(), 8, "_build_optimizer_and_dataloader")
         # Of its own seed, so that a resumed run reads its data in the order of the run that was stopped.
-        made[-1].sampler.generator = torch.Generator().manual_seed(derive_seed(args.seed, "order"))
+        made[-1].sampler.generator = torch.Generator().manual_seed(derive_seed(call["args"].seed, "order"))
         return made
 
-    def _prepare_with_accelerator(self, args: argparse.Namespace, *others: Any):
-        made = super()._prepare_with_accelerator(args, *others)
+    def _prepare_with_accelerator(self, *given: Any, **named: Any):
+        made = unpacked(super()._prepare_with_accelerator(*given, **named), 7, "_prepare_with_accelerator")
         self.lr_scheduler, self.adapter.network_dtype = made[4], made[6]
+        if not hasattr(self.lr_scheduler, "step") or not isinstance(self.adapter.network_dtype, torch.dtype):
+            raise Changed("_prepare_with_accelerator returns the schedule and the network's dtype in other places")
         return made
 
-    def _register_hooks_and_resume(self, args: argparse.Namespace, accelerator: Any, network: torch.nn.Module):
-        accelerator.register_for_checkpointing(self.progress)
-        return super()._register_hooks_and_resume(args, accelerator, network)
+    def _register_hooks_and_resume(self, *given: Any, **named: Any):
+        call = Given(super()._register_hooks_and_resume, given, named)
+        call["accelerator"].register_for_checkpointing(self.progress)
+        return call.passed_on()
 
-    def on_train_start(
-        self, args: argparse.Namespace, accelerator: Any, network: Any, transformer: Any, optimizer: Any
-    ):
-        super().on_train_start(args, accelerator, network, transformer, optimizer)
+    def on_train_start(self, *given: Any, **named: Any):
+        call = Given(super().on_train_start, given, named)
+        call.passed_on()
+        args, accelerator, network = call.several("args", "accelerator", "network")
+        transformer, optimizer = call.several("transformer", "optimizer")
         self.adapter.empty = self.sources.empty(accelerator.device)
         swap = block_swap(accelerator.unwrap_model(transformer), args.blocks_to_swap)
         self.distiller = Distiller(
@@ -120,11 +133,10 @@ class DanceOPDMixin:
         self.fast_forward = FastForward(self.progress.step, args, accelerator, optimizer, self.lr_scheduler)
         self.session = Session(args, self.distiller)
 
-    def process_batch(
-        self, args: argparse.Namespace, accelerator: Any, transformer: Any, network: Any, batch: dict[str, Any],
-        latents: torch.Tensor, *others: Any,
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
+    def process_batch(self, *given: Any, **named: Any) -> tuple[torch.Tensor, dict[str, float]]:
         """musubi's seam of a micro-batch: its loss, and what to log of it."""
+        call = Given(super().process_batch, given, named)
+        transformer, batch, latents = call.several("transformer", "batch", "latents")
         skipped = self.fast_forward.skip()
         if skipped is not None:
             return skipped, {}
@@ -136,8 +148,8 @@ class DanceOPDMixin:
         self.session.end()
         return loss, dict(self.distiller.logs)
 
-    def extra_metadata(self, args: argparse.Namespace) -> dict[str, Any]:
-        return {**super().extra_metadata(args), **hosted_entries(self.settings.options, self.weights)}
+    def extra_metadata(self, *given: Any, **named: Any) -> dict[str, Any]:
+        return {**super().extra_metadata(*given, **named), **hosted_entries(self.settings.options, self.weights)}
 
 
 def trainer_class(theirs: type) -> type:

@@ -9,28 +9,50 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
 
 #: of the toolkit's sampler, unless a sample prompt says otherwise
 SHIFT = 3.0
+#: of the toolkit
+CALLS = (
+    Call(
+        "library.strategy_anima:AnimaTextEncodingStrategy.encode_tokens",
+        ("", "tokenize_strategy", "models", "tokens"),
+        returns=4,
+    ),
+    Call("library.strategy_anima:AnimaTokenizeStrategy.tokenize", ("", "text")),
+    Call(
+        "library.anima_models:Anima.forward",
+        ("", "x", "timesteps", "context"),
+        ("padding_mask", "target_input_ids", "target_attention_mask", "source_attention_mask"),
+    ),
+)
 
 
 @dataclass(frozen=True)
 class AnimaAdapter(TextAdapter):
-    """The transformer takes sigma as its time and gives dz/dsigma as it is, on latents of one video frame."""
+    """The transformer takes sigma as its time and gives dz/dsigma as it is, on latents of one video frame.
+
+    dtype: what the toolkit computes in. Latents, texts and sigma go in as such, as its trainer and sampler give them:
+    newer versions turn autocast off inside.
+    """
+
+    dtype: torch.dtype = torch.float32
 
     texts = ("embeds", "mask", "t5_ids", "t5_mask")
+    more = ("caption_dropout_rate",)  # with cached texts, since v0.11
 
     def velocity(
         self, transformer: torch.nn.Module, z_B: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
     ) -> torch.Tensor:
         """`z_B`: [B, C, H, W], or [B, C, 1, H, W] as old caches have it; the answer likewise."""
-        frame = z_B.unsqueeze(2) if z_B.ndim == 4 else z_B
+        frame = (z_B.unsqueeze(2) if z_B.ndim == 4 else z_B).to(self.dtype)
         out = transformer(
             frame,
-            sigma_B,
-            condition["embeds"],
+            sigma_B.to(self.dtype),
+            condition["embeds"].to(self.dtype),
             padding_mask=torch.zeros_like(frame[:, :1, 0]),  # [B, 1, H, W]: nothing of the picture is padding
             target_input_ids=condition["t5_ids"].long(),  # cached tokens and masks arrive as floats
             target_attention_mask=condition["t5_mask"],

@@ -13,6 +13,7 @@ import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.border import unpacked
 from danceopd_ext.toolkits.hosted.teachers import host_layout, left_out, linear_layers, network_tensors, read_teachers
 from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 
@@ -35,11 +36,12 @@ def attach_teachers(
     networks = {}
     for name, lora in read_teachers(options, layout).items():
         tensors = network_tensors(name, lora, layout, linears)
-        network, _ = maker.create_network_from_weights(
+        made = maker.create_network_from_weights(
             1.0, None, None, text_encoders, transformer, weights_sd=tensors, for_inference=True
         )
+        network, _ = unpacked(made, 2, "create_network_from_weights")
         _check_complete(f"[danceopd.teachers.{name}] {lora.name}", tensors, network, architecture)
-        network.apply_to(text_encoders, transformer, False, True)
+        network.apply_to(text_encoders, transformer, apply_text_encoder=False, apply_unet=True)
         network.load_state_dict(tensors, strict=True)  # creating it reads only the ranks
         network.requires_grad_(False).eval().to(device, dtype)
         network.set_enabled(False)

@@ -70,7 +70,7 @@ def mend_cached_texts(group: Any) -> None:
                 ]
 
 
-def nothing_to_cache(model: Any, accelerator: Any) -> None:
+def nothing_to_cache(*given: Any, **named: Any) -> None:
     """In the place of the caching of latents. A function of a module, since workers get the group pickled."""
 
 

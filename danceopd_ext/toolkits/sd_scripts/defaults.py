@@ -30,5 +30,7 @@ def completed(values: Mapping[str, Any], given: Collection[str], architecture: A
         complete["optimizer_args"] = without_decay(complete["optimizer_type"] or "adamw")
     if complete["persistent_data_loader_workers"] and not complete["max_data_loader_n_workers"]:
         complete["persistent_data_loader_workers"] = False
+    if complete.get("attn_mode") == "sdpa":
+        complete["attn_mode"] = "torch"  # as the toolkit's own script does before it trains
     complete["network_module"] = complete["network_module"] or architecture.network_module
     return {**complete, **ALWAYS, **architecture.fixed}

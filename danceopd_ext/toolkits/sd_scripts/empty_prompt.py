@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.toolkits.hosted.border import Given
 from danceopd_ext.toolkits.hosted.conditions import Entry
 
 
@@ -57,6 +58,7 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
 
-    def new_cache_text_encoder_outputs(self, models: list[Any], accelerator: Any) -> None:
-        self._dataset.new_cache_text_encoder_outputs(models, accelerator)
-        self._then(models)
+    def new_cache_text_encoder_outputs(self, *given: Any, **named: Any) -> None:
+        call = Given(self._dataset.new_cache_text_encoder_outputs, given, named)
+        call.passed_on()
+        self._then(call["models"])

@@ -10,8 +10,26 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+
+_FORWARD = ("img", "img_ids", "txt", "txt_ids", "y", "timesteps", "guidance", "txt_attention_mask", "mod_vectors")
+_MODULATION = ("timesteps", "guidance", "batch_size")
+#: of the toolkit
+CALLS = (
+    Call(
+        "library.strategy_flux:FluxTextEncodingStrategy.encode_tokens",
+        ("", "tokenize_strategy", "models", "tokens"),
+        returns=4,
+    ),
+    Call("library.strategy_flux:FluxTokenizeStrategy.tokenize", ("", "text")),
+    Call("library.flux_models:Flux.forward", ("",), _FORWARD),
+    Call("library.flux_models:Flux.get_mod_vectors", ("",), _MODULATION),
+    Call("library.chroma_models:Chroma.forward", ("",), _FORWARD),
+    Call("library.chroma_models:Chroma.get_mod_vectors", ("",), _MODULATION),
+    Call("library.flux_train_utils:get_schedule", ("num_steps", "image_seq_len"), ("shift",)),
+)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,34 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.toolkits.hosted.border import Call, unpacked
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
 
 #: of the toolkit's sampler, unless a sample prompt says otherwise
 SHIFT = 5.0
+#: of the toolkit
+CALLS = (
+    Call(
+        "library.strategy_hunyuan_image:HunyuanImageTextEncodingStrategy.encode_tokens",
+        ("", "tokenize_strategy", "models", "tokens"),
+        returns=5,
+    ),
+    Call("library.strategy_hunyuan_image:HunyuanImageTokenizeStrategy.tokenize", ("", "text")),
+    Call(
+        "library.hunyuan_image_models:HYImageDiffusionTransformer.forward",
+        (
+            "",
+            "hidden_states",
+            "timestep",
+            "text_states",
+            "encoder_attention_mask",
+            "byt5_text_states",
+            "byt5_text_mask",
+        ),
+    ),
+    Call("library.hunyuan_image_utils:get_timesteps_sigmas", ("sampling_steps", "shift", "device"), returns=2),
+)
 
 
 @dataclass(frozen=True)
@@ -41,4 +64,5 @@ class HunyuanImageAdapter(TextAdapter):
 
     def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
         utils = importlib.import_module("library.hunyuan_image_utils")
-        return utils.get_timesteps_sigmas(steps, SHIFT, torch.device("cpu"))[1]
+        made = utils.get_timesteps_sigmas(steps, SHIFT, torch.device("cpu"))
+        return unpacked(made, 2, "get_timesteps_sigmas")[1]

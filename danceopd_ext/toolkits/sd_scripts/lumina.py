@@ -10,11 +10,23 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
 
 #: of the toolkit's sampler, whatever the training arguments say
 SHIFT = 6.0
+#: of the toolkit
+CALLS = (
+    Call(
+        "library.strategy_lumina:LuminaTextEncodingStrategy.encode_tokens",
+        ("", "tokenize_strategy", "models", "tokens"),
+        returns=3,
+    ),
+    Call("library.strategy_lumina:LuminaTokenizeStrategy.tokenize", ("", "text")),
+    Call("library.lumina_models:NextDiT.forward", ("",), ("x", "t", "cap_feats", "cap_mask")),
+    Call("library.sd3_train_utils:FlowMatchEulerDiscreteScheduler", named=("shift",)),
+)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.border import taken, unpacked
 from danceopd_ext.toolkits.sd_scripts.data import TEACHER
 from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 
@@ -80,8 +81,11 @@ def cache_folder(args: Namespace, architecture: Architecture) -> Path:
     return Path(args.output_dir).absolute() / "cache" / f"{architecture.model_type}-{digest}"
 
 
-def prompt_group(tokenizer: Any, max_token_length: Any, resolution: Any, debug_dataset: bool) -> Any:
-    """Called by the toolkit: the prompts, beside the datasets of dataset_config where there is one."""
+def prompt_group(*given: Any, **named: Any) -> Any:
+    """Called by the toolkit: the prompts, beside the datasets of dataset_config where there is one.
+
+    What it is given depends on the version, and is not needed.
+    """
     files, args, cache = _waiting.pop()
     return train_util.DatasetGroup([*_datasets(args), PromptDataset(files, args, cache)])
 
@@ -90,9 +94,14 @@ def _datasets(args: Namespace) -> list[Any]:
     """The datasets of dataset_config, made as the toolkit's trainer makes them."""
     if not args.dataset_config:
         return []
-    generator = config_util.BlueprintGenerator(config_util.ConfigSanitizer(True, True, args.masked_loss, True))
-    blueprint = generator.generate(config_util.load_user_config(args.dataset_config), args)
-    group, validation = config_util.generate_dataset_group_by_blueprint(blueprint.dataset_group)
+    sanitizer = config_util.ConfigSanitizer(
+        support_dreambooth=True, support_finetuning=True, support_controlnet=args.masked_loss, support_dropout=True
+    )
+    blueprint = config_util.BlueprintGenerator(sanitizer).generate(
+        config_util.load_user_config(args.dataset_config), args
+    )
+    made = config_util.generate_dataset_group_by_blueprint(blueprint.dataset_group)
+    group, validation = unpacked(made, 2, "generate_dataset_group_by_blueprint")
     if validation is not None:
         raise UserError("validation_split: the toolkit validates no dataset beside prompt files. Remove one of them.")
     return list(group.datasets)
@@ -103,7 +112,9 @@ class PromptDataset(train_util.BaseDataset):
 
     def __init__(self, files: Sequence[PromptFile], args: Namespace, cache: Path):
         sizes = sorted({item.size for file in files for item in file.items})
-        super().__init__(max(sizes, key=lambda size: size[0] * size[1]), 1.0, False)
+        largest = max(sizes, key=lambda size: size[0] * size[1])
+        more = taken(super().__init__, train_inpainting=False)  # since v0.10.4
+        super().__init__(resolution=largest, network_multiplier=1.0, debug_dataset=False, **more)
         self.batch_size, self.prior_loss_weight = args.train_batch_size, 1.0
         self.enable_bucket = True
         if args.cache_text_encoder_outputs_to_disk:
@@ -118,14 +129,19 @@ class PromptDataset(train_util.BaseDataset):
         self.subsets.append(subset)
         for line, item in enumerate(file.items):
             digest = hashlib.sha256(item.text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-            info = train_util.ImageInfo(f"{number}/{line}", 1, item.text, False, str(cache / f"{digest}.txt"))
+            info = train_util.ImageInfo(
+                image_key=f"{number}/{line}", num_repeats=1, caption=item.text, is_reg=False,
+                absolute_path=str(cache / f"{digest}.txt"),
+            )  # fmt: skip
             info.image_size = info.bucket_reso = info.resized_size = item.size
             self.register_image(info, subset)
         self.set_tag_frequency(file.path.name, [item.text for item in file.items])
 
     def _fill(self, sizes: Sequence[Size]) -> None:
         """One bucket for each size."""
-        self.bucket_manager = train_util.BucketManager(False, None, None, None, None)
+        self.bucket_manager = train_util.BucketManager(
+            no_upscale=False, max_reso=None, min_size=None, max_size=None, reso_steps=None
+        )
         for size in sizes:
             self.bucket_manager.add_if_new_reso(size)
         for key, info in self.image_data.items():
@@ -135,13 +151,13 @@ class PromptDataset(train_util.BaseDataset):
             "buckets": {b: {"resolution": sizes[b], "count": len(keys)} for b, keys in enumerate(buckets)}
         }
         self.buckets_indices = [
-            train_util.BucketBatchIndex(b, self.batch_size, i)
+            train_util.BucketBatchIndex(bucket_index=b, bucket_batch_size=self.batch_size, batch_index=i)
             for b, keys in enumerate(buckets)
             for i in range(-(-len(keys) // self.batch_size))
         ]
         self._length = len(self.buckets_indices)
 
-    def new_cache_text_encoder_outputs(self, models: list[Any], accelerator: Any) -> None:
+    def new_cache_text_encoder_outputs(self, *given: Any, **named: Any) -> None:
         """Encode every caption once, however many sizes and routes use it."""
         everything = self.image_data
         first: dict[str, str] = {}
@@ -149,7 +165,7 @@ class PromptDataset(train_util.BaseDataset):
             first.setdefault(info.caption, key)
         self.image_data = {key: everything[key] for key in first.values()}
         try:
-            super().new_cache_text_encoder_outputs(models, accelerator)
+            super().new_cache_text_encoder_outputs(*given, **named)
         finally:
             self.image_data = everything
         for info in everything.values():

@@ -31,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     # the data
     *rules("masked_loss alpha_mask reg_data_dir", switched_on, NO_PICTURES),
     *rules("debug_dataset", switched_on, "it shows the dataset and stops; nothing would be trained."),
+    *rules("train_inpainting", switched_on, "no picture is read, so there is nothing to mask."),
     # the loss
     *rules("loss_type", other_than("l2"), PLAIN_LOSS),
     *rules("huber_schedule huber_c huber_scale prior_loss_weight", changed, PLAIN_LOSS),
@@ -47,6 +48,7 @@ RULES: tuple[Rule, ...] = (
     *rules("max_timestep", other_than(1000), QUERY_DECIDES, SET_QUERY),
     *rules("logit_mean logit_std mode_scale timestep_sampling sigmoid_scale", changed, QUERY_DECIDES, SET_QUERY),
     *rules("training_shift", changed, QUERY_DECIDES, SET_QUERY),
+    *rules("show_timesteps", switched_on, "it shows noise levels and stops; nothing would be trained."),
     *rules("discrete_flow_shift", changed, OWN_GRID),
     # the model
     *rules("model_prediction_type", other_than("raw"), "the model's output is taken as the velocity that it is."),

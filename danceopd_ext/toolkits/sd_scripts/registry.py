@@ -14,6 +14,10 @@ from danceopd_ext.models.hunyuan_image_names import HunyuanImageNames
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.sd3 import StableDiffusion3
 from danceopd_ext.toolkits.hosted.adapter import Adapter
+from danceopd_ext.toolkits.hosted.border import Call
+from danceopd_ext.toolkits.hosted.refuse import Rule, rules, switched_on
+from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
+from danceopd_ext.toolkits.sd_scripts import anima, flux, hunyuan_image, lumina, sd3
 from danceopd_ext.toolkits.sd_scripts.anima import AnimaAdapter
 from danceopd_ext.toolkits.sd_scripts.flux import FluxAdapter
 from danceopd_ext.toolkits.sd_scripts.hunyuan_image import HunyuanImageAdapter
@@ -31,7 +35,7 @@ class Architecture:
     the LoRA layer names; None where only the toolkit's own are known. fixed: arguments that this architecture always
     runs with. required, files: arguments that must be given, and that name files. drops_cached: whole captions can be
     dropped although their encodings are cached. mend: corrects the loaded transformer where the toolkit is wrong, and
-    says so.
+    says so. calls: what the adapter calls of the toolkit. refused: arguments that its trainer takes and does not use.
     """
 
     model_type: str
@@ -49,6 +53,11 @@ class Architecture:
     files: tuple[str, ...] = ("pretrained_model_name_or_path",)
     drops_cached: bool = False
     mend: Callable[[torch.nn.Module], str | None] = lambda transformer: None
+    calls: tuple[Call, ...] = ()
+    refused: tuple[Rule, ...] = ()
+
+
+NO_FP8 = "sd-scripts ignores it for this model."
 
 
 def _flux(args: Namespace, trainer: Any) -> FluxAdapter:
@@ -71,6 +80,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             trainer="Sd3NetworkTrainer",
             adapter=lambda args, trainer: Sd3Adapter(),
             network_module="networks.lora_sd3",
+            calls=sd3.CALLS,
             names=StableDiffusion3(),
             files=("pretrained_model_name_or_path", "clip_l", "clip_g", "t5xxl", "vae"),
             mend=mend_second_attention,
@@ -82,6 +92,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             trainer="FluxNetworkTrainer",
             adapter=_flux,
             network_module="networks.lora_flux",
+            calls=flux.CALLS,
             names=FluxNames(),
             fixed={"model_type": "flux"},
             **_with("clip_l", "t5xxl", "ae"),
@@ -93,6 +104,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             trainer="FluxNetworkTrainer",
             adapter=_flux,
             network_module="networks.lora_flux",
+            calls=flux.CALLS,
             names=FluxNames(),
             # its authors removed the guidance that FLUX.1 dev has learnt, and it is trained with masked texts
             fixed={"model_type": "chroma", "guidance_scale": 0.0, "apply_t5_attn_mask": True},
@@ -105,6 +117,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             trainer="LuminaNetworkTrainer",
             adapter=lambda args, trainer: LuminaAdapter(),
             network_module="networks.lora_lumina",
+            calls=lumina.CALLS,
             **_with("gemma2", "ae"),
         ),
         Architecture(
@@ -114,6 +127,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             trainer="HunyuanImageNetworkTrainer",
             adapter=lambda args, trainer: HunyuanImageAdapter(),
             network_module="networks.lora_hunyuan_image",
+            calls=hunyuan_image.CALLS,
+            refused=rules("fp8_base fp8_base_unet", switched_on, NO_FP8, "Write fp8_scaled = true instead."),
             latent_channels=64,
             latent_scale=32,
             size_multiple=32,
@@ -125,8 +140,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             title="Anima",
             script="anima_train_network",
             trainer="AnimaNetworkTrainer",
-            adapter=lambda args, trainer: AnimaAdapter(),
+            adapter=lambda args, trainer: AnimaAdapter(autocast_dtype(args.mixed_precision)),
             network_module="networks.lora_anima",
+            calls=anima.CALLS,
+            refused=rules(
+                "fp8_base fp8_base_unet", switched_on, NO_FP8, "Remove it; blocks_to_swap saves memory, too."
+            ),
             drops_cached=True,
             **_with("qwen3", "vae"),
         ),

@@ -3,50 +3,63 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from danceopd_ext.config.load import read_toml
 from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.data.textfiles import find_path, read_text
 from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.files import check_writable
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
+from danceopd_ext.toolkits.hosted.border import changed, check_seams
 from danceopd_ext.toolkits.hosted.enter import import_script
-from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, tested_with, version_note
 from danceopd_ext.toolkits.hosted.go import go
+from danceopd_ext.toolkits.hosted.numbers import check_numbers
+from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_paths, check_precision
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
 from danceopd_ext.toolkits.sd_scripts.complaints import complaint
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
+from danceopd_ext.toolkits.sd_scripts.files import check_files
+from danceopd_ext.toolkits.sd_scripts.network_args import check_network_args
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES, Architecture
-from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS, trainer_class
+from danceopd_ext.toolkits.sd_scripts.seams import METHODS, seams_of
+from danceopd_ext.toolkits.sd_scripts.trainer import trainer_class
 
 #: arguments that name a file or folder which must be there
-FILES = ("dataset_config", "train_data_dir", "in_json", "sample_prompts", "network_weights")
+FILES = ("dataset_config", "train_data_dir", "in_json", "sample_prompts", "network_weights", "log_tracker_config")
+#: keys of a dataset_config that name one
+DATA_PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 
 
 def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError before anything is loaded, wherever that can be known."""
     architecture = architecture_of(preset)
     checkout = find_toolkit("sd-scripts", preset.danceopd.toolkit_dir)
+    check_script(checkout, architecture)
     script = import_script(checkout, [checkout.folder], architecture.script)
     base = getattr(script, architecture.trainer)
-    check_seams(base, SEAMS, checkout)
+    check_seams(base, seams_of(architecture), checkout)
     preset, sizes = take_sizes(preset)
     arguments = build_arguments(script.setup_parser(), preset)
-    refuse(arguments, RULES)
+    refuse(arguments, (*RULES, *architecture.refused))
     args = trainer_arguments(arguments, architecture)
     asked_for_cache = "cache_text_encoder_outputs" in arguments.given
     trainer = trainer_class(base)(preset.danceopd, architecture, asked_for_cache)
     hand_over_prompts(preset, architecture, args, sizes)
+    try_out(args, preset, architecture)
     notes = check_trackers(args)
     for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
         tell(line)
@@ -54,7 +67,9 @@ def train(preset: HostedPreset) -> Path:
         go(trainer, args)
     except Exception as error:
         started = trainer.distiller is not None and trainer.distiller.progress.step > 0
-        known = None if started else complaint(error, checkout.folder, preset.path, args.dataset_config)
+        known = changed(error, checkout, METHODS)
+        if known is None and not started:
+            known = complaint(error, checkout.folder, preset.path, args.dataset_config)
         if known is None:
             raise
         raise known from error
@@ -75,6 +90,15 @@ def architecture_of(preset: HostedPreset) -> Architecture:
         hint = explain_model_type(preset.model_type, "sd-scripts")
         raise UserError(f'{preset.path}: model_type = "{preset.model_type}" is not one of {known}.{hint}')
     return ARCHITECTURES[preset.model_type]
+
+
+def check_script(checkout: Checkout, architecture: Architecture) -> None:
+    """Raise UserError where this version of the toolkit is too old for the architecture."""
+    if not (checkout.folder / f"{architecture.script}.py").is_file():
+        raise UserError(
+            f"sd-scripts at {checkout.folder} (version {checkout.version}) cannot train {architecture.title}: it has "
+            f"no {architecture.script}.py. Update sd-scripts; {tested_with('sd-scripts')}."
+        )
 
 
 def take_sizes(preset: HostedPreset) -> tuple[HostedPreset, tuple[Size, ...]]:
@@ -99,6 +123,7 @@ def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Names
     for name, value in architecture.fixed.items():
         if name in arguments.given and (given := getattr(arguments.namespace, name)) != value:
             raise UserError(f"{arguments.path}: {name} = {given}: {architecture.title} runs with {value}. Remove it.")
+    check_numbers(arguments.namespace, arguments.given, arguments.defaults, arguments.path)
     args = Namespace(**completed(vars(arguments.namespace), arguments.given, architecture))
     for name in architecture.required:
         if not getattr(args, name):
@@ -111,9 +136,52 @@ def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Names
     for name in (*FILES, *architecture.files):
         if getattr(args, name):
             setattr(args, name, str(_existing(getattr(args, name), name, arguments.path)))
-    if args.dataset_config and not args.dataset_config.endswith(".json"):
-        read_toml(Path(args.dataset_config))
+    if args.base_weights:
+        args.base_weights = [str(_existing(place, "base_weights", arguments.path)) for place in args.base_weights]
+    check_documents(args, arguments.path)
     return args
+
+
+def check_documents(args: Namespace, preset: Path) -> None:
+    """Raise UserError for a file of settings, prompts or captions that cannot be read, or is of another form."""
+    if args.dataset_config:
+        read_document(args.dataset_config)
+    if args.in_json:
+        read_document(args.in_json)
+    if args.sample_prompts and Path(args.sample_prompts).suffix not in (".txt", ".toml", ".json"):
+        raise UserError(f'{preset}: sample_prompts = "{args.sample_prompts}": write a .txt, .toml or .json file.')
+    if args.sample_prompts and not args.sample_prompts.endswith(".txt"):
+        read_document(args.sample_prompts)
+    if args.dim_from_weights and not args.network_weights:
+        raise UserError(f"{preset}: dim_from_weights = true needs network_weights. Name them, or remove it.")
+
+
+def read_document(name: str) -> dict[str, Any]:
+    """A .json or .toml file as a table. Raises UserError where it cannot be read."""
+    path = Path(name)
+    if path.suffix.lower() != ".json":
+        return read_toml(path)
+    try:
+        document = json.loads(read_text(path, "JSON file"))
+    except ValueError as problem:
+        raise UserError(f"{path}: not valid JSON ({problem}).") from None
+    return document if isinstance(document, dict) else {}
+
+
+def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -> None:
+    """Raise UserError for what the toolkit would only notice after it has loaded everything."""
+    check_output(args, preset.path)
+    if args.tokenizer_cache_dir:
+        check_writable(Path(args.tokenizer_cache_dir).absolute(), f"{preset.path}: tokenizer_cache_dir")
+    check_precision(args, preset.path)
+    check_network_args(args, preset.path)
+    if args.dataset_config:
+        for path in check_paths(args.dataset_config, read_document(args.dataset_config), DATA_PATHS):
+            if path.suffix == ".json":
+                read_document(str(path))
+    util = importlib.import_module("library.train_util")
+    check_optimizer(args, preset.path, util.get_optimizer, lambda args, made: util.get_scheduler_fix(args, made, 1))
+    check_files(args, preset.danceopd, architecture, preset.path)
 
 
 def _existing(value: str, name: str, preset: Path) -> Path:

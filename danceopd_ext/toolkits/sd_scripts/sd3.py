@@ -12,10 +12,31 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
+from danceopd_ext.toolkits.sd_scripts.texts import named_entries
 
 #: of the toolkit's sampler
 SHIFT = 3.0
+#: what the toolkit's encoding gives
+TEXTS = ("clip", "t5", "pooled", "clip_l_mask", "clip_g_mask", "t5_mask")
+#: of the toolkit
+CALLS = (
+    Call(
+        "library.strategy_sd3:Sd3TextEncodingStrategy.concat_encodings",
+        ("", "lg_out", "t5_out", "lg_pooled"),
+        returns=2,
+    ),
+    Call(
+        "library.strategy_sd3:Sd3TextEncodingStrategy.encode_tokens",
+        ("", "tokenize_strategy", "models", "tokens"),
+        returns=6,
+    ),
+    Call("library.strategy_sd3:Sd3TokenizeStrategy.tokenize", ("", "text")),
+    Call("library.sd3_models:MMDiT.forward", ("", "x", "t"), ("context", "y")),
+    Call("library.sd3_utils:ModelSamplingDiscreteFlow", named=("shift",)),
+    Call("library.sd3_train_utils:get_all_sigmas", ("sampling", "steps")),
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +63,8 @@ class Sd3Adapter:
 def _joined(texts: Sequence[Entry]) -> dict[str, Entry]:
     """The three encoders' outputs as the transformer takes them; `texts` as the toolkit's encoding strategy gives."""
     strategy = importlib.import_module("library.strategy_base").TextEncodingStrategy.get_strategy()
-    clip, t5, pooled, *_ = texts
-    context, pooled = strategy.concat_encodings(clip, t5, pooled)
+    named = named_entries(texts, TEXTS)
+    context, pooled = strategy.concat_encodings(named["clip"], named["t5"], named["pooled"])
     return {"context": context, "pooled": pooled}
 
 

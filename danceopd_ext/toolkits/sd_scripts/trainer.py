@@ -18,13 +18,14 @@ where guidance needs it. `velocity` runs within the accelerator's autocast.
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import Any
 
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.weights import check_weights
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.border import Given
 from danceopd_ext.toolkits.hosted.conditions import Entry
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.session import Session
@@ -40,21 +41,6 @@ from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 from danceopd_ext.toolkits.sd_scripts.resume import Replay, take_resume
 from danceopd_ext.toolkits.sd_scripts.swap import block_swap
 
-#: the toolkit's methods that are overridden or called here -> parameters that are relied on
-SEAMS = {
-    "assert_extra_args": ("args", "train_dataset_group", "val_dataset_group"),
-    "cache_text_encoder_outputs_if_needed": ("args", "accelerator", "text_encoders", "dataset"),
-    "post_process_network": ("args", "accelerator", "network", "text_encoders", "unet"),
-    "prepare_unet_with_accelerator": ("args", "accelerator", "unet"),
-    "process_batch": ("batch", "text_encoders", "network", "accelerator", "args", "is_train"),
-    "get_noise_pred_and_target": ("args", "latents", "batch", "text_encoder_conds", "is_train"),  # Lumina: no "unet"
-    "get_models_for_text_encoding": ("args", "accelerator", "text_encoders"),
-    "sample_images": ("accelerator", "args", "epoch", "global_step"),
-    "generate_step_logs": ("args", "current_loss", "avr_loss", "lr_scheduler"),
-    "accelerator_logging": ("accelerator", "logs", "step_value", "global_step", "epoch"),
-    "update_metadata": ("metadata", "args"),
-    "train": ("args",),
-}
 #: graphs that torch.compile may keep for each voice: it makes one for every size and number of samples
 GRAPHS_PER_VOICE = 8
 
@@ -75,59 +61,69 @@ class DanceOPDMixin:
         self.session: Session | None = None
         self._loss: torch.Tensor | None = None
 
-    def assert_extra_args(self, args: Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
+    def assert_extra_args(self, *given, **named) -> None:
+        call = Given(super().assert_extra_args, given, named)
+        args, training, validation = call.several("args", "train_dataset_group", "val_dataset_group")
         teachers = list(self.options.teachers)
         self.weights = check_weights(self.options.routes, teachers)
-        groups = [group for group in (train_dataset_group, val_dataset_group) if group is not None]
+        groups = [group for group in (training, validation) if group is not None]
         for group in groups:
             assign_routes(group, teachers)
             forget_pictures(group, self.architecture.latent_channels, self.architecture.latent_scale)
         note = settle_captions(args, groups, self.asked_for_cache, self.architecture.drops_cached)
-        for line in filter(None, [note, *balance(train_dataset_group, self.weights, args.seed)]):
+        for line in filter(None, [note, *balance(training, self.weights, args.seed)]):
             tell(line)
-        super().assert_extra_args(args, train_dataset_group, val_dataset_group)
+        call.passed_on()
         self.replay = take_resume(args)
 
-    def cache_text_encoder_outputs_if_needed(
-        self, args, accelerator, unet, vae, text_encoders, dataset, weight_dtype
-    ) -> None:
+    def cache_text_encoder_outputs_if_needed(self, *given, **named) -> None:
+        call = Given(super().cache_text_encoder_outputs_if_needed, given, named)
+        args, accelerator, dataset = call.several("args", "accelerator", "dataset")
+
         def encode(models: list[Any]) -> None:
             self.empty = encode_empty_prompt(args, accelerator, models, cached=True)
 
         watched = Watched(dataset, encode) if needs_empty_prompt(self.options) else dataset
-        super().cache_text_encoder_outputs_if_needed(args, accelerator, unet, vae, text_encoders, watched, weight_dtype)
+        call.passed_on(dataset=watched)
         mend_cached_texts(dataset)
 
-    def post_process_network(self, args, accelerator, network, text_encoders, unet) -> None:
-        super().post_process_network(args, accelerator, network, text_encoders, unet)
+    def post_process_network(self, *given, **named) -> None:
+        call = Given(super().post_process_network, given, named)
+        call.passed_on()
+        args, accelerator, unet = call.several("args", "accelerator", "unet")
+        if not getattr(call["network"], "unet_loras", True):
+            raise UserError(f"network_args = {args.network_args} leaves no layer for the student to learn with.")
         if note := self.architecture.mend(unet):
             tell(note)
         dtype = autocast_dtype(args.mixed_precision)
-        teachers = attach_teachers(self.options, self.architecture, text_encoders, unet, accelerator.device, dtype)
+        teachers = attach_teachers(
+            self.options, self.architecture, call["text_encoders"], unet, accelerator.device, dtype
+        )
         swap = block_swap(unet, getattr(args, "blocks_to_swap", None), self.options.student_guidance_scale)
         self.distiller = Distiller(
             self.options,
             self.architecture.adapter(args, self),
-            Switch(network, teachers, swap),
+            Switch(call["network"], teachers, swap),
             accelerator,
             args.seed,
             leaf_inputs=args.gradient_checkpointing,
         )
         accelerator.register_for_checkpointing(self.distiller.progress)  # before the toolkit resumes
 
-    def prepare_unet_with_accelerator(self, args, accelerator, unet) -> torch.nn.Module:
-        if args.torch_compile:
+    def prepare_unet_with_accelerator(self, *given, **named) -> torch.nn.Module:
+        call = Given(super().prepare_unet_with_accelerator, given, named)
+        args = call["args"]
+        if args.torch_compile or getattr(args, "compile", False):
             allow_graphs((len(self.options.teachers) + 2) * GRAPHS_PER_VOICE)
-        return super().prepare_unet_with_accelerator(args, accelerator, unet)
+        return call.passed_on()
 
-    def process_batch(
-        self, batch, text_encoders, unet, network, vae, noise_scheduler, vae_dtype, weight_dtype, accelerator, args,
-        text_encoding_strategy, tokenize_strategy, is_train=True, train_text_encoder=True, train_unet=True,
-    ) -> torch.Tensor:  # fmt: skip
+    def process_batch(self, *given, **named) -> torch.Tensor:
         """The method's loss, with nothing of the toolkit's own weighting on it."""
-        if is_train and self.replay and not self.replay.is_over(args):
-            return self.replay.nothing(accelerator.unwrap_model(network))
-        if is_train:
+        call = Given(super().process_batch, given, named)
+        args, accelerator, text_encoders = call.several("args", "accelerator", "text_encoders")
+        if call["is_train"] and self.replay and not self.replay.is_over(args):
+            return self.replay.nothing(accelerator.unwrap_model(call["network"]))
+        if call["is_train"]:
             self.session.begin()
         for encoder in text_encoders:
             if encoder is not None and encoder.training:
@@ -135,37 +131,34 @@ class DanceOPDMixin:
         if self.empty is None and needs_empty_prompt(self.options):
             models = self.get_models_for_text_encoding(args, accelerator, text_encoders)
             self.empty = encode_empty_prompt(args, accelerator, models, cached=False)
-        super().process_batch(
-            batch, text_encoders, unet, network, vae, noise_scheduler, vae_dtype, weight_dtype, accelerator, args,
-            text_encoding_strategy, tokenize_strategy, is_train, train_text_encoder, train_unet,
-        )  # fmt: skip
+        call.passed_on(batch=dict(call["batch"]))  # a copy: while validating, some versions change one batch repeatedly
         loss, self._loss = self._loss, None
-        if is_train:
+        if call["is_train"]:
             self.session.end()
         return loss
 
-    def get_noise_pred_and_target(
-        self, args, accelerator, noise_scheduler, latents, batch, text_encoder_conds, unet, network, weight_dtype,
-        train_unet, is_train=True,
-    ):  # fmt: skip
+    def get_noise_pred_and_target(self, *given, **named) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         """Make the loss; what is returned only satisfies the toolkit's own loss, which is not used."""
-        routes = [attributes[TEACHER] for attributes in batch["custom_attributes"]]
-        condition = self.distiller.adapter.condition(text_encoder_conds, routes, self.empty)
+        call = Given(super().get_noise_pred_and_target, given, named)
+        args, latents, transformer = call.several("args", "latents", "unet|dit")
+        routes = [attributes[TEACHER] for attributes in call["batch"]["custom_attributes"]]
+        condition = self.distiller.adapter.condition(call["text_encoder_conds"], routes, self.empty)
         shape = tuple(latents.shape[1:])
-        if is_train:
-            self._loss = self.distiller.loss(unet, condition, shape)
+        if call["is_train"]:
+            self._loss = self.distiller.loss(transformer, condition, shape)
         else:  # the toolkit gives the noise level by narrowing the range that it would draw from
             seed = args.seed if args.validation_seed is None else args.validation_seed
             sigma = float(args.min_timestep) / 1000
-            self._loss = self.distiller.validation_loss(unet, condition, shape, seed, sigma)
-        nothing = latents.new_zeros(len(latents), 1)
-        return nothing, nothing, nothing[:, 0], None
+            self._loss = self.distiller.validation_loss(transformer, condition, shape, seed, sigma)
+        nothing = latents.new_zeros(len(latents), 1, 1, 1)  # older versions take the mean over exactly three axes
+        return nothing, nothing, nothing.flatten(), None
 
-    def sample_images(self, accelerator, args, epoch, global_step, *more) -> None:
+    def sample_images(self, *given, **named) -> None:
+        call = Given(super().sample_images, given, named)
         if self.replay and self.replay.quiet:
-            self.replay.after_step(global_step, accelerator)
+            self.replay.after_step(call["global_step"], call["accelerator"])
             return
-        super().sample_images(accelerator, args, epoch, global_step, *more)
+        call.passed_on()
 
     def generate_step_logs(self, *given, **named) -> dict[str, Any]:
         return {**super().generate_step_logs(*given, **named), **self.distiller.logs}
@@ -174,10 +167,11 @@ class DanceOPDMixin:
         if not (self.replay and self.replay.quiet):
             super().accelerator_logging(*given, **named)
 
-    def update_metadata(self, metadata: dict[str, Any], args: Namespace) -> None:
-        super().update_metadata(metadata, args)
-        metadata.update(hosted_entries(self.options, self.weights))
-        self.session = Session(args, self.distiller)  # the last seam before the loop
+    def update_metadata(self, *given, **named) -> None:
+        call = Given(super().update_metadata, given, named)
+        call.passed_on()
+        call["metadata"].update(hosted_entries(self.options, self.weights))
+        self.session = Session(call["args"], self.distiller)  # the last seam before the loop
 
 
 def trainer_class(base: type) -> type:

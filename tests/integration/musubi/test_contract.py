@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from danceopd_ext.toolkits.musubi.run import SEAMS
+from danceopd_ext.toolkits.musubi.seams import SEAMS
 from tests.toolkits import musubi_stand_in as stand_in
 
 
@@ -17,7 +17,7 @@ def parameters(function) -> list[tuple]:
     return [name for name, parameter in given if parameter.kind not in kinds and name != "self"]
 
 
-@pytest.mark.parametrize("name", SEAMS)
+@pytest.mark.parametrize("name", SEAMS.methods)
 def test_a_seam_of_the_stand_in_is_as_the_real_one(name):
     from musubi_tuner.training.trainer_base import NetworkTrainer
 

@@ -12,11 +12,13 @@ import pytest
 
 from danceopd_ext.config.split import split_preset
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
-from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit
+from danceopd_ext.toolkits.hosted.border import check_seams
+from danceopd_ext.toolkits.hosted.find import find_toolkit
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.registry import find_architecture
-from danceopd_ext.toolkits.musubi.run import OURS, SEAMS, complete, import_trainer, parser_of, settings_of
+from danceopd_ext.toolkits.musubi.run import OURS, complete, import_trainer, parser_of, settings_of
+from danceopd_ext.toolkits.musubi.seams import SEAMS
 
 FOLDER = Path(__file__).resolve().parents[3] / "presets"
 

@@ -5,6 +5,8 @@ import os
 collect_ignore_glob = [] if os.environ.get("SD_SCRIPTS_DIR") else ["test_*.py"]
 
 if not collect_ignore_glob:
-    from tests.integration.sd_scripts.checkout import prepare
+    from tests.integration.sd_scripts.checkout import has, prepare
 
     prepare()
+    # versions of 2025 have neither; test_contract.py holds that this is said
+    collect_ignore_glob = [f"test_{name}.py" for name in ("anima", "hunyuan_image") if not has(name)]

@@ -11,17 +11,14 @@ from danceopd_ext.config.split import split_preset
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import train
 from tests.integration.sd_scripts.checkout import prepare
-from tests.integration.sd_scripts.stand_ins import MODELS, STAND_INS
+from tests.integration.sd_scripts.stand_ins import MODELS, STAND_INS, write_unused
 from tests.integration.sd_scripts.train_tiny import CAPTIONS, write_teacher
 
 
 def write_preset(model_type: str, folder: Path) -> Path:
     """Two sizes, the text cache on disk, and everything else as in a real preset."""
     given = STAND_INS[model_type](folder)
-    for name, value in given.items():
-        if value == "unused":  # the stand-ins read no file, but a preset's files have to be there
-            (folder / name).touch()
-            given[name] = str(folder / name)
+    write_unused(given, folder)
     write_teacher(ARCHITECTURES[model_type], MODELS[model_type](), folder / "style.safetensors")
     for route, captions in CAPTIONS.items():
         (folder / f"{route}.txt").write_text("\n".join(captions), encoding="utf-8")

@@ -19,6 +19,7 @@ from tests.integration.sd_scripts import (
     tiny_models,
     tiny_texts,
 )
+from tests.integration.sd_scripts.checkout import has
 
 
 def save(model: torch.nn.Module, path: Path) -> str:
@@ -115,6 +116,23 @@ def anima(folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+#: a name of a tensor by which a file is known, for files that the stand-ins do not read
+MARKS = {
+    "clip_l": "text_model.encoder.layers.0.weight", "t5xxl": "encoder.block.0.layer.0.SelfAttention.q.weight",
+    "byt5": "encoder.block.0.layer.0.SelfAttention.q.weight", "gemma2": "layers.0.pre_feedforward_layernorm.weight",
+    "qwen3": "layers.0.self_attn.q_norm.weight", "text_encoder": "layers.0.self_attn.q_proj.bias",
+}  # fmt: skip
+
+
+def write_unused(given: dict[str, str], folder: Path) -> None:
+    """Put a file of the right kind where the arguments name one that no stand-in reads."""
+    for name, value in given.items():
+        if value == "unused":
+            names = ["decoder.weight", "encoder.weight"] if name == "vae" else [MARKS[name]]
+            given[name] = str(folder / f"{name}.safetensors")
+            save_file({key: torch.zeros(2, 2) for key in names}, given[name])
+
+
 #: model_type -> its tiny model
 MODELS = {
     "flux": lambda: tiny_flux.make_model("dev"),
@@ -123,6 +141,8 @@ MODELS = {
     "hunyuan_image": tiny_hunyuan_image.make_model,
     "anima": tiny_anima.make_model,
 }
+#: those that this version of the toolkit has, besides SD3
+HERE = [name for name in MODELS if name == "chroma" or has(name)]
 #: model_type -> prepares the process, writes the checkpoints into a folder and gives the arguments that name them
 STAND_INS = {
     "flux": flux,

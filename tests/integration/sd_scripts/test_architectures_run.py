@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.integration.sd_scripts.stand_ins import STAND_INS
+from tests.integration.sd_scripts.stand_ins import HERE
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("model_type", STAND_INS)
+@pytest.mark.parametrize("model_type", HERE)
 def test_a_preset_runs_and_saves_a_student(model_type, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.integration.sd_scripts.run_tiny", model_type, tmp_path], cwd=ROOT,

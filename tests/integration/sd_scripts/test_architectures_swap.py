@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from danceopd_ext.toolkits.sd_scripts.swap import block_swap
-from tests.integration.sd_scripts.stand_ins import MODELS
+from tests.integration.sd_scripts.stand_ins import HERE, MODELS
 
 #: what holds the blocks -> how many of two asked for wait in main memory
 WAITING = {
@@ -32,7 +32,7 @@ def deep(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("model_type", WAITING)
+@pytest.mark.parametrize("model_type", HERE)
 def test_every_offloader_learns_whether_a_backward_follows(model_type):
     model = deep(MODELS[model_type]())
     more = {"supports_backward": True} if model_type == "hunyuan_image" else {}

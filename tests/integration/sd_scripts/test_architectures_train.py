@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from tests.integration.sd_scripts.stand_ins import HERE
 from tests.integration.sd_scripts.train_tiny import WEIGHTS
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +38,7 @@ def mean_loss(losses: dict[str, float]) -> float:
 UPDATES = {"flux": 60, "chroma": 60, "lumina": 120, "hunyuan_image": 120, "anima": 60}
 
 
-@pytest.mark.parametrize("model_type", UPDATES)
+@pytest.mark.parametrize("model_type", HERE)
 def test_the_student_learns_and_only_by_its_learning_rate(model_type, tmp_path):
     result = train(tmp_path / "learns", model_type, UPDATES[model_type], 6e-3, 1.0, "--gradient_checkpointing")
     assert result["steps"] == UPDATES[model_type]
@@ -60,7 +61,7 @@ GUIDED = {
 }
 
 
-@pytest.mark.parametrize("model_type", GUIDED)
+@pytest.mark.parametrize("model_type", HERE)
 def test_guidance_uses_the_toolkits_own_empty_prompt(model_type, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red fox --w 64 --h 64 --s 2 --d 1 --l 2.0\n", encoding="utf-8")

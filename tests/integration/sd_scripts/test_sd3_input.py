@@ -79,7 +79,7 @@ def test_another_version_is_told(world, tmp_path, monkeypatch):  # noqa: F811
     shutil.copytree(prepare(), copy, ignore=keep_out)
     preset = world.preset(tmp_path, "ink", danceopd={"toolkit_dir": str(copy)})
     done = trained(preset, "--max_train_steps", "1")
-    assert "is of unknown version; tested with main of 2026-02-16" in done.log
+    assert "is of unknown version; tested with 2025-08, commit 18e62515; 2026-02, commit 48d368fa; v0.11.1" in done.log
 
 
 def teacher_file(world, path, change):  # noqa: F811

@@ -1,0 +1,186 @@
+"""The files that a preset for sd-scripts names, looked into before any of them is loaded.
+
+The toolkit loads whatever it is given, encodes the texts for minutes, and then stops in the middle.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.header import (
+    Header,
+    Kind,
+    check_kind,
+    count_blocks,
+    is_lora,
+    linear_shapes,
+    read_header,
+)
+from danceopd_ext.toolkits.hosted.preflight import check_teachers
+from danceopd_ext.toolkits.hosted.teachers import Linears
+from danceopd_ext.toolkits.sd_scripts.registry import Architecture
+
+_CLIP, _CLIP_WIDTH = "text_model.encoder.layers.0.", "token_embedding.weight"
+_T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
+_FLUX = "double_blocks.0.img_attn.qkv.weight"
+
+#: model_type -> what pretrained_model_name_or_path is a file of; diffusers' own folders are left to the toolkit
+MODELS: dict[str, tuple[Kind, ...]] = {
+    "sd3": (Kind("Stable Diffusion 3 / 3.5", ("model.diffusion_model.joint_blocks.0.",)),),
+    "flux": (
+        Kind("FLUX.1", (_FLUX,), ("distilled_guidance_layer.", "double_stream_modulation", "byt5_in.")),
+        Kind("FLUX.1", ("single_transformer_blocks.0.", "time_text_embed."), ("distilled_guidance_layer.",)),
+    ),
+    "chroma": (Kind("Chroma", ("double_blocks.0.", "distilled_guidance_layer.")),),
+    "lumina": (Kind("Lumina Image 2.0", ("cap_embedder.0.", "noise_refiner.0."), ("cap_pad_token",)),),
+    "hunyuan_image": (Kind("HunyuanImage-2.1", ("double_blocks.0.", "byt5_in.")),),
+    "anima": (Kind("Anima", ("blocks.0.adaln_modulation_self_attn.", "llm_adapter.")),),
+}
+#: argument -> what its file holds
+PARTS: dict[str, Kind] = {
+    "clip_l": Kind("CLIP-L", (_CLIP,), ("joint_blocks.",), (_CLIP_WIDTH, 1280)),
+    "clip_g": Kind("CLIP-G", (_CLIP,), ("joint_blocks.",), (_CLIP_WIDTH, 768)),
+    "t5xxl": Kind("T5-XXL", (_T5,), ("joint_blocks.",), (_T5, 1472)),
+    "byt5": Kind("ByT5", (_T5,), (), (_T5, 4096)),
+    "gemma2": Kind("Gemma 2", ("layers.0.pre_feedforward_layernorm.",)),
+    "qwen3": Kind("Qwen3", ("layers.0.self_attn.q_norm.",)),
+    "text_encoder": Kind("Qwen2.5-VL", ("layers.0.self_attn.q_proj.bias",), ("text_model.",)),
+    "ae": Kind(
+        "a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", "joint_blocks.", "double_blocks.")
+    ),
+    "vae": Kind(
+        "a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", "joint_blocks.", "double_blocks.")
+    ),
+}
+#: models that people take for one of these
+OTHERS = (
+    Kind("Stable Diffusion 3's transformer alone, and sd-scripts needs the whole checkpoint", ("joint_blocks.0.",)),
+    Kind("FLUX.2", ("double_blocks.0.", "double_stream_modulation")),
+    Kind("Z-Image, which musubi-tuner trains", ("noise_refiner.0.", "cap_pad_token")),
+    Kind("Qwen-Image, which musubi-tuner trains", ("transformer_blocks.0.img_mod.",)),
+    Kind("Stable Diffusion 1 or XL, which is not a flow model", ("input_blocks.0.", "output_blocks.0.")),
+)
+KNOWN = (*(kind for kinds in MODELS.values() for kind in kinds), *PARTS.values(), *OTHERS)
+#: where the toolkit also opens folders and files of another format: a model_type, an argument, or both
+FOLDERS = ("flux", "qwen3", ("anima", "vae"))
+#: what the names of a model's layers may begin with
+PREFIXES = ("model.diffusion_model.", "net.")
+#: parts of SD3 that can be in the checkpoint -> what names begin with there
+INSIDE = {
+    "clip_l": "text_encoders.clip_l.", "clip_g": "text_encoders.clip_g.", "t5xxl": "text_encoders.t5xxl.",
+    "vae": "first_stage_model.",
+}  # fmt: skip
+#: model_type -> its lists of blocks
+BLOCKS = {
+    "sd3": ("joint_blocks",), "lumina": ("layers",), "anima": ("blocks",),
+    "flux": ("double_blocks", "single_blocks"), "chroma": ("double_blocks", "single_blocks"),
+    "hunyuan_image": ("double_blocks", "single_blocks"),
+}  # fmt: skip
+
+
+def check_files(args: Namespace, options: DanceOPDSection, architecture: Architecture, preset: Path) -> None:
+    """Raise UserError where a file is not what its argument asks for, or a teacher does not fit the model."""
+    kinds = MODELS[architecture.model_type]
+    model = architecture.model_type
+    header = check_kind(
+        _named("pretrained_model_name_or_path", args, preset), _model(args), kinds, KNOWN, model in FOLDERS
+    )
+    for name in architecture.files[1:]:
+        if getattr(args, name):
+            others = name in FOLDERS or (model, name) in FOLDERS
+            check_kind(_named(name, args, preset), Path(getattr(args, name)), [PARTS[name]], KNOWN, others)
+        elif header is not None and name not in architecture.required:
+            _check_inside(name, header, args, preset)
+    linears = _layers(header, architecture)
+    if linears:
+        _check_swap(args, architecture, linears, preset)
+    check_teachers(options, architecture.names, architecture.title, linears)
+    _check_start(args, linears, preset)
+
+
+def _model(args: Namespace) -> Path:
+    return Path(args.pretrained_model_name_or_path)
+
+
+def _named(name: str, args: Namespace, preset: Path) -> str:
+    return f'{preset}: {name} = "{getattr(args, name)}"'
+
+
+def _check_inside(name: str, header: Header, args: Namespace, preset: Path) -> None:
+    """Raise UserError where a part was not given and the checkpoint does not have it either."""
+    if not any(key.startswith(INSIDE[name]) for key in header):
+        raise UserError(
+            f"{preset}: {name} is missing: {_model(args)} does not contain {PARTS[name].title}. Name its file with "
+            f"{name}."
+        )
+
+
+def _layers(header: Header | None, architecture: Architecture) -> Linears | None:
+    """The layers of the model's file under the toolkit's own names; None where the file has other names."""
+    if header is None:
+        return None
+    linears = linear_shapes(header, PREFIXES)
+    return linears if all(count_blocks(linears, name) for name in BLOCKS[architecture.model_type]) else None
+
+
+def most_swapped(counts: list[int]) -> int:
+    """How many blocks can wait in main memory: two of each list stay; of two lists, single blocks count by halves."""
+    if len(counts) == 1:
+        return max(counts[0] - 2, 0)
+    double, single = (max(count - 2, 0) for count in counts)
+    possible = (n for n in range(2 * double + 2) if n // 2 <= double and (n - n // 2) * 2 <= single)
+    return max(possible, default=0)
+
+
+def _check_swap(args: Namespace, architecture: Architecture, linears: Linears, preset: Path) -> None:
+    swapped = getattr(args, "blocks_to_swap", None) or 0
+    most = most_swapped([count_blocks(linears, name) for name in BLOCKS[architecture.model_type]])
+    if not 0 <= swapped <= most:
+        raise UserError(
+            f"{preset}: blocks_to_swap = {swapped}: of this {architecture.title} 0 to {most} blocks can be swapped. "
+            + (f"Write {most} or less." if most else "Remove it.")
+        )
+
+
+def _check_start(args: Namespace, linears: Linears | None, preset: Path) -> None:
+    """Raise UserError where network_weights, or base_weights, is not what the toolkit can start from.
+
+    It takes only its own names, and leaves out silently what it does not know.
+    """
+    for place in args.base_weights or []:
+        _lora_layers(f'{preset}: base_weights = "{place}"', Path(place), linears)
+    if not args.network_weights:
+        return
+    where = f'{preset}: network_weights = "{args.network_weights}"'
+    ranks = sorted(set(_lora_layers(where, Path(args.network_weights), linears).values()))
+    by_layer = any("_dim" in entry.partition("=")[0] for entry in args.network_args or [])
+    if ranks and ranks != [args.network_dim] and not args.dim_from_weights and not by_layer:
+        found = ", ".join(map(str, ranks))
+        raise UserError(
+            f"{where}: its rank is {found}, and network_dim = {args.network_dim}. Write "
+            + (f"network_dim = {found}." if len(ranks) == 1 else "dim_from_weights = true.")
+        )
+
+
+def _lora_layers(where: str, path: Path, linears: Linears | None) -> dict[str, int]:
+    """Layer -> rank of a LoRA with the toolkit's own names. Raises UserError."""
+    header = read_header(path)
+    if header is None:
+        return {}
+    down = {name.partition(".lora_down.")[0]: shape[0] for name, shape in header.items() if ".lora_down." in name}
+    layers = {name: rank for name, rank in down.items() if name.startswith("lora_unet_")}
+    if not layers:
+        convert = f"python -m danceopd_ext convert {path} {path.with_suffix('')}-kohya.safetensors --to kohya"
+        raise UserError(
+            f"{where}: this is not a LoRA of the transformer in sd-scripts' own names (lora_unet_...)."
+            + (f" Convert it: {convert}" if is_lora(header) else " Name a LoRA.")
+        )
+    known = {"lora_unet_" + layer.replace(".", "_") for layer in linears or ()}
+    if known and (foreign := sorted(set(layers) - known)):
+        raise UserError(
+            f"{where}: {len(foreign)} of its {len(layers)} layers are not in the model, such as {foreign[0]}."
+        )
+    return layers
