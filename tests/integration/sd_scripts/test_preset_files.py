@@ -8,15 +8,21 @@ import pytest
 from danceopd_ext.config.split import split_preset
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
+from danceopd_ext.toolkits.hosted.border import check_seams
 from danceopd_ext.toolkits.hosted.enter import import_script
-from danceopd_ext.toolkits.hosted.find import check_seams, find_toolkit
+from danceopd_ext.toolkits.hosted.find import find_toolkit
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import architecture_of, take_sizes, trainer_arguments
-from danceopd_ext.toolkits.sd_scripts.trainer import SEAMS
+from danceopd_ext.toolkits.sd_scripts.seams import seams_of
+from tests.integration.sd_scripts.checkout import has
 
-PRESETS = sorted((Path(__file__).resolve().parents[3] / "presets").glob("sd_scripts_*.toml"))
+PRESETS = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[3] / "presets").glob("sd_scripts_*.toml"))
+    if all(has(name) for name in ("anima", "hunyuan_image") if name in path.stem)
+]
 
 
 def arguments_of(text: str, folder: Path):
@@ -32,7 +38,7 @@ def arguments_of(text: str, folder: Path):
             file.touch()
     checkout = find_toolkit("sd-scripts", None)
     script = import_script(checkout, [checkout.folder], architecture.script)
-    check_seams(getattr(script, architecture.trainer), SEAMS, checkout)
+    check_seams(getattr(script, architecture.trainer), seams_of(architecture), checkout)
     preset, sizes = take_sizes(preset)
     arguments = build_arguments(script.setup_parser(), preset)
     refuse(arguments, RULES)
@@ -41,14 +47,15 @@ def arguments_of(text: str, folder: Path):
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_the_toolkits_parser_takes_every_key_and_also_those_in_comments(path, tmp_path):
-    text = path.read_text(encoding="utf-8").replace('toolkit_dir = "../sd-scripts"', "")
+    text = path.read_text(encoding="utf-8").replace('# toolkit_dir = "../sd-scripts"', "")
     shown = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
     assert shown != text
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "samples.txt").touch()
     for written in (text, shown):
         args, sizes = arguments_of(written, tmp_path)
-        assert sizes == ((1024, 1024),)
+        side = 2048 if "hunyuan_image" in path.stem else 1024
+        assert sizes == ((side, side),)
         assert args.mixed_precision == "bf16"
         assert args.gradient_checkpointing
         assert args.cache_text_encoder_outputs
@@ -59,6 +66,8 @@ def test_the_toolkits_parser_takes_every_key_and_also_those_in_comments(path, tm
 def test_every_file_of_an_architecture_is_asked_for(tmp_path):
     """Every row of the registry knows its toolkit's parser and what it needs."""
     for architecture in ARCHITECTURES.values():
+        if architecture.model_type != "chroma" and not has(architecture.model_type):
+            continue
         text = f'[model]\nmodel_type = "{architecture.model_type}"\n[danceopd]\ntoolkit = "sd-scripts"\n'
         text += "[danceopd.teachers.base]\n[danceopd.prompts]\nbase = 'prompts.txt'\n"
         files = {name: f"{name}.safetensors" for name in architecture.required}
@@ -74,6 +83,6 @@ def test_every_file_of_an_architecture_is_asked_for(tmp_path):
 
 def test_chroma_cannot_be_given_a_guidance(tmp_path):
     [path] = [path for path in PRESETS if "chroma" in path.stem]
-    text = path.read_text(encoding="utf-8").replace('toolkit_dir = "../sd-scripts"', "")
+    text = path.read_text(encoding="utf-8")
     with pytest.raises(UserError, match=r"guidance_scale = 3\.5: Chroma runs with 0"):
         arguments_of(text.replace("sdpa = true", "sdpa = true\nguidance_scale = 3.5"), tmp_path)
