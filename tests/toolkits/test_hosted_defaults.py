@@ -31,7 +31,7 @@ def test_the_learning_rate_is_the_optimizers_in_sd_scripts(optimizer_type, rate)
 
 @pytest.mark.parametrize(("optimizer_type", "rate"), RATES)
 def test_the_learning_rate_is_the_optimizers_in_musubi(optimizer_type, rate, monkeypatch):
-    args = argparse.Namespace(**arguments(optimizer_type))
+    args = argparse.Namespace(**arguments(optimizer_type), guidance_scale=1.0)
     monkeypatch.setattr(MUSUBI["z_image"].adapter, "complete", lambda args: None)
     musubi.complete(args, MUSUBI["z_image"], ["optimizer_type"])
     assert args.learning_rate == rate
