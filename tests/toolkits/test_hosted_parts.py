@@ -135,6 +135,17 @@ def test_what_is_left_out_of_a_hosted_teacher_is_told(tmp_path, capsys):
     assert told.startswith("note: [danceopd.teachers.style] style.safetensors: ") and "diff_b" in told
 
 
+def test_a_hosted_teacher_that_changes_nothing_is_told(tmp_path, capsys):
+    teacher = lora_of(tmp_path / "style.safetensors", "transformer.", {"transformer_blocks.0.attn.to_out.0": (8, 8)})
+    assert read(teacher, Host()) and capsys.readouterr().out == ""
+    ups = {key: value * (".lora_B." not in key) for key, value in load_file(teacher.lora).items()}
+    save_file(ups, teacher.lora)
+    assert read(teacher, Host())
+    assert capsys.readouterr().out == (
+        "note: [danceopd.teachers.style] this teacher changes nothing: its LoRA is zero\n"
+    )
+
+
 def test_no_teacher_is_called_student():
     options = DanceOPDSection(toolkit="sd-scripts", teachers={"student": Teacher()})
     with pytest.raises(UserError, match='a teacher cannot be called "student"'):

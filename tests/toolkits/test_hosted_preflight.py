@@ -30,7 +30,8 @@ def told(check, *given) -> str:
 
 
 def output(folder: Path, **more) -> Namespace:
-    return Namespace(**{"output_dir": str(folder / "out"), "output_name": "fused", "logging_dir": None, **more})
+    usual = {"output_dir": str(folder / "out"), "output_name": "fused", "logging_dir": None, "resume": None}
+    return Namespace(**{**usual, **more})
 
 
 def test_an_output_that_can_be_written(tmp_path):
@@ -57,6 +58,17 @@ def test_an_output_that_cannot_be_written(tmp_path, monkeypatch, more, message):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     assert told(check_output, output(tmp_path, **more), PRESET).startswith(message)
+
+
+@pytest.mark.parametrize("earlier", ["fused.safetensors", "fused-000002.safetensors", "fused-step00000003-state"])
+def test_an_earlier_result_is_not_replaced_unasked(tmp_path, earlier):
+    path = tmp_path / "out" / earlier
+    path.mkdir(parents=True)
+    assert earlier in told(check_output, output(tmp_path), PRESET)
+    assert "--overwrite" in told(check_output, output(tmp_path), PRESET)
+    check_output(output(tmp_path), PRESET, overwrite=True)
+    check_output(output(tmp_path, output_name="other"), PRESET)
+    check_output(output(tmp_path, resume=str(tmp_path / "out" / "fused-step00000003-state")), PRESET)
 
 
 # --- the optimizer

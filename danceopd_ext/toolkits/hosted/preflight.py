@@ -17,14 +17,18 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.toolkits.earlier import refuse_overwriting
 from danceopd_ext.toolkits.hosted.teachers import Linears, host_layout, network_tensors, read_teachers
 
 #: what optimizers and their packages raise when they are made of wrong arguments
 REFUSALS = (TypeError, ValueError, AttributeError, ImportError, AssertionError, RuntimeError, KeyError, SyntaxError)
 
 
-def check_output(args: Namespace, preset: Path) -> None:
-    """Raise UserError where the run could not save: toolkits notice that at the first save."""
+def check_output(args: Namespace, preset: Path, overwrite: bool = False) -> None:
+    """Raise UserError where the run could not save, and where it would replace an earlier result unasked.
+
+    Toolkits notice the first when they save, and the second not at all.
+    """
     if not args.output_dir:
         raise UserError(f"{preset}: output_dir is empty: name the folder for the LoRA.")
     check_writable(Path(args.output_dir).absolute(), f"{preset}: output_dir")
@@ -33,6 +37,7 @@ def check_output(args: Namespace, preset: Path) -> None:
     name = args.output_name
     if not name or name in (".", "..") or len(PurePath(name).parts) != 1 or any(mark in name for mark in '/\\:*?"<>|'):
         raise UserError(f"{preset}: output_name = {name!r}: write a file name without its ending and without folders.")
+    refuse_overwriting(Path(args.output_dir), name, overwrite, args.resume)
 
 
 def check_precision(args: Namespace, preset: Path) -> None:
@@ -85,11 +90,15 @@ def check_teachers(options: DanceOPDSection, names: LayerNames | None, title: st
                     raise UserError(f"[danceopd.teachers.{name}] {error}") from None
         return
     if linears is None:
-        read_teachers(options, names.reference_layout())
+        read_teachers(options, names.reference_layout(), say=_later)
         return
     layout = host_layout(names, title, linears)
-    for name, lora in read_teachers(options, layout).items():
+    for name, lora in read_teachers(options, layout, say=_later).items():
         network_tensors(name, lora, layout, linears)
+
+
+def _later(note: str) -> None:
+    """The files are read again when the teachers are attached, and their notes told then."""
 
 
 def _tried(what: str, make: Callable[[], Any]) -> Any:

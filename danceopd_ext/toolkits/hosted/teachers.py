@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -55,8 +55,11 @@ def _layout(names: LayerNames, layers: list[str], own: str) -> Layout:
     return replace(names.layout_of(dict.fromkeys(layers)), kohya_names=own, comfyui_names=own)
 
 
-def read_teachers(options: DanceOPDSection, layout: Layout) -> dict[str, Lora]:
-    """The LoRA of every teacher that has one, its files combined. Raises UserError naming teacher, file and remedy."""
+def read_teachers(options: DanceOPDSection, layout: Layout, say: Callable[[str], None] = tell) -> dict[str, Lora]:
+    """The LoRA of every teacher that has one, its files combined. Raises UserError naming teacher, file and remedy.
+
+    `say` gets a note on what is left out of the files, and on a teacher that changes nothing.
+    """
     loras = {}
     for name, teacher in options.teachers.items():
         if name == STUDENT:
@@ -68,7 +71,9 @@ def read_teachers(options: DanceOPDSection, layout: Layout) -> dict[str, Lora]:
         if parts:
             loras[name] = combine(list(zip(parts, teacher.strengths, strict=True)))
             for note in loras[name].notes:
-                tell(f"note: [danceopd.teachers.{name}] {note}")
+                say(f"note: [danceopd.teachers.{name}] {note}")
+            if loras[name].changes_nothing():
+                say(f"note: [danceopd.teachers.{name}] this teacher changes nothing: its LoRA is zero")
     return loras
 
 

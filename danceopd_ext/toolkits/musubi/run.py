@@ -50,7 +50,7 @@ def train(preset: HostedPreset) -> Path:
     complete(args, architecture, arguments.given)
     find_files(args, architecture, preset)
     settings = settings_of(preset, arguments, architecture)
-    check_output(args, preset.path)
+    check_output(args, preset.path, preset.danceopd.overwrite)
     check_precision(args, preset.path)
     trainer = trainer_class(theirs)(settings)
     check_optimizer(

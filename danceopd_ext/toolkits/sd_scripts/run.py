@@ -170,7 +170,7 @@ def read_document(name: str) -> dict[str, Any]:
 
 def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -> None:
     """Raise UserError for what the toolkit would only notice after it has loaded everything."""
-    check_output(args, preset.path)
+    check_output(args, preset.path, preset.danceopd.overwrite)
     if args.tokenizer_cache_dir:
         check_writable(Path(args.tokenizer_cache_dir).absolute(), f"{preset.path}: tokenizer_cache_dir")
     check_precision(args, preset.path)
