@@ -1,7 +1,8 @@
 """Block swap of sd-scripts: blocks of the transformer wait in main memory and are brought in as they run.
 
 While training, the toolkit counts on a backward after each forward, which brings the first blocks back. A forward
-without one (the rollout, the teacher) needs the mode that the toolkit has for sampling.
+without one (the rollout, the teacher) needs the mode that the toolkit has for sampling. Versions of 2025 have no such
+mode: their samplers put the blocks into place before every forward.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Offloaders:
     def __init__(self, transformer: Any):
         self.transformer = transformer
         self.offloaders = [one for name in NAMES if (one := getattr(transformer, name, None)) is not None]
+        self.has_modes = all(hasattr(one, "set_forward_only") for one in self.offloaders)
+        self._before_each: Any = None
 
     def for_looking(self) -> None:
         self._set(forward_only=True)
@@ -29,9 +32,19 @@ class Offloaders:
         self._set(forward_only=False)
 
     def _set(self, forward_only: bool) -> None:
-        for offloader in self.offloaders:
-            offloader.set_forward_only(forward_only)
+        if self.has_modes:
+            for offloader in self.offloaders:
+                offloader.set_forward_only(forward_only)
+        elif forward_only and self._before_each is None:
+            self._before_each = self.transformer.register_forward_pre_hook(_into_place)
+        elif not forward_only and self._before_each is not None:
+            self._before_each.remove()
+            self._before_each = None
         self.transformer.prepare_block_swap_before_forward()
+
+
+def _into_place(transformer: Any, given: Any) -> None:
+    transformer.prepare_block_swap_before_forward()
 
 
 def block_swap(transformer: Any, blocks_to_swap: int | None, student_guidance_scale: float) -> BlockSwap:

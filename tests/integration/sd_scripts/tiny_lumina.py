@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
 from danceopd_ext.toolkits.sd_scripts.lumina import LuminaAdapter
@@ -42,7 +44,9 @@ def make() -> Architecture:
 
     def predict(z: torch.Tensor, sigma: torch.Tensor, texts: Texts) -> torch.Tensor:
         scheduler = sd3_train_utils.FlowMatchEulerDiscreteScheduler()
-        with noisy_input(lumina_train_util, z, sigma):
+        turned = "t=1 - timesteps" in inspect.getsource(lumina_train_network)
+        asked = sigma if turned else 1 - sigma  # the trainer of 2025-08 gives the noise level as the model's time
+        with noisy_input(lumina_train_util, z, asked):
             return lumina_train_network.LuminaNetworkTrainer().get_noise_pred_and_target(
                 trainer_arguments(), ACCELERATOR, scheduler, z, {}, texts, model, None, torch.float32, True,
                 is_train=False,
