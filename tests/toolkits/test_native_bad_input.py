@@ -187,7 +187,7 @@ def test_resolution_that_the_model_cannot_take(changed, refused):
         ({"optimizer_type": "no_such_package.Adam"}, ["no_such_package", "find out which package has this module"]),
         ({"optimizer_type": "came_pytorch.CAME"}, ["came_pytorch does not import", "`pip install came-pytorch`"]),
         ({"optimizer_type": "prodigyplus.X"}, ["`pip install prodigy-plus-schedule-free`"]),
-        ({"optimizer_type": "torch.optimizers.Adam"}, ["torch.optimizers does not import", "mend its name"]),
+        ({"optimizer_type": "torch.optimizers.Adam"}, ["torch.optimizers does not import", "Check the path"]),
         ({"optimizer_type": "torch.optim.NoSuch"}, ["NoSuch"]),
         ({"optimizer_args": ["beta=0.9"]}, ["optimizer_args", "beta"]),
         ({"optimizer_args": ["betas=0.9"]}, ["optimizer_args", "betas"]),
