@@ -26,7 +26,8 @@ def write_preset(path: Path, danceopd: str, model_type: str = "z_image", **value
 
     values = {**DEFAULTS, "output_dir": path.parent / "out", **values}
     lines = [f"{name} = {shown(value)}" for name, value in values.items() if value is not None]
-    method = f'[danceopd]\ntoolkit = "musubi-tuner"\nrollout_steps = 4\n{danceopd}'
+    # runs of one test may share a folder
+    method = f'[danceopd]\ntoolkit = "musubi-tuner"\nrollout_steps = 4\noverwrite = true\n{danceopd}'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'model_type = "{model_type}"\n' + "\n".join(lines) + "\n" + method + "\n")
     return path

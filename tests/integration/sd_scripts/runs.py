@@ -93,7 +93,7 @@ def write_preset(path: Path, model: dict[str, str], **sections: dict[str, Any]) 
             "t5xxl_max_token_length": 16, "seed": 3,
         },
         "saving": {"output_dir": str(path.parent / "out"), "output_name": "fused", "save_precision": "float"},
-        "danceopd": {"toolkit": "sd-scripts", "rollout_steps": 4},
+        "danceopd": {"toolkit": "sd-scripts", "rollout_steps": 4, "overwrite": True},  # runs may share a folder
     }  # fmt: skip
     for name, section in sections.items():
         merged = {**preset.get(name, {}), **section}
