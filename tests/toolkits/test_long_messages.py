@@ -64,9 +64,10 @@ def check(capsys, code):
     said = capsys.readouterr()
     assert code == 2
     assert "Traceback" not in said.err
-    (line,) = said.err.splitlines()
-    assert line.startswith("error: ")
-    assert len(line) <= LONGEST_LINE + len("error: ")
+    lines = said.err.splitlines()
+    assert lines[0].startswith("error: ") and "error: " not in "".join(lines[1:])
+    assert len(lines) == 1 or all(line.startswith("- ") for line in lines[1:])  # several wrong keys: a line each
+    assert max(map(len, lines)) <= LONGEST_LINE + len("error: ")
     assert not set(said.out + said.err) & {"\x1b", "\x07", "\u202e"}
 
 
