@@ -32,7 +32,7 @@ def test_a_teacher_that_changes_biases_needs_a_key(changed, refused, with_more):
 def test_what_is_left_out_of_a_teacher_is_told(changed, launch, with_more, capsys):
     file = with_more(**BIAS, bundle_emb__mydog__clip_l=torch.ones(1, 4), scaled_fp8=torch.zeros(2))
     launch(changed({"style": {"lora": file, "ignore_other_parts": True}}, **QUICK))
-    notes = [line for line in capsys.readouterr().out.splitlines() if "[danceopd.teachers.style]" in line]
+    notes = [line for line in capsys.readouterr().out.splitlines() if "teacher style:" in line]
     assert len(notes) == 3 and all(line.startswith("note: ") for line in notes)
     says("\n".join(notes), "a bias", "mydog", "scaled_fp8")
 
