@@ -91,7 +91,7 @@ def test_the_caching_commands_are_whole_and_of_this_preset(path):
     assert own <= given[1].keys()
 
 
-@pytest.mark.parametrize("path", MUSUBI, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", HOSTED, ids=lambda path: path.stem)
 def test_a_toolkits_preset_runs_from_inside_the_checkout(path):
     """A folder named in it would have to be right."""
     text = path.read_text(encoding="utf-8")

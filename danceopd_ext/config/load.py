@@ -56,6 +56,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} {JSON if text.lstrip().startswith('{') else YAML}.") from None
         backslash = any(word in str(error).lower() for word in ("escape", "hex value"))  # "C:\models", "C:\users"
         raise UserError(f"{path}: {error}.{BACKSLASH if backslash else ''}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise UserError(f"{path} holds what no parser can: {error}. Check the file.") from None
 
 
 def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | None = None) -> Preset:

@@ -97,7 +97,7 @@ def left_out(source: Source, parsed: Parsed) -> tuple[str, ...]:
     if parsed.text_encoder:
         notes.append(f"its changes of text encoders are left out ({few(parsed.text_encoder, 1)})")
     if others := _other_parts(parsed):
-        notes.append(f"its changes of {others} are left out: the teacher is not quite the one that other programs show")
+        notes.append(f"its changes of {others} are left out: what is used is not quite what other programs show")
     if "zero" in beside:
         notes.append(
             f"differences that are all zero have no effect and are left out: {few(beside['zero'], 1)} (a change of a"

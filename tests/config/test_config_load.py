@@ -208,3 +208,12 @@ def test_teacher_strengths():
     assert Teacher(lora=["a", "b"], strength=[0.5, 2.0]).strengths == [0.5, 2.0]
     assert Teacher(lora="a").loras == ["a"]
     assert Teacher().loras == []
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000])
+def test_a_value_that_no_parser_can_hold(tmp_path, value):
+    path = tmp_path / "preset.toml"
+    path.write_text(f"seed = {value}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"preset\.toml") as caught:
+        load_preset(path)
+    assert len(str(caught.value)) < 1000

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from danceopd_ext.lora.algebra import compress, merge, relative_difference
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.models.loading import find_source, load_transformer
+from danceopd_ext.toolkits.native import effects
 from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.train import make_accelerator
 from tests.tiny.loras import layout_of, write_random_lora
@@ -157,6 +158,25 @@ def test_network_weights_of_a_higher_rank(pipelines, notes, loras, tmp_path):
 def test_network_weights_of_zeros(notes, edited):
     zero = edited("zero", lambda key, value: value * 0)
     says(notes({"base": {}}, network_weights=zero), "network_weights changes nothing")
+
+
+def test_parts_of_network_weights_that_a_student_cannot_have(notes, loras, tmp_path):
+    """They are left out, and a note says so: there is no key that could allow it."""
+    more = {"lora_te1_layer.lora_up.weight": torch.ones(2, 1), "transformer.norm_out.linear.diff_b": torch.ones(4)}
+    save_file(load_file(loras["sd3", 0]) | more, tmp_path / "more.safetensors")
+    told = notes({"base": {}}, network_weights=str(tmp_path / "more.safetensors"))
+    says(told, "network_weights: more.safetensors: its changes of text encoders are left out", "a bias", "left out")
+
+
+def test_a_start_of_full_rank_is_not_told_to_train_that(pipelines, notes, tmp_path, monkeypatch):
+    monkeypatch.setattr(effects, "LARGE_RANK", 2)
+    layer = "transformer_blocks.0.attn.to_q"
+    outputs, inputs = layout_of(pipelines["sd3"]).shapes[layer]
+    factors = {"lokr_w1": torch.eye(2), "lokr_w2": torch.randn(outputs // 2, inputs // 2)}
+    save_file({f"transformer.{layer}.{part}": value for part, value in factors.items()}, tmp_path / "kr.safetensors")
+    told = notes({"base": {}}, network_weights=str(tmp_path / "kr.safetensors"), network_dim=1)
+    says(told, f"rank {min(outputs, inputs)} is cut to network_dim = 1", "loses", "A larger network_dim keeps more")
+    assert "Set network_dim" not in told
 
 
 def test_a_start_from_a_merge_that_is_cut(pipelines, strong, tmp_path):

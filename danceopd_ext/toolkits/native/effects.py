@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from danceopd_ext.toolkits.native.prepare import TeacherSource
 
 NOTHING = "teacher {}: this teacher changes nothing."
+#: ranks above this are those of a LoHa or LoKr as plain factors, which nobody trains
+LARGE_RANK = 256
 
 
 def zero_files(loras: Sequence[Lora]) -> list[str]:
@@ -42,9 +44,10 @@ def cut_to_rank(start: Lora, rank: int, notes: list[str]) -> Lora:
     own = max((change.rank for change in start.modules.values()), default=0)
     cut, lost = at_rank(start, rank)
     if own > rank:
+        keep = f"Set network_dim = {own} to keep all of it" if own <= LARGE_RANK else "A larger network_dim keeps more"
         notes.append(
             f"network_weights: rank {own} is cut to network_dim = {rank}, which loses {lost:.1%} of the LoRA's "
-            f"change. Set network_dim = {own} to keep all of it"
+            f"change. {keep}"
         )
     return cut
 

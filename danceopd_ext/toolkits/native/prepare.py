@@ -229,7 +229,8 @@ def _find_start(preset: Preset, layout: Layout, notes: list[str]) -> Lora | None
     if not preset.network.network_weights:
         return None
     try:
-        start = read_lora(preset.network.network_weights, layout)
+        # what a student cannot have is left out, and the notes say so
+        start = read_lora(preset.network.network_weights, layout, ignore_text_encoder=True, ignore_other_parts=True)
         check_additive(start, "the student is a plain LoRA and cannot start from one. Use it as a teacher.")
         notes += [f"network_weights: {note}" for note in start.notes]
         return start
