@@ -36,7 +36,8 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(world, tmp_path, save
     assert all(torch.equal(before[name], after[name]) for name in before)
     names = {path.name for path in (tmp_path / "rest" / "out").iterdir()}
     later = {"fused-step00000006.safetensors", "fused-step00000006-state"} if saved == 3 else set()
-    assert names == {"fused.safetensors", "fused-state", "fused.log.jsonl"} | later  # nothing of the replayed steps was written again
+    # nothing of the replayed steps was written again
+    assert names == {"fused.safetensors", "fused-state", "fused.log.jsonl"} | later
 
 
 def test_what_cannot_be_resumed_is_said(world, tmp_path):  # noqa: F811
