@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -40,6 +41,15 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def installed(package: str) -> bool:
+    """Whether the package can be imported: a folder of this name, such as W&B makes where it runs, is not enough."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return importlib.util.find_spec(package) is not None
 
 
 def has_nvidia_card() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def installed(monkeypatch):
     """Only these packages are there."""
 
     def only(*packages: str) -> None:
-        monkeypatch.setattr(trackers, "find_spec", lambda name: name if name in packages else None)
+        monkeypatch.setattr(trackers, "installed", lambda name: name in packages)
 
     return only
 
@@ -149,6 +150,13 @@ def test_a_missing_tracker_is_told_before_anything_is_loaded(installed):
         check_trackers(tracking(log_with="wandb"))
     with pytest.raises(UserError, match=r'log_with = "tensorboard" needs logging_dir'):
         check_trackers(tracking(log_with="tensorboard"))
+
+
+def test_a_folder_called_wandb_is_no_package(monkeypatch, tmp_path):
+    """W&B makes one where it runs."""
+    (tmp_path / "no_such_tracker").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_spec("no_such_tracker") is not None and not trackers.installed("no_such_tracker")
 
 
 def test_trackers_that_are_there_need_no_word(installed):

@@ -13,6 +13,7 @@ import pytest
 from accelerate import tracking
 from accelerate.utils import LoggerType
 
+from danceopd_ext import machine
 from danceopd_ext.cli import run
 from danceopd_ext.config import load_preset
 from danceopd_ext.toolkits.native import trackers
@@ -154,12 +155,12 @@ def test_a_folder_called_wandb_is_no_package(changed, refused, monkeypatch, tmp_
     """W&B makes one where it runs."""
     (tmp_path / "site" / "wandb").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr(trackers.metadata, "version", no_package)
+    monkeypatch.setattr(machine.metadata, "version", no_package)
     says(refused(changed(log_with="wandb")), "needs the package wandb", "pip install wandb")
 
 
 def no_package(name):
-    raise trackers.metadata.PackageNotFoundError(name)
+    raise machine.metadata.PackageNotFoundError(name)
 
 
 def test_a_resumed_run_goes_on_in_wandb(changed, launch, wandb, monkeypatch):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from importlib.util import find_spec
 from pathlib import Path
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.machine import installed
 
 
 def check_trackers(args: Namespace) -> list[str]:
@@ -18,19 +18,15 @@ def check_trackers(args: Namespace) -> list[str]:
     log = Path(args.output_dir) / f"{args.output_name}.log.jsonl"
     if asked in ("tensorboard", "all") and not args.logging_dir:
         raise UserError(f'log_with = "{asked}" needs logging_dir: name the folder of TensorBoard\'s logs.')
-    if asked in ("wandb", "all") and not _installed("wandb"):
+    if asked in ("wandb", "all") and not installed("wandb"):
         raise UserError(
             f'log_with = "{asked}": wandb is not installed in this Python environment. Install it (pip install wandb) '
             f"or remove log_with; {log} is written in any case."
         )
-    if asked in ("tensorboard", "all") and not (_installed("tensorboard") or _installed("tensorboardX")):
+    if asked in ("tensorboard", "all") and not (installed("tensorboard") or installed("tensorboardX")):
         why = f'log_with = "{asked}"' if args.log_with else "logging_dir"
         return [
             f"note: {why}: TensorBoard is not installed in this Python environment (pip install tensorboard), so it "
             f"logs nothing. The log is {log}."
         ]
     return []
-
-
-def _installed(package: str) -> bool:
-    return find_spec(package) is not None

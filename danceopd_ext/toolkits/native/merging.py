@@ -22,7 +22,7 @@ from danceopd_ext.models.loading import Source, find_source, load_layout, load_t
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
 from danceopd_ext.toolkits.native.checks import check_output
 from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank, of_teacher
-from danceopd_ext.toolkits.native.output import format_of, lora_metadata
+from danceopd_ext.toolkits.native.output import lora_metadata
 from danceopd_ext.toolkits.native.prepare import (
     TeacherSource,
     check_mergeable,
@@ -62,7 +62,8 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
         extra = {"ss_danceopd_forwards": 0, "ss_danceopd_merge_loss": lost}
         metadata = lora_metadata(preset, source, layout, {}, extra, started_at=started_at)
         dtype = torch_dtype(preset.saving.save_precision)
-        write_lora(path, lora, layout, format_of(preset.saving, source.family, lora.modules), metadata, dtype)
+        dialect = source.family.format_of(preset.saving.save_model_as, lora.modules)
+        write_lora(path, lora, layout, dialect, metadata, dtype)
     accelerator.wait_for_everyone()
     return path
 

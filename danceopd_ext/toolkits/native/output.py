@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
 from danceopd_ext.config import Preset
-from danceopd_ext.config.schema import SavingSection
 from danceopd_ext.files import remove
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.families import architecture_of
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.metadata import build_metadata
 from danceopd_ext.lora.write import write_lora
-from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source
 from danceopd_ext.toolkits.metadata import danceopd_entries
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, torch_dtype
@@ -51,7 +49,7 @@ class Output:
         """
         path = self.lora_path(None if final else steps_done)
         lora, metadata = self.adapters.state(STUDENT), self.metadata(steps_done)
-        dialect = format_of(self.saving, self.prepared.family, lora.modules)
+        dialect = self.prepared.family.format_of(self.saving.save_model_as, lora.modules)
         dtype = torch_dtype(self.saving.save_precision)
         try:
             write_lora(path, lora, self.prepared.layout, dialect, metadata, dtype)
@@ -113,11 +111,6 @@ class Output:
 def _free_name(path: Path) -> Path:
     """`NAME-2.safetensors`, or the first such name after it that nobody has."""
     return next(free for n in count(2) if not (free := path.with_stem(f"{path.stem}-{n}")).exists())
-
-
-def format_of(saving: SavingSection, family: Family, layers: Iterable[str]) -> str:
-    """The LoRA dialect to write for a LoRA of these layers."""
-    return family.format_of(saving.save_model_as, layers)
 
 
 def lora_metadata(

@@ -5,7 +5,6 @@ A tracker that does not start would otherwise end the run after minutes of loadi
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import netrc
 import os
@@ -15,7 +14,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +22,7 @@ from accelerate import Accelerator
 from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import SECTIONS, LoggingSection
 from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.machine import installed
 
 #: what log_with stands for
 TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "all": ("tensorboard", "wandb"), None: ()}
@@ -54,15 +53,6 @@ def check_trackers(section: LoggingSection, main: bool) -> Checked:
             )
     unreached = check_wandb(main) if "wandb" in wanted else []
     return Checked([*_unused(section, wanted), *unreached], offline=bool(unreached))
-
-
-def installed(package: str) -> bool:
-    """Whether accelerate can use the package: a folder of this name, which W&B makes itself, is not enough."""
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return importlib.util.find_spec(package) is not None
 
 
 def _unused(section: LoggingSection, wanted: tuple[str, ...]) -> list[str]:
