@@ -22,7 +22,7 @@ def is_disk_full(problem: BaseException | None) -> bool:
 
 
 def show(text: str) -> None:
-    """Print, and end with exit code 1 and no other word where whoever reads has enough, such as `| head`.
+    """Print. If the reader has closed the pipe, as `| head` does, end with exit code 1 and no message.
 
     Control characters, which come from files, are written out.
     """

@@ -27,7 +27,7 @@ def placed(value: Any, kind: str, folder: Path) -> Any:
 def find(value: str, folder: Path) -> str:
     """The path as given if it exists from the current directory, else from `folder`, else unchanged (a hub id)."""
     value = at_home(value)
-    # os.path: Path.exists raises for what cannot be a file's name, and whoever opens the file says it better
+    # os.path.exists, since Path.exists raises for an invalid name; the code that opens the file reports that
     if os.path.exists(value):
         return value
     beside = folder / value

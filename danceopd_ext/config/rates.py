@@ -1,4 +1,4 @@
-"""What goes together with a learning rate, whoever trains: the optimizers that find their own, and warm-up."""
+"""Checks of the learning rate that native and hosted runs share: optimizers that find their own rate, and warm-up."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class Adapters:
     def state_dict(self, name: str) -> dict[str, torch.nn.Parameter]:
         """The adapter's own parameters as `<layer>.down` and `<layer>.up`, alpha not folded in; no copies.
 
-        Those of a change that is no plain LoRA are numbered.
+        The tensors of a LoKr, LoHa or DoRA change are numbered instead.
         """
         factors = {}
         for layer, module in self._of[name].items():
