@@ -1,0 +1,61 @@
+"""Opens what a user named as a file: ordinary files of a bounded size, nothing that never ends."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ..errors import MissingFile, UserError, readable
+
+MIB = 2**20
+
+
+def check_file(path: Path, what: str) -> os.stat_result:
+    """Return the status of an ordinary file, or of the one that a symbolic link leads to.
+
+    `what` says in messages what the file is, for example "prompt file". Raises MissingFile, and UserError for a folder,
+    a device, a pipe, a socket and what cannot be looked at.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        message = f"{path}: {what} not found. Check the path (the current folder is {Path.cwd()})."
+        raise MissingFile(message, path) from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise UserError(_unreadable(path, what, error)) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: expected a {what}, but this is a folder.")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: expected a {what}, but this is {_kind(status.st_mode)}. Name an ordinary file.")
+    return status
+
+
+def read_bytes(path: Path, what: str, most: int) -> bytes:
+    """Return the content of an ordinary file of at most `most` bytes. Raises as `check_file` does."""
+    size, data = check_file(path, what).st_size, b""
+    try:
+        if size <= most:
+            with open(path, "rb") as file:
+                while len(data) <= most and (more := file.read(max(MIB, size - len(data) + 1))):
+                    data += more
+                size = len(data)
+    except OSError as error:
+        raise UserError(_unreadable(path, what, error)) from None
+    if size > most:
+        raise UserError(
+            f"{path}: the {what} has {size / MIB:,.1f} MiB, and at most {most / MIB:,g} MiB are read. Is it the right "
+            "file? Split it, or make it smaller."
+        )
+    return data
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{path}: the {what} cannot be read: {error.strerror or error}."
+    return f"{readable(repr(str(path)))}: the {what} cannot be read: {error}. Check the path."
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+    return next((name for test, name in kinds.items() if test(mode)), "something else")

@@ -1,0 +1,75 @@
+"""Reads JSON, within the limits of `limits`. Of a key that an object has twice, the last one counts, as usual."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, few_letters
+from .files import MIB
+from .limits import check_limits
+from .text import read_text
+
+#: bytes of a JSON document; it takes many times as much memory
+MOST = 64 * MIB
+
+PATH_REMEDY = 'In JSON write paths with / or with two backslashes: "C:/images/1.png".'
+
+
+def read_json(path: Path, what: str = "JSON file", remedy: str = "", most: int = MOST) -> Any:
+    """Return the value that a JSON file holds. Raises UserError; see `read_text` and `parse_json`."""
+    return parse_json(read_text(path, what, most), str(path), remedy)
+
+
+def read_object(path: Path, what: str = "JSON file", remedy: str = "", most: int = MOST) -> dict[str, Any]:
+    """Return the object that a JSON file holds. Raises UserError; see `read_text` and `parse_object`."""
+    return parse_object(read_text(path, what, most), str(path), remedy)
+
+
+def parse_object(text: str, where: str, remedy: str = "") -> dict[str, Any]:
+    """Return the object that a JSON text holds. Raises UserError, also for another value; see `parse_json`."""
+    value = parse_json(text, where, remedy)
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, {{...}}, but it holds {shown(value)}.{_behind(remedy)}")
+    return value
+
+
+def parse_json(text: str, where: str, remedy: str = "", finite: bool = True) -> Any:
+    """Return the value that a JSON text holds.
+
+    Raises UserError, which begins with `where`, and ends with `remedy` where no remedy is known that fits better.
+    `finite`: whether NaN and Infinity, which are not JSON but which Python writes, are wrong.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON: {error}.{_backslash(error) or _behind(remedy)}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid JSON: its values are nested too deep.{_behind(remedy)}") from None
+    except ValueError:
+        raise UserError(f"{where}: not valid JSON: a number has thousands of digits.{_behind(remedy)}") from None
+    check_limits(value, where, finite)
+    return value
+
+
+def parse_lines(text: str, where: str, remedy: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (where it stands, value) of each line of a .jsonl text; blank lines are skipped. Raises UserError."""
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines cuts at U+2028 and U+0085 too
+        if line.strip():
+            yield f"{where}, line {number}", parse_json(line, f"{where}, line {number}", remedy)
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: JSON of a few letters."""
+    return few_letters(json.dumps(value, ensure_ascii=False))
+
+
+def _behind(remedy: str) -> str:
+    return f" {remedy.strip()}" if remedy else ""
+
+
+def _backslash(error: json.JSONDecodeError) -> str:
+    """A remedy where a single backslash is what is wrong with the JSON, as in Windows paths, else ""."""
+    return f" {PATH_REMEDY}" if "escape" in str(error) else ""
