@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, counted, few
+from ..foreign.files import MIB
+from ..foreign.text import read_text
 from .captions import unused_lines_note
 from .folder_files import files_of, is_about_the_folder
 from .items import Item
 from .source_folder import match_sources, name_of
 from .subset import IMAGE_SUFFIXES, Subset, image_size
-from .textfiles import read_text
 from .ui_syntax import settings_lines, settings_note, syntax_notes
 
 
@@ -105,7 +106,7 @@ def _read(subset: Subset, folder: _Folder, notes: list[str]) -> list[_Captioned]
     texts: dict[Path, str] = {}
     pasted, longer = [], []
     for file in [*(caption for _, caption in folder.pairs if caption), *folder.alone]:
-        lines = [line.strip() for line in read_text(file, "caption file").split("\n")]
+        lines = [line.strip() for line in read_text(file, "caption file", MIB).split("\n")]
         settings = settings_lines(lines)
         kept = [line for number, line in enumerate(lines) if line and number not in settings]
         if not kept:

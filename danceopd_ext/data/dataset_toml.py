@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, few, nearest
+from ..foreign.json import parse_json
+from ..foreign.text import read_text
+from ..foreign.toml import parse_toml
 from .buckets import BucketRules
 from .caption_folder import read_caption_folder
 from .dataset_schema import MAY_BE_EMPTY, RULE_KEYS, SOURCE_KEYS, check_defaults, check_table, check_top
@@ -20,7 +23,7 @@ from .items import CaptionRules, Item
 from .metadata_file import read_metadata
 from .resolutions import parse_resolution
 from .subset import Subset
-from .textfiles import find_path, parse_json, parse_toml, read_text
+from .textfiles import find_path
 
 
 def read_dataset_config(

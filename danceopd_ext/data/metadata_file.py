@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UserError
+from ..foreign.json import parse_lines, read_json
+from ..foreign.text import read_text
 from .captions import unused_lines_note
 from .items import Item, Size
 from .source_folder import match_sources
 from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
-from .textfiles import parse_json, read_text
 from .ui_syntax import syntax_notes
 
 
@@ -50,16 +51,14 @@ def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
 
 def _entries(file: Path):
     """Yield (image, entry, source) of every entry of a .json or .jsonl metadata file."""
-    text = read_text(file, "metadata file")
     if file.suffix.lower() != ".jsonl":
-        table = parse_json(text, str(file))
+        table = read_json(file, "metadata file")
         if not isinstance(table, dict):
             raise UserError(f'{file}: expected {{"image.png": {{"caption": "..."}}, ...}}.')
         found = [(key, entry, f'{file}, "{key}"') for key, entry in table.items()]
     else:
-        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        rows = [(parse_json(line, f"{file}, line {n}"), f"{file}, line {n}") for n, line in lines]
-        found = [(row.get("image_path") if isinstance(row, dict) else None, row, source) for row, source in rows]
+        rows = parse_lines(read_text(file, "metadata file"), str(file))
+        found = [(row.get("image_path") if isinstance(row, dict) else None, row, source) for source, row in rows]
     for key, entry, source in found:
         if not isinstance(entry, dict) or not isinstance(key, str):
             raise UserError(f"{source}: expected an object with a caption and the image that it belongs to.")

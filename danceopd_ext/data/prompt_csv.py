@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
+from ..foreign.tables import parse_csv
 from .row_names import KNOWN
 
 DELIMITERS = ",;\t|"
@@ -32,19 +31,14 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str | None]
         first += 1
     body = "\n".join(lines[first:])
     delimiter = named[1] if named else _delimiter(body.lstrip("\n").split("\n", 1)[0])
-    reader = csv.reader(io.StringIO(body, newline=""), delimiter=delimiter, strict=True)
-    try:
-        columns = _columns(path, next((row for row in reader if any(map(str.strip, row))), []))
-        for row in reader:
-            where = f"{path}, line {first + reader.line_num}"
-            if any(field.strip() for field in row[len(columns) :]):
-                raise UserError(f"{where}: more fields than columns. Put quotes around a prompt with a comma in it.")
-            fields = [*row, *[None] * (len(columns) - len(row))]
-            if row:
-                yield where, {name: field for name, field in zip(columns, fields, strict=False) if name}
-    except csv.Error as error:
-        where = f"{path}, line {first + reader.line_num}"
-        raise UserError(f"{where}: not valid CSV: {error}. Is a quote not closed?") from None
+    rows = parse_csv(body, str(path), delimiter, first + 1)
+    columns = _columns(path, next((row for _, row in rows if any(map(str.strip, row))), []))
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        if any(field.strip() for field in row[len(columns) :]):
+            raise UserError(f"{where}: more fields than columns. Put quotes around a prompt with a comma in it.")
+        fields = [*row, *[None] * (len(columns) - len(row))]
+        yield where, {name: field for name, field in zip(columns, fields, strict=False) if name}
 
 
 def _columns(path: Path, header: list[str]) -> list[str]:

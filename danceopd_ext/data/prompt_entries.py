@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError, counted, few, readable
-from .textfiles import parse_json, parse_toml, read_text
+from ..foreign.json import parse_json
+from ..foreign.text import read_text
+from ..foreign.toml import parse_toml
 from .ui_syntax import settings_lines, settings_note
 
 #: A word must follow the dashes at once, so that "a -- b" is text.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, readable
+from ..foreign.json import parse_lines
+from ..foreign.text import read_text
 from .buckets import around
 from .items import CaptionRules, Item, Size
 from .prompt_csv import csv_rows
@@ -17,7 +19,7 @@ from .row_names import Names
 from .sources import path_of_row, sources_of_row
 from .subset import image_size
 from .targets import Target
-from .textfiles import PROMPT_SUFFIXES, find_beside, parse_json, read_text, unquoted
+from .textfiles import PROMPT_SUFFIXES, find_beside, unquoted
 from .ui_syntax import settings_lines, settings_note, syntax_notes
 
 ONLY_DRAWN = dict.fromkeys(("negative_prompt", "seed", "sample_steps", "scale"), "for sample_prompts only")
@@ -129,11 +131,7 @@ def _read_jsonl(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
 
 
 def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        record = parse_json(line, where, " Every line is one object.")
+    for where, record in parse_lines(text, str(path), "Every line is one object."):
         if not isinstance(record, dict):
             raise UserError(f'{where}: expected an object such as {{"prompt": "a cat"}}.')
         record = {name.strip().lower(): value for name, value in record.items()}

@@ -10,9 +10,7 @@ from ..errors import UserError
 
 KNOWN = re.compile(r"prompt|width|height|target|source(_\d+)?")
 #: other programs' names, and slips, for the column of the source image
-MEANT = re.compile(
-    r"(sources?|src|control|conditioning)([ _-]?(image|img|picture|photo|path|file|dir|data|[a-z])s?)*(_\d+)?"
-)
+MEANT = re.compile(r"(sources?|src|control|conditioning)([ _-]?[a-z])*(_\d+)?")
 
 
 class Names:

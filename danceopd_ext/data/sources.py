@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import UserError
+from ..foreign.json import PATH_REMEDY, parse_json
 from .items import Item, Size
 from .targets import PictureFile, inspect_picture
-from .textfiles import PATH_REMEDY, backslash_hint, breaks, unquoted
+from .textfiles import breaks, unquoted
 
 
 @dataclass
@@ -97,7 +97,7 @@ def sources_of_row(record: Mapping[str, object], where: str) -> tuple[str, ...]:
     for name in ("source", *sorted(numbered, key=lambda name: int(name[7:]))):
         value = record.get(name)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = _json_list(value, name, where)
+            value = parse_json(value, f"{where}: {name}", 'Write a JSON list, ["1.png", "2.png"], or one path.')
         paths = value if isinstance(value, list) else [value]
         if not all(path is None or isinstance(path, str) for path in paths):
             raise UserError(f"{where}: {name} = {value!r} is wrong: expected a picture's path, or a list of paths.")
@@ -117,11 +117,3 @@ def path_of_row(value: object, name: str, where: str) -> str:
             f"{where}: {name} = {value!r} is wrong: a line break or tab is no part of a path. {PATH_REMEDY}"
         )
     return path
-
-
-def _json_list(text: str, name: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        remedy = backslash_hint(error) or ' Write ["1.png", "2.png"], or one path.'
-        raise UserError(f"{where}: {name} = {text} is no JSON list.{remedy}") from None

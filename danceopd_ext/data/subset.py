@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..foreign.files import check_file
 from .buckets import BucketRules
 from .items import CaptionRules, Item, Size
 from .targets import Target
@@ -72,11 +73,10 @@ def image_size(path: Path) -> Size:
     """
     from PIL import Image
 
+    check_file(path, "picture")
     try:
         with Image.open(path) as image:
             return image.size
-    except FileNotFoundError:
-        raise UserError(f"{path}: picture not found. Check the path (the current folder is {Path.cwd()}).") from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: this image is too large: {error}. Make it smaller.") from None
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:

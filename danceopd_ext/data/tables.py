@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .targets import decoded
-from .textfiles import backslash_hint
+from ..foreign.json import parse_lines
+from ..foreign.text import read_text
+from .targets import decoded, read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,20 +35,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines cuts at U+2028 and U+0085 too
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}.") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}).{backslash_hint(error)}") from None
+    for where, row in parse_lines(read_text(path, "table"), str(path)):
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not a JSON object.")
-        yield f"{path}, line {number}", row
+            raise UserError(f"{where}: not a JSON object.")
+        yield where, row
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -93,13 +82,10 @@ def encoded_of(row: Mapping[str, Any], name: str, folder: Path, where: str) -> b
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
-        file = folder / value
-        if not os.path.isfile(file):  # not Path.is_file, which raises for what cannot be a file's name
-            raise UserError(f'{where}: the picture {file} ("{name}") does not exist.')
         try:
-            value = file.read_bytes()
-        except OSError as error:
-            raise UserError(f'{where}: the picture {file} ("{name}") cannot be read: {error.strerror}.') from None
+            value = read_picture(folder / value)
+        except UserError as error:
+            raise UserError(f'{where}: "{name}": {error}') from None
     if not isinstance(value, bytes):
         raise UserError(f'{where}: "{name}" is not a picture: expected its bytes, or the name of its file.')
     return value

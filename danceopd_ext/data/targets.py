@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from ..foreign.files import MIB, read_bytes
 from ..rgb import as_rgb, is_deep_grey
 from .buckets import BucketRules, covering
 from .items import Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+#: bytes of a picture file
+MOST = 512 * MIB
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class PictureFile(NamedTuple):
 
 def inspect_picture(path: Path) -> PictureFile:
     """Read a picture file's digest and size. Raises UserError when it is missing or no picture."""
-    data = _read(path)
+    data = read_picture(path)
     size, deep = open_picture(data, lambda image: (image.size, is_deep_grey(image)), _told(path))
     # caches of earlier versions hold grey of 16 bits as white
     return PictureFile(hashlib.sha256(data + b"16 bits" * deep).hexdigest()[:32], size)
@@ -65,7 +69,7 @@ def load_picture(path: Path) -> Image:
 
     Raises UserError when the file is missing or damaged, or its pixels are numbers of 32 bits.
     """
-    return open_picture(_read(path), lambda image: as_rgb(image, str(path)), _told(path))
+    return open_picture(read_picture(path), lambda image: as_rgb(image, str(path)), _told(path))
 
 
 def decoded(data: bytes, wrong: str) -> Image:
@@ -103,15 +107,9 @@ def shrunk(pixels: np.ndarray, length: int, axis: int) -> np.ndarray:
     return np.moveaxis(np.diff(below, axis=0) * (length / len(pixels)), 0, axis)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: picture not found. Check the path (the current folder is {Path.cwd()}).") from None
-    except OSError as error:
-        raise UserError(f"{path}: the picture cannot be read: {error.strerror or error}.") from None
-    except ValueError as error:  # a null character in the name
-        raise UserError(f"{str(path)!r}: the picture cannot be read: {error}. Check the path.") from None
+def read_picture(path: Path) -> bytes:
+    """Return a picture file's bytes. Raises UserError for what is missing, no ordinary file or larger than MOST."""
+    return read_bytes(path, "picture", MOST)
 
 
 def _told(path: Path) -> str:

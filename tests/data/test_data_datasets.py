@@ -429,11 +429,17 @@ def test_wrong_metadata_is_named(folder, name, content, words):
     assert all(word in str(caught.value) for word in [name, *words]), str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["x" * 300, "x" * 252 + ".png", "a\0b"])
+@pytest.mark.parametrize("key", ["x" * 300, "x" * 252 + ".png"])
 def test_an_entry_whose_name_cannot_be_a_file_has_no_image(folder, key):
     (folder / "meta.json").write_text(json.dumps({key: {"caption": "a fox"}}), encoding="utf-8")
     (item,) = read(folder, metadata_toml("meta.json"))[0]["style"]
     assert (item.text, item.target) == ("a fox", None)
+
+
+def test_an_entry_whose_name_no_file_has_anywhere_is_refused(folder):
+    (folder / "meta.json").write_text(json.dumps({"a\0b": {"caption": "a fox"}}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"meta\.json: a\\x00b has a null character at place 2"):
+        read(folder, metadata_toml("meta.json"))
 
 
 def test_a_missing_configuration_is_named(tmp_path):

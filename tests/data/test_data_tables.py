@@ -32,7 +32,7 @@ def test_rows_end_at_line_ends_alone(tmp_path):
 
 def test_single_backslashes_of_a_windows_path_get_a_remedy(tmp_path):
     (tmp_path / "rows.jsonl").write_text(r'{"input_image": "C:\pictures\1.png"}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"line 1: not JSON .* two backslashes"):
+    with pytest.raises(UserError, match=r"line 1: not valid JSON: .* two backslashes"):
         list(read_rows(tmp_path / "rows.jsonl"))
 
 
@@ -59,7 +59,15 @@ def test_what_is_no_picture_is_refused(tmp_path, value):
         picture_of({"x": value}, "x", tmp_path, "row")
 
 
-@pytest.mark.parametrize("value", ["", "gone.png", "x" * 5000, "a\0b"])
-def test_a_file_that_is_not_there_is_named(tmp_path, value):
-    with pytest.raises(UserError, match="does not exist"):
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("", "this is a folder"),
+        ("gone.png", "picture not found"),
+        ("x" * 5000, "cannot be read"),
+        ("a\0b", "null byte"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named(tmp_path, value, told):
+    with pytest.raises(UserError, match=f'^row: "x": .*{told}'):
         picture_of({"x": value}, "x", save(tmp_path / "a.png").parent, "row")

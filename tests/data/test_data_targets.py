@@ -122,14 +122,18 @@ def test_a_missing_picture_is_named(tmp_path):
         inspect_picture(tmp_path / "a.png")
 
 
+def test_a_picture_whose_name_cannot_be_one_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\\x00\.png.*cannot be read.*Check the path"):
+        inspect_picture(tmp_path / "a\0.png")
+
+
 @pytest.mark.parametrize("key", ["source", "target"])
-def test_a_picture_whose_name_cannot_be_one_is_named(tmp_path, key):
+def test_a_prompt_file_names_no_such_picture(tmp_path, key):
     """With a width and a height the prompt file is read without a look at its pictures."""
     row = {"prompt": "add a hat", "width": 64, "height": 64, key: "a\0.png"}
     (tmp_path / "p.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    (item,) = read_prompts(tmp_path / "p.jsonl", [(64, 64)], multiple=16)[0]
-    with pytest.raises(UserError, match=r"a\\x00\.png.*cannot be read.*Check the path"):
-        inspect_picture(item.target.path if item.target else item.source_images[0])
+    with pytest.raises(UserError, match=rf"p\.jsonl, line 1: {key} has a null character at place 2"):
+        read_prompts(tmp_path / "p.jsonl", [(64, 64)], multiple=16)
 
 
 # --- where they come from
