@@ -10,6 +10,7 @@ from typing import Any
 
 from danceopd_ext.config.effects import without_effect
 from danceopd_ext.config.fields import convert, given, is_unset, key_types, right_word, type_name
+from danceopd_ext.config.local_code import NAME, refuse_in_preset, split_off
 from danceopd_ext.config.paths import BACKSLASH, find, placed
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
 from danceopd_ext.config.strangers import Stranger, is_foreign_section, welcome
@@ -68,25 +69,29 @@ def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | Non
     """
     path, known = Path(path), flat_keys()
     values, strangers, sections = flatten(read_toml(path), path)
-    for name, text in (overrides or {}).items():
+    local, flags = split_off(overrides)
+    for name, text in flags.items():
         if name in known:
             values[name] = parse_flag(name, text)
         else:
             strangers.append(Stranger(name, f"--{name}", _most_likely(text)))
-    notes = welcome(strangers, sections, path, values, [*known, *TABLES, "config"])
+    notes = welcome(strangers, sections, path, values, [*known, *TABLES, "config", NAME])
     preset = build_preset(values, path.parent)
     preset.notes = [*notes, *preset.notes]
+    preset.allow_local_code = local
     return preset
 
 
 def entries(document: dict[str, Any], path: Path) -> Iterator[tuple[str, str, Any]]:
     """Section ("" is the top of the file), key and value of each entry: one level of sections is dissolved.
 
-    Raises UserError for a key that stands in two sections: which of them counts would be a guess.
+    Raises UserError for a key that stands in two sections (which of them counts would be a guess), and for one that
+    belongs on the command line alone.
     """
     seen: dict[str, str] = {}
     for name, value in document.items():
         section = name if isinstance(value, dict) else ""
+        refuse_in_preset(path, value if isinstance(value, dict) else [name])
         for key, entry in value.items() if isinstance(value, dict) else [(name, value)]:
             if key in seen and not is_table(section, key):
                 first, second = (f"in [{one}]" if one else "before all sections" for one in (seen[key], section))

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from danceopd_ext.config.toml_text import toml_text
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import UserError, few_letters
 
 #: words of TOML and of the command line, whatever their case; to Python "false" would be a text, and so true
 WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+#: letters of one text; Python's parser takes minutes and gigabytes for some long ones
+LONGEST = 1000
 
 
 def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
@@ -19,6 +22,10 @@ def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
     `key`: what the user calls the list. Raises UserError that names each text with a slip and how to write it.
     """
     pairs, found = [pair for pair in pairs if pair.strip()], {}
+    if long := next((pair for pair in pairs if len(pair) > LONGEST), None):
+        raise UserError(
+            f'{key}: "{few_letters(long)}" has {len(long):,} characters. Write name=value in {LONGEST:,} or less.'
+        )
     if slips := [pair for pair in pairs if pair.rstrip().endswith(",")]:
         right = toml_text([pair.strip().rstrip(", ") for pair in slips])
         raise UserError(f"{key}: {_quoted(slips)}: remove the comma at the end. Write {right}.")

@@ -226,6 +226,8 @@ class Preset:
     danceopd: DanceOPDSection
     notes: list[str] = field(default_factory=list, compare=False)
     """What is told before the run: keys that were left out, values without effect."""
+    allow_local_code: bool = field(default=False, compare=False)
+    """Whether the command line allows code from outside the installed packages to run (see local_code.py)."""
 
     def __post_init__(self) -> None:
         for name in SECTIONS:

@@ -11,6 +11,7 @@ from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.config.fields import convert, key_types
 from danceopd_ext.config.foreign_keys import is_gui_key
 from danceopd_ext.config.load import TABLES, build_section, entries, flat_keys, is_table, parse_flag, read_toml
+from danceopd_ext.config.local_code import split_off
 from danceopd_ext.config.strangers import gui_notes
 from danceopd_ext.errors import UserError, nearest
 
@@ -32,6 +33,10 @@ class HostedPreset:
     flags: dict[str, list[str]]
     notes: list[str] = field(default_factory=list)
     """What is told before the run: keys that were left out."""
+    allow_local_code: bool = False
+    """Whether the command line allows code that the preset names to run (see local_code.py)."""
+    toolkit_dir_is_told: bool = False
+    """Whether the command line names the checkout, not the preset."""
 
 
 def danceopd_keys() -> list[str]:
@@ -44,12 +49,14 @@ def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None)
 
     Raises UserError for what is wrong with our part, or cannot be a toolkit's argument at all.
     """
-    path, flags = Path(path), dict(flags or {})
+    path = Path(path)
+    local, flags = split_off(flags)
     document = read_toml(path)
     toolkit = _toolkit(document, flags)
     if toolkit == "native":
         return None
     ours, theirs = _split(document, path)
+    told = "toolkit_dir" in flags
     for name in [*danceopd_keys(), "model_type"]:
         if name in flags:
             words = flags.pop(name)
@@ -67,6 +74,8 @@ def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None)
         values=theirs,
         flags=flags,
         notes=gui_notes(only_gui),
+        allow_local_code=local,
+        toolkit_dir_is_told=told,
     )
 
 

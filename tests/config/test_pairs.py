@@ -52,3 +52,20 @@ def test_a_toolkit_gets_what_python_reads():
     found = python_pairs(texts, "optimizer_args")
     assert found == ["relative_step=False", "warmup_init=True", "betas=0.9,0.99", "beta1=None"]
     assert [ast.literal_eval(one.partition("=")[2]) for one in found] == [False, True, (0.9, 0.99), None]
+
+
+@pytest.mark.parametrize(
+    "value", ["(" * 10**5, "-" * 10**6 + "1", "1+" * 10**5 + "1", "9" * 5000, "[" * 900 + "]" * 900]
+)
+def test_a_value_that_is_hard_to_parse_is_a_message(value):
+    with pytest.raises(UserError, match="optimizer_args: ") as error:
+        parse_pairs([f"eps={value}"], "optimizer_args")
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("value", ["(" * 900, "[" * 400 + "]" * 400, "9" * 900])
+def test_a_value_within_the_limit_is_parsed_or_a_message(value):
+    try:
+        parse_pairs([f"eps={value}"], "optimizer_args")
+    except UserError as error:
+        assert str(error).startswith("optimizer_args: ")

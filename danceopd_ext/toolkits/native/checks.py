@@ -34,7 +34,7 @@ def check_machine(preset: Preset, accelerator: Accelerator) -> None:
     """Raise UserError for a precision or an optimizer that does not work here."""
     if preset.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(f'mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16". {why_no_gpu()}'.strip())
-    check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps)
+    check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps, preset.allow_local_code)
 
 
 def slow_without_gpu(device: torch.device, layout: Layout, family: Family) -> list[str]:
@@ -47,17 +47,20 @@ def slow_without_gpu(device: torch.device, layout: Layout, family: Family) -> li
     return [told.rstrip(" .")]
 
 
-def check_optimizer(section: OptimizerSection, device: torch.device, steps: int) -> None:
-    """Take one step with the optimizer and its schedule. Raises UserError for what does not fit them."""
+def check_optimizer(section: OptimizerSection, device: torch.device, steps: int, local: bool = False) -> None:
+    """Take one step with the optimizer and its schedule. Raises UserError for what does not fit them.
+
+    local: see optimizers.optimizer_class.
+    """
     parameter = torch.nn.Parameter(torch.zeros(2, 2, device=device))
-    optimizer = make_optimizer(section, [parameter], device)
+    optimizer = make_optimizer(section, [parameter], device, local)
     schedule = make_schedule(section, optimizer, steps)
     parameter.grad = torch.ones_like(parameter)
     try:
         if hasattr(optimizer, "train"):
             optimizer.train()
         optimizer.step()
-    except (TypeError, ValueError, AttributeError, AssertionError) as error:
+    except Exception as error:  # an optimizer may raise anything
         raise UserError(
             f"optimizer_type = {section.optimizer_type} with optimizer_args = {section.optimizer_args} "
             f"cannot take a step: {error}."

@@ -51,7 +51,7 @@ class Run:
         self.prepared, self.preset = prepared, preset
         self.accelerator, self.fields, self.data = accelerator, fields, data
         self.parameters = fields.adapters.student_parameters()
-        optimizer = make_optimizer(preset.optimizer, self.parameters, accelerator.device)
+        optimizer = make_optimizer(preset.optimizer, self.parameters, accelerator.device, preset.allow_local_code)
         self.schedule = make_schedule(preset.optimizer, optimizer, preset.training.max_train_steps)
         self.optimizer = accelerator.prepare(optimizer)
         self.output = Output(prepared, fields.adapters, self.optimizer_state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from danceopd_ext.config.pairs import parse_pairs
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.machine import why_no_gpu
+from danceopd_ext.toolkits.installed import Refused, class_at
 from danceopd_ext.toolkits.native.rates import check_rate, is_relative, specific, warmup_of
 
 
@@ -66,14 +66,17 @@ def default_optimizer(device: torch.device) -> str:
     if device.type != "cuda":
         return "AdamW"
     try:
-        importlib.import_module("bitsandbytes.optim")
-    except (ImportError, RuntimeError, OSError):
+        class_at(KNOWN["AdamW8bit"].path, torch.optim.Optimizer)
+    except (ImportError, AttributeError, RuntimeError, OSError, Refused):
         return "AdamW"
     return "AdamW8bit"
 
 
-def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimizer]:
-    """The class for an sd-scripts name (any case) or a dotted path. Raises UserError with the remedy."""
+def optimizer_class(name: str, device: torch.device, local: bool = False) -> type[torch.optim.Optimizer]:
+    """The class for an sd-scripts name (any case) or a dotted path. Raises UserError with the remedy.
+
+    local: whether code that is not an installed package may run (see installed.py).
+    """
     by_case = {known.lower(): known for known in KNOWN}
     known = KNOWN.get(by_case.get(name.lower(), ""))
     if known is None and "." not in name:
@@ -83,14 +86,16 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
         raise UserError(f'optimizer_type = "{name}" needs a GPU; without one use "AdamW". {why_no_gpu()}'.strip())
     module, _, cls = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), cls)
-    except (ImportError, RuntimeError, OSError, ValueError) as error:
+        return class_at(path, torch.optim.Optimizer, local)
+    except Refused as problem:
+        raise UserError(f'optimizer_type = "{name}": {problem}') from None
+    except AttributeError:
+        raise UserError(f'optimizer_type = "{name}": {module} has no {cls}.') from None
+    except Exception as error:  # a module may raise anything while it is imported
         raise UserError(
             f'optimizer_type = "{name}": {module or "its module"} does not import ({error}). {_remedy(package)}, '
             'or use optimizer_type = "AdamW".'
         ) from error
-    except AttributeError:
-        raise UserError(f'optimizer_type = "{name}": {module} has no {cls}.') from None
 
 
 def _remedy(package: str) -> str:
@@ -99,10 +104,15 @@ def _remedy(package: str) -> str:
     return "Check the path, or find out which package has this module (its name may differ) and `pip install` it"
 
 
-def make_optimizer(section: OptimizerSection, parameters: list[torch.nn.Parameter], device: torch.device):
-    """The optimizer that the preset asks for. Raises UserError for an unknown one or wrong arguments."""
+def make_optimizer(
+    section: OptimizerSection, parameters: list[torch.nn.Parameter], device: torch.device, local: bool = False
+):
+    """The optimizer that the preset asks for; `local`: see optimizer_class.
+
+    Raises UserError for an unknown one or wrong arguments.
+    """
     name = section.optimizer_type or default_optimizer(device)
-    cls = optimizer_class(name, device)
+    cls = optimizer_class(name, device, local)
     given, taken = parse_pairs(section.optimizer_args, "optimizer_args"), inspect.signature(cls).parameters
     if "lr" in given:
         raise UserError(f"optimizer_args: write lr as a key of its own, learning_rate = {given['lr']}.")
@@ -119,7 +129,7 @@ def make_optimizer(section: OptimizerSection, parameters: list[torch.nn.Paramete
         arguments["lr"] = None
     try:
         return cls(parameters, **arguments)
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # an optimizer may raise anything
         raise UserError(f"optimizer_args = {section.optimizer_args} do not fit {name}: {error}.") from error
 
 

@@ -1,0 +1,34 @@
+"""`--allow_local_code`: the user's word that code from outside the installed packages may run.
+
+Presets are shared between strangers. So only the command line can say it, and a preset that does is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from danceopd_ext.errors import UserError
+
+NAME = "allow_local_code"
+FLAG = f"--{NAME}"
+
+
+def split_off(flags: Mapping[str, str | list[str]] | None) -> tuple[bool, dict[str, str | list[str]]]:
+    """Whether the command line allows local code, and its other flags. Raises UserError for a wrong value."""
+    others = dict(flags or {})
+    words = others.pop(NAME, "false")
+    words = words.split() if isinstance(words, str) else words
+    word = " ".join(words).lower() or "true"
+    if word not in ("true", "false"):
+        raise UserError(f"{FLAG} {word}: it is a switch. Write {FLAG} alone.")
+    return word == "true", others
+
+
+def refuse_in_preset(path: Path, keys: Iterable[str]) -> None:
+    """Raise UserError where a preset allows itself to run code."""
+    if NAME in keys:
+        raise UserError(
+            f"{path}: {NAME} cannot be set in a preset: a preset from a stranger could allow itself to run code. "
+            f"Remove it. If you trust the code, write {FLAG} on the command line."
+        )
