@@ -1,38 +1,60 @@
-"""Which commit a folder has checked out, read from git's own files: git itself may not be installed."""
+"""Which commit a folder has checked out and where it was cloned from, read from git's own files.
+
+git itself may not be installed, and would run what a stranger's .git/config tells it to.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+#: bytes that are read of a file; the list of all branches and tags of a large repository has fewer
+MOST = 2**24
+
 
 def read_commit(folder: Path) -> str | None:
     """The commit's full name, or None: not a git checkout (a downloaded zip), or one that is stored otherwise."""
     repository = _repository(folder)
-    head = _read(repository / "HEAD")
+    head = read_small(repository / "HEAD")
     if not head.startswith("ref:"):
         return _commit(head)
     name = head.removeprefix("ref:").strip()
-    shared = repository / (_read(repository / "commondir") or ".")  # a worktree has its branches where the clone is
+    shared = _shared(repository)
     for place in (repository, shared):
-        if commit := _commit(_read(place / name)):
+        if commit := _commit(read_small(place / name)):
             return commit
-    packed = re.search(rf"^([0-9a-f]{{40,64}}) {re.escape(name)}$", _read(shared / "packed-refs"), re.MULTILINE)
+    packed = re.search(rf"^([0-9a-f]{{40,64}}) {re.escape(name)}$", read_small(shared / "packed-refs"), re.MULTILINE)
     return packed[1] if packed else None
+
+
+def read_remotes(folder: Path) -> list[str]:
+    """`owner/name` of each remote, without the host and what may be a password before it; none without git's files."""
+    text = read_small(_shared(_repository(folder)) / "config")
+    urls = re.findall(r"^\s*url\s*=\s*(.+?)\s*$", text, re.MULTILINE)
+    parts = [[part for part in re.split(r"[/\\:]", url) if part] for url in urls]
+    return ["/".join(one[-2:]).removesuffix(".git") for one in parts if one]
+
+
+def read_small(path: Path) -> str:
+    """The text of an ordinary file, its first MOST bytes, without blanks around it; empty where it cannot be read."""
+    try:
+        if not path.is_file():  # a device or a pipe might never end
+            return ""
+        with open(path, "rb") as file:
+            return file.read(MOST).decode("utf-8", errors="replace").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _shared(repository: Path) -> Path:
+    """Where branches and settings are: of a worktree, where the clone is."""
+    return repository / (read_small(repository / "commondir") or ".")
 
 
 def _repository(folder: Path) -> Path:
     """The folder of git's files: .git, or where a .git file (worktree, submodule) points."""
-    pointer = _read(folder / ".git")
+    pointer = read_small(folder / ".git")
     return folder / pointer.removeprefix("gitdir:").strip() if pointer.startswith("gitdir:") else folder / ".git"
-
-
-def _read(path: Path) -> str:
-    """The file's text without blanks around it; empty where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def _commit(text: str) -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.commit import read_commit
+from danceopd_ext.toolkits.hosted.commit import read_commit, read_small
 
 #: files that are in every checkout of a toolkit, and in none of the other's
 MARKS = {
@@ -51,12 +51,16 @@ def tested_with(toolkit: str) -> str:
 
 @dataclass(frozen=True)
 class Checkout:
-    """A toolkit's folder. version: for people; "unknown" where nothing says it. tested: it is one of TESTED."""
+    """A toolkit's folder. version: for people; "unknown" where nothing says it. tested: it is one of TESTED.
+
+    named_by: "toolkit_dir", or the variable in the environment that names it; "" where it is the current directory.
+    """
 
     folder: Path
     version: str
     tested: bool
     toolkit: str
+    named_by: str = field(default="", compare=False)
 
 
 def find_toolkit(
@@ -68,9 +72,9 @@ def find_toolkit(
     """
     variable, here = VARIABLES[toolkit], cwd or Path.cwd()
     if toolkit_dir:
-        return describe(toolkit, _named(toolkit, toolkit_dir, "toolkit_dir", here))
+        return replace(describe(toolkit, _named(toolkit, toolkit_dir, "toolkit_dir", here)), named_by="toolkit_dir")
     if environ.get(variable):
-        return describe(toolkit, _named(toolkit, environ[variable], variable, here))
+        return replace(describe(toolkit, _named(toolkit, environ[variable], variable, here)), named_by=variable)
     if _is(toolkit, here):
         return describe(toolkit, here)
     raise UserError(
@@ -132,9 +136,6 @@ def _hint(toolkit: str, folder: Path) -> str:
 
 def _number(folder: Path) -> str | None:
     """The version in pyproject.toml."""
-    try:
-        text = (folder / "pyproject.toml").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    text = read_small(folder / "pyproject.toml")
     found = re.search(r'^version\s*=\s*["\']([^"\']+)', text, re.MULTILINE)
     return found[1] if found else None

@@ -18,6 +18,7 @@ from danceopd_ext.files import check_writable
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.toolkits.earlier import refuse_overwriting
+from danceopd_ext.toolkits.hosted.class_names import check_class_names
 from danceopd_ext.toolkits.hosted.teachers import Linears, host_layout, network_tensors, read_teachers
 
 #: what optimizers and their packages raise when they are made of wrong arguments
@@ -56,11 +57,14 @@ def check_optimizer(
     preset: Path,
     make_optimizer: Callable[[Namespace, list], tuple],
     make_schedule: Callable[[Namespace, Any], Any],
+    local: bool = False,
 ) -> None:
     """Make the toolkit's own optimizer and schedule for one small weight. Raises UserError for what does not fit.
 
-    The two functions are the toolkit's; they get copies of the arguments, which some of them change.
+    The two functions are the toolkit's; they get copies of the arguments, which some of them change. `local`: see
+    installed.class_at.
     """
+    check_class_names(args, preset, local)
     tried = copy.deepcopy(args)
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     with _silence():
@@ -73,6 +77,18 @@ def check_optimizer(
             f"{_more('lr_scheduler_args', args)}{_more('lr_warmup_steps', args)}",
             lambda: make_schedule(tried, optimizer),
         )
+
+
+def check_lora_files(args: Namespace, preset: Path) -> None:
+    """Raise UserError for a LoRA that the toolkit would unpickle, which can run code; it goes by the file's ending."""
+    for name in ("network_weights", "base_weights"):
+        given = getattr(args, name, None) or []
+        for place in [given] if isinstance(given, str) else given:
+            if PurePath(place).suffix != ".safetensors":
+                raise UserError(
+                    f'{preset}: {name} = "{place}": the toolkit opens any file but .safetensors as a pickle, which can '
+                    "run code. Name a file that ends in .safetensors (python -m danceopd_ext convert makes one)."
+                )
 
 
 def check_teachers(options: DanceOPDSection, names: LayerNames | None, title: str, linears: Linears | None) -> None:

@@ -33,7 +33,9 @@ QUIET = {
 
 def check_state(args: argparse.Namespace) -> None:
     """Raise UserError where `resume` does not name a state of ours, or one that has nothing left to do."""
-    if not args.resume or args.resume_from_huggingface:
+    if args.resume_from_huggingface:  # what is checked here would not be what accelerate then unpickles
+        raise UserError("resume_from_huggingface is not supported here: download the state and name its folder.")
+    if not args.resume:
         return
     folder = Path(args.resume)
     if not folder.is_dir():

@@ -13,13 +13,19 @@ from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.lora.source import open_source
+from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.numbers import check_numbers
-from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_precision
+from danceopd_ext.toolkits.hosted.preflight import (
+    check_lora_files,
+    check_optimizer,
+    check_output,
+    check_precision,
+)
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
@@ -40,6 +46,7 @@ def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError for what is wrong with preset, checkout, files or data."""
     architecture = find_architecture(preset.model_type)
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
+    tell(admit(checkout, preset))
     module = import_trainer(checkout, architecture)
     theirs = getattr(module, architecture.trainer)
     check_seams(theirs, SEAMS, checkout)
@@ -53,8 +60,13 @@ def train(preset: HostedPreset) -> Path:
     check_output(args, preset.path, preset.danceopd.overwrite)
     check_precision(args, preset.path)
     trainer = trainer_class(theirs)(settings)
+    check_lora_files(args, preset.path)
     check_optimizer(
-        args, preset.path, trainer.get_optimizer, lambda args, made: trainer.get_lr_scheduler(args, made, 1)
+        args,
+        preset.path,
+        trainer.get_optimizer,
+        lambda args, made: trainer.get_lr_scheduler(args, made, 1),
+        preset.allow_local_code,
     )
     notes = [*check_trackers(args), *guidance_note(args, architecture)]
     for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
@@ -139,7 +151,7 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
                 where = f"in {Path.cwd()} or beside the preset"
                 raise UserError(f'{preset.path}: {name} = "{value}": there is no such file {where}.')
             setattr(args, name, str(found))
-    if args.resume and not args.resume_from_huggingface:
+    if args.resume:
         args.resume = str(find_path(args.resume, preset.path.parent))
     for name, teacher in preset.danceopd.teachers.items():
         for place in teacher.loras:

@@ -88,8 +88,14 @@ def take_resume(args: Namespace) -> Replay | None:
             f'resume = "{args.resume}" is not a state of a DanceOPD run with sd-scripts: it has no {PROGRESS_FILE}. '
             "States are made by save_state = true, in folders that end in -state."
         )
-    state = torch.load(folder / PROGRESS_FILE, map_location="cpu", weights_only=True)
-    replay = Replay(folder, state["step"], state["loss"])
+    try:
+        state = torch.load(folder / PROGRESS_FILE, map_location="cpu", weights_only=True)
+        replay = Replay(folder, state["step"], state["loss"])
+    except Exception as error:  # damaged, or more than numbers: torch has many words for it
+        raise UserError(
+            f'resume = "{args.resume}": {PROGRESS_FILE} is damaged or holds more than numbers. Resume from an earlier '
+            "state."
+        ) from error
     if not args.max_train_epochs:
         replay.check_end(args.max_train_steps)
     args.resume = None

@@ -19,13 +19,20 @@ from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path, read_text
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.files import check_writable
+from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, tested_with, version_note
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.numbers import check_numbers
-from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_paths, check_precision
+from danceopd_ext.toolkits.hosted.preflight import (
+    check_lora_files,
+    check_optimizer,
+    check_output,
+    check_paths,
+    check_precision,
+)
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
@@ -48,6 +55,7 @@ def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError before anything is loaded, wherever that can be known."""
     architecture = architecture_of(preset)
     checkout = find_toolkit("sd-scripts", preset.danceopd.toolkit_dir)
+    tell(admit(checkout, preset))
     check_script(checkout, architecture)
     script = import_script(checkout, [checkout.folder], architecture.script)
     base = getattr(script, architecture.trainer)
@@ -180,7 +188,14 @@ def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -
             if path.suffix == ".json":
                 read_document(str(path))
     util = importlib.import_module("library.train_util")
-    check_optimizer(args, preset.path, util.get_optimizer, lambda args, made: util.get_scheduler_fix(args, made, 1))
+    check_lora_files(args, preset.path)
+    check_optimizer(
+        args,
+        preset.path,
+        util.get_optimizer,
+        lambda args, made: util.get_scheduler_fix(args, made, 1),
+        preset.allow_local_code,
+    )
     check_files(args, preset.danceopd, architecture, preset.path)
 
 

@@ -77,8 +77,8 @@ def test_another_version_is_told(world, tmp_path, monkeypatch):  # noqa: F811
     copy = tmp_path / "sd-scripts"
     keep_out = shutil.ignore_patterns(".git", "docs", "images", "bitsandbytes_windows", "tests")
     shutil.copytree(prepare(), copy, ignore=keep_out)
-    preset = world.preset(tmp_path, "ink", danceopd={"toolkit_dir": str(copy)})
-    done = trained(preset, "--max_train_steps", "1")
+    preset = world.preset(tmp_path, "ink")
+    done = trained(preset, "--max_train_steps", "1", "--toolkit_dir", str(copy))
     assert "is of unknown version; tested with 2025-08, commit 18e62515; 2026-02, commit 48d368fa; v0.11.1" in done.log
 
 
