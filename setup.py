@@ -20,6 +20,7 @@ setup(
         "torch>=2.5",
         "numpy",
         "safetensors>=0.4.5",
+        "regex>=2022.1.18",
         "tqdm",
         "pillow",
         "tomli>=2; python_version < '3.11'",

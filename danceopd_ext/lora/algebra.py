@@ -206,8 +206,9 @@ def _norm(change: Change) -> float:
     """Frobenius norm of the weight change, in float64: a small difference of large LoRAs cancels."""
     if isinstance(change, Kronecker):
         return change.norm()
-    if not isinstance(change, LowRank):
+    if _is_large(change):
         return float(change.delta(torch.float64).norm())
+    change = change.to_low_rank()  # of a product of low rank, which can be far smaller than the layer
     up_r = torch.linalg.qr(change.up_OR.double(), mode="r").R
     down_r = torch.linalg.qr(change.down_RI.double().T, mode="r").R
     return float((up_r @ down_r.T).norm())

@@ -7,18 +7,27 @@ entry lora_adapter_metadata, and both divide by the rank that is written there, 
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from danceopd_ext.errors import UserError
-from danceopd_ext.lora.source import Source
+import regex
+
+from danceopd_ext.errors import UserError, few_letters, printable
+from danceopd_ext.foreign.json import shown
+from danceopd_ext.lora.source import ADAPTER_ENTRY, Source, adapter_settings
 
 #: (layer as the file writes it, kind, rank of its factors or None for whole ones) -> what the product is multiplied by
 ScaleRule = Callable[[str, str, "int | None"], float]
 
-_METADATA = "lora_adapter_metadata"
+#: a rank is at most the size of a layer, and a LoRA is multiplied by alpha / rank: in real files by 1000 at most
+LARGEST_RANK, LARGEST_SCALE = 2**20, 1e6
+#: a pattern that is a layer's name and nothing more
+_NAME = re.compile(r"[\w.-]+")
+#: letters of a pattern, and seconds for all that is matched of one file: some expressions never come to an end
+LONGEST_PATTERN, SECONDS = 1000, 3.0
 
 
 def by_rank(alpha: float | None, rank: int | None) -> float:
@@ -26,22 +35,32 @@ def by_rank(alpha: float | None, rank: int | None) -> float:
     return alpha / rank if alpha and rank else 1.0
 
 
+def check_scale(where: str, scale: float) -> float:
+    """Return what a change is multiplied by, `scale`. Raises UserError, which begins with `where`, for a huge one."""
+    if not abs(scale) <= LARGEST_SCALE:
+        raise UserError(
+            f"{where}: alpha divided by the rank is {scale:g}, and at most {LARGEST_SCALE:,g} is read. Download the "
+            "file again, or ask its maker for it."
+        )
+    return scale
+
+
 def scale_rule(source: Source) -> ScaleRule:
     """The rule for layers without an alpha of their own. Raises UserError for a configuration that is not one."""
     where, config = _config(source)
     patterns = {key: _patterns(where, config, key) for key in ("alpha_pattern", "rank_pattern")}
     numbers = {key: _number(where, key, config.get(key)) for key in ("lora_alpha", "alpha", "r")}
-    if numbers["r"] == 0:
-        raise UserError(f"{where}: r is 0: a LoRA has a rank of at least 1. Download the adapter again.")
+    if numbers["r"] is not None:
+        _check_rank(where, "r", numbers["r"])
 
     def scale(layer: str, kind: str, rank: int | None) -> float:
         default = numbers["lora_alpha" if kind == "LoRA" else "alpha"]
-        alpha = _of_layer(patterns["alpha_pattern"], layer, default)
+        alpha = patterns["alpha_pattern"].of(layer, default)
         if alpha is None:
             return 1.0
         if kind != "LoRA":  # PEFT divides by the rank of its settings, also where a factor is whole
-            return alpha / (_of_layer(patterns["rank_pattern"], layer, numbers["r"]) or rank or 1)
-        return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+            return check_scale(where, alpha / (patterns["rank_pattern"].of(layer, numbers["r"]) or rank or 1))
+        return check_scale(where, alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
     return scale
 
@@ -49,50 +68,90 @@ def scale_rule(source: Source) -> ScaleRule:
 def _config(source: Source) -> tuple[str, dict]:
     """Where the settings stand, for messages, and the settings, which are empty when there are none."""
     where, config = f"{source.path.parent / 'adapter_config.json'}", source.config
-    if not config and _METADATA in source.metadata:
-        where = f"{source.path}: metadata entry {_METADATA}"
-        try:
-            config = json.loads(source.metadata[_METADATA])
-        except (TypeError, ValueError) as problem:
-            raise UserError(f"{where} is not JSON. Download the file again.") from problem
-        if isinstance(config, dict):
-            config = {key.removeprefix("transformer."): value for key, value in config.items()}
-    if config is None or config == {}:
-        return where, {}
-    if not isinstance(config, dict):
-        raise UserError(f"{where}: a table of settings is needed, not {_shown(config)}. Download the adapter again.")
+    if not config and ADAPTER_ENTRY in source.metadata:
+        where = f"{source.path}: metadata entry {ADAPTER_ENTRY}"
+        config = adapter_settings(source.metadata[ADAPTER_ENTRY], where)
+        config = {key.removeprefix("transformer."): value for key, value in config.items()}
     return where, config
 
 
-def _patterns(where: str, config: Mapping[str, object], key: str) -> dict[re.Pattern, float]:
-    """PEFT's rule: a pattern is a regular expression for the end of a layer's name, from a dot on."""
+@dataclass
+class _Patterns:
+    """PEFT's rule: a pattern is a regular expression for the end of a layer's name, from a dot on; the first counts.
+
+    Plain names, which most of them are, are compared as such. `where`: for messages. `names`, `expressions`: pattern ->
+    (its place in the table, its number).
+    """
+
+    where: str
+    names: dict[str, tuple[int, float]] = field(default_factory=dict)
+    expressions: dict[regex.Pattern, tuple[int, float]] = field(default_factory=dict)
+    seconds: float = SECONDS
+
+    def of(self, layer: str, default: float | None) -> float | None:
+        """The number of the first pattern that the layer matches. Raises UserError where matching takes too long."""
+        parts = layer.split(".")
+        ends = (".".join(parts[first:]) for first in range(len(parts)))
+        found = [self.names[end] for end in ends if end in self.names]
+        found += [entry for pattern, entry in self.expressions.items() if self._matches(pattern, layer)]
+        return min(found)[1] if found else default
+
+    def _matches(self, pattern: regex.Pattern, layer: str) -> bool:
+        started = time.monotonic()
+        try:
+            return pattern.match(layer, timeout=max(self.seconds, 1e-3)) is not None
+        except (TimeoutError, MemoryError):
+            raise UserError(
+                f"{self.where}: its patterns take longer than {SECONDS:g} s to match, such as "
+                f"{few_letters(printable(pattern.pattern), 120)}. Write the names of layers instead."
+            ) from None
+        finally:
+            self.seconds -= time.monotonic() - started
+
+
+def _patterns(where: str, config: Mapping[str, object], key: str) -> _Patterns:
     table = config.get(key) or {}
     if not isinstance(table, dict):
-        raise UserError(f"{where}: {key} must be a table of layer = number, not {_shown(table)}.")
-    found = {}
-    for pattern, value in table.items():
-        number = _number(where, f"{key}.{pattern}", value)
-        if not number and (number is None or key == "rank_pattern"):
-            raise UserError(f"{where}: {key}.{pattern} must be a number above 0, not {_shown(value)}.")
-        try:
-            found[re.compile(rf"(.*\.)?({pattern.lstrip('^')})$")] = number
-        except re.error as problem:
-            raise UserError(f"{where}: {key}: {_shown(pattern)} is not a regular expression ({problem}).") from problem
+        raise UserError(f"{where}: {key} must be a table of layer = number, not {shown(table)}.")
+    found = _Patterns(f"{where}: {key}")
+    for place, (pattern, value) in enumerate(table.items()):
+        name = f"{key}.{few_letters(printable(pattern))}"
+        number = _number(where, name, value)
+        if number is None or (number == 0 and key == "rank_pattern"):
+            raise UserError(f"{where}: {name} must be a number above 0, not {shown(value)}.")
+        if key == "rank_pattern":
+            _check_rank(where, name, number)
+        pattern = pattern.lstrip("^")
+        if _NAME.fullmatch(pattern):
+            found.names.setdefault(pattern, (place, number))
+        else:
+            found.expressions[_compiled(where, key, pattern)] = place, number
     return found
 
 
-def _of_layer(patterns: Mapping[re.Pattern, float], layer: str, default: float | None) -> float | None:
-    return next((value for pattern, value in patterns.items() if pattern.match(layer)), default)
+def _compiled(where: str, key: str, pattern: str) -> regex.Pattern:
+    """The pattern as PEFT asks for it. Python's own `re` cannot be stopped once it matches; `regex` can."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise UserError(f"{where}: {key}: a pattern has {len(pattern):,} letters: {few_letters(printable(pattern))}.")
+    try:
+        return regex.compile(rf"(.*\.)?({pattern})$")
+    except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as problem:
+        raise UserError(f"{where}: {key}: {shown(pattern)} is not a regular expression ({problem}).") from problem
+
+
+def _check_rank(where: str, key: str, rank: float) -> None:
+    if rank == 0:
+        raise UserError(f"{where}: {key} is 0: a LoRA has a rank of at least 1. Download the adapter again.")
+    if not 1 <= rank <= LARGEST_RANK or rank != int(rank):
+        raise UserError(
+            f"{where}: {key} = {rank:g}: a rank is a whole number from 1 to {LARGEST_RANK:,}. Download the adapter "
+            "again."
+        )
 
 
 def _number(where: str, key: str, value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{where}: {key} must be a number, not {_shown(value)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where}: {key} must be a number, not {shown(value)}.")
     return value
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:60]}…"

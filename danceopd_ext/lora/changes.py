@@ -5,13 +5,14 @@ Products keep the file's tensors as they are, so reading a LoHa or LoKr takes no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.alphas import ScaleRule, by_rank
+from danceopd_ext.lora.alphas import ScaleRule, by_rank, check_scale
 from danceopd_ext.lora.dialects import Group
 from danceopd_ext.lora.dora import Dora
 from danceopd_ext.lora.lycoris import Hadamard, Kronecker
@@ -21,25 +22,44 @@ from danceopd_ext.lora.weights import Change, LowRank
 #: dtypes that a product is kept in; others, such as float8, become float32
 _KEPT = (torch.float32, torch.float16, torch.bfloat16)
 
+#: numbers of the weight of a layer in diffusers' names; FLUX.2 has one of 3.4e8
+LARGEST_LAYER = 2**29
+#: a factor's largest entry; a product of two is still a number in float32
+LARGEST_VALUE = 1e15
+
 _HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
-def check_change(source: Source, group: Group, rule: ScaleRule) -> tuple[int, int]:
-    """Check one layer's tensors without building its change; returns (outputs, inputs). Raises UserError."""
-    parts = _parts(source, group)
-    shape = _shape(source, group, parts)
-    _scale(source, group, parts, rule)
-    if "DoRA" in group.parts:
-        _axis(source, group, shape)
+def shape_of(source: Source, group: Group) -> tuple[int, int]:
+    """(outputs, inputs) of one layer's change, from the sizes of its tensors alone: no number is read.
+
+    Raises UserError, naming the file and the key, where the parts cannot be multiplied, and for a layer larger than
+    any model's: a file of a megabyte can describe one of terabytes.
+    """
+    outputs, inputs = shape = _shape(source, group, _parts(source, group))
+    if outputs * inputs > LARGEST_LAYER * max(1, len(group.targets)):
+        raise UserError(
+            f"{source.path}: {group.layer} would be a layer of {outputs:,} outputs and {inputs:,} inputs, larger than "
+            "any model's. Download the file again, or use another LoRA."
+        )
     return shape
 
 
-def build_change(source: Source, group: Group, rule: ScaleRule) -> Change:
+def check_numbers(source: Source, group: Group, shape: tuple[int, int], rule: ScaleRule) -> None:
+    """Check the numbers of one layer, whose shape is `shape`, without building its change. Raises UserError."""
+    for part, key in group.parts.items():
+        _check_values(source, key, part)
+    _scale(source, group, _parts(source, group), rule)
+    if "DoRA" in group.parts:
+        _axis(source, group, shape)
+
+
+def build_change(source: Source, group: Group, shape: tuple[int, int], rule: ScaleRule) -> Change:
     """One layer's change in the file's own rows, with alpha folded in. Raises UserError naming the file and the key.
 
-    A plain LoRA is in float32; products keep the file's dtype.
+    A plain LoRA is in float32; products keep the file's dtype. `shape`: see `shape_of`.
     """
-    shape = check_change(source, group, rule)
+    check_numbers(source, group, shape, rule)
     parts = _parts(source, group)
     scale = _scale(source, group, parts, rule)
     change = _built(group.kind, parts, scale)
@@ -89,19 +109,29 @@ def _matrix(source: Source, key: str) -> torch.Tensor:
     return value
 
 
-def check_finite(source: Source, key: str) -> None:
-    """Raise UserError when the tensor holds a value that is not a finite number."""
-    if not torch.isfinite(source.tensors[key].float()).all():
+def _check_values(source: Source, key: str, part: str) -> None:
+    """Raise UserError unless the tensor holds real, finite numbers of a size that training can give."""
+    tensor = source.tensors[key]
+    if tensor.dtype == torch.bool or not (tensor.is_floating_point() or part == "alpha"):
+        raise UserError(
+            f"{source.path}: {key} holds {str(tensor.dtype).removeprefix('torch.')} values, and a LoRA's are in float32"
+            ", float16 or bfloat16. Download the file again, or ask its maker for it."
+        )
+    largest = float(tensor.float().abs().max()) if tensor.numel() else 0.0
+    if not math.isfinite(largest):
         raise UserError(
             f"{source.path}: {key} holds NaN or infinite values: the training that made it broke down. Use an earlier "
             "file of that training, or another LoRA."
+        )
+    if largest > LARGEST_VALUE:
+        raise UserError(
+            f"{source.path}: {key} holds values above {LARGEST_VALUE:g}: the training that made it broke down, or the "
+            "file is damaged. Use an earlier file of that training, or another LoRA."
         )
 
 
 def _shape(source: Source, group: Group, parts: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     """(outputs, inputs) of the product. Raises UserError where two parts cannot be multiplied."""
-    for key in group.parts.values():
-        check_finite(source, key)
     if group.kind == "LoHa":
         one, two = (_product(source, group, parts, f"hada_{w}_a", f"hada_{w}_b") for w in ("w1", "w2"))
         if one != two:
@@ -139,7 +169,8 @@ def _scale(source: Source, group: Group, parts: Mapping[str, torch.Tensor], rule
     ranked = [parts[part].shape[0] for part in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b") if part in parts]
     rank = ranked[-1] if ranked else None
     if "alpha" in group.parts:
-        return by_rank(_alpha(source, group.parts["alpha"]), rank)
+        key = group.parts["alpha"]
+        return check_scale(f"{source.path}: {key}", by_rank(_alpha(source, key), rank))
     return rule(group.layer, group.kind, rank)
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from danceopd_ext.errors import UserError, few_letters
-from danceopd_ext.lora.dialects import OTHER_PARTS, OUR_NAMES, Parsed, guess_family, looks_like_model, not_a_lora
+from danceopd_ext.lora.dialects import (
+    OTHER_PARTS,
+    OUR_NAMES,
+    Parsed,
+    guess_family,
+    is_zero,
+    looks_like_model,
+    not_a_lora,
+)
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.source import Source
 
@@ -120,4 +128,4 @@ def left_out(source: Source, parsed: Parsed) -> tuple[str, ...]:
 def _zero_alphas(source: Source, parsed: Parsed) -> int:
     """How many layers have an alpha of 0."""
     alphas = [source.tensors[group.parts["alpha"]] for group in parsed.groups if "alpha" in group.parts]
-    return sum(alpha.numel() > 0 and not bool(alpha.any()) for alpha in alphas)
+    return sum(alpha.numel() > 0 and is_zero(alpha) for alpha in alphas)

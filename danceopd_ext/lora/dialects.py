@@ -269,16 +269,17 @@ def _kind_beside(key: str, split: tuple[str, str] | None, tensor: torch.Tensor, 
     layer, part = split
     if part == "diff" and tensor.ndim < 2:
         part = "norm"
-    if part in ("diff", "bias", "norm") and _is_zero(tensor):
+    if part in ("diff", "bias", "norm") and is_zero(tensor):
         return "zero"
     if part in OTHER_PARTS:
         return part
     return "convolution" if plain(layer) in convolutions else None
 
 
-def _is_zero(tensor: torch.Tensor) -> bool:
-    """Whether all entries are zero; torch has no `any` for float8."""
-    return not bool((tensor if tensor.dtype.itemsize > 1 else tensor.to(torch.bfloat16)).any())
+def is_zero(tensor: torch.Tensor) -> bool:
+    """Whether all entries are zero; torch has no `any` for float8 and some kinds of whole numbers."""
+    usual = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return not bool((tensor if usual else tensor.float()).any())
 
 
 def not_a_lora(name: str) -> str:

@@ -6,6 +6,7 @@ Families share layer names, so names alone do not tell: FLUX.1's double blocks a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -121,7 +122,7 @@ def _inputs(group: Group, tensors: Mapping[str, torch.Tensor]) -> int | None:
     for parts in _INPUTS:
         shapes = [tensors[group.parts[part]].shape for part in parts if part in group.parts]
         if len(shapes) == len(parts) and all(len(shape) >= 2 for shape in shapes):
-            return torch.Size([shape[1] for shape in shapes]).numel()
+            return math.prod(shape[1] for shape in shapes)
     return None
 
 

@@ -61,6 +61,9 @@ class Hadamard(Change):
     def rows(self, start: int, stop: int) -> Hadamard:
         return replace(self, w1_a=self.w1_a[start:stop], w2_a=self.w2_a[start:stop])
 
+    def is_zero(self) -> bool:
+        return not all(bool(tensor.any()) for tensor in self.tensors()) or super().is_zero()
+
     def to_low_rank(self) -> LowRank:
         """Row o of up is the Kronecker product of row o of w1_a and of w2_a; column i of down that of w1_b and w2_b.
 
@@ -140,24 +143,21 @@ class Kronecker(Change):
         return LowRank(_kron(down1, down2), _kron(up1, up2) * self.scale)
 
     def is_zero(self) -> bool:
-        sizes = (_matrix(factor, torch.float32).any() for factor in (self.first, self.second))
-        return self.scale == 0 or not all(sizes)
+        return self.scale == 0 or any(_is_zero(factor) for factor in (self.first, self.second))
 
     def norm(self) -> float:
         """Frobenius norm of the change, in float64."""
-        sizes = (float(_matrix(factor, torch.float64).norm()) for factor in (self.first, self.second))
-        return abs(self.scale) * math.prod(sizes)
+        return abs(self.scale) * math.prod(_norm(factor) for factor in (self.first, self.second))
 
     def singular_values(self) -> torch.Tensor:
         """All singular values of the change, largest first: the products of the factors'."""
-        one, two = (torch.linalg.svdvals(_matrix(factor, torch.float32)) for factor in (self.first, self.second))
+        one, two = _singular_values(self.first), _singular_values(self.second)
         return abs(self.scale) * torch.outer(one, two).flatten().sort(descending=True).values
 
     def nearest(self, rank: int) -> LowRank:
         """The nearest change of at most `rank` (Eckart-Young), from the decompositions of the two factors."""
         (left1, size1, right1), (left2, size2, right2) = (
-            torch.linalg.svd(_matrix(factor, torch.float32), full_matrices=False)
-            for factor in (self.first, self.second)
+            _svd(factor, torch.float32) for factor in (self.first, self.second)
         )
         kept = torch.outer(size1, size2).flatten().topk(min(rank, len(size1) * len(size2)))
         i, j = kept.indices // len(size2), kept.indices % len(size2)
@@ -185,10 +185,41 @@ def _factors(factor: torch.Tensor | LowRank) -> tuple[torch.Tensor, torch.Tensor
     """Return (up, down) with up @ down equal to the matrix, dropping what is zero to working precision."""
     if _is_small(factor):
         return factor.up_OR.float(), factor.down_RI.float()
-    left, singular, right = torch.linalg.svd(_matrix(factor, torch.float64), full_matrices=False)
+    left, singular, right = _svd(factor, torch.float64)
     kept = _count(singular)
     root = singular[:kept].sqrt()
     return (left[:, :kept] * root).float(), (root.unsqueeze(1) * right[:kept]).float()
+
+
+def _svd(factor: torch.Tensor | LowRank, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(left, singular values, right) of the matrix; of two thin factors without making their product."""
+    if not _is_small(factor):
+        return torch.linalg.svd(_matrix(factor, dtype), full_matrices=False)
+    (up_q, up_r), (down_q, down_r) = (
+        torch.linalg.qr(factor.up_OR.to(dtype)),
+        torch.linalg.qr(factor.down_RI.to(dtype).T),
+    )
+    left, singular, right = torch.linalg.svd(up_r @ down_r.T, full_matrices=False)
+    return up_q @ left, singular, right @ down_q.T
+
+
+def _singular_values(factor: torch.Tensor | LowRank) -> torch.Tensor:
+    """All of them, those that are zero by the rank of the factor too."""
+    found = _svd(factor, torch.float32)[1]
+    return torch.nn.functional.pad(found, (0, min(factor.shape) - len(found)))
+
+
+def _norm(factor: torch.Tensor | LowRank) -> float:
+    """Frobenius norm, in float64."""
+    if not _is_small(factor):
+        return float(_matrix(factor, torch.float64).norm())
+    up_r = torch.linalg.qr(factor.up_OR.double(), mode="r").R
+    down_r = torch.linalg.qr(factor.down_RI.double().T, mode="r").R
+    return float((up_r @ down_r.T).norm())
+
+
+def _is_zero(factor: torch.Tensor | LowRank) -> bool:
+    return factor.is_zero() if isinstance(factor, LowRank) else not bool(factor.any())
 
 
 def _rank(factor: torch.Tensor | LowRank) -> int:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import replace
 
 import torch
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.alphas import scale_rule
-from danceopd_ext.lora.changes import build_change, check_change, with_siblings
+from danceopd_ext.lora.changes import build_change, check_numbers, shape_of, with_siblings
 from danceopd_ext.lora.checks import check_keys, few, left_out
 from danceopd_ext.lora.dialects import REFUSED, Group, Parsed, parse, plain
 from danceopd_ext.lora.dora import Dora
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.source import Source, open_source
-from danceopd_ext.lora.weights import Change, Lora, LowRank, stacked
+from danceopd_ext.lora.weights import Change, Lora, LowRank, in_pieces, stacked
 
 _NEEDED = {
     "LoRA": ({"down", "up"},),
@@ -53,15 +53,14 @@ def to_lora(
 ) -> Lora:
     """`read_lora` for a file that is already open."""
     parsed = _checked(source, layout, ignore_text_encoder, ignore_other_parts)
-    rule = scale_rule(source)
+    shapes, rule = _check_shapes(source, parsed, layout), scale_rule(source)
     modules: dict[str, Change] = {}
     for group in _in_order(parsed):
-        change = build_change(source, group, rule)
+        change = build_change(source, group, shapes[group.layer], rule)
         for name, part in zip(group.targets, split_native(change, group, layout, source), strict=True):
             if name in modules and not _same(modules[name], part):
                 raise UserError(f"{source.path}: gives {name} twice with different values (again as {group.layer}).")
             modules.setdefault(name, part)
-    _check_shapes(source, {name: change.shape for name, change in modules.items()}, layout)
     return Lora(modules, source.metadata, source.path.stem, left_out(source, parsed))
 
 
@@ -72,19 +71,15 @@ def check_lora(
 
     Only layers that the file gives twice are built, to be compared.
     """
-    groups = _in_order(_checked(source, layout, ignore_text_encoder, ignore_other_parts))
-    rule = scale_rule(source)
-    shapes: dict[str, tuple[int, int]] = {}
-    twice = set()
-    for group in groups:
-        own = _shapes(check_change(source, group, rule), group, layout, source)
-        twice.update(name for name in own if name in shapes)
-        shapes = own | shapes
-    repeated = [group for group in groups if twice.intersection(group.targets)]
+    parsed = _checked(source, layout, ignore_text_encoder, ignore_other_parts)
+    shapes, rule = _check_shapes(source, parsed, layout), scale_rule(source)
+    times = Counter(name for group in parsed.groups for name in group.targets)
+    for group in _in_order(parsed):
+        check_numbers(source, group, shapes[group.layer], rule)
+    repeated = [group for group in parsed.groups if any(times[name] > 1 for name in group.targets)]
     if repeated:
         keys = [key for group in repeated for key in group.parts.values()]
         to_lora(replace(source, tensors={key: source.tensors[key] for key in keys}), layout)
-    _check_shapes(source, shapes, layout)
 
 
 def _checked(source: Source, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool) -> Parsed:
@@ -180,11 +175,19 @@ def _same(one: Change, other: Change) -> bool:
             a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-6)
             for a, b in zip(one.tensors(), other.tensors(), strict=True)
         )
-    return torch.allclose(one.delta(), other.delta(), rtol=1e-3, atol=1e-6)
+    pairs = zip(in_pieces(one), in_pieces(other), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
 
 
-def _check_shapes(source: Source, shapes: Mapping[str, tuple[int, int]], layout: Layout) -> None:
-    """Raise UserError for a LoRA of the same family but another size."""
+def _check_shapes(source: Source, parsed: Parsed, layout: Layout) -> dict[str, tuple[int, int]]:
+    """The shape of each layer of the file. Raises UserError for a LoRA of the same family but another size.
+
+    Products are as large as their shapes say, so nothing is multiplied before these are those of the model.
+    """
+    found, shapes = {}, {}
+    for group in _in_order(parsed):
+        found[group.layer] = shape_of(source, group)
+        shapes = _shapes(found[group.layer], group, layout, source) | shapes
     wrong = [name for name, shape in shapes.items() if layout.shapes.get(name) not in (None, shape)]
     if wrong:
         first = wrong[0]
@@ -193,3 +196,4 @@ def _check_shapes(source: Source, shapes: Mapping[str, tuple[int, int]], layout:
             f" {plain(first)}: {shapes[first]} (outputs, inputs) in the file, {layout.shapes[first]} in the"
             " model. Use a LoRA made for exactly the base model that you train."
         )
+    return found

@@ -1,30 +1,33 @@
 """Finding and opening a LoRA: a file, a folder or a Hugging Face repository, to plain tensors.
 
-What comes out is checked once, here: tensors are plain numbers on the CPU, their keys have no control characters, the
-metadata is text by text, and what says how alpha follows is an object with numbers in it.
+What comes out is checked: tensors are plain numbers on the CPU, their keys have no control characters, the metadata is
+text by text, and what says how alpha follows is an object.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError, few_letters, nearest, printable
+from danceopd_ext.foreign.hub import not_here, repository_of, why_not
+from danceopd_ext.foreign.json import parse_json
+from danceopd_ext.foreign.tensors import read_pickle, read_tensors
+from danceopd_ext.foreign.text import read_text
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 #: the entry in which diffusers keeps what PEFT keeps in adapter_config.json
 ADAPTER_ENTRY = "lora_adapter_metadata"
-#: what people call a folder: never taken for the owner of a Hub repository
-_FOLDER_WORDS = ("lora", "loras", "model", "models", "teachers", "output", "outputs", "checkpoints", "data")
+#: bytes of an adapter_config.json
+MOST_SETTINGS = 16 * 2**20
+#: what a message about a damaged adapter ends with
+_REMEDY = "Download the file again, or ask its maker for it."
 
 
 @dataclass
@@ -43,32 +46,36 @@ def open_source(place: str | os.PathLike) -> Source:
     Raises UserError when there is nothing there, more than one candidate, or a file that cannot be read.
     """
     path = Path(os.path.expanduser(place))
-    if not path.exists():
+    if not os.path.exists(path):  # os.path: Path.exists raises for a name that is too long
         if not _looks_like_hub(str(place)):
-            raise UserError(_missing(path))
+            raise UserError(not_here(path))
         path = _download(str(place))
     if path.is_dir():
-        path = _choose([file.name for file in path.iterdir()], path)
+        path = _choose(_names_in(path), path)
     tensors, metadata = _load(path)
     if ADAPTER_ENTRY in metadata:
-        _adapter_settings(metadata[ADAPTER_ENTRY], f"{path}: its metadata entry {ADAPTER_ENTRY}")
-    return Source(path, _plain_tensors(path, tensors), metadata, _peft_config(path))
+        adapter_settings(metadata[ADAPTER_ENTRY], f"{path}: its metadata entry {ADAPTER_ENTRY}")
+    return Source(path, _by_shown_key(path, tensors), metadata, _peft_config(path))
 
 
-def _missing(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"{path}: no such file; its folder {folder} does not exist either. Check the path."
-    hint = nearest(path.name, [file.name for file in folder.iterdir()])
-    return f"{path}: no such file or folder.{hint or ' Check the path.'}"
+def _by_shown_key(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    shown = {printable(key): tensor for key, tensor in tensors.items()}
+    if len(shown) < len(tensors):
+        raise UserError(f"{path}: names of its tensors differ only in control characters. Ask its maker for the file.")
+    return shown
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be read: {error.strerror or error}.") from error
 
 
 def _looks_like_hub(place: str) -> bool:
     """`owner/name` without a file's ending, or `owner/name/…/file`, and not a path into a folder that is here."""
-    if any(mark in place for mark in "\\:") or place.startswith((".", "/", "~")) or Path(place.split("/")[0]).is_dir():
-        return False
     parts = place.split("/")
-    if parts[0].casefold() in _FOLDER_WORDS:
+    if not repository_of(place) or os.path.isdir(parts[0]) or any(mark in place for mark in "\\:"):
         return False
     is_file = place.endswith(SUFFIXES)
     return all(parts) and (len(parts) >= 3 if is_file else len(parts) == 2)
@@ -110,85 +117,39 @@ def _download(place: str) -> Path:
     except UserError:
         raise
     except Exception as problem:  # the hub raises its own, requests' and httpx's errors, by version
-        reason = str(problem).strip().splitlines()
         raise UserError(
-            f"{place}: no such file or folder here, and it could not be fetched from huggingface.co/{repository}"
-            f" ({reason[0] if reason else type(problem).__name__}). Check the name and the connection."
+            f"{place}: no such file or folder (the current folder is {Path.cwd()}), and it could not be fetched from "
+            f"huggingface.co/{repository} ({why_not(problem, repository)}). If it is a file of yours, check the path; "
+            "if it is on the Hub, the name and the connection."
         ) from problem
 
 
 def _peft_config(path: Path) -> dict:
     file = path.parent / "adapter_config.json"
-    if path.name not in _PEFT_FILES or not file.is_file():
+    if path.name not in _PEFT_FILES or not os.path.exists(file):
         return {}
-    try:
-        text = file.read_text(encoding="utf-8")
-    except ValueError as problem:
-        raise UserError(f"{file}: not UTF-8 text ({problem}). Download the adapter again.") from problem
-    return _adapter_settings(text, str(file))
+    return adapter_settings(read_text(file, "settings of the adapter", MOST_SETTINGS), str(file))
 
 
-def _adapter_settings(text: str, where: str) -> dict:
+def adapter_settings(text: str, where: str) -> dict:
     """The settings of an adapter, from JSON; what they say of alpha is checked in `alphas`. Raises UserError."""
-    remedy = "Download the file again, or ask its maker for it."
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise UserError(f"{where}: not valid JSON ({few_letters(str(problem))}). {remedy}") from problem
+    settings = parse_json(text, where, _REMEDY, finite=False)
     if not isinstance(settings, dict | None):
-        raise UserError(f"{where}: holds {few_letters(text.strip())} instead of an object with settings. {remedy}")
+        raise UserError(f"{where}: holds {few_letters(text.strip())} instead of an object with settings. {_REMEDY}")
     return settings or {}
-
-
-def _plain_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors that are plain numbers, by keys that can be shown. Raises UserError for others."""
-    for key, tensor in tensors.items():
-        odd = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta
-        try:
-            if not odd:
-                tensor.flatten()[:1].float()
-        except (RuntimeError, NotImplementedError):
-            odd = True
-        if odd:
-            what = "complex" if tensor.is_complex() else str(tensor.dtype).removeprefix("torch.")
-            raise UserError(
-                f"{path}: {printable(key)} is a {what} tensor whose numbers cannot be read plainly. Use the file in "
-                "float32, float16 or bfloat16."
-            )
-    return {printable(key): tensor.detach() for key, tensor in tensors.items()}
 
 
 def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if path.suffix == ".safetensors":
-        return load_safetensors(path)
+        return read_tensors(path, "LoRA file")
     if path.suffix in SUFFIXES:
-        return _load_pickle(path), {}
+        return _named_tensors(path), {}
     raise UserError(f"{path}: not a LoRA file: the name must end in {', '.join(SUFFIXES)}.")
 
 
-def load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return (tensors, metadata). Raises UserError for a damaged file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as problem:
-        size = path.stat().st_size
-        why = printable(few_letters(str(problem), 200))
-        raise UserError(
-            f"{path}: cannot be read as safetensors ({why}). It is {size:,} bytes long and truncated or damaged:"
-            " download or copy it again."
-        ) from problem
-
-
-def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """Read tensors from a pickle without running anything in it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as problem:
-        raise UserError(
-            f"{path}: refused: a {path.suffix} file can run code when it is opened, and this one is damaged or holds"
-            " more than plain tensors. Ask for a .safetensors file."
-        ) from problem
+def _named_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a pickle by name, also where they are its entry `state_dict`."""
+    content = read_pickle(path, "LoRA file")
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):

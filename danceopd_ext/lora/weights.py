@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 #: x -> W x, the layer's output without its bias
 Linear = Callable[[torch.Tensor], torch.Tensor]
+#: numbers of a piece of `in_pieces`
+_PIECE = 2**24
 
 
 class Change(ABC):
@@ -80,7 +82,15 @@ class Change(ABC):
 
     def is_zero(self) -> bool:
         """Whether it changes nothing."""
-        return not bool(self.delta().any())
+        return not any(bool(piece.any()) for piece in in_pieces(self))
+
+
+def in_pieces(change: Change) -> Iterator[torch.Tensor]:
+    """The whole weight change in float32, a few rows at a time: [outputs of the piece, I]."""
+    outputs, inputs = change.shape
+    step = max(1, _PIECE // max(1, inputs))
+    for start in range(0, outputs, step):
+        yield change.rows(start, min(start + step, outputs)).delta()
 
 
 @dataclass(frozen=True)

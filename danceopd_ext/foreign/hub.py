@@ -1,0 +1,65 @@
+"""Tells the name of a repository on the Hugging Face Hub from a path that is not there.
+
+`style/cat` can be both, and a path with a slip in it is far more common than a repository. So the Hub is asked only
+for what can be the name of one and does not begin like a folder of one's own, and a message names both possibilities.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ..errors import few_letters, nearest, printable
+
+#: a user or an organisation, and a repository of theirs: letters, digits and single marks inside
+_NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)
+#: endings of files, which no repository has
+_FILES = (".safetensors", ".sft", ".pt", ".pth", ".bin", ".ckpt", ".gguf", ".json", ".toml", ".txt", ".zip")
+#: what people call a folder of their own: `loras`, `my_loras`, `sd3_models2`
+_FOLDER = re.compile(
+    r"(?:[a-z0-9]+_|my[-_]?)*(?:loras?|lycoris|models?|teachers?|outputs?|checkpoints?|ckpts?|weights|adapters?|data"
+    r"|datasets?|downloads?|train|training|trained|files|home|mnt|tmp|src)[-_]?\d*"
+)
+
+
+def repository_of(place: str) -> str | None:
+    """Return `owner/name` where `place` begins with what looks meant as a repository on the Hub, else None.
+
+    What follows it, in `owner/name/folder/file`, is not looked at.
+    """
+    parts = place.split("/")
+    if len(parts) < 2 or not all(_NAME.fullmatch(part) for part in parts[:2]):
+        return None
+    if any(mark in part for part in parts[:2] for mark in ("--", "..")) or parts[1].lower().endswith(_FILES):
+        return None
+    return None if _FOLDER.fullmatch(parts[0].lower()) else "/".join(parts[:2])
+
+
+def not_here(place: str | os.PathLike) -> str:
+    """Say that there is no such file or folder, and what is near: a sentence or two, which begins with the path."""
+    path = Path(place)
+    told, folder = f"{path}: no such file or folder", path.parent
+    try:
+        if not os.path.isdir(folder):
+            return f"{told}; its folder {folder} does not exist either{_from(path)}. Check the path."
+        hint = nearest(path.name, os.listdir(folder))
+    except (OSError, ValueError):  # ValueError: a null character in the name
+        hint = ""
+    return f"{told}{_from(path)}.{hint or ' Check the path.'}"
+
+
+def _from(path: Path) -> str:
+    return "" if path.is_absolute() else f" (the current folder is {Path.cwd()})"
+
+
+def why_not(error: BaseException, repository: str) -> str:
+    """Say why the Hub does not give a repository, from what its client raised."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "GatedRepoError" in kinds:
+        return f"{repository} asks for a login there: accept its terms in a browser, then run `hf auth login`"
+    if "RepositoryNotFoundError" in kinds:
+        return f"it has no repository {repository}, or a private one that needs `hf auth login`"
+    if "OfflineModeIsEnabled" in kinds:
+        return "HF_HUB_OFFLINE is set, so it is not asked"
+    return few_letters(printable((str(error).strip().splitlines() or [type(error).__name__])[0]), 200)
