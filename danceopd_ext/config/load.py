@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,13 @@ from typing import Any
 from danceopd_ext.config.effects import without_effect
 from danceopd_ext.config.fields import convert, given, is_unset, key_types, right_word, type_name
 from danceopd_ext.config.local_code import NAME, refuse_in_preset, split_off
-from danceopd_ext.config.paths import BACKSLASH, find, placed
+from danceopd_ext.config.paths import find, placed
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
 from danceopd_ext.config.strangers import Stranger, is_foreign_section, welcome
 from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
-from danceopd_ext.errors import UserError, few_letters, nearest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from danceopd_ext.errors import MissingFile, UserError, few_letters, nearest
+from danceopd_ext.foreign.text import read_text
+from danceopd_ext.foreign.toml import MOST, parse_toml
 
 TABLES = ("teachers", "prompts", "routes", "datasets")
 JSON = (
@@ -40,25 +36,20 @@ def default_of(name: str) -> Any:
     return getattr(SECTIONS[flat_keys()[name]](), name)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file (UTF-8). Raises UserError naming the file and the line."""
-    text = ""
+def read_preset(path: Path) -> dict[str, Any]:
+    """The tables of a preset. Raises UserError naming the file and the line, or whose file it is instead."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return tomllib.loads(text)
-    except FileNotFoundError:
+        text = read_text(path, "preset", MOST)
+    except MissingFile:
         raise UserError(f"{path} (--config) does not exist.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: save it as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except tomllib.TOMLDecodeError as error:
-        if text.lstrip().startswith("{") or path.suffix.lower() in (".yaml", ".yml"):
-            raise UserError(f"{path} {JSON if text.lstrip().startswith('{') else YAML}.") from None
-        backslash = any(word in str(error).lower() for word in ("escape", "hex value"))  # "C:\models", "C:\users"
-        raise UserError(f"{path}: {error}.{BACKSLASH if backslash else ''}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
-        raise UserError(f"{path} holds what no parser can: {error}. Check the file.") from None
+    try:
+        return parse_toml(text, str(path), r"lora = 'C:\loras\style.safetensors'")
+    except UserError:
+        if text.lstrip().startswith("{"):
+            raise UserError(f"{path} {JSON}.") from None
+        if path.suffix.lower() in (".yaml", ".yml"):
+            raise UserError(f"{path} {YAML}.") from None
+        raise
 
 
 def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | None = None) -> Preset:
@@ -68,7 +59,7 @@ def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | Non
     UserError for all others in one message, for a wrong type or range, or a missing file.
     """
     path, known = Path(path), flat_keys()
-    values, strangers, sections = flatten(read_toml(path), path)
+    values, strangers, sections = flatten(read_preset(path), path)
     local, flags = split_off(overrides)
     for name, text in flags.items():
         if name in known:

@@ -10,7 +10,7 @@ from typing import Any
 from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.config.fields import convert, key_types
 from danceopd_ext.config.foreign_keys import is_gui_key
-from danceopd_ext.config.load import TABLES, build_section, entries, flat_keys, is_table, parse_flag, read_toml
+from danceopd_ext.config.load import TABLES, build_section, entries, flat_keys, is_table, parse_flag, read_preset
 from danceopd_ext.config.local_code import split_off
 from danceopd_ext.config.strangers import gui_notes
 from danceopd_ext.errors import UserError, nearest
@@ -51,7 +51,7 @@ def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None)
     """
     path = Path(path)
     local, flags = split_off(flags)
-    document = read_toml(path)
+    document = read_preset(path)
     toolkit = _toolkit(document, flags)
     if toolkit == "native":
         return None

@@ -31,6 +31,16 @@ def check_file(path: Path, what: str) -> os.stat_result:
     return status
 
 
+def check_place(path: Path, where: str) -> None:
+    """Raise UserError, which begins with `where`, for what is there and neither a folder nor an ordinary file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says what is wrong
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise UserError(f"{where}: {path} is {_kind(mode)}, and not a file or folder. Name another.")
+
+
 def read_bytes(path: Path, what: str, most: int) -> bytes:
     """Return the content of an ordinary file of at most `most` bytes. Raises as `check_file` does."""
     size, data = check_file(path, what).st_size, b""

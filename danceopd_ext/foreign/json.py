@@ -28,9 +28,9 @@ def read_object(path: Path, what: str = "JSON file", remedy: str = "", most: int
     return parse_object(read_text(path, what, most), str(path), remedy)
 
 
-def parse_object(text: str, where: str, remedy: str = "") -> dict[str, Any]:
+def parse_object(text: str, where: str, remedy: str = "", finite: bool = True) -> dict[str, Any]:
     """Return the object that a JSON text holds. Raises UserError, also for another value; see `parse_json`."""
-    value = parse_json(text, where, remedy)
+    value = parse_json(text, where, remedy, finite)
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, {{...}}, but it holds {shown(value)}.{_behind(remedy)}")
     return value
@@ -54,11 +54,11 @@ def parse_json(text: str, where: str, remedy: str = "", finite: bool = True) -> 
     return value
 
 
-def parse_lines(text: str, where: str, remedy: str = "") -> Iterator[tuple[str, Any]]:
+def parse_lines(text: str, where: str, remedy: str = "", finite: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, value) of each line of a .jsonl text; blank lines are skipped. Raises UserError."""
     for number, line in enumerate(text.split("\n"), 1):  # splitlines cuts at U+2028 and U+0085 too
         if line.strip():
-            yield f"{where}, line {number}", parse_json(line, f"{where}, line {number}", remedy)
+            yield f"{where}, line {number}", parse_json(line, f"{where}, line {number}", remedy, finite)
 
 
 def shown(value: Any) -> str:

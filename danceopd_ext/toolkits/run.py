@@ -13,6 +13,7 @@ from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.errors import MissingFile, UserError, nearest
+from danceopd_ext.foreign.text import read_text
 
 #: seconds that the first process has to tell what is wrong
 HEAD_START = 5.0
@@ -80,7 +81,7 @@ def line_of(preset: str, path: Path) -> str:
     home = os.path.expanduser("~")
     if path.is_relative_to(home):
         names.add(f"~/{path.relative_to(home).as_posix()}")
-    for number, line in enumerate(Path(preset).read_text(encoding="utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(read_text(Path(preset), "preset").split("\n"), 1):
         if any(name in line for name in names):
             return f" Line {number} of {preset}: {line.strip()}"
     return ""

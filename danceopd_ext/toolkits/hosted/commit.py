@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-#: bytes that are read of a file; the list of all branches and tags of a large repository has fewer
-MOST = 2**24
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.text import read_text
 
 
 def read_commit(folder: Path) -> str | None:
@@ -36,13 +36,10 @@ def read_remotes(folder: Path) -> list[str]:
 
 
 def read_small(path: Path) -> str:
-    """The text of an ordinary file, its first MOST bytes, without blanks around it; empty where it cannot be read."""
+    """The text of an ordinary file without blanks around it; empty where it cannot be read."""
     try:
-        if not path.is_file():  # a device or a pipe might never end
-            return ""
-        with open(path, "rb") as file:
-            return file.read(MOST).decode("utf-8", errors="replace").strip()
-    except (OSError, ValueError):
+        return read_text(path, "file of a toolkit").strip()
+    except UserError:
         return ""
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.commit import read_commit, read_small
+from danceopd_ext.foreign.toml import read_toml
+from danceopd_ext.toolkits.hosted.commit import read_commit
 
 #: files that are in every checkout of a toolkit, and in none of the other's
 MARKS = {
@@ -136,6 +136,9 @@ def _hint(toolkit: str, folder: Path) -> str:
 
 def _number(folder: Path) -> str | None:
     """The version in pyproject.toml."""
-    text = read_small(folder / "pyproject.toml")
-    found = re.search(r'^version\s*=\s*["\']([^"\']+)', text, re.MULTILINE)
-    return found[1] if found else None
+    try:
+        project = read_toml(folder / "pyproject.toml").get("project")
+    except UserError:
+        return None
+    version = project.get("version") if isinstance(project, dict) else None
+    return version if isinstance(version, str) else None

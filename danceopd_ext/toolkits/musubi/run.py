@@ -12,10 +12,12 @@ from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.foreign.files import check_place
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams
+from danceopd_ext.toolkits.hosted.documents import check_sample_prompts
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
 from danceopd_ext.toolkits.hosted.go import go
@@ -150,7 +152,9 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
             if not found.exists():
                 where = f"in {Path.cwd()} or beside the preset"
                 raise UserError(f'{preset.path}: {name} = "{value}": there is no such file {where}.')
+            check_place(found, f"{preset.path}: {name}")
             setattr(args, name, str(found))
+    check_sample_prompts(args)
     if args.resume:
         args.resume = str(find_path(args.resume, preset.path.parent))
     for name, teacher in preset.danceopd.teachers.items():

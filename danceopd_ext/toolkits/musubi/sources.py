@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from danceopd_ext.config.load import read_toml
-from danceopd_ext.data.textfiles import read_text
 from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.json import read_object
+from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.method import derive_seed
 from danceopd_ext.toolkits.musubi import prompt_data
 from danceopd_ext.toolkits.musubi.adapter import NOT_CONDITIONS, MusubiAdapter
@@ -88,10 +88,7 @@ def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
     from voluptuous import Invalid
 
     path = Path(args.dataset_config)
-    if path.suffix.lower() == ".json":
-        read_text(path, "dataset configuration")
-    else:
-        _check_toml(path)
+    _check_document(path)
     try:
         return theirs(args)
     except (ValueError, AssertionError, Invalid) as error:
@@ -99,8 +96,9 @@ def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
         raise UserError(f"{path}: {text}{'' if text.endswith('.') else '.'}") from error
 
 
-def _check_toml(path: Path) -> None:
-    read_text(path, "dataset configuration")
-    if path.suffix.lower() != ".toml":
+def _check_document(path: Path) -> None:
+    """Raise UserError for a file that musubi-tuner's own reader could not read."""
+    readers = {".json": read_object, ".toml": read_toml}
+    if path.suffix.lower() not in readers:
         raise UserError(f"{path}: dataset_config is a .toml or .json file of musubi-tuner's form.")
-    read_toml(path)
+    readers[path.suffix.lower()](path, "dataset configuration")

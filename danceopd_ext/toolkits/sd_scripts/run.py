@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from danceopd_ext.config.load import read_toml
 from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.data.textfiles import find_path, read_text
+from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.files import check_writable
+from danceopd_ext.foreign.files import check_place
+from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams
+from danceopd_ext.toolkits.hosted.documents import check_sample_prompts, read_document
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, tested_with, version_note
 from danceopd_ext.toolkits.hosted.go import go
@@ -153,27 +153,16 @@ def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Names
 def check_documents(args: Namespace, preset: Path) -> None:
     """Raise UserError for a file of settings, prompts or captions that cannot be read, or is of another form."""
     if args.dataset_config:
-        read_document(args.dataset_config)
+        read_document(Path(args.dataset_config), "dataset configuration")
     if args.in_json:
-        read_document(args.in_json)
+        read_document(Path(args.in_json), "metadata file")
+    if args.log_tracker_config:
+        read_toml(Path(args.log_tracker_config), "configuration of trackers")
     if args.sample_prompts and Path(args.sample_prompts).suffix not in (".txt", ".toml", ".json"):
         raise UserError(f'{preset}: sample_prompts = "{args.sample_prompts}": write a .txt, .toml or .json file.')
-    if args.sample_prompts and not args.sample_prompts.endswith(".txt"):
-        read_document(args.sample_prompts)
+    check_sample_prompts(args)
     if args.dim_from_weights and not args.network_weights:
         raise UserError(f"{preset}: dim_from_weights = true needs network_weights. Name them, or remove it.")
-
-
-def read_document(name: str) -> dict[str, Any]:
-    """A .json or .toml file as a table. Raises UserError where it cannot be read."""
-    path = Path(name)
-    if path.suffix.lower() != ".json":
-        return read_toml(path)
-    try:
-        document = json.loads(read_text(path, "JSON file"))
-    except ValueError as problem:
-        raise UserError(f"{path}: not valid JSON ({problem}).") from None
-    return document if isinstance(document, dict) else {}
 
 
 def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -> None:
@@ -184,9 +173,10 @@ def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -
     check_precision(args, preset.path)
     check_network_args(args, preset.path)
     if args.dataset_config:
-        for path in check_paths(args.dataset_config, read_document(args.dataset_config), DATA_PATHS):
+        document = read_document(Path(args.dataset_config), "dataset configuration")
+        for path in check_paths(args.dataset_config, document, DATA_PATHS):
             if path.suffix == ".json":
-                read_document(str(path))
+                read_document(path, "metadata file")
     util = importlib.import_module("library.train_util")
     check_lora_files(args, preset.path)
     check_optimizer(
@@ -203,6 +193,7 @@ def _existing(value: str, name: str, preset: Path) -> Path:
     found = find_path(value, preset.parent)
     if not found.exists():
         raise UserError(f'{preset}: {name} = "{value}": there is no such file in {Path.cwd()} or beside the preset.')
+    check_place(found, f"{preset}: {name}")
     return found
 
 
