@@ -22,6 +22,7 @@ setup(
         "safetensors>=0.4.5",
         "regex>=2022.1.18",
         "tqdm",
+        "filelock",
         "pillow",
         "tomli>=2; python_version < '3.11'",
     ],

@@ -8,18 +8,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from danceopd_ext.endings import refused, show
-from danceopd_ext.errors import TrainingError, UserError, nearest, readable
+from danceopd_ext.errors import Stopped, TrainingError, UserError, nearest, readable
+from danceopd_ext.screen import last_word
+from danceopd_ext.toolkits.launched import is_first_process
 
 DTYPES = ("fp16", "bf16", "float")
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main` and return the exit code: 0 done, 2 the user's input is wrong, 1 the run had to stop.
+    """Call `main` and return the exit code: 0 done, 2 the user's input is wrong, 1 the run had to stop, 130 it was
+    asked to stop (Ctrl-C, SIGTERM, a closed terminal).
 
-    Both say one message without a traceback, as do a name that is too long for a file's, a full disk and a file that
-    another program has open; 130 is Ctrl-C before there was anything to save. Any other exception passes through, so
-    that Python prints it and exits with 1. Output is UTF-8 whatever the console's code page, and a character that
-    cannot be shown is replaced rather than fatal.
+    All but the first say one message without a traceback, as do a name that is too long for a file's, a full disk and
+    a file that another program has open. Any other exception passes through, so that Python prints it and exits with 1.
+    Output is UTF-8 whatever the console's code page, and a character that cannot be shown is replaced rather than
+    fatal. A screen that is gone changes no exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -27,20 +30,24 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        last_word(f"error: {problem}", sys.stderr)
         return 2
     except TrainingError as problem:
-        print(f"stopped: {problem}", file=sys.stderr)
+        last_word(f"stopped: {problem}", sys.stderr)
         return 1
+    except Stopped as stop:
+        if is_first_process():
+            last_word(str(stop), sys.stdout)
+        return Stopped.code
     except OSError as problem:
         code, message = refused(problem)
         if not code:
             raise
-        print(message, file=sys.stderr)
+        last_word(message, sys.stderr)
         return code
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        last_word("stopped", sys.stderr)
+        return Stopped.code
     return 0
 
 

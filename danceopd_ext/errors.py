@@ -138,3 +138,15 @@ class TrainingError(Exception):
 
     def __init__(self, message: object = ""):
         super().__init__(readable(str(message)))
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop, and it did: one `readable` line that begins with "stopped".
+
+    The line says the step, what was saved and how to resume. Exit code 130, no traceback.
+    """
+
+    code = 130
+
+    def __init__(self, message: object = ""):
+        super().__init__(readable(str(message)))

@@ -4,24 +4,56 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.launched import is_first_process
+from danceopd_ext.toolkits.lock import only_run
 
 #: after output_name: nothing, a step or an epoch, then what the file is; names of this package and of the toolkits
-RESULTS = re.compile(r"(-step\d{8}|-\d{6})?(\.safetensors|-state)$")
+RESULTS = re.compile(r"(-step\d{8}|-\d{6})?(\.safetensors|\.ckpt|\.pt|-state)$")
+#: the same of a preview
+PICTURES = re.compile(r"-step\d{8}\.png$")
+
+
+@contextmanager
+def sole_writer(folder: Path, name: str, overwrite: bool = False, resume: str | None = None) -> Iterator[list[str]]:
+    """Inside the block this run alone writes results of this name, and none of an earlier run is lost unasked.
+
+    Yields notes for the user. The log and the pictures of an earlier run that this one does not continue are renamed.
+    Raises UserError if another run holds the lock (see lock.py), or has left results since they were looked for.
+    """
+    with only_run(folder, name) as notes:
+        if is_first_process():
+            refuse_overwriting(folder, name, overwrite, resume)
+            if not _continues(folder, name, resume):
+                notes = [*notes, *_set_aside(folder, name)]
+        yield notes
 
 
 def earlier_results(folder: Path, name: str) -> list[Path]:
     """The LoRA files and states of runs with this output_name in `folder`, sorted; none if there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _is_result(path.name, name))
+    return sorted(path for path in folder.iterdir() if _is_named(path, name, RESULTS))
 
 
-def _is_result(file: str, name: str) -> bool:
-    same = os.path.normcase(file[: len(name)]) == os.path.normcase(name)
-    return same and RESULTS.fullmatch(file[len(name) :]) is not None
+def _is_named(path: Path, name: str, endings: re.Pattern) -> bool:
+    """Whether the file's name is this one, or what the file system takes for the same, and one of the endings."""
+    if path.name.startswith(name) and endings.fullmatch(path.name[len(name) :]):
+        return True
+    ending = endings.search(path.name)
+    if ending is None or _plain(path.name[: ending.start()]) != _plain(name):
+        return False
+    return os.path.lexists(path.with_name(name + ending[0]))
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def refuse_overwriting(folder: Path, name: str, overwrite: bool = False, resume: str | None = None) -> list[Path]:
@@ -47,7 +79,7 @@ def _continues(folder: Path, name: str, resume: str | None) -> bool:
     if not resume:
         return False
     state = Path(resume)
-    return state.resolve().parent == folder.resolve() and _is_result(state.name, name)
+    return state.resolve().parent == folder.resolve() and _is_named(state, name, RESULTS)
 
 
 def _way_on(results: list[Path]) -> str:
@@ -58,3 +90,37 @@ def _way_on(results: list[Path]) -> str:
     finished = next((path for path in states if not RESULTS.search(path.name)[1]), None)
     more = " and a larger max_train_steps" if finished else ""
     return f", go on with --resume {finished or states[-1]}{more}"
+
+
+def _set_aside(folder: Path, name: str) -> list[str]:
+    """Give the log and the previews of an earlier run names that no run writes to; what became of them, as a note."""
+    log, sample = folder / f"{name}.log.jsonl", folder / "sample"
+    pictures = [path for path in _files(sample) if _is_named(path, name, PICTURES)]
+    has_log = log.is_file() and log.stat().st_size > 0
+    if not (has_log or pictures):
+        return []
+    number = next(n for n in count(1) if not (_kept_log(log, n).exists() or _kept_pictures(sample, name, n).exists()))
+    kept: list[str] = []
+    if has_log:
+        os.replace(log, _kept_log(log, number))
+        kept.append(str(_kept_log(log, number)))
+    if pictures:
+        target = _kept_pictures(sample, name, number)
+        target.mkdir()
+        for path in pictures:
+            with suppress(PermissionError):  # on Windows: somebody looks at it; the run replaces it if it can
+                os.replace(path, target / path.name)
+        kept.append(str(target))
+    return [f"an earlier run's log and pictures are kept as {' and '.join(kept)}"]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _kept_log(log: Path, number: int) -> Path:
+    return log.with_name(log.name.replace(".log.jsonl", f".log-{number}.jsonl"))
+
+
+def _kept_pictures(sample: Path, name: str, number: int) -> Path:
+    return sample / f"{name}-earlier-{number}"

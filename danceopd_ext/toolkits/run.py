@@ -12,8 +12,11 @@ from pathlib import Path
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.config.split import HostedPreset, split_preset
-from danceopd_ext.errors import MissingFile, UserError, nearest
+from danceopd_ext.errors import MissingFile, Stopped, UserError, nearest
 from danceopd_ext.foreign.text import read_text
+from danceopd_ext.screen import lasting_screen
+from danceopd_ext.toolkits.launched import is_first_process, watched_launcher
+from danceopd_ext.toolkits.native.stop import Interruptible, ask, end_process
 
 #: seconds that the first process has to tell what is wrong
 HEAD_START = 5.0
@@ -24,6 +27,11 @@ Trains one LoRA from the teachers that the preset names. Every preset key is als
 file; the README lists them all. With toolkit = "sd-scripts" or "musubi-tuner" so is every argument of that toolkit.
 
   -h, --help   print this, and train nothing, wherever it stands"""
+NOTHING_LEARNT = (
+    "stopped before the first step: nothing is learnt and nothing saved; encoded prompts and pictures are kept. Start "
+    "the run again with the same command."
+)
+ENDED = "stopped after the last step; the lines above say what is saved"
 #: what asks for USAGE
 HELP = ("-h", "--help")
 
@@ -59,20 +67,35 @@ def is_short_option(word: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the preset and hand it to its toolkit. Raises UserError and TrainingError (see cli.run)."""
+    """Read the preset and hand it to its toolkit. Raises UserError, TrainingError and Stopped (see cli.run)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or any(word in HELP for word in arguments):
         print(USAGE)
         return
-    with told_once():
-        config, flags = parse_command(arguments)
+    with lasting_screen():
+        with told_once(), stoppable():
+            config, flags = parse_command(arguments)
+            try:
+                hosted = split_preset(config, flags)
+                native = hosted is None
+                lines = [f"done: {train_native(load_preset(config, flags))}"] if native else train_hosted(hosted)
+            except MissingFile as problem:
+                raise UserError(f"{problem}{line_of(config, problem.path)}") from None
+        if is_first_process():
+            print("\n".join(lines))
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let the user, the system and the end of the launcher stop what is inside. Raises Stopped if one of them did.
+
+    Where there are results to keep, the loop takes the requests itself; here nothing has been learnt.
+    """
+    with Interruptible() as block, watched_launcher(ask, end_process):
         try:
-            hosted = split_preset(config, flags)
-            lines = [f"done: {train_native(load_preset(config, flags))}"] if hosted is None else train_hosted(hosted)
-        except MissingFile as problem:
-            raise UserError(f"{problem}{line_of(config, problem.path)}") from None
-    if os.environ.get("RANK", "0") == "0":
-        print("\n".join(lines))
+            yield
+        except KeyboardInterrupt:
+            raise Stopped(ENDED if block.has_learnt else NOTHING_LEARNT) from None
 
 
 def line_of(preset: str, path: Path) -> str:
@@ -119,7 +142,6 @@ def train_native(preset: Preset) -> Path:
 def train_hosted(preset: HostedPreset) -> list[str]:
     """Train inside the toolkit that the preset names. Returns the lines to print at the end."""
     from danceopd_ext.toolkits.hosted.outcome import convert_line  # here: these need torch
-    from danceopd_ext.toolkits.hosted.session import Stopped
     from danceopd_ext.toolkits.hosted.telling import tell
 
     for note in preset.notes:
@@ -128,8 +150,5 @@ def train_hosted(preset: HostedPreset) -> list[str]:
         from danceopd_ext.toolkits.sd_scripts.run import train
     else:
         from danceopd_ext.toolkits.musubi.run import train
-    try:
-        path = train(preset)
-    except Stopped as stop:
-        return [str(stop)]
+    path = train(preset)
     return [line for line in (f"done: {path}", convert_line(preset.toolkit, preset.model_type, path)) if line]

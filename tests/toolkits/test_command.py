@@ -134,7 +134,7 @@ def test_a_run_that_was_stopped_is_not_done(hosted):
     def stopped(preset):
         raise Stopped("stopped after step 3, saved a. Resume with: --resume b")
 
-    assert hosted(stopped) == (0, ["stopped after step 3, saved a. Resume with: --resume b"])
+    assert hosted(stopped) == (130, ["stopped after step 3, saved a. Resume with: --resume b"])
 
 
 @pytest.mark.parametrize("text", [PRESET + "[danceopd.routes]\nstile = 1\n", "[danceopd.teachers.base]\n"])

@@ -110,10 +110,12 @@ def test_ctrl_c(preset, launch, whole):
     """The step is finished, everything is saved, and the way on is told."""
     process = start("tests/toolkits/driver.py", "interrupt:3", preset)
     told, errors = process.communicate()
-    assert process.returncode == 0, errors
+    assert process.returncode == 130, errors
     output = preset.parent / "output"
     state = output / "fused-step00000003-state"
-    assert f"--resume {state}" in told
+    saved = output / "fused-step00000003.safetensors"
+    assert told.splitlines()[-1] == f"stopped after step 3, saved {saved}. Resume with: --resume {state}"
+    assert "done" not in told
     assert [entry["step"] for entry in log_of(output)] == [1, 2, 3]
     assert (output / "fused-step00000003.safetensors").exists()
 

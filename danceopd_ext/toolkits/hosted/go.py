@@ -6,23 +6,28 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.errors import Stopped, TrainingError, UserError
 from danceopd_ext.toolkits.hosted.bar import route_losses
 from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
-from danceopd_ext.toolkits.hosted.saved import saved_since
+from danceopd_ext.toolkits.hosted.saved import Saved, saved_since
 
 
 def go(trainer: Any, args: Namespace) -> None:
     """Train. The trainer makes its `session` (see session.py) when the toolkit's loop starts, and has None before.
 
-    Raises Stopped after Ctrl-C, and TrainingError where memory runs out; the toolkit's other errors pass through.
+    Raises Stopped after Ctrl-C and its like, and TrainingError if memory runs out; the toolkit's other errors pass
+    through.
     """
     start = time.time()
     with route_losses(type(trainer), lambda: trainer.session.shown() if trainer.session else {}):
         try:
             trainer.train(args)
-        except (UserError, TrainingError):
+        except (UserError, TrainingError, Stopped):
             raise
+        except KeyboardInterrupt:  # a second one, or the first before the loop
+            if not trainer.session:
+                raise
+            raise Stopped(stopped_at_once(max(1, trainer.session.current), saved_since(args, start))) from None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -32,3 +37,9 @@ def go(trainer: Any, args: Namespace) -> None:
         finally:
             if trainer.session:
                 trainer.session.close()
+
+
+def stopped_at_once(step: int, saved: Saved) -> str:
+    """The last line of a run that did not finish this step."""
+    kept = f"{saved.lora} is the last that was saved" if saved.lora else "nothing of this run was saved"
+    return f"stopped at once in step {step}: {kept}. {saved.how_to_go_on()}".strip()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.errors import Stopped
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.journal import HostedJournal, StepTotals
 from danceopd_ext.toolkits.hosted.saved import saved_at
@@ -29,10 +30,6 @@ LAST_STEP = {
     "validate_every_n_steps": None,
     "validate_every_n_epochs": sys.maxsize,
 }
-
-
-class Stopped(Exception):
-    """Ctrl-C ended the run: the message says what was saved and how to go on."""
 
 
 class Session:

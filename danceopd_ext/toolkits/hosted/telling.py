@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.metadata import describe_teacher
 
 
 def tell(line: str) -> None:
     """Print once, whatever the number of processes."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(line, flush=True)
 
 

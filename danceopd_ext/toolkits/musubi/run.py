@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.lora.source import open_source
+from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams
@@ -31,6 +31,7 @@ from danceopd_ext.toolkits.hosted.preflight import (
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
+from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.registry import Architecture, find_architecture
@@ -71,16 +72,17 @@ def train(preset: HostedPreset) -> Path:
         preset.allow_local_code,
     )
     notes = [*check_trackers(args), *guidance_note(args, architecture)]
-    for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
-        tell(line)
     try:
-        go(trainer, args)
+        with sole_writer(Path(args.output_dir), args.output_name, preset.danceopd.overwrite, args.resume) as more:
+            for line in filter(None, [version_note(checkout), *notes, *more, *introduction(preset.danceopd)]):
+                tell(line)
+            go(trainer, args)
     except Exception as error:
         if known := changed(error, checkout, SEAMS.methods):
             raise known from error
         raise
     saved = Path(args.output_dir) / f"{args.output_name}.safetensors"
-    if os.environ.get("RANK", "0") == "0" and not saved.is_file():
+    if is_first_process() and not saved.is_file():
         raise TrainingError("musubi-tuner stopped without saving a LoRA; its own messages above say why.")
     return saved
 

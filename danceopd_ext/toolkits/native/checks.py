@@ -24,6 +24,7 @@ from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, checkpoint_keys
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.earlier import refuse_overwriting
+from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
 
 #: parameters of a transformer that a CPU trains too slowly to be meant
@@ -133,11 +134,10 @@ def check_output(preset: Preset) -> list[str]:
     for path in (log, folder / f"{name}.safetensors"):
         if path.is_dir():
             raise UserError(f"{path} is a folder, and the run writes a file of this name. Choose another output_name.")
+    refuse_second_run(folder, name)
     earlier = refuse_overwriting(folder, name, preset.danceopd.overwrite, saving.resume)
     if earlier:
         return [f"overwrite: an earlier run's LoRAs and states ({len(earlier)} in all) are replaced as this one saves"]
-    if not saving.resume and log.is_file() and log.stat().st_size:
-        return [f"{log} of an earlier run that saved nothing is replaced"]
     return []
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import release_memory
 
 from danceopd_ext.endings import is_disk_full
-from danceopd_ext.errors import TrainingError
+from danceopd_ext.errors import Stopped, TrainingError
 from danceopd_ext.method import METHODS, Method, Report, derive_seed
+from danceopd_ext.toolkits.hosted.saved import Saved
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
@@ -25,7 +29,7 @@ from danceopd_ext.toolkits.native.optimizers import (
 )
 from danceopd_ext.toolkits.native.output import Output
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared
-from danceopd_ext.toolkits.native.previews import Previews
+from danceopd_ext.toolkits.native.previews import Abandoned, Previews
 from danceopd_ext.toolkits.native.processes import any_process, average_gradients, whole_report
 from danceopd_ext.toolkits.native.stop import StopRequest
 
@@ -62,27 +66,43 @@ class Run:
             self.restore()
         self.first = self.step
         """The steps that were done before this run."""
+        self.saved = Saved(state=prepared.resume.folder if prepared.resume else None)
+        self.saved_step = self.step
         self.journal = Journal(preset, accelerator, self.step)
-        self.previews = Previews(prepared, fields, data, accelerator.device) if prepared.previews else None
-        self.stop = StopRequest()
+        self.stop = StopRequest(self.save_at_once)
+        self.previews = None
+        if prepared.previews:
+            self.previews = Previews(prepared, fields, data, accelerator.device, lambda: self.stop.requested)
+        self.whole = threading.RLock()
+        """Held while weights, optimizer and step do not belong together, or are being saved."""
 
     def go(self) -> Path:
-        """Run to max_train_steps, or until Ctrl-C; return the path of the last LoRA written."""
-        sampling, saving = self.preset.sampling, self.preset.saving
+        """Run to max_train_steps and return the path of the last LoRA written.
+
+        Raises Stopped after Ctrl-C and its like: what was learnt is saved, unless a second one came.
+        """
         with self.stop:
-            if sampling.sample_at_first and self.step == 0:
+            try:
+                return self.steps()
+            except KeyboardInterrupt:
+                raise Stopped(self.what_is_left()) from None
+
+    def steps(self) -> Path:
+        sampling, saving = self.preset.sampling, self.preset.saving
+        if sampling.sample_at_first and self.step == 0:
+            self.preview()
+            self.stop_if_asked()
+        while self.step < self.total:
+            self.one_step()
+            if self.step == self.total:
+                break
+            self.stop_if_asked()
+            if _due(self.step, saving.save_every_n_steps):
+                self.save(saving.save_state, wait=True)
+            if _due(self.step, sampling.sample_every_n_steps):
                 self.preview()
-            while self.step < self.total:
-                self.one_step()
-                if self.step == self.total:
-                    break
-                if any_process(self.accelerator, self.stop.requested):
-                    return self.finish_early()
-                if _due(self.step, saving.save_every_n_steps):
-                    self.save(saving.save_state, wait=True)
-                if _due(self.step, sampling.sample_every_n_steps):
-                    self.preview()
-            return self.finish()
+                self.stop_if_asked()
+        return self.finish()
 
     def one_step(self) -> None:
         """One optimizer step: the method's gradient, then the usual care for it."""
@@ -92,12 +112,13 @@ class Run:
         if not math.isfinite(report.loss) or not (math.isfinite(norm) or self.accelerator.scaler):
             self.stop_for_nan(report)
         rate = learning_rate(self.optimizer)
-        self.change_weights()
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.output.forwards += report.forwards
+        with self.whole:
+            self.change_weights()
+            if not self.accelerator.optimizer_step_was_skipped:
+                self.schedule.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            self.output.forwards += report.forwards
         self.journal.record(self.step, report, report.loss, rate, norm)
 
     def gradient(self) -> Report:
@@ -134,7 +155,8 @@ class Run:
     def learn(self, wanted: bool) -> None:
         """Schedule-free optimizers keep two sets of weights: one to learn with, one to save and draw with."""
         if is_schedule_free(self.optimizer):
-            self.optimizer.train() if wanted else self.optimizer.eval()
+            with self.whole:
+                self.optimizer.train() if wanted else self.optimizer.eval()
 
     def save(self, state: bool, final: bool = False, wait: bool = False) -> Path:
         """Write the LoRA, and the state if wanted, on the main process.
@@ -145,7 +167,8 @@ class Run:
         path = self.output.lora_path(None if final else self.step)
         if self.accelerator.is_main_process:
             try:
-                path = self.write(path, state, final)
+                with self.whole:
+                    path = self.write(path, state, final)
             except Exception as problem:
                 if not is_disk_full(problem):
                     raise
@@ -168,8 +191,10 @@ class Run:
         path = self.output.save_lora(self.step, final)
         held = "" if path == wanted else f": {wanted.name} cannot be replaced, as another program has it open"
         self.journal.say(f"saved {path}{held}")
+        self.saved, self.saved_step = replace(self.saved, lora=path), self.step
         if state:
-            self.journal.say(f"saved {self.output.save_state(self.step, final)}")
+            self.saved = Saved(path, self.output.save_state(self.step, final))
+            self.journal.say(f"saved {self.saved.state}")
         return path
 
     def preview(self) -> None:
@@ -184,9 +209,14 @@ class Run:
         self.journal.pause()
 
     def drawn(self) -> bool:
-        """Draw now; False where memory does not suffice, which is said. What was taken is free after the return."""
+        """Draw now; False where memory does not suffice, which is said. What was taken is free after the return.
+
+        A request to stop ends the drawing: pictures are not what it waits for.
+        """
         try:
             picture = self.previews.draw(self.step, self.journal.say)
+        except Abandoned:
+            return True
         except torch.OutOfMemoryError:
             self.journal.say(NO_PREVIEWS.format(self.step))
             return False
@@ -202,12 +232,38 @@ class Run:
         self.journal.close()
         return path
 
-    def finish_early(self) -> Path:
-        """Ctrl-C: keep what was learnt, and say how to go on."""
-        path = self.save(state=True)
-        self.journal.say(f"stopped after step {self.step}. Go on with: --resume {self.output.state_path(self.step)}")
+    def stop_if_asked(self) -> None:
+        """Raises Stopped if a process was asked to stop."""
+        if any_process(self.accelerator, self.stop.requested):
+            self.finish_early()
+
+    def finish_early(self) -> NoReturn:
+        """Keep what was learnt. Raises Stopped, which says how to go on."""
+        if self.step > self.first:
+            self.save(state=True)
         self.journal.close()
-        return path
+        raise Stopped(self.what_is_left())
+
+    def what_is_left(self) -> str:
+        """After a request to stop: the step, what is saved and how to go on."""
+        if self.step == self.first:
+            what = f"in step {self.step + 1}, before anything was learnt: nothing is saved"
+        elif self.saved_step == self.step:
+            what = f"after step {self.step}, saved {self.saved.lora}"
+        else:
+            what = f"at once after step {self.step}: what was learnt since step {self.saved_step} is lost"
+        return f"stopped {what}. {self.saved.how_to_go_on()}".strip()
+
+    def save_at_once(self) -> None:
+        """Save what the last whole step has left, and say so, while the main thread is in the middle of another.
+
+        For the end of the console, which leaves no time to finish a step. The main thread waits at the next change.
+        """
+        self.whole.acquire()
+        if self.step > self.first and self.saved_step != self.step and self.accelerator.is_main_process:
+            self.learn(False)
+            self.write(self.output.lora_path(self.step), state=True, final=False)
+        self.journal.say(self.what_is_left())
 
     def stop_for_nan(self, report: Report) -> None:
         """The weights are still those of the last good step: save them, then say what to try."""

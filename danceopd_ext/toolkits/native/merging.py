@@ -19,6 +19,7 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.method import MERGES
 from danceopd_ext.models.loading import Source, find_source, load_layout, load_transformer
+from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
 from danceopd_ext.toolkits.native.checks import check_output
 from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank, of_teacher
@@ -45,27 +46,39 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     layout = load_layout(source)[0]
     teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
     check_mergeable(teachers, f'method = "{preset.danceopd.method}"')
-    replaced = check_output(preset)
+    notes = [*preset.notes, *check_output(preset)]
     accelerator.wait_for_everyone()  # what the first process writes is not an earlier run's to the others
     if has_checkpoint(teachers):
         source = fetch_weights(source, teachers)
+    notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
     path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
-    for note in preset.notes:
-        accelerator.print(f"note: {note}")
-    if accelerator.is_main_process:
-        for note in [*replaced, *(note for name, found in teachers.items() for note in of_teacher(name, found))]:
-            print(f"note: {note}")
-        merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
-        lora, lost = at_rank(merged, preset.network.network_dim)
-        if lost:
-            print(lost_by_rank("merge", preset.network.network_dim, lost))
-        extra = {"ss_danceopd_forwards": 0, "ss_danceopd_merge_loss": lost}
-        metadata = lora_metadata(preset, source, layout, {}, extra, started_at=started_at)
-        dtype = torch_dtype(preset.saving.save_precision)
-        dialect = source.family.format_of(preset.saving.save_model_as, lora.modules)
-        write_lora(path, lora, layout, dialect, metadata, dtype)
+    with sole_writer(path.parent, preset.saving.output_name, preset.danceopd.overwrite) as more:
+        for note in [*notes, *more]:
+            accelerator.print(f"note: {note}")
+        if accelerator.is_main_process:
+            write_merge(path, preset, source, layout, teachers, started_at)
     accelerator.wait_for_everyone()
     return path
+
+
+def write_merge(
+    path: Path,
+    preset: Preset,
+    source: Source,
+    layout: Layout,
+    teachers: dict[str, TeacherSource],
+    started_at: float,
+) -> None:
+    """Merge, and write the file. started_at: in seconds since the epoch, for its metadata."""
+    merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
+    lora, lost = at_rank(merged, preset.network.network_dim)
+    if lost:
+        print(lost_by_rank("merge", preset.network.network_dim, lost))
+    extra = {"ss_danceopd_forwards": 0, "ss_danceopd_merge_loss": lost}
+    metadata = lora_metadata(preset, source, layout, {}, extra, started_at=started_at)
+    dtype = torch_dtype(preset.saving.save_precision)
+    dialect = source.family.format_of(preset.saving.save_model_as, lora.modules)
+    write_lora(path, lora, layout, dialect, metadata, dtype)
 
 
 def check_preset(preset: Preset) -> None:

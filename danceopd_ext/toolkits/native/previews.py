@@ -22,18 +22,26 @@ from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
 
 
+class Abandoned(Exception):
+    """The run was asked to stop while it drew."""
+
+
 class Previews:
     """Draws the preview prompts. Base and teachers do not change, so they are drawn once."""
 
-    def __init__(self, prepared: Prepared, fields: Fields, data: StepData, device: torch.device):
+    def __init__(
+        self, prepared: Prepared, fields: Fields, data: StepData, device: torch.device, stop: Callable[[], bool]
+    ):
+        """stop: whether the user does not want to wait for the pictures any more."""
         self.prepared, self.fields, self.data, self.device = prepared, fields, data, device
+        self.stop = stop
         self.folder = Path(prepared.preset.saving.output_dir) / "sample"
         self.fixed: dict[str, list[np.ndarray]] = {}
         self.told: set[str] = set()
         self.vae = load_vae(prepared.source, torch_dtype(prepared.preset.training.mixed_precision))
 
     def draw(self, step: int, say: Callable[[str], None]) -> Image.Image:
-        """Draw all prompts, write `sample/NAME-step00000300.png`, and return the grid."""
+        """Draw all prompts, write `sample/NAME-step00000300.png`, and return the grid. Raises Abandoned."""
         if not self.fixed:
             columns: Mapping[str, Field] = {"base": self.fields.base, **self._other_teachers()}
             self.fixed = {name: self._column(name, field, say) for name, field in columns.items()}
@@ -60,6 +68,8 @@ class Previews:
         """A picture for each prompt; one that is not finite is black, which is said once, and training goes on."""
         column = []
         for place, line in enumerate(self.prepared.previews):
+            if self.stop():
+                raise Abandoned
             try:
                 column.append(self._picture(field, line, place))
             except NotFinite:

@@ -17,8 +17,9 @@ import psutil
 import torch
 from accelerate import Accelerator, PartialState
 
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import Stopped, UserError
 from danceopd_ext.method import Report
+from danceopd_ext.toolkits.launched import STARTED_BY
 
 #: seconds that a process has to end after it was asked to
 PATIENCE = 10.0
@@ -122,22 +123,26 @@ def all_processes() -> Iterator[None]:
         return
     world = missing + 1
     os.environ |= _ranks(0, world)
+    more = {STARTED_BY: str(os.getpid())}
     workers = [
-        subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, **_ranks(rank, world)})
+        subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, **_ranks(rank, world), **more})
         for rank in range(1, world)
     ]
     try:
         yield
-    except BaseException:
-        end(workers)
+        for worker in workers:
+            worker.wait()
+    except BaseException as problem:
+        end(workers, asked=not isinstance(problem, Stopped))
         raise
-    for worker in workers:
-        worker.wait()
 
 
-def end(workers: Sequence[subprocess.Popen]) -> None:
-    """End processes whose main process has failed: they may wait for it for ever, and answer to no polite request."""
-    for worker in workers:
+def end(workers: Sequence[subprocess.Popen], asked: bool = True) -> None:
+    """End processes whose main process has failed: they may wait for it for ever, and answer to no polite request.
+
+    asked: whether they have to be told; after a request to stop they end by themselves.
+    """
+    for worker in workers if asked else ():
         worker.terminate()
     for worker in workers:
         try:

@@ -1,46 +1,186 @@
-"""Ctrl-C means: finish the step, save, and say how to go on."""
+"""Requests to stop: Ctrl-C, SIGTERM, a closed terminal, and a launcher that has ended.
+
+`Interruptible` goes around work that can be left at any moment (loading, encoding): there a request raises
+KeyboardInterrupt. `StopRequest` goes around the loop: there a request is noted, the step is finished and saved, and a
+second request stops at once. A signal that was ignored when the run started (SIGHUP under nohup) stays ignored.
+"""
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 from tqdm import tqdm
 
-#: Ctrl-C, a polite request to end, and on Windows Ctrl-Break
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+from danceopd_ext.errors import Stopped
+from danceopd_ext.toolkits.launched import is_first_process
+from danceopd_ext.toolkits.native.console import watch_console
+
+#: Ctrl-C, a polite request to end, on Windows Ctrl-Break, and elsewhere the end of the terminal
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+#: a shell and the system both send it when a terminal is closed; it never means "at once"
+HANGUP = getattr(signal, "SIGHUP", None)
+
+#: seconds that one request may take to arrive in full: a launcher of several processes passes on the Ctrl-C that they
+#: have got from the console, and a logout sends SIGTERM and SIGHUP
+SAME_REQUEST = 1.0
+#: seconds that Windows lets a console's handler work at most
+UNTIL_KILLED = 60.0
+
+#: the blocks that this process is in, the innermost last
+_blocks: list[Interruptible] = []
 
 
-#: a launcher of several processes passes on the Ctrl-C that they have got from the console; seconds that it may take
-SAME_PRESS = 1.0
-
-
-class StopRequest:
-    """Inside the block, Ctrl-C (and SIGTERM, Ctrl-Break) sets `requested`; a second one stops at once."""
+class Interruptible:
+    """Inside the block a request to stop raises KeyboardInterrupt in the main thread."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._requested_at = 0.0
+        self.has_learnt = False
+        """Whether a loop has begun inside this block."""
+        self._at = 0.0
+        self._number: int | None = None
+        self._pending = False
         self._before: dict[int, object] = {}
+        self._unwatch: Callable[[], None] = _nothing
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Interruptible:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
+            for number in self.numbers():
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
+            if not _blocks:
+                self._unwatch = watch_console(closing)  # after the signals: the C library's own handler is asked later
+        _blocks.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self in _blocks:
+            _blocks.remove(self)
+        self._unwatch()
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def numbers(self) -> list[int]:
+        """The signals to take. A process that only takes part may be waiting for one that has ended: there SIGTERM and
+        SIGHUP end it as they are, because Python runs no handler while it waits."""
+        return SIGNALS if is_first_process() else [n for n in SIGNALS if n not in (signal.SIGTERM, HANGUP)]
+
+    def ask(self, reason: str) -> None:
+        """Request the stop from another thread. It is never the second request."""
+        if not self.requested:
+            self._pending = True
+            self._note(None)
+            _say(f"{reason}: stopping")
+            _wake_main_thread()
+
+    def close(self) -> None:
+        """The console is being closed: use the seconds that are left. Called in a thread of its own."""
+        self.ask("the console is closed")
+        threading.Event().wait(UNTIL_KILLED)
 
     def _handle(self, number: int, _frame: object) -> None:
-        now = time.monotonic()
-        if self.requested:
-            launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-            if launched and now - self._requested_at < SAME_PRESS:
-                return
+        if self._pending:  # asked from another thread, which has sent this signal
+            self._pending = False
             raise KeyboardInterrupt
-        self.requested, self._requested_at = True, now
-        tqdm.write("finishing this step, then saving; press Ctrl-C again to stop at once")
+        if self.requested and self._same_request(number):
+            return
+        again = self.requested
+        self._note(number)
+        self._asked(again)
+
+    def _asked(self, again: bool) -> None:
+        raise KeyboardInterrupt
+
+    def _note(self, number: int | None) -> None:
+        """For the blocks around this one, too: what else arrives of the request comes to them when this one is over."""
+        for block in {self, *_blocks}:
+            block.requested, block._at, block._number = True, time.monotonic(), number
+
+    def _same_request(self, number: int) -> bool:
+        if number == HANGUP:
+            return True
+        launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        return time.monotonic() - self._at < SAME_REQUEST and (launched or number != self._number)
+
+
+class StopRequest(Interruptible):
+    """Inside the block a request to stop sets `requested`; a second one raises KeyboardInterrupt.
+
+    at_once: called in a thread of its own when Windows closes the console and ends the process within seconds, which
+    may be less than a step takes: it saves what the last whole step has left. Then the process ends.
+    """
+
+    def __init__(self, at_once: Callable[[], None] | None = None) -> None:
+        super().__init__()
+        self.at_once = at_once
+
+    def __enter__(self) -> StopRequest:
+        for block in _blocks:
+            block.has_learnt = True
+        super().__enter__()
+        return self
+
+    def numbers(self) -> list[int]:
+        return SIGNALS
+
+    def ask(self, reason: str) -> None:
+        if not self.requested:
+            self._note(None)
+            _say(f"{reason}: finishing this step, then saving")
+
+    def close(self) -> None:
+        if self.at_once is None:
+            super().close()
+            return
+        self._note(None)
+        try:
+            self.at_once()
+        finally:
+            end_process()
+
+    def _asked(self, again: bool) -> None:
+        if again:
+            raise KeyboardInterrupt
+        _say("finishing this step, then saving; press Ctrl-C again to stop at once")
+
+
+def ask(reason: str) -> None:
+    """Request the stop of whatever this process is in. For other threads; without a block nothing happens."""
+    if _blocks:
+        _blocks[-1].ask(reason)
+
+
+def closing() -> None:
+    """Windows closes the console (or the user logs off, or the machine shuts down) and ends the process soon."""
+    if _blocks:
+        _blocks[-1].close()
+
+
+def end_process() -> None:
+    """End at once, from any thread."""
+    os._exit(Stopped.code)
+
+
+def _wake_main_thread() -> None:
+    """Have the handler of SIGTERM run in the main thread, also if that is waiting for something."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+    else:
+        _thread.interrupt_main()
+
+
+def _say(line: str) -> None:
+    if is_first_process():
+        with suppress(OSError, ValueError, RuntimeError):  # no terminal, or it is being written to just now
+            tqdm.write(line)
+
+
+def _nothing() -> None:
+    """Nothing to undo."""

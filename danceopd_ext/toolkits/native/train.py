@@ -14,6 +14,7 @@ from tqdm import tqdm
 from danceopd_ext.config import Preset
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.lora.metadata import stem
+from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import build_fields
 from danceopd_ext.toolkits.native.checks import tensorboard_folder
@@ -32,13 +33,23 @@ from danceopd_ext.toolkits.native.trackers import TRACKERS, start_trackers
 def train(preset: Preset) -> Path:
     """Train one student LoRA from the preset's teachers, or merge them, and return the path of the final file.
 
-    Raises UserError for wrong input (before anything is written) and TrainingError when the run has to stop.
+    Raises UserError for wrong input (before anything is written), TrainingError when the run has to stop, and Stopped
+    when it was asked to.
     """
     accelerator = make_accelerator(preset)
     if preset.danceopd.merges:
         return merge_teachers(preset, accelerator)
     preset.optimizer.optimizer_type = preset.optimizer.optimizer_type or default_optimizer(accelerator.device)
     prepared = prepare(preset, accelerator)
+    saving = preset.saving
+    with sole_writer(Path(saving.output_dir), saving.output_name, preset.danceopd.overwrite, saving.resume) as more:
+        prepared.notes += more
+        return train_prepared(prepared, accelerator)
+
+
+def train_prepared(prepared: Prepared, accelerator: Accelerator) -> Path:
+    """`train` from the first line that it writes."""
+    preset = prepared.preset
     tell(prepared, accelerator)
 
     def say(line: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.files import check_writable
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.foreign.toml import read_toml
+from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams
@@ -36,6 +36,7 @@ from danceopd_ext.toolkits.hosted.preflight import (
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
+from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.sd_scripts.complaints import complaint
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
 from danceopd_ext.toolkits.sd_scripts.files import check_files
@@ -69,10 +70,11 @@ def train(preset: HostedPreset) -> Path:
     hand_over_prompts(preset, architecture, args, sizes)
     try_out(args, preset, architecture)
     notes = check_trackers(args)
-    for line in filter(None, [version_note(checkout), *notes, *introduction(preset.danceopd)]):
-        tell(line)
     try:
-        go(trainer, args)
+        with sole_writer(Path(args.output_dir), args.output_name, preset.danceopd.overwrite, args.resume) as more:
+            for line in filter(None, [version_note(checkout), *notes, *more, *introduction(preset.danceopd)]):
+                tell(line)
+            go(trainer, args)
     except Exception as error:
         started = trainer.distiller is not None and trainer.distiller.progress.step > 0
         known = changed(error, checkout, METHODS)
@@ -84,7 +86,7 @@ def train(preset: HostedPreset) -> Path:
     saved = Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}"
     if trainer.distiller is None:
         raise UserError(f"{args.dataset_config or args.train_data_dir}: sd-scripts found no data there, see above.")
-    if os.environ.get("RANK", "0") == "0" and not saved.is_file():
+    if is_first_process() and not saved.is_file():
         raise TrainingError("sd-scripts stopped without saving a LoRA; its own messages above say why.")
     return saved
 

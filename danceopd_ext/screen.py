@@ -1,0 +1,86 @@
+"""Writing to the screen never ends a run: the terminal may be closed, the pipe's reader gone or the log's disk full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+#: what a closed terminal, a closed pipe and their like answer, now and for ever (EINVAL on Windows)
+GONE = (errno.EIO, errno.EPIPE, errno.EINVAL, errno.EBADF)
+
+
+class Lasting:
+    """A text stream whose `write` and `flush` do not fail; everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError, RuntimeError) as problem:  # RuntimeError: a signal arrived within a write
+            _let_go(self._stream, problem)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError, RuntimeError) as problem:
+            _let_go(self._stream, problem)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def lasting_screen() -> Iterator[None]:
+    """Inside the block sys.stdout and sys.stderr are `Lasting`."""
+    names = [name for name in ("stdout", "stderr") if getattr(sys, name) is not None]
+    streams = {name: (getattr(sys, name), Lasting(getattr(sys, name))) for name in names}
+    for name, (_, lasting) in streams.items():
+        setattr(sys, name, lasting)
+    try:
+        yield
+    finally:
+        for name, (stream, lasting) in streams.items():
+            _settle(stream)
+            if getattr(sys, name) is lasting:
+                setattr(sys, name, stream)
+
+
+def last_word(text: str, stream: TextIO | None) -> None:
+    """Print to a stream that may be gone."""
+    if stream is not None:
+        Lasting(stream).write(f"{text}\n")
+        _settle(stream)
+
+
+def _settle(stream: TextIO) -> None:
+    """Flush; where that fails, let Python's own last flush succeed: it would end the process with another code."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        _to_nowhere(stream)
+
+
+def _let_go(stream: TextIO, problem: Exception) -> None:
+    if isinstance(problem, OSError) and problem.errno in GONE:
+        _to_nowhere(stream)
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Lead the stream's descriptor to the null device: what is still in its buffer goes there."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)

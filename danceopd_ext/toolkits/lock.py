@@ -1,0 +1,129 @@
+"""Keeps two runs from writing the same results: a lock on an output_name in its output_dir.
+
+The operating system holds the lock (flock, or LockFileEx on Windows) and takes it back when the process ends, however
+it ends: the files of a run that was killed lock nobody out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.launched import is_first_process
+
+#: seconds to wait for somebody who only asks whether the lock is held
+MOMENT = 0.3
+
+_held: set[Path] = set()
+
+
+@contextmanager
+def only_run(folder: Path, name: str) -> Iterator[list[str]]:
+    """Inside the block no other run with this output_name writes to `folder`. Yields notes for the user.
+
+    The folder is made if it is missing. Raises UserError if another run, of this or another process, holds the lock.
+    Processes other than the first of a run do nothing here. A drive without locks is told in a note.
+    """
+    if not is_first_process():
+        yield []
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _lock_file(folder, name)
+    lock = _take(path)
+    if lock is None:
+        yield [
+            f"{folder} is on a drive where files cannot be locked: start no second run with output_name = "
+            f'"{name}" there while this one goes on'
+        ]
+        return
+    owner = _owner_file(folder, name)
+    _held.add(path.resolve())
+    try:
+        with suppress(OSError):
+            owner.write_text(json.dumps(_about_this_process()), encoding="utf-8")
+        yield []
+    finally:
+        _held.discard(path.resolve())
+        with suppress(OSError):
+            owner.unlink()
+        _give_back(lock, path)
+
+
+def refuse_second_run(folder: Path, name: str) -> None:
+    """Raise UserError if a run with this output_name writes to `folder` now. Writes nothing."""
+    if is_first_process() and _lock_file(folder, name).exists():
+        lock = _take(_lock_file(folder, name))
+        if lock is not None:
+            lock.release()
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether this process holds the lock: then unfinished files of this output_name in `folder` are nobody's."""
+    return _lock_file(folder, name).resolve() in _held
+
+
+def _lock_file(folder: Path, name: str) -> Path:
+    return folder / f".{name}.lock"
+
+
+def _owner_file(folder: Path, name: str) -> Path:
+    """Says who holds the lock; a file of its own, because on Windows nobody else can read a locked one."""
+    return folder / f".{name}.lock.json"
+
+
+def _take(path: Path) -> BaseFileLock | None:
+    """The lock, held; None if the drive or the permissions allow none. Raises UserError if somebody else holds it."""
+    if path.is_symlink():  # older versions of filelock would follow it
+        path.unlink()
+    lock = FileLock(str(path), timeout=MOMENT)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own words on a drive without locks
+            lock.acquire()
+            if os.name == "posix" and not path.exists():  # the run before removed it after we had opened it
+                lock.release()
+                lock.acquire()
+    except Timeout:
+        raise UserError(_refusal(path)) from None
+    except (OSError, NotImplementedError):
+        return None
+    if isinstance(lock, SoftFileLock):  # what filelock falls back to would outlive a run that is killed
+        lock.release()
+        return None
+    return lock
+
+
+def _give_back(lock: BaseFileLock, path: Path) -> None:
+    """Remove the file while it is still locked; Windows refuses that until it is not open any more."""
+    if os.name == "posix":
+        path.unlink(missing_ok=True)
+        lock.release()
+        return
+    lock.release()
+    with suppress(OSError):
+        path.unlink()
+
+
+def _about_this_process() -> dict[str, object]:
+    return {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
+
+
+def _refusal(path: Path) -> str:
+    name = path.name[1 : -len(".lock")]
+    who = ""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        facts = json.loads(_owner_file(path.parent, name).read_text(encoding="utf-8")[:1000])
+        who = " (process {process:d} on {host}, since {since})".format(**facts)
+    return (
+        f'{path.parent}: another run with output_name = "{name}" writes here now{who}. Wait for its end or stop it, or '
+        "choose another output_name or output_dir."
+    )

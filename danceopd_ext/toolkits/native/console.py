@@ -1,0 +1,31 @@
+"""What Windows tells a program before it ends it: the console is closed, the user logs off, the machine shuts down.
+
+Python knows Ctrl-C and Ctrl-Break alone. The others come to a handler of the system's, in a thread of its own, and when
+the handler returns, or after about 5 seconds, the process is ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+
+#: CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT
+ENDS = (2, 5, 6)
+
+
+def watch_console(ends: Callable[[], None]) -> Callable[[], None]:
+    """Call `ends` when Windows is about to end the process. Returns what takes that back. Elsewhere nothing is done."""
+    if os.name != "nt":
+        return lambda: None
+
+    def handler(event: int) -> bool:
+        if event not in ENDS:
+            return False  # Python's own handler is asked
+        ends()
+        return True
+
+    called = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(handler)
+    kernel = ctypes.windll.kernel32
+    kernel.SetConsoleCtrlHandler(called, 1)
+    return lambda: kernel.SetConsoleCtrlHandler(called, 0) and None
