@@ -1,0 +1,15 @@
+"""Odd input for every place where danceopd_ext reads a file that it did not write (see scripts/fuzz.py).
+
+- `values`, `trees`: odd values, and tables with one of them in the place of a right one, as TOML and JSON
+- `octets`: damage that knows nothing of the format; files that are no plain files
+- `tensors`: safetensors files with odd headers, tensors and metadata, and their PyTorch relatives
+- `worlds`: the right files that every case begins with
+- `presets`, `loras`, `data`, `runs`: the targets, by what is read
+- `outcomes`: what a case came to; `workers`: cases in forked processes, with limits of time and memory
+"""
+
+import os
+
+# before the imports that read them: nothing is asked of the network
+for name, value in {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}.items():
+    os.environ[name] = value

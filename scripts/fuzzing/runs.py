@@ -1,0 +1,303 @@
+"""Model folders, caches and saved states: what a run is built on, or continued from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+
+from danceopd_ext.config.load import load_preset
+from danceopd_ext.demo import PIPELINE
+from danceopd_ext.models.loading import load_scheduler, load_text_pipeline, load_transformer, load_vae
+from danceopd_ext.toolkits.native.batches import StepData
+from danceopd_ext.toolkits.native.build import Fields, build_fields
+from danceopd_ext.toolkits.native.loop import Run
+from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, find_all, prepare
+from danceopd_ext.toolkits.native.state import open_state
+from danceopd_ext.toolkits.native.texts import all_prompts, encode_texts, open_cache
+from danceopd_ext.toolkits.native.train import make_accelerator
+from fuzzing.octets import damaged, replace_file
+from fuzzing.presets import native_preset
+from fuzzing.targets import Case, Stage, target
+from fuzzing.tensors import with_odd_tensors, write_safetensors
+from fuzzing.trees import as_json, as_toml, changed
+from fuzzing.values import odd_value
+from fuzzing.worlds import SIZE, World
+
+STEPS = 4
+#: files of the model that are read before its weights; those of its text encoders come after
+CONFIGS = ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+TEXTS = (
+    "tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json", "text_encoder/config.json", "siglip/config.json",
+    "siglip_processor/preprocessor_config.json",
+)  # fmt: skip
+
+
+def quiet(line: str) -> None:
+    """Where a run tells what it does."""
+    print(line)
+
+
+def fresh_accelerator(preset: Any) -> Accelerator:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return make_accelerator(preset)
+
+
+def copy_model(folder: Path) -> Path:
+    """The demo's folder; weights are links, everything else may be changed."""
+    model = folder / "model"
+    for file in PIPELINE.rglob("*"):
+        place = model / file.relative_to(PIPELINE)
+        if file.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".safetensors":
+            os.link(file, place) if file.stat().st_dev == folder.stat().st_dev else place.symlink_to(file)
+        else:
+            shutil.copyfile(file, place)
+    return model
+
+
+@target("model", share=12)
+def model_case(rng: Random, world: World, folder: Path) -> Case:
+    """A model folder with odd configurations, and for some cases its loading and the text encoder's first prompt."""
+    model, told = copy_model(folder), []
+    texts_too = rng.random() < 0.3
+    name = rng.choice(TEXTS if texts_too else CONFIGS)
+    path = model / name
+    if rng.random() < 0.75:
+        tree, told = changed(json.loads(path.read_text("utf-8")), rng)
+        path.write_bytes(as_json(tree).encode("utf-8", "surrogatepass"))
+    elif rng.random() < 0.3:
+        told = [replace_file(path, rng)]
+    else:
+        data, what = damaged(path.read_bytes(), rng)
+        path.write_bytes(data)
+        told = [what]
+    document = native_preset(Random(0))
+    document["model"] = {"pretrained_model_name_or_path": "model"}
+    (folder / "preset.toml").write_text(as_toml(document), "utf-8")
+    for file in ("base.txt", "style.txt", "style.safetensors"):
+        (folder / file).write_bytes((world.folder / file).read_bytes())
+
+    def run(stage: Stage) -> None:
+        stage("check")
+        preset = load_preset("preset.toml")
+        prepared = find_all(preset, fresh_accelerator(preset))
+        source, family = prepared.source, prepared.family
+        stage("sizes")
+        shape = family.latent_shape(prepared.config, source.vae_scale_factor, SIZE, SIZE)
+        stage("scheduler")
+        family.sigmas(load_scheduler(source), prepared.config, STEPS, tuple(shape[1:]))
+        stage("vae")
+        load_vae(source, torch.float32)
+        stage("transformer")
+        load_transformer(source, torch.float32)
+        if texts_too:
+            stage("texts")
+            family.encode_prompts(load_text_pipeline(source, torch.float32, "cpu"), ["a red circle", ""])
+
+    return Case(run, [f"{name}: {'; '.join(told)}"], ["model"])
+
+
+@dataclass
+class Ready:
+    """A run of the demo's model, ready for its first step, and a state that it saved after two."""
+
+    folder: Path
+    prepared: Prepared
+    accelerator: Accelerator
+    fields: Fields
+    data: StepData
+
+    def restored(self) -> None:
+        """As before the first case: the student's weights are those of the state."""
+        self.fields.adapters.load_state(STUDENT, load_file(self.folder / "fused-state" / "student.safetensors"))
+
+
+def ready(world: World) -> Ready:
+    """Encode the prompts, train two steps and save the state; once for all cases."""
+    if "ready" in world.__dict__:
+        return world.__dict__["ready"]
+    folder, before = world.folder / "run", Path.cwd()
+    folder.mkdir()
+    for file in ("base.txt", "style.txt", "style.safetensors"):
+        (folder / file).write_bytes((world.folder / file).read_bytes())
+    document = native_preset(Random(0))
+    document["training"] = {**document["training"], "max_train_steps": STEPS}
+    document["saving"] = {"output_dir": ".", "output_name": "fused", "save_state": True}
+    document["danceopd"]["rollout_steps"] = 2
+    (folder / "preset.toml").write_text(as_toml(document), "utf-8")
+    os.chdir(folder)
+    try:
+        preset = load_preset("preset.toml")
+        accelerator = fresh_accelerator(preset)
+        prepared = prepare(preset, accelerator)
+        cache = open_cache(prepared, str(folder / "cache"))
+        encode_texts(prepared, cache, accelerator, quiet)
+        data = StepData(prepared, cache, accelerator)
+        fields = build_fields(prepared, accelerator, quiet)
+        run = Run(prepared, accelerator, fields, data)
+        for _ in range(2):
+            run.one_step()
+        shutil.move(run.output.save_state(2, False), "fused-state")
+        run.journal.close()
+    finally:
+        os.chdir(before)
+    world.__dict__["ready"] = Ready(folder, prepared, accelerator, fields, data)
+    return world.__dict__["ready"]
+
+
+def odd_file(path: Path, rng: Random) -> list[str]:
+    """Change one file of a state or cache by its kind; what was done, in words."""
+    if path.suffix == ".safetensors":
+        tensors, told = load_file(path), []
+        if rng.random() < 0.7:
+            tensors, told = with_odd_tensors(tensors, rng)
+        return told + write_safetensors(path, tensors, _metadata(path), rng, odd=not told)
+    if path.suffix == ".json":
+        tree, told = changed(json.loads(path.read_text("utf-8")), rng)
+        path.write_bytes(as_json(tree).encode("utf-8", "surrogatepass"))
+        return [f"{path.name}: {'; '.join(told)}"]
+    content = torch.load(path, weights_only=True)
+    told = odd_object(content, rng)
+    torch.save(content, path)
+    return [f"{path.name}: {told}"]
+
+
+def _metadata(path: Path) -> Any:
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    return json.loads(path.read_bytes()[8 : 8 + length]).get("__metadata__")
+
+
+def odd_object(content: Any, rng: Random) -> str:
+    """Change one entry somewhere in tables, lists and tensors that were pickled."""
+    places: list[tuple[Any, Any]] = []
+
+    def collect(one: Any) -> None:
+        entries = one.items() if isinstance(one, dict) else enumerate(one) if isinstance(one, list) else ()
+        for key, value in entries:
+            places.append((one, key))
+            collect(value)
+
+    collect(content)
+    table, key = rng.choice(places[:12] if rng.random() < 0.5 else places)
+    old, kind = table[key], rng.random()
+    if kind < 0.2:
+        del table[key]
+        return f"without {key}"
+    if isinstance(old, torch.Tensor) and kind < 0.8:
+        found, told = with_odd_tensors({"x": old}, rng)
+        table[key] = next(iter(found.values()), None)
+        return f"{key}: {'; '.join(told)}"
+    value = odd_value(rng)
+    table[key] = rng.choice(
+        (None, [], {}, "x", -1, 2**70, float("nan"), torch.ones(2), str(value)[:50], [old], (1, 2), 10**400)
+    )
+    if isinstance(table, dict) and kind > 0.9:
+        table[rng.choice(("x", 7, None, ("a", 1)))] = old
+    return f"{key} is {type(table[key]).__name__}"
+
+
+def signed(state: Path) -> None:
+    """Write the digests of the files as they are now into state.json, if that can still be read."""
+    try:
+        facts = json.loads((state / "state.json").read_text("utf-8"))
+        for name in facts["sha256"]:
+            if (state / name).is_file():
+                facts["sha256"][name] = hashlib.sha256((state / name).read_bytes()).hexdigest()
+        (state / "state.json").write_text(json.dumps(facts), "utf-8")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
+        return
+
+
+def _continue(ready_: Ready, state: str) -> Callable[[Stage], None]:
+    def run(stage: Stage) -> None:
+        ready_.restored()
+        Path("out").mkdir()
+        stage("open")
+        prepared = ready_.prepared
+        prepared.preset.saving.output_dir = "out"
+        prepared.resume = open_state(Path(state), prepared.identity, STEPS)
+        stage("restore")
+        continued = Run(prepared, ready_.accelerator, ready_.fields, ready_.data)
+        stage("step")
+        continued.one_step()
+        continued.journal.close()
+
+    return run
+
+
+@target("state", share=8, batch=20, before=ready)
+def state_case(rng: Random, world: World, folder: Path) -> Case:
+    """A state with damaged bytes or replaced files; its digests are what they were."""
+    run = ready(world)
+    state = shutil.copytree(run.folder / "fused-state", folder / "fused-state")
+    path = rng.choice(sorted(state.iterdir()))
+    if rng.random() < 0.3:
+        told = replace_file(path, rng)
+    else:
+        data, told = damaged(path.read_bytes(), rng)
+        path.write_bytes(data)
+        told = f"{path.name}: {told}"
+    return Case(_continue(run, "fused-state"), [told], ["fused-state"])
+
+
+@target("signed-state", share=8, batch=1, before=ready)
+def signed_state_case(rng: Random, world: World, folder: Path) -> Case:
+    """A state whose digests are right and whose content is not what we wrote: somebody else made it."""
+    run = ready(world)
+    state = shutil.copytree(run.folder / "fused-state", folder / "fused-state")
+    path = rng.choice(sorted(state.iterdir()))
+    told = odd_file(path, rng)
+    if path.name != "state.json":
+        signed(state)
+    return Case(_continue(run, "fused-state"), told, ["fused-state"])
+
+
+@target("cache", share=8, batch=20, before=ready)
+def cache_case(rng: Random, world: World, folder: Path) -> Case:
+    """A cache of encoded prompts with one odd entry, and a step with what is in it."""
+    run = ready(world)
+    cache = shutil.copytree(run.folder / "cache", folder / "cache")
+    path = rng.choice(sorted(cache.rglob("*.safetensors")))
+    kind = rng.random()
+    if kind < 0.2:
+        told = [replace_file(path, rng)]
+    elif kind < 0.5:
+        data, what = damaged(path.read_bytes(), rng)
+        path.write_bytes(data)
+        told = [what]
+    else:
+        told = odd_file(path, rng)
+
+    def again(stage: Stage) -> None:
+        run.restored()
+        stage("encode")
+        found = open_cache(run.prepared, "cache")
+        right = run.data.cache
+        found.encode_missing(
+            all_prompts(run.prepared), lambda prompts: [right.get(*prompt) for prompt in prompts], progress=False
+        )
+        data = StepData(run.prepared, found, run.accelerator)
+        stage("step")
+        for step in range(2):
+            route = data.plan.route(step)
+            for batch in data(route, step):
+                count, sigma = len(batch.indices), torch.full((len(batch.indices),), 0.5)
+                run.fields.teachers[route](torch.zeros(count, *batch.latent_shape), sigma, batch.condition)
+
+    return Case(again, told, ["cache", path.name])

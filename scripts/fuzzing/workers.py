@@ -1,0 +1,236 @@
+"""Cases in forked processes: imports are done before, and no case can spoil, slow or end the others.
+
+Each process does a batch of cases, and tells each outcome through a pipe. Time is the processor's, so that a busy
+machine makes no case slow, but waiting counts as well after a while. Memory is the most that was resident.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+from danceopd_ext.errors import UserError
+from fuzzing.octets import make_odd_files
+from fuzzing.outcomes import CONTROL, Outcome, frame_of, is_long, is_nameless, traced
+from fuzzing.targets import TARGETS, Case
+from fuzzing.worlds import World
+
+#: what a case may take: seconds of the processor, seconds of waiting, and megabytes
+SECONDS, WAITING, MEGABYTES = 5.0, 12.0, 1024
+#: how long a process that does not answer a signal may live on
+PATIENCE = 40.0
+#: address space beyond what the process has, so that a case that asks for too much is refused rather than killed
+MORE_SPACE = 3 * 2**30
+
+
+class TooSlow(BaseException):
+    """Raised inside a case that has had its time."""
+
+
+def run_case(target: str, number: int, seed: int, world: World, folder: Path, raises: bool = False) -> Outcome:
+    """Make the input of a case in `folder` and read it. Nothing limits it here; see `_limited`.
+
+    `raises`: other exceptions than a refusal pass through.
+    """
+    found = Outcome(target, number)
+    rng = Random(f"{seed}:{target}:{number}")
+    folder.mkdir(parents=True)
+    make_odd_files(folder)
+    case = TARGETS[target].make(rng, world, folder)
+    found.changes = "; ".join(case.changes)[:400]
+    with _inside(folder):
+        _judge(found, case, raises)
+    if (folder / "ran").exists():
+        found.outcome, found.where = "code", "a file beside the preset was run"
+    return found
+
+
+def _judge(found: Outcome, case: Case, raises: bool) -> None:
+    stages: list[str] = []
+    try:
+        case.run(stages.append)
+    except UserError as refusal:
+        found.outcome, found.message = "refused", str(refusal)
+        found.nameless, found.long = is_nameless(found.message, case.names), is_long(found.message)
+        if CONTROL.search(found.message):
+            found.outcome = "escapes"
+        if _is_memory(refusal):
+            found.outcome, found.where = "memory", f"told as a refusal: {frame_of(refusal)}"
+    except TooSlow as late:
+        found.outcome, found.where, found.trace = "slow", frame_of(late), traced(late)
+    except MemoryError as error:
+        found.outcome, found.where, found.trace = "memory", frame_of(error), traced(error)
+    except (Exception, SystemExit) as error:
+        if raises:
+            raise
+        found.outcome, found.where, found.trace = "exception", frame_of(error), traced(error)
+        found.message = f"{type(error).__name__}: {error}"[:300]
+        if _is_memory(error):
+            found.outcome = "memory"
+    found.stage = stages[-1] if stages else ""
+    found.message = found.message[:1500]
+
+
+def _is_memory(error: BaseException | None) -> bool:
+    """Whether the allocator refused, directly or as the cause of what was raised."""
+    if error is None:
+        return False
+    words = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory", "std::bad_alloc")
+    own = isinstance(error, MemoryError) or any(word in str(error) for word in words)
+    return own or _is_memory(error.__cause__ or error.__context__)
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before, path = Path.cwd(), list(sys.path)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))  # as Python does for who starts a script there
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path[:] = path
+
+
+def run_batch(
+    target: str, numbers: list[int], seed: int, world: World, scratch: Path, keep: bool, done: Callable[[Outcome], None]
+) -> None:
+    """Run these cases, in as many processes as it takes, and tell each outcome to `done`."""
+    left = list(numbers)
+    while left:
+        count = _one_process(target, left, seed, world, scratch, keep, done)
+        del left[:count]
+
+
+def _one_process(
+    target: str, numbers: list[int], seed: int, world: World, scratch: Path, keep: bool, done: Callable[[Outcome], None]
+) -> int:
+    """Fork once; return how many cases are done. A process that died or did not answer has ended its last case."""
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w", encoding="utf-8") as pipe:
+                _work(target, numbers, seed, world, scratch, keep, lambda line: (pipe.write(line + "\n"), pipe.flush()))
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    count, buffer = 0, b""
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        while count < len(numbers):
+            if not select.select([pipe], [], [], PATIENCE)[0]:
+                os.kill(child, signal.SIGKILL)
+                done(Outcome(target, numbers[count], "slow", where="did not answer a signal"))
+                count += 1
+                break
+            piece = pipe.read(1 << 20)
+            if not piece:
+                break
+            *lines, buffer = (buffer + piece).split(b"\n")
+            for line in lines:
+                done(Outcome(**json.loads(line)))
+                count += 1
+    status = os.waitpid(child, 0)[1]
+    if (
+        count < len(numbers)
+        and status
+        and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and count)
+    ):
+        done(Outcome(target, numbers[count], "died", where=f"the process ended with {_ending(status)}"))
+        count += 1
+    return count
+
+
+def _ending(status: int) -> str:
+    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit code {os.WEXITSTATUS(status)}"
+
+
+def _work(
+    target: str, numbers: list[int], seed: int, world: World, scratch: Path, keep: bool, tell: Callable[[str], object]
+) -> None:
+    """In the forked process: one case after the other, each with its limits."""
+    os.setsid()  # no terminal that a case could read from
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    scratch.mkdir(parents=True, exist_ok=True)
+    log = os.open(scratch / f"output-{os.getpid()}", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    _limit_space()
+    for number in numbers:
+        folder = scratch / f"{target}-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        found = _limited(target, number, seed, world, folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        text = os.pread(log, 1 << 20, 0).decode("utf-8", "replace").replace("\x1b[A", "")
+        if found.outcome in ("result", "refused") and (odd := CONTROL.search(text)):
+            found.outcome, found.where = "escapes", f"printed {odd[0]!a}"
+            found.message = ascii(text[max(0, odd.start() - 150) : odd.end() + 50])
+        os.ftruncate(log, 0)
+        os.lseek(log, 0, os.SEEK_SET)
+        tell(json.dumps(found.as_dict()))
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _limit_space() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MORE_SPACE, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limited(target: str, number: int, seed: int, world: World, folder: Path) -> Outcome:
+    """`run_case` with its limits of time and memory."""
+    began, used = time.monotonic(), time.process_time()
+
+    def late(*_: object) -> None:
+        if time.process_time() - used > SECONDS or time.monotonic() - began > WAITING:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise TooSlow
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+
+    signal.signal(signal.SIGALRM, late)
+    before = _memory("VmRSS", reset=True)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        found = run_case(target, number, seed, world, folder)
+    except TooSlow:
+        found = Outcome(target, number, "slow", where="while its input was made or put away")
+    except Exception as error:  # a fault of ours
+        found = Outcome(target, number, "died", where=f"its input was not made: {frame_of(error)}", trace=traced(error))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    found.seconds = round(time.process_time() - used, 3)
+    found.megabytes = round(max(0.0, _memory("VmHWM") - before), 1)
+    if found.outcome in ("result", "refused") and found.seconds > SECONDS:
+        found.outcome, found.where = "slow", "ended late"
+    if found.outcome in ("result", "refused") and found.megabytes > MEGABYTES:
+        found.outcome, found.where = "memory", "ended"
+    return found
+
+
+def _memory(entry: str, reset: bool = False) -> float:
+    """Megabytes that /proc knows of this process; 0 on systems without it. `reset`: the most is from now on."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(entry))
+    except (OSError, StopIteration):
+        return 0.0
