@@ -26,9 +26,10 @@ from pathlib import Path
 
 import torch
 from fuzzing import data, loras, presets, runs  # noqa: F401 - they make their targets known
+from fuzzing.cases import run_case
 from fuzzing.outcomes import OUTCOMES, RIGHT, Outcome
 from fuzzing.targets import TARGETS
-from fuzzing.workers import run_batch, run_case
+from fuzzing.workers import run_batch
 from fuzzing.worlds import World
 
 import danceopd_ext
@@ -85,7 +86,7 @@ def run_one(asked: argparse.Namespace, world: World, scratch: Path) -> int:
 
 
 def run_all(asked: argparse.Namespace, world: World, scratch: Path) -> list[Outcome]:
-    """All cases, target by target."""
+    """All cases, target by target; those that are done when Ctrl-C is pressed."""
     found: list[Outcome] = []
     shares = {name: TARGETS[name].share for name in asked.targets}
     for name, share in shares.items():
@@ -93,8 +94,13 @@ def run_all(asked: argparse.Namespace, world: World, scratch: Path) -> list[Outc
         numbers, size, began = list(range(asked.first, asked.first + count)), TARGETS[name].batch, time.monotonic()
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             TARGETS[name].before(world)
-        for start in range(0, count, size):
-            run_batch(name, numbers[start : start + size], asked.seed, world, scratch, bool(asked.keep), found.append)
+        try:
+            for start in range(0, count, size):
+                run_batch(
+                    name, numbers[start : start + size], asked.seed, world, scratch, bool(asked.keep), found.append
+                )
+        except KeyboardInterrupt:
+            break
         print(f"{name}: {count} cases, {count / (time.monotonic() - began):.0f} a second", flush=True)
     return found
 

@@ -5,11 +5,10 @@
 - `tensors`: safetensors files with odd headers, tensors and metadata, and their PyTorch relatives
 - `worlds`: the right files that every case begins with
 - `presets`, `loras`, `data`, `runs`: the targets, by what is read
-- `outcomes`: what a case came to; `workers`: cases in forked processes, with limits of time and memory
+- `cases`, `outcomes`: one case, and what it came to; `workers`: cases in forked processes, with limits
 """
 
 import os
 
-# before the imports that read them: nothing is asked of the network
-for name, value in {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}.items():
-    os.environ[name] = value
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import that reads it: nothing is asked of the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")

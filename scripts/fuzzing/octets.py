@@ -15,6 +15,10 @@ TOKENS = (
 )  # fmt: skip
 
 
+#: a Python module that lies beside every preset
+STRANGER = "stranger"
+
+
 def damaged(data: bytes, rng: Random) -> tuple[bytes, str]:
     """The bytes with a few flipped, cut off, moved or put in, and what was done, in words."""
     kind, size = (
@@ -60,7 +64,7 @@ def make_odd_files(folder: Path) -> None:
     for ending in ("", ".txt", ".safetensors"):
         (folder / f"folder{ending}").mkdir()
     (folder / "strange\x1b[31m.txt").write_text("a cat\n", encoding="utf-8")
-    (folder / "stranger.py").write_text(
+    (folder / f"{STRANGER}.py").write_text(
         "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Thing: ...\n", encoding="utf-8"
     )
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import select
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
-from danceopd_ext.errors import UserError
-from fuzzing.octets import make_odd_files
-from fuzzing.outcomes import CONTROL, Outcome, frame_of, is_long, is_nameless, traced
-from fuzzing.targets import TARGETS, Case
+from fuzzing.cases import TooSlow, run_case
+from fuzzing.outcomes import CONTROL, RIGHT, Outcome, frame_of, traced
 from fuzzing.worlds import World
+
+try:
+    import resource
+except ImportError:  # Windows, where nothing is forked either
+    resource = None
 
 #: what a case may take: seconds of the processor, seconds of waiting, and megabytes
 SECONDS, WAITING, MEGABYTES = 5.0, 12.0, 1024
@@ -33,80 +34,16 @@ PATIENCE = 40.0
 MORE_SPACE = 3 * 2**30
 
 
-class TooSlow(BaseException):
-    """Raised inside a case that has had its time."""
-
-
-def run_case(target: str, number: int, seed: int, world: World, folder: Path, raises: bool = False) -> Outcome:
-    """Make the input of a case in `folder` and read it. Nothing limits it here; see `_limited`.
-
-    `raises`: other exceptions than a refusal pass through.
-    """
-    found = Outcome(target, number)
-    rng = Random(f"{seed}:{target}:{number}")
-    folder.mkdir(parents=True)
-    make_odd_files(folder)
-    case = TARGETS[target].make(rng, world, folder)
-    found.changes = "; ".join(case.changes)[:400]
-    with _inside(folder):
-        _judge(found, case, raises)
-    if (folder / "ran").exists():
-        found.outcome, found.where = "code", "a file beside the preset was run"
-    return found
-
-
-def _judge(found: Outcome, case: Case, raises: bool) -> None:
-    stages: list[str] = []
-    try:
-        case.run(stages.append)
-    except UserError as refusal:
-        found.outcome, found.message = "refused", str(refusal)
-        found.nameless, found.long = is_nameless(found.message, case.names), is_long(found.message)
-        if CONTROL.search(found.message):
-            found.outcome = "escapes"
-        if _is_memory(refusal):
-            found.outcome, found.where = "memory", f"told as a refusal: {frame_of(refusal)}"
-    except TooSlow as late:
-        found.outcome, found.where, found.trace = "slow", frame_of(late), traced(late)
-    except MemoryError as error:
-        found.outcome, found.where, found.trace = "memory", frame_of(error), traced(error)
-    except (Exception, SystemExit) as error:
-        if raises:
-            raise
-        found.outcome, found.where, found.trace = "exception", frame_of(error), traced(error)
-        found.message = f"{type(error).__name__}: {error}"[:300]
-        if _is_memory(error):
-            found.outcome = "memory"
-    found.stage = stages[-1] if stages else ""
-    found.message = found.message[:1500]
-
-
-def _is_memory(error: BaseException | None) -> bool:
-    """Whether the allocator refused, directly or as the cause of what was raised."""
-    if error is None:
-        return False
-    words = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory", "std::bad_alloc")
-    own = isinstance(error, MemoryError) or any(word in str(error) for word in words)
-    return own or _is_memory(error.__cause__ or error.__context__)
-
-
-@contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    before, path = Path.cwd(), list(sys.path)
-    os.chdir(folder)
-    sys.path.insert(0, str(folder))  # as Python does for who starts a script there
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        sys.path[:] = path
-
-
 def run_batch(
     target: str, numbers: list[int], seed: int, world: World, scratch: Path, keep: bool, done: Callable[[Outcome], None]
 ) -> None:
-    """Run these cases, in as many processes as it takes, and tell each outcome to `done`."""
+    """Run these cases, in as many processes as it takes, and tell each outcome to `done`.
+
+    Where no process can be forked (Windows), they run in this one, without limits.
+    """
     left = list(numbers)
+    while left and resource is None:
+        done(run_case(target, left[0], seed, world, scratch / f"{target}-{left.pop(0)}"))
     while left:
         count = _one_process(target, left, seed, world, scratch, keep, done)
         del left[:count]
@@ -164,6 +101,7 @@ def _work(
     target: str, numbers: list[int], seed: int, world: World, scratch: Path, keep: bool, tell: Callable[[str], object]
 ) -> None:
     """In the forked process: one case after the other, each with its limits."""
+    os.environ["WANDB_MODE"] = "offline"
     os.setsid()  # no terminal that a case could read from
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -178,7 +116,7 @@ def _work(
         sys.stdout.flush()
         sys.stderr.flush()
         text = os.pread(log, 1 << 20, 0).decode("utf-8", "replace").replace("\x1b[A", "")
-        if found.outcome in ("result", "refused") and (odd := CONTROL.search(text)):
+        if found.outcome in RIGHT and (odd := CONTROL.search(text)):
             found.outcome, found.where = "escapes", f"printed {odd[0]!a}"
             found.message = ascii(text[max(0, odd.start() - 150) : odd.end() + 50])
         os.ftruncate(log, 0)
@@ -218,9 +156,9 @@ def _limited(target: str, number: int, seed: int, world: World, folder: Path) ->
         signal.setitimer(signal.ITIMER_REAL, 0)
     found.seconds = round(time.process_time() - used, 3)
     found.megabytes = round(max(0.0, _memory("VmHWM") - before), 1)
-    if found.outcome in ("result", "refused") and found.seconds > SECONDS:
+    if found.outcome in RIGHT and found.seconds > SECONDS:
         found.outcome, found.where = "slow", "ended late"
-    if found.outcome in ("result", "refused") and found.megabytes > MEGABYTES:
+    if found.outcome in RIGHT and found.megabytes > MEGABYTES:
         found.outcome, found.where = "memory", "ended"
     return found
 
