@@ -11,6 +11,9 @@ from random import Random
 from typing import Any
 
 from danceopd_ext.data.load import load_data
+from danceopd_ext.errors import UserError
+from danceopd_ext.evaluation.jobs import gedit_jobs, geneval_jobs
+from danceopd_ext.evaluation.loras import parse_loras
 from danceopd_ext.toolkits.native.checks import find_pictures, source_rules
 from danceopd_ext.toolkits.native.prompt_lines import read_preview_prompts
 from fuzzing.octets import damaged, replace_file
@@ -63,6 +66,11 @@ ROWS = [
         "target": "",
     },
 ]
+GENEVAL = {"tag": "single", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
+GEDIT = {
+    "task_type": "style", "key": "k1", "instruction": "make it blue", "instruction_language": "en",
+    "input_image": "pictures/0.png",
+}  # fmt: skip
 LINES = (
     "a red circle", "a blue square --w 64 --h 64", "# a comment", "a {red|blue} circle",
     "make it green --ci pictures/0.png",
@@ -250,3 +258,26 @@ def samples_case(rng: Random, world: World, folder: Path) -> Case:
         print("\n".join(notes))
 
     return Case(run, told, [f"samples{suffix}", "pictures"])
+
+
+@target("benchmark", share=4)
+def benchmark_case(rng: Random, world: World, folder: Path) -> Case:
+    """A benchmark's prompts, for the evaluation, and the LoRAs that its command line names."""
+    shutil.copytree(world.folder / "pictures", folder / "pictures")
+    gedit, flags = rng.random() < 0.5, [f"{rng.choice(('a', odd_text(rng)))}={odd_text(rng)}" for _ in range(2)]
+    rows, told = changed([GEDIT, {**GEDIT, "key": "k2"}] if gedit else [GENEVAL, GENEVAL], rng)
+    text = "\n".join(map(as_json, rows if isinstance(rows, list) else [rows]))
+    told += put(folder / "prompts.jsonl", text, rng, 0.25)
+
+    def run(stage: Stage) -> None:
+        stage("loras")
+        try:
+            parse_loras(flags)
+        except UserError as refusal:
+            print(refusal)
+        stage("jobs")
+        path = Path("prompts.jsonl")
+        for job in gedit_jobs(path) if gedit else geneval_jobs(path, 2):
+            print(job.name, job.asked, [len(job.content(file)) for file in job.beside])
+
+    return Case(run, told, ["prompts.jsonl", "pictures"])

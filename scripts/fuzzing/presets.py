@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import save_file
 
+from danceopd_ext.config.fields import key_types
 from danceopd_ext.config.load import flat_keys, load_preset
+from danceopd_ext.config.schema import SECTIONS
 from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.demo import PIPELINE
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
@@ -25,6 +28,7 @@ from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES as MUSUBI_RULES
 from danceopd_ext.toolkits.musubi.registry import find_architecture
 from danceopd_ext.toolkits.native.checks import tensorboard_folder
+from danceopd_ext.toolkits.native.merging import merge_teachers
 from danceopd_ext.toolkits.native.optimizers import default_optimizer
 from danceopd_ext.toolkits.native.prepare import find_all
 from danceopd_ext.toolkits.native.trackers import start_trackers
@@ -36,7 +40,7 @@ from danceopd_ext.toolkits.sd_scripts.refused import RULES as SD_RULES
 from fuzzing.octets import damaged, replace_file
 from fuzzing.targets import Case, Stage, target
 from fuzzing.trees import as_toml, changed, few, near
-from fuzzing.values import Raw, odd_key, odd_text, odd_value
+from fuzzing.values import NUMBERS, RAW_NUMBERS, Raw, odd_key, odd_text, odd_value
 from fuzzing.worlds import SIZE, World
 
 FILES = ("base.txt", "style.txt", "samples.txt", "style.safetensors")
@@ -46,6 +50,8 @@ MODELS = {
     "gemma2.safetensors": ("layers.0.pre_feedforward_layernorm.weight",),
     "ae.safetensors": ("decoder.conv_in.weight", "encoder.conv_in.weight"),
 }
+#: key -> its type, of all sections
+TYPES = {name: kind for section in SECTIONS.values() for name, kind in key_types(section).items()}
 #: key -> a value that is right, for presets that are not all alike
 RIGHT: dict[str, tuple[Any, ...]] = {
     "resolution": (SIZE, "64,64", [SIZE]), "optimizer_type": ("AdamW", "Adafactor", "torch.optim.SGD", "SGDNesterov"),
@@ -84,6 +90,19 @@ def native_preset(rng: Random) -> dict[str, Any]:
     return document
 
 
+def odd_of_type(name: str, rng: Random) -> Any:
+    """An odd value of the type that the key has."""
+    kind = str(TYPES.get(name, ""))
+    if "Literal" in kind or "str" in kind:
+        text = odd_text(rng)
+        return [text, odd_text(rng)][: rng.randint(0, 2)] if "list" in kind else text
+    if "bool" in kind:
+        return rng.random() < 0.5
+    if "float" in kind or "int" in kind:
+        return rng.choice((*NUMBERS, *RAW_NUMBERS))
+    return rng.choice((odd_text(rng), rng.choice(NUMBERS), [odd_text(rng)]))
+
+
 def odd_preset(document: dict[str, Any], keys: dict[str, str], rng: Random) -> tuple[Any, list[str]]:
     """The document with an odd value for a known key, mostly, or otherwise changed."""
     if rng.random() < 0.35:
@@ -92,7 +111,11 @@ def odd_preset(document: dict[str, Any], keys: dict[str, str], rng: Random) -> t
     for _ in range(rng.choice((1, 1, 2))):
         name = rng.choice(sorted(keys))
         table = document.setdefault(keys[name], {}) if keys[name] else document
-        table[name] = near(table[name], rng) if name in table and rng.random() < 0.3 else odd_value(rng)
+        kind = rng.random()
+        if name in table and kind < 0.25:
+            table[name] = near(table[name], rng)
+        else:
+            table[name] = odd_of_type(name, rng) if kind < 0.75 else odd_value(rng)
         told.append(f"{name} = {few(table[name])}")
     return document, told
 
@@ -109,8 +132,8 @@ def odd_flags(keys: list[str], rng: Random) -> list[str]:
     return [word.replace("\0", "") for word in words]
 
 
-def write(folder: Path, world: World, document: Any, rng: Random) -> list[str]:
-    """The preset and its files; some of them damaged, which is returned in words."""
+def write(folder: Path, world: World, document: Any, rng: Random, more: Iterable[str] = ()) -> list[str]:
+    """The preset and its files; some of them damaged, or `more` that are there, which is returned in words."""
     for name in FILES:
         (folder / name).write_bytes((world.folder / name).read_bytes())
     path, told = folder / "preset.toml", []
@@ -123,9 +146,9 @@ def write(folder: Path, world: World, document: Any, rng: Random) -> list[str]:
     elif kind < 0.15:
         told = [replace_file(path, rng)]
     elif kind < 0.20:
-        told = [replace_file(folder / rng.choice(FILES), rng)]
+        told = [replace_file(folder / rng.choice((*FILES, *more)), rng)]
     elif kind < 0.26:
-        file = folder / rng.choice(FILES)
+        file = folder / rng.choice((*FILES, *more))
         data, what = damaged(file.read_bytes(), rng)
         file.write_bytes(data)
         told = [f"{file.name}: {what}"]
@@ -153,17 +176,23 @@ def native_case(rng: Random, world: World, folder: Path) -> Case:
         GradientState._reset_state()
         accelerator = make_accelerator(preset)
         preset.optimizer.optimizer_type = preset.optimizer.optimizer_type or default_optimizer(accelerator.device)
+        if preset.danceopd.merges and _is_here(preset.saving.output_dir):
+            return merge_teachers(preset, accelerator)
         prepared = find_all(preset, accelerator)
         stage("tell")
         tell(prepared, accelerator)
-        logs = tensorboard_folder(preset)
-        if preset.logging.log_with == "tensorboard" and Path(os.path.abspath(logs)).is_relative_to(Path.cwd()):
+        if preset.logging.log_with == "tensorboard" and _is_here(tensorboard_folder(preset)):
             stage("trackers")
             start_trackers(preset, accelerator, {}, prepared.offline)
 
     return Case(
         run, told, ["preset.toml", *FILES, *(word.partition("=")[0] for word in words if word.startswith("--"))]
     )
+
+
+def _is_here(folder: str | Path) -> bool:
+    """Whether a folder that may be written lies in that of the case."""
+    return Path(os.path.abspath(folder)).is_relative_to(Path.cwd())
 
 
 def toolkit_parser() -> argparse.ArgumentParser:
@@ -229,10 +258,10 @@ def hosted_preset(rng: Random) -> dict[str, Any]:
         "gemma2": "gemma2.safetensors",
         "ae": "ae.safetensors",
     }
-    kinds = ("lumina", "lumina", "lumina", "sd3", "flux", "anima", "chroma")
+    kinds = ("lumina",) * 8 + ("sd3", "flux", "anima", "chroma")
     if musubi_too:
         model = {"dit": "style.safetensors", "vae": "style.safetensors", "text_encoder": "style.safetensors"}
-        kinds = ("z_image", "z_image", "flux_kontext", "flux_2")
+        kinds = ("z_image", "z_image", "flux_kontext")
     return {
         "model": {"model_type": rng.choice(kinds), **model},
         "network": {"network_dim": 4, "network_alpha": 4, "network_args": []},
@@ -259,7 +288,7 @@ def hosted_case(rng: Random, world: World, folder: Path) -> Case:
     subset, more = changed({"datasets": [{"resolution": SIZE, "subsets": [{"image_dir": "folder"}]}]}, rng)
     for name, tensors in MODELS.items():
         save_file({key: torch.zeros(2, 2) for key in tensors}, folder / name)
-    told += write(folder, world, document, rng)
+    told += write(folder, world, document, rng, MODELS)
     if rng.random() < 0.3:
         told += [f"dataset.toml: {'; '.join(more)}"]
         (folder / "dataset.toml").write_bytes(as_toml(subset).encode("utf-8", "surrogatepass"))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from safetensors.torch import load_file
 
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.demo import PIPELINE
+from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import load_scheduler, load_text_pipeline, load_transformer, load_vae
+from danceopd_ext.toolkits.musubi import resume as musubi_resume
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields, build_fields
 from danceopd_ext.toolkits.native.loop import Run
@@ -27,15 +30,17 @@ from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, find_all, pr
 from danceopd_ext.toolkits.native.state import open_state
 from danceopd_ext.toolkits.native.texts import all_prompts, encode_texts, open_cache
 from danceopd_ext.toolkits.native.train import make_accelerator
+from danceopd_ext.toolkits.sd_scripts import resume as sd_resume
 from fuzzing.octets import damaged, replace_file
 from fuzzing.presets import native_preset
 from fuzzing.targets import Case, Stage, target
 from fuzzing.tensors import with_odd_tensors, write_safetensors
 from fuzzing.trees import as_json, as_toml, changed
-from fuzzing.values import odd_value
+from fuzzing.values import odd_text, odd_value
 from fuzzing.worlds import SIZE, World
 
 STEPS = 4
+LOG_LINE = {"step": 1, "route": "base", "loss": 0.5, "seconds": 0.1}
 #: files of the model that are read before its weights; those of its text encoders come after
 CONFIGS = ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 TEXTS = (
@@ -71,6 +76,50 @@ def copy_model(folder: Path) -> Path:
     return model
 
 
+@target("checkpoint", share=4)
+def checkpoint_case(rng: Random, world: World, folder: Path) -> Case:
+    """A model in a single file, as the base or as a teacher, with odd tensors or an odd header."""
+    path, prefix = folder / "model.safetensors", rng.choice(("", "model.diffusion_model."))
+    tensors = load_file(next((PIPELINE / "transformer").glob("*.safetensors")))
+    tensors, told = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}, []
+    if rng.random() < 0.5:
+        tensors, told = with_odd_tensors(tensors, rng)
+    told += write_safetensors(path, tensors, {"format": "pt"}, rng, odd=not told)
+    if rng.random() < 0.2:
+        data, what = damaged(path.read_bytes(), rng)
+        path.write_bytes(data)
+        told.append(what)
+    document = native_preset(Random(0))
+    if rng.random() < 0.5:
+        place = {
+            "pretrained_model_name_or_path": path.name,
+            "components_from": str(PIPELINE),
+            "model_type": "z_image_omni",
+        }
+        document["model"] = place
+    else:
+        document["danceopd"]["teachers"]["base"] = {"checkpoint": path.name, **rng.choice(({}, {"extract_rank": 2}))}
+    write_run(folder, world, document)
+
+    def run(stage: Stage) -> None:
+        stage("check")
+        preset = load_preset("preset.toml")
+        prepared = find_all(preset, fresh_accelerator(preset))
+        stage("transformer")
+        for source in (prepared.source, prepared.teachers["base"].checkpoint):
+            if source:
+                load_transformer(source, torch.float32)
+
+    return Case(run, told, ["model"])
+
+
+def write_run(folder: Path, world: World, document: dict[str, Any]) -> None:
+    """A preset and its files, nothing of it odd."""
+    (folder / "preset.toml").write_text(as_toml(document), "utf-8")
+    for file in ("base.txt", "style.txt", "style.safetensors"):
+        (folder / file).write_bytes((world.folder / file).read_bytes())
+
+
 @target("model", share=12)
 def model_case(rng: Random, world: World, folder: Path) -> Case:
     """A model folder with odd configurations, and for some cases its loading and the text encoder's first prompt."""
@@ -89,9 +138,7 @@ def model_case(rng: Random, world: World, folder: Path) -> Case:
         told = [what]
     document = native_preset(Random(0))
     document["model"] = {"pretrained_model_name_or_path": "model"}
-    (folder / "preset.toml").write_text(as_toml(document), "utf-8")
-    for file in ("base.txt", "style.txt", "style.safetensors"):
-        (folder / file).write_bytes((world.folder / file).read_bytes())
+    write_run(folder, world, document)
 
     def run(stage: Stage) -> None:
         stage("check")
@@ -134,13 +181,11 @@ def ready(world: World) -> Ready:
         return world.__dict__["ready"]
     folder, before = world.folder / "run", Path.cwd()
     folder.mkdir()
-    for file in ("base.txt", "style.txt", "style.safetensors"):
-        (folder / file).write_bytes((world.folder / file).read_bytes())
     document = native_preset(Random(0))
     document["training"] = {**document["training"], "max_train_steps": STEPS}
     document["saving"] = {"output_dir": ".", "output_name": "fused", "save_state": True}
     document["danceopd"]["rollout_steps"] = 2
-    (folder / "preset.toml").write_text(as_toml(document), "utf-8")
+    write_run(folder, world, document)
     os.chdir(folder)
     try:
         preset = load_preset("preset.toml")
@@ -227,7 +272,6 @@ def signed(state: Path) -> None:
 def _continue(ready_: Ready, state: str) -> Callable[[Stage], None]:
     def run(stage: Stage) -> None:
         ready_.restored()
-        Path("out").mkdir()
         stage("open")
         prepared = ready_.prepared
         prepared.preset.saving.output_dir = "out"
@@ -253,7 +297,43 @@ def state_case(rng: Random, world: World, folder: Path) -> Case:
         data, told = damaged(path.read_bytes(), rng)
         path.write_bytes(data)
         told = f"{path.name}: {told}"
+    (folder / "out").mkdir()
     return Case(_continue(run, "fused-state"), [told], ["fused-state"])
+
+
+@target("toolkit-state", share=4)
+def toolkit_state_case(rng: Random, world: World, folder: Path) -> Case:
+    """A state that a toolkit saved, as far as it is read before the toolkit's own restoring."""
+    state = folder / "fused-state"
+    state.mkdir()
+    content: Any = {"step": 2, "micro_batch": 0, "loss": 0.5}
+    torch.save(content, state / musubi_resume.PROGRESS_FILE)
+    kind, told = rng.random(), []
+    if kind < 0.6:
+        told = [odd_object(content, rng)]
+        torch.save(rng.choice((content, content, content, [content], 5, None)), state / musubi_resume.PROGRESS_FILE)
+    elif kind < 0.8:
+        data, what = damaged((state / musubi_resume.PROGRESS_FILE).read_bytes(), rng)
+        (state / musubi_resume.PROGRESS_FILE).write_bytes(data)
+        told = [what]
+    else:
+        told = [replace_file(rng.choice((state, state / musubi_resume.PROGRESS_FILE)), rng)]
+    place = rng.choice(("fused-state", "fused-state", "fused-state", "folder", odd_text(rng)))
+    args = SimpleNamespace(
+        resume=place, resume_from_huggingface=False, max_train_steps=4, max_train_epochs=None, output_dir="out",
+        output_name="fused", skip_until_initial_step=False, initial_step=None, initial_epoch=None,
+    )  # fmt: skip
+
+    def run(stage: Stage) -> None:
+        stage("sd-scripts")
+        try:
+            sd_resume.take_resume(SimpleNamespace(**vars(args))).nothing(torch.nn.Linear(1, 1))
+        except UserError as refusal:
+            print(refusal)
+        stage("musubi-tuner")
+        musubi_resume.check_state(args)
+
+    return Case(run, [*told, place[:40]], ["fused-state", "resume"])
 
 
 @target("signed-state", share=8, batch=1, before=ready)
@@ -261,6 +341,11 @@ def signed_state_case(rng: Random, world: World, folder: Path) -> Case:
     """A state whose digests are right and whose content is not what we wrote: somebody else made it."""
     run = ready(world)
     state = shutil.copytree(run.folder / "fused-state", folder / "fused-state")
+    (folder / "out").mkdir()
+    if rng.random() < 0.1:
+        lines = [as_json(changed(LOG_LINE, rng)[0]) for _ in range(3)]
+        (folder / "out" / "fused.log.jsonl").write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+        return Case(_continue(run, "fused-state"), ["a log with odd lines"], ["fused-state", "fused.log.jsonl"])
     path = rng.choice(sorted(state.iterdir()))
     told = odd_file(path, rng)
     if path.name != "state.json":
