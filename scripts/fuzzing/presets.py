@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.demo import PIPELINE
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.numbers import check_numbers
-from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_paths, check_precision
+from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_precision
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction
 from danceopd_ext.toolkits.musubi import run as musubi
@@ -35,7 +37,6 @@ from danceopd_ext.toolkits.native.trackers import start_trackers
 from danceopd_ext.toolkits.native.train import make_accelerator, tell
 from danceopd_ext.toolkits.run import parse_command
 from danceopd_ext.toolkits.sd_scripts import run as sd_scripts
-from danceopd_ext.toolkits.sd_scripts.files import check_files
 from danceopd_ext.toolkits.sd_scripts.refused import RULES as SD_RULES
 from fuzzing.octets import damaged, replace_file
 from fuzzing.targets import Case, Stage, target
@@ -105,7 +106,9 @@ def odd_of_type(name: str, rng: Random) -> Any:
 
 def odd_preset(document: dict[str, Any], keys: dict[str, str], rng: Random) -> tuple[Any, list[str]]:
     """The document with an odd value for a known key, mostly, or otherwise changed."""
-    if rng.random() < 0.35:
+    if (kind := rng.random()) < 0.2:
+        return document, []
+    if kind < 0.4:
         return changed(document, rng)
     told = []
     for _ in range(rng.choice((1, 1, 2))):
@@ -114,6 +117,8 @@ def odd_preset(document: dict[str, Any], keys: dict[str, str], rng: Random) -> t
         kind = rng.random()
         if name in table and kind < 0.25:
             table[name] = near(table[name], rng)
+        elif name in RIGHT and kind < 0.35:
+            table[name] = near(rng.choice(RIGHT[name]), rng)
         else:
             table[name] = odd_of_type(name, rng) if kind < 0.75 else odd_value(rng)
         told.append(f"{name} = {few(table[name])}")
@@ -139,15 +144,15 @@ def write(folder: Path, world: World, document: Any, rng: Random, more: Iterable
     path, told = folder / "preset.toml", []
     path.write_bytes(as_toml(document).encode("utf-8", "surrogatepass"))
     kind = rng.random()
-    if kind < 0.12:
+    if kind < 0.10:
         data, what = damaged(path.read_bytes(), rng)
         path.write_bytes(data)
         told = [f"preset.toml: {what}"]
-    elif kind < 0.15:
+    elif kind < 0.12:
         told = [replace_file(path, rng)]
-    elif kind < 0.20:
+    elif kind < 0.22:
         told = [replace_file(folder / rng.choice((*FILES, *more)), rng)]
-    elif kind < 0.26:
+    elif kind < 0.32:
         file = folder / rng.choice((*FILES, *more))
         data, what = damaged(file.read_bytes(), rng)
         file.write_bytes(data)
@@ -229,7 +234,7 @@ def toolkit_parser() -> argparse.ArgumentParser:
     switches = (
         "cache_text_encoder_outputs cache_text_encoder_outputs_to_disk cache_latents cache_latents_to_disk "
         "shuffle_caption network_train_unet_only network_train_text_encoder_only gradient_checkpointing "
-        "persistent_data_loader_workers fp8_base fp8_scaled flash_attn flash3 sage_attn split_attn "
+        "persistent_data_loader_workers fp8_base fp8_scaled fp8_text_encoder flash_attn flash3 sage_attn split_attn "
         "apply_t5_attn_mask save_state sdpa xformers mem_eff_attn dim_from_weights masked_loss lowram "
         "sample_at_first"
     )
@@ -320,6 +325,15 @@ def check_hosted(preset: HostedPreset, stage: Stage) -> None:
     print("\n".join(introduction(preset.danceopd)))
 
 
+def toolkit_library() -> dict[str, ModuleType]:
+    """What is asked of sd-scripts' own modules while a preset is checked."""
+    package, util = ModuleType("library"), ModuleType("library.train_util")
+    util.get_optimizer, util.get_scheduler_fix = _optimizer, lambda args, optimizer, processes: None
+    package.train_util = util
+    networks = ["networks", *(architecture.network_module for architecture in sd_scripts.ARCHITECTURES.values())]
+    return {"library": package, "library.train_util": util, **{name: ModuleType(name) for name in networks}}
+
+
 def _optimizer(args: argparse.Namespace, parameters: list) -> tuple[str, str, Any]:
     return "", "", torch.optim.AdamW(parameters)
 
@@ -332,16 +346,8 @@ def _check_sd_scripts(preset: HostedPreset, stage: Stage) -> None:
     stage("documents")
     args = sd_scripts.trainer_arguments(arguments, architecture)
     stage("tried out")
-    check_output(args, preset.path, preset.danceopd.overwrite)
-    check_precision(args, preset.path)
-    if args.dataset_config:
-        for path in check_paths(
-            args.dataset_config, sd_scripts.read_document(args.dataset_config), sd_scripts.DATA_PATHS
-        ):
-            if path.suffix == ".json":
-                sd_scripts.read_document(str(path))
-    check_optimizer(args, preset.path, _optimizer, lambda args, made: None)
-    check_files(args, preset.danceopd, architecture, preset.path)
+    sys.modules.update(toolkit_library())
+    sd_scripts.try_out(args, preset, architecture)
 
 
 def _check_musubi(preset: HostedPreset, stage: Stage) -> None:
