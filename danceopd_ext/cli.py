@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from danceopd_ext.endings import refused, show
-from danceopd_ext.errors import Stopped, TrainingError, UserError, nearest, readable
+from danceopd_ext.errors import Stopped, TrainingError, UserError, few_letters, nearest, readable
+from danceopd_ext.ranges import RANK, SHOWN_DIGITS, Range, shown
 from danceopd_ext.screen import last_word
 from danceopd_ext.toolkits.launched import is_first_process
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("output", help="the .safetensors file to write")
     convert.add_argument("--to", required=True, choices=("kohya", "diffusers", "comfyui"))
     convert.add_argument("--dtype", choices=DTYPES, help="by default what the input has")
-    convert.add_argument("--rank", type=positive, help="compress every layer to at most this rank")
+    convert.add_argument("--rank", type=whole(RANK), help="compress every layer to at most this rank")
     _add_family(convert)
     convert.add_argument("--ignore_text_encoder", action="store_true", help="leave the text encoder's part out")
     convert.add_argument("--ignore_other_parts", action="store_true", help="leave changes of biases and norms out")
@@ -82,11 +83,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def positive(text: str) -> int:
-    """A whole number from 1. Raises ArgumentTypeError, which argparse prints with the option's name."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1: give one, such as 4.")
-    return int(text)
+def whole(within: Range, example: int = 4) -> Callable[[str], int]:
+    """What reads a whole number of this range for argparse, which prints its errors with the option's name."""
+
+    def number(text: str) -> int:
+        digits = text.removeprefix("-")
+        is_number = digits.isdecimal() and digits.isascii() and len(digits) <= SHOWN_DIGITS
+        if not is_number or int(text) < within.minimum:
+            what = f"is no whole number from {shown(within.minimum)}: give one, such as {example}."
+            raise argparse.ArgumentTypeError(f"{few_letters(text)} {what}")
+        if wrong := within.wrong(int(text)):
+            raise argparse.ArgumentTypeError(f"{text}: it {wrong}.")
+        return int(text)
+
+    return number
+
+
+#: a whole number from 1, for what has no limit of its own
+positive = whole(Range(minimum=1, maximum=10**9))
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:

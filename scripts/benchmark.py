@@ -32,6 +32,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext import machine
+from danceopd_ext.cli import whole
 from danceopd_ext.config.load import Preset, build_preset
 from danceopd_ext.demo import LORAS, PIPELINE, PROMPTS
 from danceopd_ext.demo.pretrain.pipeline import build_tokenizer
@@ -42,6 +43,7 @@ from danceopd_ext.method import CountedField, Field, Method, draw_query_indices,
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import load_text_pipeline, load_transformer
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import add_student, build_fields
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare, torch_dtype
@@ -49,6 +51,7 @@ from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
 
 SAME = 1e-4  # gradients that differ by a smaller share differ by the order of roundings alone
 TEACHERS = ("hollow", "checkered")
+THREADS = Range(minimum=1, maximum=1024)
 SIZES = {"demo": (64, 32), "small": (128, 8), "real": (1024, 128)}  # pixels, rank of the student
 TRANSFORMERS: dict[tuple[str, str], dict[str, Any]] = {
     ("sd3", "small"): {
@@ -87,13 +90,17 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--size", choices=("small", "real"), default="small", help="of the random model")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("no", "bf16"), help="default: no (float32) on a CPU, bf16 on a GPU")
-    add("--threads", type=int, default=os.cpu_count(), help="of each process")
-    add("--batch", type=int, default=4, help="samples an update")
-    add("--micro-batch", type=int, help="ours: samples in one gradient pass; default: all, 1 where --size is real")
-    add("--resolution", type=int, help="pixels; default: 64 (demo), 128 (small), 1024 (real)")
-    add("--rank", type=int, help="of the student; default: 32 (demo), 8 (small), 128 (real)")
-    add("--updates", type=int, default=10, help="timed updates of each measurement")
-    add("--repeats", type=int, default=3, help="measurements of each way")
+    add("--threads", type=whole(THREADS), default=os.cpu_count(), help="of each process")
+    add("--batch", type=whole(SAMPLES), default=4, help="samples an update")
+    add(
+        "--micro-batch",
+        type=whole(SAMPLES),
+        help="ours: samples in one gradient pass; default: all, 1 where --size is real",
+    )
+    add("--resolution", type=whole(PIXELS, 1024), help="pixels; default: 64 (demo), 128 (small), 1024 (real)")
+    add("--rank", type=whole(RANK), help="of the student; default: 32 (demo), 8 (small), 128 (real)")
+    add("--updates", type=whole(STEPS), default=10, help="timed updates of each measurement")
+    add("--repeats", type=whole(THREADS), default=3, help="measurements of each way")
     add("--json", type=Path, metavar="FILE", help="also write all measurements there")
     add("--worker", choices=("make", *WAYS), help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
@@ -104,8 +111,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "no")
-    if args.updates < 1 or args.repeats < 1 or args.batch % args.micro_batch:
-        parser.error("--updates and --repeats are 1 or more, and --batch is a multiple of --micro-batch")
+    if args.batch % args.micro_batch:
+        parser.error("--batch is a multiple of --micro-batch")
     return args
 
 

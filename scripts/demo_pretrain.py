@@ -21,8 +21,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from danceopd_ext.cli import whole
 from danceopd_ext.demo.pretrain.omni_stages import Sizes, Stages
 from danceopd_ext.demo.pretrain.omni_teachers import LORA_TEACHERS
+from danceopd_ext.ranges import SEED, STEPS, Range
 
 #: stage -> a file in --out that is there when it is made; in the order in which they need each other
 STAGES = {
@@ -37,6 +39,10 @@ STAGES = {
 }
 
 
+#: steps of a stage, or how many of something are made
+COUNT = Range(minimum=0, maximum=STEPS.maximum)
+
+
 def flag(size: str) -> str:
     """The option of one of `Sizes`: most are steps of a stage."""
     return f"--{size}" if size in ("per_kind", "scored") else f"--{size}_steps"
@@ -46,15 +52,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--out", type=Path, default=Path("outputs/demo_pretrain"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole(SEED), default=0)
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole(Range(minimum=0, maximum=1024)),
         default=1,
         help="CPU threads; the shipped files were made with 1; 0 leaves the choice to PyTorch",
     )
     for field in dataclasses.fields(Sizes):
-        parser.add_argument(flag(field.name), dest=field.name, type=int, default=field.default)
+        parser.add_argument(flag(field.name), dest=field.name, type=whole(COUNT), default=field.default)
     return parser.parse_args()
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from danceopd_ext import machine
-from danceopd_ext.cli import positive, run
+from danceopd_ext.cli import positive, run, whole
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.evaluation.conditions import Conditions
 from danceopd_ext.evaluation.folders import check_folders, model_contents, write_notes
@@ -37,6 +37,7 @@ from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
 from danceopd_ext.quiet import quieten
+from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS, Range
 from danceopd_ext.toolkits.native.checks import check_weights
 from danceopd_ext.toolkits.native.identity import lora_digest
 from danceopd_ext.toolkits.native.processes import best_device
@@ -166,7 +167,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ignore_other_parts", action="store_true", help="leave LoRAs' changes of biases and norms out")
     made.add_argument("--no_base", action="store_true", help="do not draw with the base alone")
     made.add_argument("--out", required=True, help="folder of the results")
-    made.add_argument("--samples", type=positive, default=4, help="GenEval: pictures a prompt (default: %(default)s)")
+    made.add_argument(
+        "--samples",
+        type=whole(Range(minimum=1, maximum=10_000, usual="GenEval has 4")),
+        default=4,
+        help="GenEval: pictures a prompt (default: %(default)s)",
+    )
     of = "GEdit-Bench: of the instructions (default: %(default)s)"
     made.add_argument("--language", choices=(*LANGUAGES, "all"), default="en", help=of)
     made.add_argument("--limit", type=positive, help="only the first prompts (default: all)")
@@ -187,23 +193,25 @@ def scale(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 1 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no guidance scale: give a number from 1 (none), such as 3.5.")
+    if not GUIDANCE.minimum <= number <= GUIDANCE.maximum:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no guidance scale: give a number from 1 (none) to {GUIDANCE.maximum}, such as 3.5."
+        )
     return number
 
 
 #: option of a Drawing -> its type, and its help
 DRAWING = {
-    "width": (positive, "of what is drawn, in pixels; an edit keeps its source's proportions"),
-    "height": (positive, "the same; an edit has about width x height pixels"),
-    "steps": (positive, "of the sampler"),
+    "width": (whole(PIXELS, 1024), "of what is drawn, in pixels; an edit keeps its source's proportions"),
+    "height": (whole(PIXELS, 1024), "the same; an edit has about width x height pixels"),
+    "steps": (whole(SOLVER_STEPS, 28), "of the sampler"),
     "guidance_scale": (
         scale,
         "classifier-free guidance, at twice the time: 1 is none. Give the scale that you draw with; for Z-Image its "
         "pipeline's number plus one (that pipeline counts one less); for FLUX.1 and FLUX.2 dev leave 1, as they are "
         "told their pipelines' own guidance anyway",
     ),
-    "seed": (int, "of the noise, which is the same for every model"),
+    "seed": (whole(SEED, 42), "of the noise, which is the same for every model"),
 }
 
 

@@ -25,8 +25,10 @@ from benchmark import arguments as benchmark_arguments
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from danceopd_ext.cli import whole
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.demo import LORAS, PROMPTS
+from danceopd_ext.ranges import PIXELS, RANK, STEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 #: the larger factor of ai-toolkit's default: w1 is FACTOR x FACTOR, w2 takes the rest
@@ -40,9 +42,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--size", choices=("small", "real"), default="real")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the random model is made")
     add("--teachers", default="lora", help="of lora and lokr, with commas")
-    add("--steps", type=int, default=4, help="the first is not counted")
-    add("--resolution", type=int, help="pixels; default: 1024, small: 128")
-    add("--rank", type=int, help="of the student and its LoRA teacher; default: 32, small: 8")
+    add("--steps", type=whole(STEPS), default=4, help="the first is not counted")
+    add("--resolution", type=whole(PIXELS, 1024), help="pixels; default: 1024, small: 128")
+    add("--rank", type=whole(RANK), help="of the student and its LoRA teacher; default: 32, small: 8")
     add("--folder", type=Path, help="of the random model; default: a temporary one")
     add("rest", nargs="*", help="arguments of the trainer, behind --")
     args = parser.parse_args(words)

@@ -7,9 +7,8 @@ from typing import Literal
 
 from danceopd_ext.config.fields import check_ranges, key
 from danceopd_ext.errors import UserError
+from danceopd_ext.ranges import GUIDANCE, RANK, SAMPLES, SOLVER_STEPS, STRENGTH, Range
 
-#: said of a scale below 1, which would turn from the prompt; diffusers' Z-Image pipeline calls 0 what is 1 elsewhere
-NO_GUIDANCE = "1 is no guidance"
 FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
 
 
@@ -20,18 +19,17 @@ class Teacher:
     lora: str | list[str] | None = key(
         None, "A LoRA, or a list that is applied together: files, folders or hub ids.", path="found"
     )
-    strength: float | list[float] = key(1.0, "Strength of the LoRA, or one for each of the list.")
+    strength: float | list[float] = key(1.0, "Strength of the LoRA, or one for each of the list.", within=STRENGTH)
     checkpoint: str | None = key(
         None, "A full model as teacher: hub id, diffusers folder or .safetensors file.", path="found"
     )
     extract_rank: int | None = key(
-        None, "Turn the checkpoint into a LoRA of this rank first: less memory, nearly the same teacher.", minimum=1
+        None, "Turn the checkpoint into a LoRA of this rank first: less memory, nearly the same teacher.", within=RANK
     )
     guidance_scale: float = key(
         1.0,
         "Classifier-free guidance that the student absorbs (alpha); 1 is none. SD's CFG scale has the same meaning.",
-        minimum=1,
-        lowest=NO_GUIDANCE,
+        within=GUIDANCE,
     )
     ignore_text_encoder: bool = key(False, "Use a LoRA although its text-encoder part cannot be distilled.")
     ignore_other_parts: bool = key(
@@ -104,26 +102,47 @@ class DanceOPDSection:
         "merge_sum train nothing and write the merge of the LoRA teachers. timestep, kl, sds, dmd and consistency are "
         "danceopd with another objective, for ablations.",
     )  # fmt: skip
-    rollout_steps: int = key(16, "Solver steps of the student's full rollout.", minimum=1)
+    rollout_steps: int = key(16, "Solver steps of the student's full rollout.", within=SOLVER_STEPS)
     query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
         "low_noise", "Where on the rollout the teacher is asked."
     )
-    num_queries: int = key(1, "States asked about in each rollout (K).", minimum=1)
+    num_queries: int = key(
+        1,
+        "States asked about in each rollout (K).",
+        within=Range(minimum=1, maximum=SOLVER_STEPS.maximum, usual="usual are 1 to 4"),
+    )
     rollout_batch_size: int | None = key(
-        None, "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.", minimum=1
+        None,
+        "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.",
+        within=Range(minimum=1, maximum=SAMPLES.maximum, usual="to roll out all of a step together, leave it out"),
     )
     match_batch_size: int | None = key(
-        None, "States that the student matches together, with gradients. Default: train_batch_size.", minimum=1
+        None,
+        "States that the student matches together, with gradients. Default: train_batch_size.",
+        within=Range(minimum=1, maximum=SAMPLES.maximum, usual="usual are 1 to 16"),
     )
-    flowopd_group_size: int = key(16, "flowopd: trajectories of each prompt in a step.", minimum=1)
-    sde_eta: float = key(0.7, "flowopd: noise level of its stochastic rollout.", above=0)
-    ppo_clip: float = key(1e-4, "flowopd: how far the probability ratio may go from 1.", above=0)
-    advantage_clip: float = key(5.0, "flowopd: largest advantage.", above=0)
+    flowopd_group_size: int = key(
+        16,
+        "flowopd: trajectories of each prompt in a step.",
+        within=Range(minimum=1, maximum=1024, usual="usual are 4 to 32"),
+    )
+    sde_eta: float = key(
+        0.7,
+        "flowopd: noise level of its stochastic rollout.",
+        within=Range(minimum=1e-6, maximum=100, usual="usual are 0.1 to 1.5"),
+    )
+    ppo_clip: float = key(
+        1e-4,
+        "flowopd: how far the probability ratio may go from 1.",
+        within=Range(above=0, maximum=1000, usual="usual are 1e-5 to 0.2"),
+    )
+    advantage_clip: float = key(
+        5.0, "flowopd: largest advantage.", within=Range(above=0, maximum=1e6, usual="usual are 1 to 10")
+    )
     student_guidance_scale: float = key(
         1.0,
         "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
-        minimum=1,
-        lowest=NO_GUIDANCE,
+        within=GUIDANCE,
     )
     student_init: Literal["fresh", "merge_average", "merge_sum"] = key(
         "fresh",

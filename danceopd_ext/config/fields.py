@@ -12,6 +12,7 @@ from typing import Any, Literal, Union
 from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.ranges import Range, written
 
 #: texts that stand for a key that is not set: GUIs write them into fields that were left empty
 NOT_SET = ("", "none", "null")
@@ -21,23 +22,19 @@ def key(
     default: Any,
     help: str,
     *,
-    minimum: float | None = None,
-    above: float | None = None,
-    lowest: str = "",
+    within: Range | None = None,
     path: Literal["", "found", "made"] = "",
     zero: Literal["", "unset", "wrong"] = "",
     meant: dict[str, str] | None = None,
 ):
     """A dataclass field that is a preset key.
 
-    minimum / above: smallest allowed value / value that must be exceeded. lowest: what the smallest value means, for
-    the message. path: "found" is a file or folder that is looked up from the current directory, then from the
-    preset's folder; "made" is a folder that the run makes. zero: what 0 says where it cannot be a value, "unset" or
-    "wrong"; by default it is unset if None is a value, else wrong. meant: words of other programs -> the value to use
-    instead, or "" if there is none.
+    within: the numbers that it takes; each key that takes numbers has a range with two ends. path: "found" is a file or
+    folder that is looked up from the current directory, then from the preset's folder; "made" is a folder that the run
+    makes. zero: what 0 says where it cannot be a value, "unset" or "wrong"; by default it is unset if None is a value,
+    else wrong. meant: words of other programs -> the value to use instead, or "" if there is none.
     """
-    limits = {"minimum": minimum, "above": above, "lowest": lowest, "zero": zero}
-    metadata = {"help": help, **limits, "path": path, "meant": meant or {}}
+    metadata = {"help": help, "within": within or Range(), "zero": zero, "path": path, "meant": meant or {}}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -71,7 +68,8 @@ def is_unset(value: Any, annotation: Any, metadata: Mapping[str, Any]) -> bool:
         word = value.strip().lower()
         return not word or (word in NOT_SET and annotation is not str)
     optional = type(None) in typing.get_args(annotation)
-    positive = (metadata.get("minimum") or 0) > 0 or metadata.get("above") is not None
+    within = metadata["within"]
+    positive = (within.minimum or 0) > 0 or within.above is not None
     unset = {"unset": True, "wrong": False}.get(metadata.get("zero", ""), optional and positive)
     return type(value) in (int, float) and value == 0 and unset
 
@@ -104,7 +102,7 @@ def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | N
         hint = f" Write {name} = {toml_text(value.split())}."
     elif isinstance(value, str) and any(_convert(v, annotation) is not _WRONG for v in _unquoted(value)):
         hint = " Write it without quotes."
-    raise UserError(f"{name} = {value!r}: this key takes {wanted}.{hint}")
+    raise UserError(f"{name} = {written(value)}: this key takes {wanted}.{hint}")
 
 
 def right_word(word: str, annotation: Any, meant: Mapping[str, str] | None = None, alike: float = 0.5) -> str:
@@ -144,8 +142,16 @@ def _convert(value: Any, annotation: Any) -> Any:
         converted = {k: _convert(v, arguments[1]) for k, v in value.items()}
         return _WRONG if any(v is _WRONG for v in converted.values()) else converted
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value)
     return value if type(value) is annotation else _WRONG
+
+
+def _as_float(number: int) -> float:
+    """The number; infinity, which no key takes, for one that no float can hold."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _convert_items(values: list, annotation: Any) -> Any:
@@ -154,16 +160,10 @@ def _convert_items(values: list, annotation: Any) -> Any:
 
 
 def check_ranges(section: Any) -> None:
-    """Check every key of a section dataclass against its limits. Raises UserError."""
+    """Check every number of a section dataclass against its key's range. Raises UserError that names key and limit."""
     for field in dataclasses.fields(section):
-        value, limits = getattr(section, field.name), field.metadata
-        numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, float)]
-        if not all(map(math.isfinite, numbers)):
-            raise UserError(f"{field.name} = {value}: must be a finite number.")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        if limits.get("minimum") is not None and not value >= limits["minimum"]:
-            meaning = f"; {limits['lowest']}" if limits.get("lowest") else ""
-            raise UserError(f"{field.name} = {value}: must be {limits['minimum']:g} or more{meaning}.")
-        if limits.get("above") is not None and not value > limits["above"]:
-            raise UserError(f"{field.name} = {value}: must be more than {limits['above']:g}.")
+        value, within = getattr(section, field.name), field.metadata.get("within", Range())
+        for number in value if isinstance(value, list) else [value]:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if is_number and (wrong := within.wrong(number)):
+                raise UserError(f"{field.name} = {written(value)}: {wrong}.")

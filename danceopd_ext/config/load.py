@@ -17,7 +17,10 @@ from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
 from danceopd_ext.errors import MissingFile, UserError, few_letters, nearest
 from danceopd_ext.foreign.text import read_text
 from danceopd_ext.foreign.toml import MOST, parse_toml
+from danceopd_ext.ranges import written
 
+#: numbers of [danceopd.datasets] above this cannot be meant
+MOST_DATASETS = 10_000
 TABLES = ("teachers", "prompts", "routes", "datasets")
 JSON = (
     "is JSON, as kohya_ss' GUI saves its settings; a preset is TOML. Copy one of presets/ and set network_dim, "
@@ -179,6 +182,8 @@ def _datasets(name: str, entry: Any) -> int | str | list[int | str]:
     for one in which if isinstance(which, list) else [which]:
         if isinstance(one, int) and one < 1:
             raise UserError(f"{where} = {one}: the first [[datasets]] entry is number 1.")
+        if isinstance(one, int) and one > MOST_DATASETS:
+            raise UserError(f"{where} = {written(one)}: no dataset file has so many [[datasets]] entries.")
     if which in ("", []):
         raise UserError(f"{where} is empty: give the number of a [[datasets]] entry, or its folder.")
     return which

@@ -8,12 +8,25 @@ from typing import Any
 
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.ranges import Range, written
 
 #: words of TOML and of the command line, whatever their case; to Python "false" would be a text, and so true
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 #: letters of one text; Python's parser takes minutes and gigabytes for some long ones
 LONGEST = 1000
+#: arguments that mean the same in every optimizer or schedule -> the numbers that they take
+LIMITS = {
+    "weight_decay": Range(minimum=0, maximum=10, usual="usual are 0 to 0.1"),
+    "betas": Range(minimum=0, below=1, usual="usual are 0.9,0.99 and 0.9,0.999"),
+    "momentum": Range(minimum=0, below=1, usual="usual is 0.9"),
+    "eps": Range(minimum=0, maximum=1, usual="usual is 1e-8"),
+    "d0": Range(above=0, maximum=1, usual="usual is 1e-6"),
+    "d_coef": Range(above=0, maximum=1000, usual="usual are 0.5 to 2"),
+    "min_lr_rate": Range(minimum=0, maximum=1, usual="usual are 0 to 0.1"),
+}
+#: of all others
+ANY = Range(minimum=-1e9, maximum=1e9)
 
 
 def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
@@ -37,6 +50,7 @@ def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
         if name in found:
             raise UserError(f"{key}: {name} is given twice. Remove one.")
         found[name] = _value(name, text.strip(), key, pair)
+        _check_numbers(name, found[name], key)
     return found
 
 
@@ -66,6 +80,14 @@ def _value(name: str, text: str, key: str, pair: str) -> Any:
         f'{key}: "{pair}": {text} is not a number, true, false, none, or several of these with commas. '
         f"If a text is meant, quote it: {name}='{text}'."
     )
+
+
+def _check_numbers(name: str, value: Any, key: str) -> None:
+    """Raise UserError for a number, alone or among several, with which no optimizer and no schedule can count."""
+    for number in value if isinstance(value, (tuple, list)) else [value]:
+        is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+        if is_number and (wrong := LIMITS.get(name, ANY).wrong(number)):
+            raise UserError(f"{key}: {name} = {written(value)}: {wrong}.")
 
 
 def _word(text: str) -> str:

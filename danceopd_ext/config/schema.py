@@ -13,6 +13,7 @@ from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schem
 from danceopd_ext.config.fields import check_ranges, key
 from danceopd_ext.config.rates import default_rate
 from danceopd_ext.errors import UserError
+from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every
 
 
 @dataclass(kw_only=True)
@@ -52,21 +53,36 @@ class DatasetSection:
         path="found",
     )
     resolution: int | str | list[int] | list[str] = key(
-        1024, 'Picture size for prompt files: 1024, "1024,768" (width,height), or a list of sizes that take turns.'
+        1024,
+        'Picture size for prompt files: 1024, "1024,768" (width,height), or a list of sizes that take turns.',
+        within=PIXELS,
     )
     text_encoder_cache_dir: str | None = key(
         None, "Where encoded prompts and pictures are kept. Default: `cache` in output_dir.", path="made"
     )
-    text_encoder_batch_size: int = key(4, "Prompts encoded at once before training.", minimum=1, zero="unset")
+    text_encoder_batch_size: int = key(
+        4,
+        "Prompts encoded at once before training.",
+        within=Range(minimum=1, maximum=1024, usual="usual are 1 to 32"),
+        zero="unset",
+    )
 
 
 @dataclass(kw_only=True)
 class NetworkSection:
     """The student LoRA."""
 
-    network_dim: int = key(128, "Rank of the student LoRA.", minimum=1)
-    network_alpha: float | None = key(None, "Alpha of the student LoRA while training. Default: network_dim.", above=0)
-    network_dropout: float | None = key(None, "Dropout on the student's inputs in the gradient pass.", minimum=0)
+    network_dim: int = key(128, "Rank of the student LoRA.", within=RANK)
+    network_alpha: float | None = key(
+        None,
+        "Alpha of the student LoRA while training. Default: network_dim.",
+        within=Range(minimum=1e-4, maximum=1e5, usual="usual are 1 to network_dim"),
+    )
+    network_dropout: float | None = key(
+        None,
+        "Dropout on the student's inputs in the gradient pass.",
+        within=Range(minimum=0, below=1, usual="usual are 0 to 0.3"),
+    )
     network_weights: str | None = key(None, "Continue from this LoRA file instead of a fresh student.", path="found")
 
 
@@ -85,7 +101,7 @@ class OptimizerSection:
     learning_rate: float | None = key(
         None,
         "Learning rate. Default: 2e-4; 1 for Prodigy and D-Adaptation, which multiply it by what they find.",
-        above=0,
+        within=Range(above=0, maximum=100, usual="usual are 1e-5 to 1e-3, and 1 for Prodigy and D-Adaptation"),
         zero="wrong",
     )
     lr_scheduler: str = key(
@@ -94,10 +110,28 @@ class OptimizerSection:
         "cosine_with_min_lr, warmup_stable_decay, ... (transformers' names).",
     )
     lr_scheduler_args: list[str] = key([], 'Further arguments of the schedule, such as ["min_lr_rate=0.1"].')
-    lr_warmup_steps: int | float = key(0, "Warm-up steps; below 1 a share of max_train_steps.", minimum=0)
-    lr_scheduler_num_cycles: int = key(1, "Restarts of cosine_with_restarts.", minimum=1, zero="unset")
-    lr_scheduler_power: float = key(1.0, "Power of the polynomial scheduler.", above=0, zero="unset")
-    max_grad_norm: float = key(1.0, "Gradient norm that gradients are clipped to; 0 does not clip.", minimum=0)
+    lr_warmup_steps: int | float = key(
+        0,
+        "Warm-up steps; below 1 a share of max_train_steps.",
+        within=Range(minimum=0, maximum=STEPS.maximum, usual="usual are 0 to 500, or a share such as 0.05"),
+    )
+    lr_scheduler_num_cycles: int = key(
+        1,
+        "Restarts of cosine_with_restarts.",
+        within=Range(minimum=1, maximum=10_000, usual="usual are 1 to 10"),
+        zero="unset",
+    )
+    lr_scheduler_power: float = key(
+        1.0,
+        "Power of the polynomial scheduler.",
+        within=Range(above=0, maximum=100, usual="usual are 1 to 3"),
+        zero="unset",
+    )
+    max_grad_norm: float = key(
+        1.0,
+        "Gradient norm that gradients are clipped to; 0 does not clip.",
+        within=Range(minimum=0, maximum=1e6, usual="usual is 1, and 0 does not clip"),
+    )
 
     def __post_init__(self) -> None:
         if self.learning_rate is None:
@@ -115,14 +149,14 @@ def words_for(float32: str) -> dict[str, str]:
 class TrainingSection:
     """The run."""
 
-    max_train_steps: int = key(3000, "Optimizer steps.", minimum=1)
-    train_batch_size: int = key(1, "Samples that hold activations together, on each process.", minimum=1)
-    gradient_accumulation_steps: int = key(4, "Micro-batches of one optimizer step; all of one route.", minimum=1)
+    max_train_steps: int = key(3000, "Optimizer steps.", within=STEPS)
+    train_batch_size: int = key(1, "Samples that hold activations together, on each process.", within=SAMPLES)
+    gradient_accumulation_steps: int = key(4, "Micro-batches of one optimizer step; all of one route.", within=SAMPLES)
     mixed_precision: Literal["no", "fp16", "bf16"] = key(
         "bf16", "Precision of base and computation; no is float32.", meant=words_for(float32="no")
     )
     gradient_checkpointing: bool = key(False, "Recompute activations in the gradient pass: slower, much less memory.")
-    seed: int = key(42, "Seed of everything random.", minimum=0)
+    seed: int = key(42, "Seed of everything random.", within=SEED)
 
 
 @dataclass(kw_only=True)
@@ -131,9 +165,13 @@ class SavingSection:
 
     output_dir: str = key("output", "Folder of everything that the run writes.", path="made")
     output_name: str = key("danceopd_lora", "Name of the LoRA files, without ending.")
-    save_every_n_steps: int | None = key(None, "Also save the LoRA every so many steps.", minimum=1)
+    save_every_n_steps: int | None = key(
+        None, "Also save the LoRA every so many steps.", within=every("to save at the end alone, leave it out")
+    )
     save_last_n_steps: int | None = key(
-        None, "Of those, keep only the ones of the last so many steps (sd-scripts' meaning).", minimum=1
+        None,
+        "Of those, keep only the ones of the last so many steps (sd-scripts' meaning).",
+        within=every("to keep all, leave it out"),
     )
     save_model_as: Literal["auto", "safetensors", "kohya", "diffusers", "comfyui"] = key(
         "auto", "LoRA dialect; auto (or safetensors) is the one that most UIs load for the family."
@@ -143,7 +181,9 @@ class SavingSection:
     )
     save_state: bool = key(False, "Save the whole training state with each LoRA, for resume.")
     save_state_on_train_end: bool = key(False, "Save the training state at the end of the run.")
-    save_last_n_steps_state: int | None = key(None, "Like save_last_n_steps, for states.", minimum=1)
+    save_last_n_steps_state: int | None = key(
+        None, "Like save_last_n_steps, for states.", within=every("to keep all, leave it out")
+    )
     resume: str | None = key(
         None,
         "Continue from this state folder as if the run had not stopped; only the learning rate and its schedule, "
@@ -169,7 +209,9 @@ class SamplingSection:
         "or sd-scripts' .toml or .json. The default size is resolution, for an edit in its source image's proportions.",
         path="found",
     )
-    sample_every_n_steps: int | None = key(None, "Draw pictures every so many steps, and at the end.", minimum=1)
+    sample_every_n_steps: int | None = key(
+        None, "Draw pictures every so many steps, and at the end.", within=every("to draw none, leave it out")
+    )
     sample_at_first: bool = key(False, "Draw pictures before the first step, too.")
 
 
@@ -238,10 +280,18 @@ class Preset:
         check_name(self.saving.output_name)
         if self.model.xformers and self.model.sdpa:
             raise UserError("sdpa and xformers are both true: choose one.")
-        if (self.network.network_dropout or 0) >= 1:
-            raise UserError("network_dropout must be below 1.")
+        self._check_samples()
         if self.danceopd.student_init != "fresh" and self.network.network_weights:
             raise UserError("student_init and network_weights both say where the student starts: give one.")
+
+    def _check_samples(self) -> None:
+        """Raise UserError for an optimizer step of more samples than a run can end with."""
+        batch, count = self.training.train_batch_size, self.training.gradient_accumulation_steps
+        if wrong := SAMPLES.wrong(batch * count):
+            raise UserError(
+                f"train_batch_size = {batch} times gradient_accumulation_steps = {count} are {batch * count:,} samples "
+                f"of one optimizer step: their number {wrong}."
+            )
 
     @property
     def attention(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import UserError, nearest
+from ..ranges import PIXELS, SAMPLES, STEPS, Range, shown, written
 from .foreign_config import is_training, renamed
 from .textfiles import breaks
 
@@ -19,17 +20,39 @@ def _is(kind: type, expected: str) -> Check:
     return lambda value: None if isinstance(value, kind) else expected
 
 
-def _integer(minimum: int) -> Check:
+NUMBERS: dict[str, Range] = {
+    "batch_size": SAMPLES,
+    "bucket_reso_steps": PIXELS,
+    "min_bucket_reso": PIXELS,
+    "max_bucket_reso": PIXELS,
+    "keep_tokens": Range(minimum=0, maximum=100_000, usual="usual are 0 to 5"),
+    "caption_dropout_every_n_epochs": Range(minimum=0, maximum=STEPS.maximum, usual="0 turns it off"),
+    "caption_dropout_rate": Range(minimum=0, maximum=1),
+    "caption_tag_dropout_rate": Range(minimum=0, maximum=1),
+    "num_repeats": Range(minimum=0, maximum=10_000, usual="usual are 1 to 100"),
+}
+"""The keys that hold numbers. Every one has a limit at both ends."""
+
+
+def _integer(key: str) -> Check:
+    within = NUMBERS[key]
+
     def check(value: object) -> str | None:
-        good = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-        return None if good else f"an integer of at least {minimum}"
+        if not isinstance(value, int) or isinstance(value, bool) or value < within.minimum:
+            return f"an integer of at least {within.minimum}"
+        if within.wrong(value):
+            return f"an integer of at most {shown(within.maximum)}{within.usual and f'; {within.usual}'}"
+        return None
 
     return check
 
 
-def _rate(value: object) -> str | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-    return None if good else "a number from 0 to 1"
+def _rate(key: str) -> Check:
+    def check(value: object) -> str | None:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and not NUMBERS[key].wrong(value)
+        return None if good else f"a number {NUMBERS[key].words()}"
+
+    return check
 
 
 def _word(value: object) -> str | None:
@@ -50,11 +73,11 @@ _TEXT, _SWITCH = _is(str, "a string"), _is(bool, "true or false")
 
 DATASET_KEYS: dict[str, Check] = {
     "resolution": _anything,  # read by resolutions.parse_resolution
-    "batch_size": _integer(1),
+    "batch_size": _integer("batch_size"),
     "enable_bucket": _SWITCH,
-    "bucket_reso_steps": _integer(1),
-    "min_bucket_reso": _integer(1),
-    "max_bucket_reso": _integer(1),
+    "bucket_reso_steps": _integer("bucket_reso_steps"),
+    "min_bucket_reso": _integer("min_bucket_reso"),
+    "max_bucket_reso": _integer("max_bucket_reso"),
     "bucket_no_upscale": _SWITCH,
 }
 """Keys of [general] and [[datasets]]: one value for a whole dataset."""
@@ -63,20 +86,20 @@ RULE_KEYS: dict[str, Check] = {
     "caption_prefix": _TEXT,
     "caption_suffix": _TEXT,
     "shuffle_caption": _SWITCH,
-    "keep_tokens": _integer(0),
+    "keep_tokens": _integer("keep_tokens"),
     "keep_tokens_separator": _TEXT,
     "caption_separator": _word,
     "secondary_separator": _TEXT,
     "enable_wildcard": _SWITCH,
-    "caption_dropout_rate": _rate,
-    "caption_dropout_every_n_epochs": _integer(0),
-    "caption_tag_dropout_rate": _rate,
+    "caption_dropout_rate": _rate("caption_dropout_rate"),
+    "caption_dropout_every_n_epochs": _integer("caption_dropout_every_n_epochs"),
+    "caption_tag_dropout_rate": _rate("caption_tag_dropout_rate"),
 }
 """The fields of items.CaptionRules."""
 
 INHERITED_KEYS: dict[str, Check] = {
     **RULE_KEYS,
-    "num_repeats": _integer(0),
+    "num_repeats": _integer("num_repeats"),
     "caption_extension": _word,
     "class_tokens": _TEXT,
     "recursive": _SWITCH,
@@ -153,7 +176,7 @@ def check_top(config: Mapping[str, object]) -> list[str]:
 def wrong_value(key: str, value: object, check: Check) -> list[str]:
     """Return a sentence when `value` is not what `check` expects, else nothing."""
     expected = check(value)
-    return [] if expected is None else [f"{key} = {value!r} is wrong: expected {expected}."]
+    return [] if expected is None else [f"{key} = {written(value)} is wrong: expected {expected}."]
 
 
 def check_defaults(defaults: Mapping[str, object]) -> None:

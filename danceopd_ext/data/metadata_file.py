@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..foreign.json import parse_lines, read_json
 from ..foreign.text import read_text
+from ..ranges import PIXELS, written
 from .captions import unused_lines_note
 from .items import Item, Size
 from .source_folder import match_sources
@@ -101,7 +102,9 @@ def _pair(entry: dict, key: str, source: str) -> Size | None:
         return None
     good = isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
     if not good:
-        raise UserError(f"{source}: {key} = {value!r} is wrong: expected [width, height] in pixels.")
+        raise UserError(f"{source}: {key} = {written(value)} is wrong: expected [width, height] in pixels.")
+    if wrong := PIXELS.wrong(max(value)):
+        raise UserError(f"{source}: {key} = {written(value)}: a side in pixels {wrong}.")
     return value[0], value[1]
 
 

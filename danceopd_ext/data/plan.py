@@ -22,6 +22,9 @@ from .route_summary import RouteSummary, summarise
 from .seeds import python_rng
 from .weights import check_weights
 
+#: samples of an epoch of a route; the order of all of them is kept in memory
+LONGEST_EPOCH = 5_000_000
+
 
 class Prompt(NamedTuple):
     """A caption, the source images that it edits (none where it draws), and the size of the picture that is drawn.
@@ -102,6 +105,11 @@ class Plan:
         for name, weight in self.weights.items():
             if weight > 0 and not self.routes[name].items:
                 raise UserError(f'the route "{name}" has no data. Give it prompts, or the weight 0.')
+            if weight > 0 and (count := sum(item.repeats for item in self.routes[name].items)) > LONGEST_EPOCH:
+                raise UserError(
+                    f'an epoch of the route "{name}" has {count:,} samples, and may have {LONGEST_EPOCH:,}. Use a '
+                    "smaller num_repeats: a route is drawn by its weight in [danceopd.routes], not by its size."
+                )
         # Sorted, so that the order of tables in the preset changes nothing.
         self._names = sorted(name for name, weight in self.weights.items() if weight > 0)
         self._streams = {name: RouteStream(self.routes[name], seed, batch_size, processes) for name in self._names}
@@ -169,12 +177,22 @@ class Plan:
         """Return every caption that the steps from `start` to `num_steps` use, once with each set of source images and
         each size, in the order of first use."""
         found: dict[Prompt, None] = {}
+        every = self._every_prompt()
         for part in self.steps(num_steps, start):
+            if len(found) == every:
+                break
             items = self.routes[part.route].items
             for batch in part.micro_batches:
                 pairs = zip(batch.texts, batch.item_ids, strict=True)
                 found |= dict.fromkeys(Prompt(t, items[i].source_images, items[i].size) for t, i in pairs)
         return list(found)
+
+    def _every_prompt(self) -> int | None:
+        """How many prompts there are if captions stay as they are; None if they change from draw to draw."""
+        items = list(self.items())
+        if not all(caption_is_fixed(item) and not item.rules.caption_dropout_every_n_epochs for item in items):
+            return None
+        return len({(draw_caption(item, _NO_CHANCE, 1), item.source_images, item.size) for item in items})
 
     def all_texts(self, num_steps: int, start: int = 0) -> list[str]:
         """Return every caption that the steps from `start` to `num_steps` use, once each, in the order of first use."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import UserError, readable
 from ..foreign.json import parse_lines
 from ..foreign.text import read_text
+from ..ranges import PIXELS
 from .buckets import around
 from .items import CaptionRules, Item, Size
 from .prompt_csv import csv_rows
@@ -170,4 +171,6 @@ def _side(value: object, where: str, name: str) -> int | None:
     whole = re.fullmatch(r"0*([1-9][0-9]{0,5})(\.0*)?", text)  # spreadsheets and pandas write 1024.0
     if not whole:
         raise UserError(f'{where}: {name} = "{text}" is wrong: expected a number of pixels.')
+    if wrong := PIXELS.wrong(int(whole[1])):
+        raise UserError(f"{where}: {name} = {text}: {wrong}.")
     return int(whole[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UserError
+from ..ranges import PIXELS, SHOWN_DIGITS, written
 from .items import Size
 
 _FORMS = 'write an integer (1024), "width,height" ("1024,768"), [width, height], or a list of these for several sizes'
@@ -37,8 +38,10 @@ def _one_size(value: object, where: str) -> Size:
         sides = list(value)
     elif isinstance(value, str):
         words = [word.strip() for word in value.split(",")]
-        if len(words) in (1, 2) and all(word.isdecimal() for word in words):
+        if len(words) in (1, 2) and all(word.isdecimal() and len(word) <= SHOWN_DIGITS for word in words):
             sides = [int(words[0]), int(words[-1])]
-    if sides is None or min(sides) < 1:
-        raise UserError(f"{where}: {value!r} is not a size in pixels; {_FORMS}.")
+    if sides is None or min(sides) < PIXELS.minimum:
+        raise UserError(f"{where}: {written(value)} is not a size in pixels; {_FORMS}.")
+    if wrong := PIXELS.wrong(max(sides)):
+        raise UserError(f"{where}: {written(value)}: a side in pixels {wrong}.")
     return sides[0], sides[1]

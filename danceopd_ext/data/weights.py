@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from ..errors import UserError, nearest
+from ..ranges import WEIGHT, written
+
+#: the smallest weight of a route that is drawn at all
+LEAST = 1e-6
 
 
 def check_weights(weights: Mapping[str, float], routes: Sequence[str]) -> dict[str, float]:
@@ -20,8 +23,15 @@ def check_weights(weights: Mapping[str, float], routes: Sequence[str]) -> dict[s
                 f'[danceopd.routes]: "{name}" is not a teacher.{nearest(name, routes)} Teachers: {", ".join(routes)}.'
             )
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0:
+        if not number or not weight >= WEIGHT.minimum:
             raise UserError(f"[danceopd.routes]: {name} = {weight!r} is wrong: expected a number of at least 0.")
+        if wrong := WEIGHT.wrong(weight):
+            raise UserError(f"[danceopd.routes]: {name} = {written(weight)}: {wrong}.")
+        if 0 < weight < LEAST:
+            raise UserError(
+                f"[danceopd.routes]: {name} = {weight:g}: so small a weight is never drawn. Write 0, or {LEAST:g} or "
+                "more."
+            )
     complete = {name: float(weights.get(name, 1.0)) for name in routes}
     if not any(complete.values()):
         raise UserError("[danceopd.routes]: all weights are 0, so no route can be drawn. Give one of them a weight.")

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..cli import whole
 from ..files import whole_file
+from ..ranges import SEED, Range
 from .check_pictures import draw_edits, draw_kinds
 from .disturb import blended, blurred, half_edited, noisy, shifted, spotted, tinted
 from .edit_check import score_edits
@@ -190,8 +192,10 @@ def _by_miss(tallies: Iterable[Tally]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=200, help="prompts or edits per kind")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--samples", type=whole(Range(minimum=1, maximum=100_000)), default=200, help="prompts or edits per kind"
+    )
+    parser.add_argument("--seed", type=whole(SEED), default=0)
     parser.add_argument("--out", type=Path, default=Path("outputs/world_check"), help="folder of the pictures")
     args = parser.parse_args(arguments)
     for line in report(args.samples, args.seed):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from danceopd_ext.lora.algebra import combine
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
+from danceopd_ext.ranges import STRENGTH
 
 #: the column without a LoRA
 BASE = "base"
@@ -71,8 +71,8 @@ def _part(piece: str, text: str) -> tuple[str, float]:
     if not place:
         raise UserError(f"--lora {text}: a file's name is missing: {FORM}.")
     strength = 1.0 if place == piece else float(piece[len(place) + 1 :])
-    if not math.isfinite(strength):
-        raise UserError(f"--lora {text}: the strength must be a finite number, such as {place}@0.5.")
+    if wrong := STRENGTH.wrong(strength):
+        raise UserError(f"--lora {text}: the strength {wrong}, such as {place}@0.5.")
     return place, strength
 
 

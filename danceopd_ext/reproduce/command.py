@@ -13,6 +13,7 @@ from pathlib import Path
 from ..config.load import parse_flag
 from ..errors import UserError
 from ..machine import versions
+from ..ranges import STEPS, Range
 from .budgets import BUDGETS, Budget
 from .evaluate import evaluate_missing
 from .files import write_files
@@ -24,6 +25,14 @@ from .presets import fixed_keys
 from .runner import Start, cost_of, train_missing
 from .sources import find_sources
 from .tables import TABLES, Table
+
+#: option -> the numbers that it takes
+LIMITS = {
+    "seeds": Range(minimum=1, maximum=1000),
+    "jobs": Range(minimum=1, maximum=1024),
+    "examples": Range(minimum=1, maximum=1_000_000),
+    "steps": STEPS,
+}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -55,8 +64,8 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     budget = replace(BUDGETS[args.budget], **others)
     for name in ("seeds", "jobs", "examples", "steps"):
         value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: it must be 1 or more.")
+        if value is not None and (wrong := LIMITS[name].wrong(value)):
+            raise UserError(f"--{name} {value}: it {wrong}.")
     check_libraries()
     table, keys = only(TABLES[args.table](budget), args.only), keys_of(args.set)
     if fixed := sorted(fixed_keys(table, budget) & set(keys)):

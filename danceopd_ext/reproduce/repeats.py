@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cli import positive
+from ..cli import positive, whole
 from ..demo.edit_check import score_edits
 from ..demo.edits import EDIT_KINDS, Edit
 from ..demo.omni_draw import draw
@@ -21,6 +21,7 @@ from ..demo.omni_score import encode_asked, held_out_edits
 from ..demo.pretrain.teachers import use_loras
 from ..errors import UserError
 from ..quiet import quieten
+from ..ranges import SOLVER_STEPS
 from .budgets import BUDGETS
 from .evaluate import SEED, load
 from .sources import find_sources
@@ -72,7 +73,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which edits (default: test)")
     parser.add_argument("--edits", type=positive, default=128, help="of each kind (default: 128)")
     parser.add_argument("--noises", type=positive, default=5, help="drawings of each edit (default: 5)")
-    parser.add_argument("--steps", type=positive, default=BUDGETS["full"].rollout, help="solver steps of a drawing")
+    parser.add_argument(
+        "--steps", type=whole(SOLVER_STEPS), default=BUDGETS["full"].rollout, help="solver steps of a drawing"
+    )
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     return parser.parse_args(argv)
 

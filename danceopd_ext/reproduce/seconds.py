@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
-from ..cli import positive
+from ..cli import whole
+from ..ranges import STEPS
 from .budgets import BUDGETS
 from .command import only
 from .presets import Run, plan_run
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="samples of a step (default: quick)")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="the rows (default: all that are trained)")
-    parser.add_argument("--steps", type=positive, default=40, help=f"counted steps, after {WARM_UP} (default: 40)")
+    parser.add_argument("--steps", type=whole(STEPS), default=40, help=f"counted steps, after {WARM_UP} (default: 40)")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
     args = parser.parse_args(argv)

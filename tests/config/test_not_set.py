@@ -90,11 +90,13 @@ def test_every_number_is_thought_of():
     """A number whose smallest value is above 0 either takes 0 for "not set", or is one that a run must have."""
     positive = [
         name for name, (field, _) in FLAT.items()
-        if (field.metadata.get("minimum") or 0) > 0 or field.metadata.get("above") is not None
+        if "within" in field.metadata
+        and ((field.metadata["within"].minimum or 0) > 0 or field.metadata["within"].above is not None)
     ]  # fmt: skip
     needed = [
-        "network_dim", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "rollout_steps",
-        "num_queries", "flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip", "student_guidance_scale",
+        "resolution", "network_dim", "max_train_steps", "train_batch_size", "gradient_accumulation_steps",
+        "rollout_steps", "num_queries", "flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip",
+        "student_guidance_scale",
     ]  # fmt: skip
     assert sorted(positive) == sorted([*ZERO_IS_UNSET, *needed, "learning_rate"])
 

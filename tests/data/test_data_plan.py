@@ -278,3 +278,26 @@ def test_with_every_route_each_route_sees_all_its_data():
 def test_one_route_and_every_route_are_other_data():
     assert Plan(routes(a=2, b=2)).fingerprint() != Plan(routes(a=2, b=2), every_route=True).fingerprint()
     assert Plan(routes(a=2, b=2)).parts(3) == (Plan(routes(a=2, b=2)).step(3),)
+
+
+def test_the_prompts_of_a_run_of_any_length_are_known_once_all_were_seen():
+    """A million steps of five captions: nobody goes through all of them before training."""
+    plan = Plan(routes(a=5), seed=0)
+    asked = []
+    steps = plan.steps
+    plan.steps = lambda *given: (asked.append(1) or part for part in steps(*given))
+    assert plan.all_prompts(1_000_000) == Plan(routes(a=5), seed=0).all_prompts(5)
+    assert len(asked) <= 6
+
+
+@pytest.mark.parametrize("rules", [SHUFFLED, CaptionRules(caption_dropout_every_n_epochs=2)])
+def test_captions_that_change_are_looked_for_in_every_step(rules):
+    plan = Plan({"a": route("a", 2, rules=rules)}, seed=0)
+    texts = plan.all_texts(200)
+    assert "" in texts
+    assert texts == list(dict.fromkeys(text for step in range(200) for text in plan.step(step).texts))
+
+
+def test_an_epoch_that_no_memory_holds():
+    with pytest.raises(UserError, match=r'epoch of the route "a" has 100,000,000 samples.*num_repeats'):
+        Plan({"a": route("a", 10_000, repeats=10_000)}, seed=0)

@@ -7,21 +7,51 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range, every, shown
 
-#: argument -> (least, most) of its values; None: no limit
-LIMITS: dict[str, tuple[float, float | None]] = {
-    "train_batch_size": (1, None), "gradient_accumulation_steps": (1, None), "max_train_steps": (1, None),
-    "max_train_epochs": (1, None), "network_dim": (1, None), "max_data_loader_n_workers": (0, None),
-    "seed": (0, 2**32 - 1), "text_encoder_batch_size": (1, None), "vae_batch_size": (1, None),
-    "t5xxl_max_token_length": (1, None), "gemma2_max_token_length": (1, None), "qwen3_max_token_length": (1, None),
-    "t5_max_token_length": (1, None), "network_dropout": (0, 0.99), "max_grad_norm": (0, None),
-    "save_every_n_steps": (1, None), "save_every_n_epochs": (1, None), "sample_every_n_steps": (1, None),
-    "sample_every_n_epochs": (1, None), "save_n_epoch_ratio": (1, None), "save_last_n_steps": (0, None),
-    "save_last_n_steps_state": (0, None), "save_last_n_epochs": (0, None), "save_last_n_epochs_state": (0, None),
-    "validate_every_n_steps": (1, None), "validate_every_n_epochs": (1, None), "blocks_to_swap": (0, None),
+_EPOCHS = Range(minimum=1, maximum=100_000, usual="usual are 1 to 100")
+_TOKENS = Range(minimum=1, maximum=4096, usual="usual are 77 to 512")
+_TOGETHER = Range(minimum=1, maximum=1024, usual="usual are 1 to 32")
+_RATE = Range(above=0, maximum=100, usual="usual are 1e-5 to 1e-3, and 1 for Prodigy and D-Adaptation")
+_SHARE = Range(minimum=0, maximum=1)
+_SAVE, _SAMPLE = every("to save at the end alone, leave it out"), every("to draw none, leave it out")
+_VALIDATE = every("to validate at no step, leave it out")
+_KEEP = Range(minimum=0, maximum=STEPS.maximum, usual="to keep all, leave it out")
+
+#: argument -> the numbers that it takes
+LIMITS: dict[str, Range] = {
+    "learning_rate": _RATE, "unet_lr": _RATE, "text_encoder_lr": Range(minimum=0, maximum=100),
+    "network_alpha": Range(above=0, maximum=1e5, usual="usual are 1 to network_dim"), "network_dim": RANK,
+    "network_dropout": Range(minimum=0, maximum=0.99), "scale_weight_norms": Range(minimum=0, maximum=1e6),
+    "max_grad_norm": Range(minimum=0, maximum=1e6, usual="usual is 1, and 0 does not clip"),
+    "train_batch_size": SAMPLES, "gradient_accumulation_steps": SAMPLES,
+    "text_encoder_batch_size": _TOGETHER, "vae_batch_size": _TOGETHER, "sample_batch_size": _TOGETHER,
+    "max_train_steps": STEPS, "max_train_epochs": _EPOCHS, "initial_step": _KEEP, "initial_epoch": _EPOCHS,
+    "lr_warmup_steps": Range(minimum=0, maximum=STEPS.maximum), "lr_decay_steps": _KEEP,
+    "lr_scheduler_num_cycles": Range(minimum=0, maximum=10_000, usual="usual are 1 to 10"),
+    "lr_scheduler_power": Range(minimum=0, maximum=100, usual="usual are 1 to 3"),
+    "lr_scheduler_timescale": _KEEP, "lr_scheduler_min_lr_ratio": _SHARE,
+    "save_every_n_steps": _SAVE, "save_every_n_epochs": _SAVE, "save_n_epoch_ratio": _SAVE,
+    "save_last_n_steps": _KEEP, "save_last_n_steps_state": _KEEP, "save_last_n_epochs": _KEEP,
+    "save_last_n_epochs_state": _KEEP, "sample_every_n_steps": _SAMPLE, "sample_every_n_epochs": _SAMPLE,
+    "validate_every_n_steps": _VALIDATE, "validate_every_n_epochs": _VALIDATE, "max_validation_steps": STEPS,
+    "validation_split": _SHARE, "validation_seed": Range(minimum=0, maximum=2**32 - 1),
+    "seed": Range(minimum=0, maximum=2**32 - 1),
+    "max_data_loader_n_workers": Range(minimum=0, maximum=256, usual="usual are 0 to 8"),
+    "max_token_length": _TOKENS, "t5xxl_max_token_length": _TOKENS, "gemma2_max_token_length": _TOKENS,
+    "qwen3_max_token_length": _TOKENS, "t5_max_token_length": _TOKENS,
+    "min_bucket_reso": PIXELS, "max_bucket_reso": PIXELS, "bucket_reso_steps": PIXELS,
+    "dataset_repeats": Range(minimum=1, maximum=10_000), "keep_tokens": Range(minimum=0, maximum=100_000),
+    "token_warmup_min": Range(minimum=0, maximum=100_000), "token_warmup_step": _KEEP,
+    "caption_dropout_rate": _SHARE, "caption_tag_dropout_rate": _SHARE, "caption_dropout_every_n_epochs": _KEEP,
+    "blocks_to_swap": Range(minimum=0, maximum=1000), "block_swap_ring_size": Range(minimum=1, maximum=1000),
+    "guidance_scale": Range(minimum=0, maximum=100, usual="usual are 1 to 5"),
+    "discrete_flow_shift": Range(minimum=0, maximum=1000, usual="usual are 1 to 7"),
+    "training_shift": Range(minimum=0, maximum=1000, usual="usual are 1 to 7"),
+    "compile_cache_size_limit": Range(minimum=1, maximum=100_000), "ddp_timeout": _KEEP,
 }  # fmt: skip
-#: arguments that must be more than 0
-POSITIVE = ("learning_rate", "unet_lr", "network_alpha")
+#: of all other arguments
+ANY = Range(minimum=-1e9, maximum=1e9)
 #: of these a 0 is what user interfaces write for "not set"
 UNSET_BY_ZERO = (
     "max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "sample_every_n_steps", "sample_every_n_epochs",
@@ -32,18 +62,25 @@ UNSET_BY_ZERO = (
 def check_numbers(args: Namespace, given: Mapping[str, str], defaults: Mapping[str, object], preset: Path) -> None:
     """Check the given numbers, and put the toolkit's default where a 0 means that there is none.
 
-    given: what the user wrote, by argument. Raises UserError that names key and range.
+    given: what the user wrote, by argument. Raises UserError that names key and limit.
     """
     for name, written in given.items():
         value = getattr(args, name, None)
         if value == 0 and value is not False and name in UNSET_BY_ZERO:
             setattr(args, name, defaults.get(name))
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        if name in POSITIVE and not value > 0:
-            raise UserError(f"{preset}: {written}: write a number above 0.")
-        least, most = LIMITS.get(name, (None, None))
-        if least is not None and not least <= value <= (value if most is None else most):
-            limit = f"of at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-            raise UserError(f"{preset}: {written}: write a number {limit}.")
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if is_number and (wanted := wanted_number(LIMITS.get(name, ANY), number)):
+                raise UserError(f"{preset}: {written}: {wanted}.")
+
+
+def wanted_number(within: Range, number: float) -> str:
+    """What to write in the place of a number that is not within the range, such as "write a number above 0"."""
+    if within.above is not None and not number > within.above:
+        return f"write a number above {shown(within.above)}"
+    if within.minimum is not None and not number >= within.minimum:
+        return f"write a number of at least {shown(within.minimum)}"
+    if not number <= within.maximum:
+        return f"write a number of at most {shown(within.maximum)}{within.usual and f'; {within.usual}'}"
+    return ""

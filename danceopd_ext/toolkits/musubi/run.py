@@ -13,6 +13,7 @@ from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.lora.source import open_source
+from danceopd_ext.ranges import SAMPLES, SHOWN_DIGITS, written
 from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
@@ -102,8 +103,9 @@ def settings_of(preset: HostedPreset, arguments: Arguments, architecture: Archit
     """What our keys among musubi's say."""
     args, values = arguments.namespace, ours(preset)
     batch_size = values.get("train_batch_size", 1)
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"{preset.path}: train_batch_size = {batch_size!r}: write a whole number of at least 1.")
+    if not isinstance(batch_size, int) or SAMPLES.wrong(batch_size):
+        what = f"write a whole number {SAMPLES.words()}"
+        raise UserError(f"{preset.path}: train_batch_size = {written(batch_size)}: {what}.")
     return Settings(
         options=preset.danceopd,
         architecture=architecture,
@@ -120,7 +122,7 @@ def ours(preset: HostedPreset) -> dict[str, Any]:
     for name in OURS:
         if name in preset.flags:
             text = " ".join(preset.flags[name])
-            values[name] = int(text) if text.isdecimal() else text
+            values[name] = int(text) if text.isdecimal() and len(text) <= SHOWN_DIGITS else text
     return values
 
 

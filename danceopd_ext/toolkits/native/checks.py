@@ -66,6 +66,11 @@ def check_optimizer(section: OptimizerSection, device: torch.device, steps: int,
             f"optimizer_type = {section.optimizer_type} with optimizer_args = {section.optimizer_args} "
             f"cannot take a step: {error}."
         ) from error
+    if not bool(parameter.isfinite().all()):
+        raise UserError(
+            f"learning_rate = {section.learning_rate:g} and optimizer_args = {section.optimizer_args} give NaN or "
+            f"infinite weights in the first step of optimizer_type = {section.optimizer_type}. Use smaller values."
+        )
     try:
         schedule.step()
     except TypeError as error:

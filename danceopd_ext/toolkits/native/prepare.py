@@ -53,6 +53,7 @@ from danceopd_ext.toolkits.native.identity import contents_of, settings_of
 from danceopd_ext.toolkits.native.launcher import unused_options
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.rates import rate_notes
+from danceopd_ext.toolkits.native.size import check_step, rank_notes
 from danceopd_ext.toolkits.native.state import SavedState, open_state
 from danceopd_ext.toolkits.native.trackers import check_trackers
 
@@ -142,6 +143,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     sources = source_rules(source, config)
     plan, notes = _load_plan(preset, accelerator.num_processes, sources)
     _check_sizes(plan, source, config)
+    check_step(preset, plan, source, config, accelerator.device)
     notes += rate_notes(preset.optimizer, preset.training.max_train_steps)
     pictures = find_pictures(preset.danceopd.method, plan, notes)
     method = f'method = "{preset.danceopd.method}"'
@@ -152,6 +154,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
     notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
     start = _find_start(preset, layout, notes)
     targets = choose_targets(preset, source.family, layout, teachers, start)
+    notes += rank_notes(preset.network.network_dim, targets, layout)
     notes += unread(targets, layout, source.family.format_of(preset.saving.save_model_as, targets))
     previews = _find_previews(preset, source, config, notes, sources)
     prepared = Prepared(

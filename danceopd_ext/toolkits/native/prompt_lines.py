@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from danceopd_ext.config.danceopd import NO_GUIDANCE
 from danceopd_ext.data.buckets import around
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.prompt_entries import NO_EFFECT, Entry, Setting, Unused, one_line, read_line, read_sample_file
@@ -18,9 +17,10 @@ from danceopd_ext.data.prompts import size_of_source
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.textfiles import find_beside, unquoted
 from danceopd_ext.data.ui_syntax import syntax_notes
-from danceopd_ext.errors import UserError, few, readable
+from danceopd_ext.errors import UserError, few, few_letters, readable
 from danceopd_ext.models.family import SizeLimits
 from danceopd_ext.models.loading import Source
+from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS
 
 #: key -> the value's name here and its type
 NUMBERS = {
@@ -31,8 +31,14 @@ NUMBERS = {
     "scale": ("guidance_scale", float),
 }
 USED = (*NUMBERS, "negative_prompt", "source")
-#: seeds that torch takes, and the most steps, as in sd-scripts
-SEEDS, MOST_STEPS = 2**64, 1000
+#: key -> the numbers that it takes; a side of 0 is not given, and a seed below 0 draws with the run's seed
+WITHIN = {
+    "width": replace(PIXELS, minimum=0),
+    "height": replace(PIXELS, minimum=0),
+    "seed": replace(SEED, minimum=None),
+    "sample_steps": SOLVER_STEPS,
+    "scale": GUIDANCE,
+}
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,9 @@ def _number(setting: Setting, kind: type) -> int | float:
     except (ValueError, OverflowError):
         wanted = "whole number" if kind is int else "number"
         raise ValueError(f'{setting.written} takes a {wanted}, not "{setting.value}"') from None
-    if setting.key == "seed" and value >= SEEDS:
-        raise ValueError(f"{setting.written} {value}: the largest seed is {SEEDS - 1}")
-    if setting.key == "sample_steps" and not 1 <= value <= MOST_STEPS:
-        raise ValueError(f"{setting.written} {value}: it must be from 1 to {MOST_STEPS}")
-    if setting.key == "scale" and value < 1:
-        raise ValueError(f"{setting.written} {value:g}: it must be 1 or more; {NO_GUIDANCE}")
+    if wrong := WITHIN[setting.key].wrong(value):
+        what = {"seed": f"the largest seed is {SEED.maximum}", "sample_steps": f"it must be {SOLVER_STEPS.words()}"}
+        raise ValueError(f"{setting.written} {few_letters(str(setting.value))}: {what.get(setting.key, f'it {wrong}')}")
     return value
 
 

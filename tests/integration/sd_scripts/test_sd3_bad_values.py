@@ -68,7 +68,7 @@ CASES = [
     ("training", "mixed_precision", "fp16", "needs a GPU"),
     ("training", "max_train_steps", 0, "of at least 1"),
     ("training", "train_batch_size", 0, "of at least 1"),
-    ("training", "seed", 2**64, "from 0 to"),
+    ("training", "seed", 2**64, "of at most 4,294,967,295"),
     ("network", "network_dim", 0, "of at least 1"),
     ("network", "network_args", ["x_atn_dim=4"], 'Did you mean "x_attn_dim"?'),
     ("network", "network_args", ["attn_dim"], "write key=value"),

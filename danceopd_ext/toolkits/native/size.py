@@ -1,0 +1,74 @@
+"""Whether a run of this size can be meant: what a step must hold at least, and ranks above what a layer can use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from danceopd_ext.config import Preset
+from danceopd_ext.data.plan import Plan
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.models.loading import Source
+
+#: bytes of a latent's number: rollouts are float32
+NUMBER = 4
+
+
+def check_step(preset: Preset, plan: Plan, source: Source, config: dict, device: torch.device) -> None:
+    """Raise UserError for an optimizer step whose latents alone are larger than the device's whole memory.
+
+    Everything else, the model included, comes on top: what passes may still not fit.
+    """
+    samples = preset.training.gradient_accumulation_steps * max(
+        item.batch_size or preset.training.train_batch_size for item in plan.items()
+    )
+    sizes = {item.size for item in plan.items()}
+    shapes = [source.family.latent_shape(config, source.vae_scale_factor, *size) for size in sizes]
+    needed = samples * states_of_a_sample(preset) * max(map(math.prod, shapes)) * NUMBER
+    memory = memory_of(device)
+    if needed > memory:
+        raise UserError(
+            f"the {samples:,} samples of a step have latents of {needed / 2**30:,.0f} GiB, and the memory of this "
+            f"{'machine' if device.type == 'cpu' else 'GPU'} is {memory / 2**30:,.0f} GiB. Use a smaller "
+            f"{_remedies(preset)}."
+        )
+
+
+def states_of_a_sample(preset: Preset) -> int:
+    """Latents that a step holds of each sample at the same time: noise, states of its rollouts, teachers' answers."""
+    options = preset.danceopd
+    if options.method == "flowopd":
+        return options.flowopd_group_size * (3 * options.rollout_steps + 1)
+    queries = options.rollout_steps if options.method == "diffusionopd" else options.num_queries
+    return 2 * queries + 1
+
+
+def _remedies(preset: Preset) -> str:
+    keys = ["train_batch_size", "gradient_accumulation_steps", "resolution"]
+    if preset.danceopd.method == "flowopd":
+        keys = ["flowopd_group_size", "rollout_steps", *keys]
+    elif preset.danceopd.num_queries > 1:
+        keys = ["num_queries", *keys]
+    return f"{', '.join(keys[:-1])} or {keys[-1]}"
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that the device has, used or not."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def rank_notes(rank: int, targets: Sequence[str], layout: Layout) -> list[str]:
+    """A note on a rank above the smaller side of every trained layer, where a lower one holds every change."""
+    useful = max(min(layout.shapes[layer]) for layer in targets)
+    if rank <= useful:
+        return []
+    return [
+        f"network_dim = {rank} is more than any trained layer can use: {useful}, the smaller side of the largest one, "
+        "holds every change. A higher one only takes memory and disk"
+    ]
