@@ -27,7 +27,7 @@ LARGEST_RANK, LARGEST_SCALE = 2**20, 1e6
 #: a pattern that is a layer's name and nothing more
 _NAME = re.compile(r"[\w.-]+")
 #: letters of a pattern, and seconds for all that is matched of one file: some expressions never come to an end
-LONGEST_PATTERN, SECONDS = 1000, 3.0
+LONGEST_PATTERN, SECONDS = 1000, 2.0
 
 
 def by_rank(alpha: float | None, rank: int | None) -> float:
@@ -86,7 +86,7 @@ class _Patterns:
     where: str
     names: dict[str, tuple[int, float]] = field(default_factory=dict)
     expressions: dict[regex.Pattern, tuple[int, float]] = field(default_factory=dict)
-    seconds: float = SECONDS
+    seconds: float = field(default_factory=lambda: SECONDS)
 
     def of(self, layer: str, default: float | None) -> float | None:
         """The number of the first pattern that the layer matches. Raises UserError where matching takes too long."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from danceopd_ext.errors import UserError, printable
+from danceopd_ext.errors import UserError, few_letters, printable
 from danceopd_ext.lora.checks import check_keys, few, left_out
 from danceopd_ext.lora.dialects import OTHER_PARTS, OUR_NAMES, PREFIXES, Group, Parsed, guess_family, parse
 from danceopd_ext.lora.families import candidates, distinct, sizes_of, titles
@@ -150,11 +150,11 @@ def _rank(source: Source, group: Group) -> str:
 def _alpha(source: Source, group: Group) -> str:
     if "alpha" in group.parts:
         values = source.tensors[group.parts["alpha"]].float().flatten().unique()
-        return " and ".join(f"{float(value):g}" for value in values) or "no value"
+        return " and ".join(f"{float(value):g}" for value in values[:3]) + " and more" * (len(values) > 3) or "no value"
     config = source.config if isinstance(source.config, dict) else {}
     alpha = config.get("lora_alpha" if group.kind == "LoRA" else "alpha")
     if alpha is not None:
-        return f"{alpha} (adapter_config.json)"
+        return f"{few_letters(str(alpha))} (adapter_config.json)"
     return "in the metadata" if "lora_adapter_metadata" in source.metadata else "none, so equal to the rank"
 
 

@@ -52,11 +52,22 @@ def write_lora(
         raise UserError(f"{path}: LoRA files are written as .safetensors; change the name.")
     lora = balanced(low_rank(lora, _SMALLER), layout)
     tensors = to_tensors(lora, layout, format, dtype)
+    _check_range(tensors, lora, dtype)
     entries = with_hashes(tensors, _entries(lora.metadata if metadata is None else metadata, tensors))
     with whole_file(path) as part:
         save_file(tensors, part, {"format": "pt", **entries})
         _check(to_lora(Source(part, *read_tensors(part)), layout), lora, dtype)
     return path
+
+
+def _check_range(tensors: Mapping[str, torch.Tensor], lora: Lora, dtype: torch.dtype) -> None:
+    """Raise UserError where `dtype` has no number for a value."""
+    key = next((key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
+    if key:
+        raise UserError(
+            f"{lora.name or 'LoRA'}: {key} has values that {str(dtype).removeprefix('torch.')} cannot hold. Write it "
+            "in bfloat16 or float32 (--dtype bf16; in a preset save_precision)."
+        )
 
 
 def unread(layers: Iterable[str], layout: Layout, format: str) -> list[str]:
@@ -146,11 +157,27 @@ def to_native(lora: Lora, layout: Layout) -> dict[str, LowRank]:
             else change
             for name, change in present.items()
         }
+        if len(parts) > 1:
+            _check_fusible(swapped, parts, layout, lora.name)
         changes[native] = swapped[parts[0]] if len(parts) == 1 else _fuse(swapped, parts, layout)
     lost = [name for name in lora.modules if name not in covered]
     if lost:
         raise UserError(f"{lora.name or 'LoRA'}: {lost[0]} has no native name, so this format cannot hold it.")
     return changes
+
+
+def _check_fusible(present: Mapping[str, LowRank], parts: tuple[str, ...], layout: Layout, name: str) -> None:
+    """Raise UserError unless the layers have the sizes of parts of one layer."""
+    shares = dict(zip(parts, layout.shares(parts), strict=True))
+    sizes = {part: (change.shape[0] / shares[part], change.shape[1]) for part, change in present.items()}
+    first = next(iter(sizes))
+    other = next((part for part in sizes if sizes[part] != sizes[first]), None)
+    if other:
+        raise UserError(
+            f"{name or 'LoRA'}: {first} is {present[first].shape} (outputs, inputs) and {other} "
+            f"{present[other].shape}, and they are parts of one layer in this format. Download the file again, or use "
+            "another LoRA."
+        )
 
 
 def _fuse(present: Mapping[str, LowRank], parts: tuple[str, ...], layout: Layout) -> LowRank:
