@@ -42,6 +42,14 @@ class LatentCache:
         (wide, high), (width, height) = item.target.resized(picture.size, item.size), item.size
         return f"{picture.digest} resized to {wide}x{high}, cut to {width}x{height}"
 
+    def path(self, item: Item) -> Path:
+        """Return where the entry of an item's target lies."""
+        return self._entries.path(self.key(item))
+
+    def notes(self) -> list[str]:
+        """Return notes on entries that `missing` found and that cannot be used."""
+        return self._entries.notes()
+
     def missing(self, items: Iterable[Item]) -> list[Item]:
         """Return the items whose targets have no entry, one for each entry that is to be made."""
         of = {self.key(item): item for item in items}
@@ -61,7 +69,7 @@ class LatentCache:
         return self._entries.encode_missing(of, encode_one)
 
     def get(self, item: Item) -> Tensor:
-        """Return the latents [C, H, W] of an item's target, on the CPU. Raises KeyError where no entry is sound."""
+        """Return the latents [C, H, W] of an item's target, on the CPU. Raises NoEntry where no entry is sound."""
         return self._entries.get(self.key(item))["latents"]
 
 
@@ -85,6 +93,14 @@ class SourceCache:
         width, height = self.sources.fitted(self.sources.pictures[path].size, drawn)
         return f"{self.sources.shown(path, drawn)} as a source of {width}x{height}"
 
+    def path(self, path: Path, drawn: Size) -> Path:
+        """Return where the entry of a source image lies."""
+        return self._entries.path(self.key(path, drawn))
+
+    def notes(self) -> list[str]:
+        """Return notes on entries that `missing` found and that cannot be used."""
+        return self._entries.notes()
+
     def missing(self, uses: Iterable[Use]) -> list[Use]:
         """Return the uses that have no entry, one for each entry that is to be made."""
         of = {self.key(*use): use for use in uses}
@@ -104,5 +120,5 @@ class SourceCache:
         return self._entries.encode_missing(of, encode_one)
 
     def get(self, path: Path, drawn: Size) -> Tensor:
-        """Return the latents [C, H, W] of a source image, on the CPU. Raises KeyError where no entry is sound."""
+        """Return the latents [C, H, W] of a source image, on the CPU. Raises NoEntry where no entry is sound."""
         return self._entries.get(self.key(path, drawn))["latents"]

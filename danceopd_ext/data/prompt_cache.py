@@ -38,13 +38,21 @@ class PromptCache:
             return prompt.text
         return "\n".join([prompt.text, *(self.sources.shown(path, prompt.drawn) for path in prompt.sources)])
 
+    def path(self, prompt: Prompt) -> Path:
+        """Return where the entry of a prompt lies."""
+        return self.entries.path(self.key(prompt))
+
+    def notes(self) -> list[str]:
+        """Return notes on entries that `missing` found and that cannot be used."""
+        return self.entries.notes()
+
     def missing(self, prompts: Iterable[Prompt]) -> list[Prompt]:
         """Return the prompts without a sound entry, one for each entry that is to be made, in order."""
         of = self._by_key(prompts)
         return [of[key] for key in self.entries.missing(of)]
 
     def get(self, text: str, sources: Sequence[Path] = (), drawn: Size | None = None) -> Encoded:
-        """Return the tensors of a prompt (see plan.Prompt), on the CPU. Raises KeyError when no entry is sound."""
+        """Return the tensors of a prompt (see plan.Prompt), on the CPU. Raises NoEntry when no entry is sound."""
         return self.entries.get(self.key(Prompt(text, tuple(sources), drawn)))
 
     def encode_missing(

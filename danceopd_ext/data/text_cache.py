@@ -1,26 +1,50 @@
 """What encoders give on disk, so that the encoders can leave before training starts.
 
 One safetensors file per text below `<folder>/<model_key>/`; it holds whatever tensors the model family's encoder gives
-for one prompt, and the text itself in its metadata.
+for one prompt, and in its metadata the text itself and a digest of the tensors (see entries). Each file is checked when
+it is read: before training, so that a damaged one is encoded again while the encoders are at hand, and in a step.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, counted, few_letters
 from ..files import whole_file
+from ..finite import first_broken
+from .entries import DAMAGED, NOT_FINITE, UNDIGESTED, Unsound, read_entry, write_entry
 
 Encoded = dict[str, Tensor]
-_HEADER_BYTES = 512
+_HEADER_BYTES = 640
+
+#: why an entry is encoded again, for a note
+_AGAIN = {
+    DAMAGED: "damaged (the digest of the file differs)",
+    UNDIGESTED: "of an earlier version, without a digest",
+    NOT_FINITE: "with NaN or infinite numbers",
+}
+
+
+class NoEntry(UserError, KeyError):
+    """There is no sound entry for what is asked for; the message names the file, and what to do."""
+
+    def __str__(self) -> str:
+        return self.args[0]  # KeyError's own would put it in quotes
+
+
+class BrokenEncoding(UserError):
+    """An encoder gave NaN or infinite numbers. `said`: what was encoded and what came of it, without a remedy."""
+
+    def __init__(self, said: str):
+        super().__init__(f"{said}.")
+        self.said = said
 
 
 class TextCache:
@@ -47,38 +71,61 @@ class TextCache:
         self._budget = memory_bytes
         self._memory: OrderedDict[str, Encoded] = OrderedDict()
         self._held = 0
+        self._sound: set[str] = set()
+        """Texts whose files were read and found sound, or were written, in this run."""
+        self._unsound: Counter[str] = Counter()
 
     def path(self, text: str) -> Path:
         """Return where the entry of a text lies, whether it exists or not."""
         return self.folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.safetensors"
 
     def missing(self, texts: Iterable[str]) -> list[str]:
-        """Return the texts without a sound entry, once each, in order."""
-        return [text for text in dict.fromkeys(texts) if text not in self._memory and self._open(text, False) is None]
+        """Return the texts without a sound entry, once each, in order. Every file is read, once in a run."""
+        return [text for text in dict.fromkeys(texts) if not self._is_sound(text)]
+
+    def notes(self) -> list[str]:
+        """Return a note on files that `missing` found and that cannot be used, and forget them."""
+        found, self._unsound = self._unsound, Counter()
+        what = f"encoded {self.what}"
+        return [
+            f"{self.folder}: {counted(count, what)} {'is' if count == 1 else 'are'} {_AGAIN[why]}: encoded again"
+            for why, count in sorted(found.items())
+        ]
 
     def put(self, text: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write the entry of one text, whole or not at all. Raises UserError when the folder cannot be written."""
+        """Write the entry of one text, whole or not at all.
+
+        Raises UserError when the folder cannot be written, and BrokenEncoding for numbers that are not finite.
+        """
         stored = {name: self._to_store(tensor) for name, tensor in tensors.items()}
+        if broken := first_broken(stored):
+            raise BrokenEncoding(
+                f'the {self.what} "{few_letters(text)}" is encoded to NaN or infinite numbers (in {broken})'
+            )
         try:
             with whole_file(self.path(text)) as part:
-                save_file(stored, part, metadata={"text": ascii(text)})
+                write_entry(part, stored, {"text": ascii(text)})
         except (OSError, SafetensorError) as error:
             # On Windows a file that another process reads cannot be replaced; that file is then the same entry.
-            if self._open(text, False) is None:
+            if self._open(text) is None:
                 raise UserError(
                     f"{self.folder}: the cache of encoded {self.what}s cannot be written: {error}. "
                     "Free some space or choose another folder."
                 ) from None
         self._forget(text)
+        self._sound.add(text)
 
     def get(self, text: str) -> Encoded:
-        """Return the tensors of one text, on the CPU. Raises KeyError when there is no sound entry."""
+        """Return the tensors of one text, on the CPU. Raises NoEntry when there is no sound entry."""
         if text in self._memory:
             self._memory.move_to_end(text)
             return dict(self._memory[text])
-        tensors = self._open(text, True)
+        tensors = self._open(text)
         if tensors is None:
-            raise KeyError(f"no encoded {self.what} for {text!r} in {self.folder}")
+            raise NoEntry(
+                f"no encoded {self.what} for {few_letters(repr(text))} in {self.folder}: {self.path(text).name} is "
+                "missing or damaged. Start again, or go on with --resume: it is then encoded anew."
+            )
         self._remember(text, tensors)
         return dict(tensors)
 
@@ -114,19 +161,28 @@ class TextCache:
         # A copy: safetensors refuses tensors that share memory, such as the slices of an encoded batch.
         return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
-    def _open(self, text: str, read: bool) -> Encoded | None:
-        """Return an entry's tensors (none unless `read`), or None when it is missing, damaged or of another text."""
-        path = self.path(text)
+    def _is_sound(self, text: str) -> bool:
+        """Whether there is an entry that can be used; what is read to find out stays in memory if there is room."""
+        if text in self._memory or text in self._sound:
+            return True
+        tensors = self._open(text)
+        if tensors is None:
+            return False
+        self._sound.add(text)
+        if self._held + _bytes(tensors) <= self._budget:
+            self._remember(text, tensors)
+        return True
+
+    def _open(self, text: str) -> Encoded | None:
+        """Return an entry's tensors, or None when it is missing, unsound (which is counted) or of another text."""
         try:
-            if not path.is_file():
-                return None
-            with safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("text") != ascii(text):
-                    return None
-                # Copies, so that the file is not held open by tensors that lie in it.
-                return {name: file.get_tensor(name).clone() for name in file.keys()} if read else {}  # noqa: SIM118
-        except (SafetensorError, OSError):
+            tensors, metadata = read_entry(self.path(text))
+        except OSError:
             return None
+        except Unsound as problem:
+            self._unsound[problem.why] += 1
+            return None
+        return tensors if metadata.get("text") == ascii(text) else None
 
     def _remember(self, text: str, tensors: Encoded) -> None:
         self._memory[text] = tensors

@@ -88,6 +88,8 @@ class Conditions:
             seen = [Sources([jobs[file].source_image() for file in p.sources], p.drawn) for p in batch]
             return self.family.encode_prompts(pipeline, texts, seen)
 
+        for note in self.cache.notes():
+            tqdm.write(f"note: {note}")
         check_room(self.cache, prompts, encode, tqdm.write, REMEDY)
         self.cache.encode_missing(prompts, encode)
 

@@ -20,6 +20,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.finite import broken_weight
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.models.decoding import pixels_per_latent
 from danceopd_ext.models.family import Family
@@ -104,7 +105,10 @@ def fetch(source: Source) -> Source:
 
 
 def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
-    """The transformer in eval mode without gradients, on the CPU. Raises UserError when the weights do not load."""
+    """The transformer in eval mode without gradients, on the CPU.
+
+    Raises UserError when the weights do not load, or are not finite.
+    """
     cls = library_class(source.family.transformer_class)
     missing: list[str] = []
     try:
@@ -133,7 +137,17 @@ def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
             f"{source.transformer}: {count} tensors of the transformer are missing, such as {missing[0]}. "
             f"Is the file whole, and is it a {source.family.title} model?"
         )
+    if broken := broken_weight(model):
+        raise UserError(
+            f"{source.transformer}: the transformer's {broken} holds NaN or infinite numbers. The file is damaged, or "
+            f"{_narrow(dtype)}the training that made it broke down: download it again, or use another one."
+        )
     return model.eval().requires_grad_(False)
+
+
+def _narrow(dtype: torch.dtype) -> str:
+    """A reason that only float16, whose largest number is 65,504, gives."""
+    return 'fp16 is too narrow for it (then set mixed_precision = "bf16"), or ' if dtype == torch.float16 else ""
 
 
 def _own_names(path: Path) -> str | dict[str, torch.Tensor]:

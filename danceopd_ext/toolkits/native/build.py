@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
+from danceopd_ext.config import Preset
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.algebra import extract, merge
 from danceopd_ext.lora.layout import Layout
@@ -16,6 +17,7 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field, generator
 from danceopd_ext.models.family import Family, TextConditions
 from danceopd_ext.models.loading import load_transformer, stream
+from danceopd_ext.toolkits.native.broken import check_adapters
 from danceopd_ext.toolkits.native.checks import select_attention
 from danceopd_ext.toolkits.native.effects import NOTHING, at_rank, lost_by_rank
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, TeacherSource, torch_dtype
@@ -86,6 +88,8 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     if preset.training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()  # diffusers uses it where gradients are enabled, and only there
     prepared.forget_loras()  # the adapters hold them now
+    called = {adapter_name(name): f"[danceopd.teachers.{name}]" for name in prepared.teachers}
+    check_adapters(adapters, {**called, STUDENT: start_of(preset)}, preset.training.mixed_precision)
     base = AdapterField(family, adapters, None, accelerator.autocast)
     student = AdapterField(family, adapters, STUDENT, accelerator.autocast)
     teachers = {
@@ -95,6 +99,13 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
         for name, found in prepared.teachers.items()
     }
     return Fields(adapters, base, teachers, family.guided(student, preset.danceopd.student_guidance_scale), student)
+
+
+def start_of(preset: Preset) -> str:
+    """What the student starts from, for a message."""
+    if preset.network.network_weights:
+        return f"network_weights = {preset.network.network_weights}"
+    return f'the start of the student (student_init = "{preset.danceopd.student_init}")'
 
 
 def adapter_name(teacher: str) -> str:

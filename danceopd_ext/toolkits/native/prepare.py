@@ -29,6 +29,7 @@ from danceopd_ext.lora.write import unread
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
+from danceopd_ext.toolkits.native.broken import check_state
 from danceopd_ext.toolkits.native.checks import (
     check_attention,
     check_machine,
@@ -168,6 +169,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
         prepared.start = cut_to_rank(start, preset.network.network_dim, notes)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
+        check_state(prepared.resume)
     notes += check_output(preset)
     return prepared
 

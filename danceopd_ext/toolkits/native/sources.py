@@ -13,6 +13,7 @@ from danceopd_ext.data.latent_cache import SourceCache
 from danceopd_ext.data.targets import load_picture
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.loading import load_vae
+from danceopd_ext.toolkits.native.broken import naming_encoders
 from danceopd_ext.toolkits.native.prepare import Prepared
 from danceopd_ext.toolkits.native.targets import check_room, vae_key
 
@@ -35,6 +36,8 @@ def encode_sources(
 ) -> None:
     """Encode every source image that the cache lacks; then the VAE is gone. Raises UserError on a full disk."""
     missing = cache.missing(prepared.sources.uses) if cache else []
+    for note in cache.notes() if cache else []:
+        say(f"note: {note}")
     if accelerator.is_main_process and missing:
         sizes = (prepared.sources.fitted(prepared.sources.pictures[path].size, drawn) for path, drawn in missing)
         check_room(prepared, cache, [Item("", *size) for size in sizes])
@@ -43,7 +46,8 @@ def encode_sources(
         def latents(picture: Image.Image, drawn: Size) -> torch.Tensor:
             return prepared.family.encode_sources(vae, Sources([picture], drawn))["source_0"].float()
 
-        count = cache.encode_missing(missing, latents)
+        with naming_encoders(prepared.source, {"vae": vae}, "no"):
+            count = cache.encode_missing(missing, latents)
         say(f"encoded {count} source images; the VAE is freed")
         del vae
         if accelerator.device.type == "cuda":

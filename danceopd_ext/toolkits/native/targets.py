@@ -16,6 +16,7 @@ from danceopd_ext.data.targets import load_picture
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import encode
 from danceopd_ext.models.loading import load_vae
+from danceopd_ext.toolkits.native.broken import naming_encoders
 from danceopd_ext.toolkits.native.prepare import Prepared
 
 #: bytes of a number, and of an entry's header
@@ -41,6 +42,8 @@ def encode_targets(
     """Encode every picture that the cache lacks; then the VAE is gone. Raises UserError on a full disk."""
     items = _with_targets(prepared)
     missing = cache.missing(items) if cache else []
+    for note in cache.notes() if cache else []:
+        say(f"note: {note}")
     if accelerator.is_main_process and missing:
         check_room(prepared, cache, missing)
         vae = load_vae(prepared.source, torch.float32).to(accelerator.device)
@@ -49,7 +52,8 @@ def encode_targets(
             pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1).unsqueeze(0)
             return encode(vae, pixels / 127.5 - 1)[0].float()
 
-        count = cache.encode_missing(missing, latents)
+        with naming_encoders(prepared.source, {"vae": vae}, "no"):
+            count = cache.encode_missing(missing, latents)
         say(f"encoded {count} pictures; the VAE is freed")
         del vae
         if accelerator.device.type == "cuda":

@@ -16,10 +16,13 @@ from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.loading import load_text_pipeline
+from danceopd_ext.toolkits.native.broken import naming_encoders
 from danceopd_ext.toolkits.native.long_prompts import long_prompts
 from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
 
 EMPTY = ""
+#: the parts of a pipeline that encode prompts, and the source images that show in them
+ENCODERS = ("text_encoder", "siglip")
 #: what to do about a cache that does not fit on the disk
 FEWER_TEXTS = "Choose another text_encoder_cache_dir, or fewer texts (shuffle_caption and wildcards make many of one)."
 #: caches larger than this are announced
@@ -38,8 +41,10 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
     """Encode every prompt of the whole run that the cache lacks; then the text encoders are gone from memory."""
     preset = prepared.preset
     prompts = all_prompts(prepared)
-    missing = cache.missing(prompts)
-    if accelerator.is_main_process and missing:
+    missing = cache.missing(prompts) if accelerator.is_main_process else []
+    for note in cache.notes():
+        say(f"note: {note}")
+    if missing:
         pipeline = load_text_pipeline(prepared.source, torch_dtype(preset.training.mixed_precision), accelerator.device)
 
         @torch.no_grad()
@@ -52,10 +57,12 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
 
         for note in long_prompts(prepared, pipeline, missing):
             say(note)
-        check_room(cache, prompts, encode, say)
-        cache.encode_missing(prompts, encode, preset.dataset.text_encoder_batch_size)
+        encoders = {name: part for name, part in pipeline.components.items() if name.startswith(ENCODERS)}
+        with naming_encoders(prepared.source, encoders, preset.training.mixed_precision):
+            check_room(cache, prompts, encode, say)
+            cache.encode_missing(prompts, encode, preset.dataset.text_encoder_batch_size)
         say(f"encoded {len(missing)} prompts; the text encoders are freed")
-        del pipeline
+        del pipeline, encoders
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
     accelerator.wait_for_everyone()

@@ -1,0 +1,83 @@
+"""Cache files that show when they are damaged: safetensors with a digest of their tensors in the metadata.
+
+safetensors itself only sees that a file is cut off. One flipped byte in an encoded prompt would be trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..finite import first_broken
+
+#: the metadata entry that holds the digest
+DIGEST = "danceopd_sha256"
+#: why an entry cannot be used, as the end of "it is ..."
+DAMAGED, UNDIGESTED, NOT_FINITE = "damaged", "without a digest", "with NaN or infinite numbers"
+
+
+class Unsound(Exception):
+    """A file cannot be used; `why` is DAMAGED, UNDIGESTED or NOT_FINITE."""
+
+    def __init__(self, why: str):
+        super().__init__(why)
+        self.why = why
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of tensors on the CPU; the order does not count."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_entry(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors, metadata and digest to `path`; the caller sees to it that the file appears whole."""
+    save_file(dict(tensors), path, metadata={**(metadata or {}), DIGEST: digest_of(tensors)})
+
+
+def read_entry(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, as copies that do not hold the file open, and the metadata of an entry.
+
+    Raises FileNotFoundError where there is none, and Unsound for one that is damaged, has no digest (an earlier version
+    wrote it) or holds numbers that are not finite.
+    """
+    tensors, metadata = _read(path)
+    if DIGEST not in metadata:
+        raise Unsound(UNDIGESTED)
+    if metadata[DIGEST] != digest_of(tensors):
+        raise Unsound(DAMAGED)
+    if first_broken(tensors):
+        raise Unsound(NOT_FINITE)
+    return tensors, metadata
+
+
+def add_digest(path: Path) -> str | None:
+    """Add the digest to a file that another program has just written.
+
+    Returns the name of a tensor with NaN or infinite numbers if there is one; then the file stays as it is.
+    """
+    tensors, metadata = _read(path)
+    if broken := first_broken(tensors):
+        return broken
+    write_entry(path, tensors, metadata)
+    return None
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise Unsound(DAMAGED) from error
