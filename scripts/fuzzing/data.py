@@ -10,6 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from PIL import Image
+
 from danceopd_ext.data.load import load_data
 from danceopd_ext.errors import UserError
 from danceopd_ext.evaluation.jobs import gedit_jobs, geneval_jobs
@@ -148,16 +150,43 @@ def dataset_case(rng: Random, world: World, folder: Path) -> Case:
     if which == "caption":
         told += put(folder / "pictures" / "0.txt", odd_text(rng) * rng.choice((1, 1, 3)), rng, 0.5)
     if which == "picture":
-        told += _odd_picture(folder / "pictures" / f"{rng.randrange(3)}.png", rng)
+        told += odd_picture(folder / "pictures" / f"{rng.randrange(3)}.png", rng)
     return Case(_loader(world, {"dataset_config": path.name}, rng), told, ["dataset", "meta.json", "pictures"])
 
 
-def _odd_picture(path: Path, rng: Random) -> list[str]:
-    if rng.random() < 0.3:
+def odd_picture(path: Path, rng: Random) -> list[str]:
+    """Damage a picture, or put another in its place: of another kind, of extreme sizes, or none at all."""
+    kind = rng.random()
+    if kind < 0.25:
         return [replace_file(path, rng)]
-    data, told = damaged(path.read_bytes(), rng)
-    path.write_bytes(data)
-    return [f"{path.name}: {told}"]
+    if kind < 0.5:
+        data, told = damaged(path.read_bytes(), rng)
+        path.write_bytes(data)
+        return [f"{path.name}: {told}"]
+    if kind < 0.6:
+        text = rng.choice(
+            (
+                "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n",
+                "<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'/>",
+                "P6 99999 99999 255\n",
+                "P1\n2 2\n0 1 2",
+                "GIF89a\xff\xff\xff\xff",
+                "#define x_width 99999\n#define x_height 99999\nstatic char x_bits[] = {0",
+            )
+        )
+        path.write_text(text, "latin-1")
+        return [f"{path.name}: {text[:20]!a}"]
+    mode, form = (
+        rng.choice(("1", "L", "LA", "P", "RGBA", "I;16", "I", "F", "CMYK", "YCbCr")),
+        rng.choice(("PNG", "TIFF", "GIF")),
+    )
+    large = ((13_000, 13_000), (20_000, 20_000), (60_000, 1), (1, 60_000)) if mode in ("1", "P") else ((4000, 16),)
+    size = rng.choice((*large, (1, 1), (SIZE, SIZE), (SIZE, 1), (97, 31)))
+    try:
+        Image.new(mode, size).save(path, form)
+    except (OSError, ValueError, KeyError):
+        Image.new("RGBA", (1, 1)).save(path, "PNG")
+    return [f"{path.name}: {form}, {mode}, {size}"]
 
 
 def _loader(world: World, data: dict[str, Any], rng: Random) -> Callable[[Stage], None]:

@@ -36,7 +36,7 @@ from fuzzing.presets import native_preset
 from fuzzing.targets import Case, Stage, target
 from fuzzing.tensors import with_odd_tensors, write_safetensors
 from fuzzing.trees import as_json, as_toml, changed
-from fuzzing.values import odd_text, odd_value
+from fuzzing.values import TEMPLATES, odd_text, odd_value
 from fuzzing.worlds import SIZE, World
 
 STEPS = 4
@@ -127,7 +127,12 @@ def model_case(rng: Random, world: World, folder: Path) -> Case:
     texts_too = rng.random() < 0.3
     name = rng.choice(TEXTS if texts_too else CONFIGS)
     path = model / name
-    if rng.random() < 0.75:
+    if rng.random() < 0.1:
+        texts_too, name = True, "tokenizer/chat_template.jinja"
+        template = rng.choice(TEMPLATES)
+        (model / name).write_text(template, "utf-8")
+        told = [template]
+    elif rng.random() < 0.75:
         tree, told = changed(json.loads(path.read_text("utf-8")), rng)
         path.write_bytes(as_json(tree).encode("utf-8", "surrogatepass"))
     elif rng.random() < 0.3:

@@ -62,7 +62,7 @@ PLACES = (
     "loop.safetensors", "folder", "folder.txt", "folder.safetensors", "C:\\models\\x.safetensors",
     "\\\\host\\share\\x",
     "file:///etc/passwd", "https://localhost/x.safetensors", "a" * 300, "a/" * 3000, "x" * 254 + ".txt",
-    "preset.toml",
+    "preset.toml", "base.txt", "style.safetensors", "pictures/0.png", "pictures/0.txt",
     "../" * 40 + "etc/passwd", "x\0y.txt", "NUL", "con.txt", "a\nb.txt", " ", "*.txt", "stranger.py",
     "strange\x1b[31m.txt",
 )  # fmt: skip
@@ -81,6 +81,19 @@ STRINGS = (
     "torch.optim.adam.Adam", "transformers.Adafactor", "os.getcwd", "functools.partial", "typing.Any", "enum.Enum",
     "AdamW", "Adafactor", "Prodigy", "sgd", "cosine", "polynomial", "constant_with_warmup", "native", "sd-scripts",
     "musubi-tuner", "student", "base", "type", "wandb", "all", "tensorboard", "bf16", "fp16", "fp8", "sd3", "flux",
+)  # fmt: skip
+
+
+#: Jinja, in which tokenizers write how a conversation looks
+TEMPLATES = (
+    "{% for i in range(10**9) %}{% endfor %}", "{{ 'a' * 10**9 }}", "{{ 'a' * 10**11 }}", "{{ 10**10**8 }}",
+    "{% for", "{{ x.y.z }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ messages[99] }}", "{{ raise_exception('\x1b[31m') }}", "",
+    "\x1b[31m",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% set x = namespace(y=[]) %}{% for i in range(10**7) %}{% endfor %}",
+    "{{ cycler.__init__.__globals__.os.getpid() }}",
+    "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
 )  # fmt: skip
 
 
