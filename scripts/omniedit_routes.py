@@ -42,6 +42,7 @@ from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.tables import Row, encoded_of, read_rows, rgb_of, text_of
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
+from danceopd_ext.foreign.json import read_object
 
 EXAMPLE = """\
 example, 2000 edits of each kind, and a training of both (edits.toml has [danceopd.teachers.local] and .global):
@@ -125,9 +126,9 @@ def check_settings(out: Path, settings: Mapping[str, object]) -> None:
             raise UserError(f"{taken[0]} is there already, and no {path} says what it was made from. {remedy}")
         return
     try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"{path} cannot be read. {remedy}") from None
+        before = read_object(path, "note on the routes")
+    except UserError as error:
+        raise UserError(f"{error} {remedy}") from None
     old, new = before.get("--limit"), settings["--limit"]
     if isinstance(old, int) and (new is None or new >= old):
         before["--limit"] = new

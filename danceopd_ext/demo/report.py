@@ -24,6 +24,8 @@ from danceopd_ext.demo.omni_draw import draw
 from danceopd_ext.demo.report_tasks import OWNERS, Task, tasks
 from danceopd_ext.demo.scene import IMAGE_SIZE
 from danceopd_ext.files import whole_file
+from danceopd_ext.foreign.json import parse_lines
+from danceopd_ext.foreign.text import read_text
 from danceopd_ext.machine import versions
 from danceopd_ext.pictures import PAPER, draw_grid
 from danceopd_ext.quiet import quieten
@@ -134,7 +136,8 @@ def table(scores: dict[str, dict[str, float]]) -> str:
 
 def peak_memory_of(log: Path) -> float:
     """Peak memory of the training process in MiB, from its log."""
-    return float(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["peak_memory_mb"])
+    *_, (_, last) = parse_lines(read_text(log, "log"), str(log), finite=False)
+    return float(last["peak_memory_mb"])
 
 
 def main(folder: Path, seconds: dict[str, float]) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from danceopd_ext.data.fingerprint import fingerprint
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import MissingFile, UserError
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.files import whole_file
+from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.loading import Source
 
 SETTINGS, ASKED = "settings.json", "asked.json"
@@ -71,14 +72,13 @@ def write_notes(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Jo
 
 
 def _read(path: Path) -> dict:
-    """The file's object; empty where there is none."""
+    """The file's object; empty if there is no file. Raises UserError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return read_object(path, "note on the pictures")
+    except MissingFile:
         return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). {REMEDY}") from None
-    return found if isinstance(found, dict) else {}
+    except UserError as error:
+        raise UserError(f"{error} {REMEDY}") from None
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:

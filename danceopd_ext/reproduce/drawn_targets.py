@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from ..demo.omni_draw import doubled, draw, encode_edits, encode_texts, halved
 from ..demo.pretrain.teachers import use_loras
 from ..files import whole_folder
+from ..foreign.tables import read_csv
 from .evaluate import load
 from .sources import BASE, STYLE, Sources
 
@@ -36,8 +36,7 @@ def with_drawn_targets(prompts: Path, teacher: Mapping[str, object], sources: So
 
 
 def _redraw(folder: Path, prompts: str, name: str, sources: Sources, steps: int) -> None:
-    with open(folder / prompts, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(folder / prompts, "prompt file")
     pipeline = load(str(sources.pipeline), str(sources.style) if name == STYLE else None)
     files = {name: sources.file(name)} if name not in (BASE, STYLE) else {}
     use_loras(pipeline, files, dict.fromkeys(files, 1.0))

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import UserError
 from ..files import whole_file
+from ..foreign.tables import read_csv
 
 FACTS = ("label", "group", "seed", "alpha", "beta", "forwards", "backwards", "seconds")
 
@@ -42,9 +44,11 @@ def write_entries(file: Path, entries: Sequence[Entry]) -> None:
 
 
 def read_entries(file: Path) -> list[Entry]:
-    """The lines of `write_entries`."""
-    with open(file, encoding="utf-8", newline="") as handle:
-        return [_entry(row) for row in csv.DictReader(handle)]
+    """The lines of `write_entries`. Raises UserError for a file that is missing or of another form."""
+    try:
+        return [_entry(row) for row in read_csv(file, "table of numbers")]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file}: a line is not that of a table of numbers ({error}). Make the table again.") from None
 
 
 def _entry(row: dict[str, str]) -> Entry:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import MissingFile, UserError
 from ..files import whole_file
 from ..pictures import PAPER
 from .budgets import BUDGETS, Budget
@@ -42,8 +42,9 @@ def read(name: str, folder: Path) -> Made:
     try:
         marks = read_marks(folder / f"{name}-marks.npz")
         return Made(folder, facts_of(name, folder), read_entries(folder / f"{name}.csv"), marks)
-    except OSError as error:
-        raise UserError(f"{error.filename} is missing: {folder} holds no table {name}.") from None
+    except (OSError, MissingFile) as error:
+        file = error.path if isinstance(error, MissingFile) else error.filename
+        raise UserError(f"{file} is missing: {folder} holds no table {name}.") from None
 
 
 def check_alike(one: Made, other: Made) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..files import whole_file
+from ..foreign.json import read_object
+from ..foreign.text import read_text
 from .budgets import BUDGETS, Budget
 from .claims import ABSORPTION, COMPOSITION, LOCAL_GLOBAL, Claim, Verdict, ablation_claims, guidance_claims, judge
 from .entries import read_entries
@@ -46,8 +48,14 @@ def verdicts_of(table: str, results: Path) -> list[Verdict]:
 
 
 def facts_of(table: str, results: Path) -> Mapping[str, Any]:
-    """What a table was made with."""
-    return json.loads((results / f"{table}.json").read_text(encoding="utf-8"))
+    """What a table was made with. Raises UserError for a file that is missing or does not say it."""
+    file = results / f"{table}.json"
+    facts = read_object(file, "table's facts")
+    kinds = {"budget": str, "seeds": list, "sizes": dict, "versions": dict, "training_hours": int | float}
+    wrong = [name for name, kind in kinds.items() if not isinstance(facts.get(name), kind)]
+    if wrong or facts["budget"] not in BUDGETS:
+        raise UserError(f"{file}: {(wrong or ['budget'])[0]} is missing or wrong. Make the table again.")
+    return facts
 
 
 def write_page(results: Path) -> Path:
@@ -80,7 +88,7 @@ def section(table: str, facts: Mapping[str, Any], results: Path) -> str:
         parts.append(claims_table(verdicts))
     notes = results / f"{table}-notes.md"
     if notes.is_file():
-        parts.append(notes.read_text(encoding="utf-8").strip())
+        parts.append(read_text(notes, "notes of a table").strip())
     return "\n\n".join(parts)
 
 

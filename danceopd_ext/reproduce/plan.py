@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..foreign.json import read_object
 from .budgets import Budget
 from .entries import Entry
 from .evaluate import SEED, TUNING_SEED, Job
@@ -92,7 +93,7 @@ def entries_of(plan: Plan) -> list[Entry]:
 
 
 def _entry(one: Drawn) -> Entry:
-    scores = json.loads(Path(one.job.result).read_text(encoding="utf-8"))["scores"]
+    scores = read_object(Path(one.job.result), "file of scores")["scores"]
     values = {f"{measure} {column}": value for measure, row in scores.items() for column, value in row.items()}
     cost = cost_of(one.run) if one.run else None
     return Entry(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from tqdm import tqdm
 
 from ..errors import TrainingError
 from ..files import whole_file
+from ..foreign.json import parse_lines
+from ..foreign.text import read_text
 from .presets import NAME, Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,7 @@ def cost_of(run: Run) -> Cost:
 
 def costs_of_steps(run: Run) -> list[Cost]:
     """What each step of a run took, from its log."""
-    entries = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    entries = [entry for _, entry in parse_lines(read_text(run.log, "log"), str(run.log), finite=False)]
     return [
         Cost(entry["forwards"], round(entry["student_forwards_per_sample"] * entry["samples"]), entry["seconds"])
         for entry in entries

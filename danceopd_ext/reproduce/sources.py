@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from ..data.fingerprint import fingerprint
 from ..demo import FOLDER
 from ..errors import UserError
 from ..files import whole_folder
+from ..foreign.json import read_object
 
 PIPELINE_CLASS = "ZImageOmniPipeline"
 BASE, STYLE = "base", "style"
@@ -78,7 +78,6 @@ def find_sources(folder: Path | None, needed: Iterable[str]) -> Sources:
 def _edits(pipeline: Path) -> bool:
     """Whether a folder holds a pipeline that edits."""
     try:
-        index = json.loads((pipeline / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(pipeline / "model_index.json").get("_class_name") == PIPELINE_CLASS
+    except UserError:
         return False
-    return isinstance(index, dict) and index.get("_class_name") == PIPELINE_CLASS

@@ -101,7 +101,8 @@ def test_notes_that_are_damaged_are_named(evaluate, tmp_path, sd3, refusal):
     evaluate.main(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
     notes = tmp_path / "out" / "base" / "settings.json"
     notes.write_text("{", encoding="utf-8")
-    assert f"{notes} cannot be read" in refusal(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
+    told = refusal(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
+    assert f"{notes}: not valid JSON" in told and "delete the folder" in told
 
 
 def test_a_corrected_benchmark_file_corrects_what_the_scorer_reads(evaluate, tmp_path, sd3, capsys):

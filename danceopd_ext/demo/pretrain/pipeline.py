@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline, ZImageTransformer2DModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
+from ...foreign.json import read_object
 from ..scene import BACKGROUNDS, CELLS, COLOURS, COUNT_WORDS, SHAPES
 
 TEXT_DIM = 64
@@ -118,6 +119,6 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, fresh_tokenizer: Pr
 
 
 def edit_json(file: Path, changes: dict, drop: tuple[str, ...]) -> None:
-    content = json.loads(file.read_text(encoding="utf-8")) | changes
+    content = read_object(file) | changes
     content = {key: value for key, value in content.items() if key not in drop}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
