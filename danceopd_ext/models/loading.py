@@ -6,7 +6,7 @@ in two steps: `find_source` downloads a few small files, on which everything can
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 import re
 from dataclasses import dataclass, replace
@@ -21,18 +21,28 @@ from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.finite import broken_weight
+from danceopd_ext.foreign.json import read_object
 from danceopd_ext.lora.layout import Layout
+from danceopd_ext.models.configuration import (
+    MOST_BYTES,
+    REMEDY,
+    TEXT_PARTS,
+    built_from,
+    check_index,
+    check_text_encoder,
+    on_paper,
+    read_configuration,
+    within_limits,
+)
 from danceopd_ext.models.decoding import pixels_per_latent
-from danceopd_ext.models.family import Family
+from danceopd_ext.models.family import Family, flow_match_shift
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-TEXT_PARTS = (
-    "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
-    "processor", "siglip", "siglip_processor",
-)  # fmt: skip
 
-INDEX = "model_index.json"
+INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
+#: tokens of a large picture, for which a scheduler is tried out
+LONG_SEQUENCE = 16384
 #: what tells a model's family, layers and sizes; its pipeline uses these files too, so that none is fetched in vain
 CHECKED_FILES = (INDEX, "transformer/config.json", "vae/config.json")
 
@@ -60,9 +70,9 @@ class Source:
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent, from the VAE's configuration alone."""
-        cls = library_class(self.family.vae_class)
-        config = _load_part(self, lambda: cls.load_config(self.components, subfolder="vae"))
-        return pixels_per_latent(self.family.vae_class, config)
+        config = read_configuration(self.components, "vae", library_class(self.family.vae_class))
+        with built_from(self.components / "vae" / "config.json"):
+            return pixels_per_latent(self.family.vae_class, config)
 
 
 def find_source(
@@ -124,7 +134,7 @@ def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
                 source.transformer, subfolder="transformer", torch_dtype=dtype, output_loading_info=True
             )
             missing += info["missing_keys"]
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:
         raise UserError(
             f"{source.transformer}: the transformer does not load ({_first_line(error)}). "
             f"Is the file whole, and is it a {source.family.title} model?"
@@ -198,9 +208,26 @@ def stream(module: torch.nn.Module, device: torch.device) -> None:
 
 
 def load_scheduler(source: Source) -> Any:
-    """The model's own FlowMatchEulerDiscreteScheduler."""
+    """The model's own FlowMatchEulerDiscreteScheduler. Raises UserError."""
     cls = diffusers.FlowMatchEulerDiscreteScheduler
-    return _load_part(source, lambda: cls.from_pretrained(source.components, subfolder="scheduler"))
+    config = read_configuration(source.components, "scheduler", cls, SCHEDULER)
+    with built_from(source.components / "scheduler" / SCHEDULER):
+        scheduler = cls.from_config(config)
+        tried = copy.deepcopy(scheduler)
+        tried.set_timesteps(sigmas=[1.0, 0.5], mu=flow_match_shift(tried.config, LONG_SEQUENCE, 1.15))
+        if not (tried.sigmas.isfinite().all() and (tried.sigmas.diff() <= 0).all()):
+            raise ValueError("its noise levels do not fall")
+        return scheduler
+
+
+def check_parts(source: Source) -> None:
+    """Raise UserError for a configuration of scheduler, VAE or text encoders that nothing can be made of."""
+    load_scheduler(source)
+    vae = library_class(source.family.vae_class)
+    on_paper(vae, read_configuration(source.components, "vae", vae), source.components / "vae" / "config.json")
+    for folder in source.text_files:
+        if folder.name.startswith("text_encoder"):
+            check_text_encoder(folder)
 
 
 def load_vae(source: Source, dtype: torch.dtype) -> Any:
@@ -222,8 +249,11 @@ def library_class(name: str) -> Any:
 
 def _load_part(source: Source, load: Any) -> Any:
     try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        with within_limits(source.components):
+            return load()
+    except UserError:
+        raise
+    except Exception as error:  # whatever diffusers, transformers and torch say to the files of a stranger
         raise UserError(f"{source.components}: a part of the model does not load ({_first_line(error)}).") from error
 
 
@@ -266,10 +296,11 @@ def _checked_files(where: str, key: str) -> Path:
 
 
 def _family_of_folder(folder: Path, where: str) -> Family:
-    try:
-        class_name = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{folder / INDEX} cannot be read ({_first_line(error)}).") from error
+    index = read_object(folder / INDEX, "model's index", REMEDY, MOST_BYTES)
+    check_index(index, folder / INDEX)
+    class_name = index.get("_class_name")
+    if not isinstance(class_name, str):
+        raise UserError(f"{folder / INDEX} does not name the pipeline (_class_name). {REMEDY}")
     family = family_of_pipeline(class_name)
     if family is None:
         known = ", ".join(f"{f.title} ({f.pipeline_class})" for f in FAMILIES.values())
@@ -313,8 +344,12 @@ def _first_line(error: BaseException) -> str:
 
 def load_layout(source: Source) -> tuple[Layout, dict]:
     """LoRA names and shapes of the model, and the transformer's configuration, without loading a weight."""
-    cls = library_class(source.family.transformer_class)
-    config = _load_part(source, lambda: cls.load_config(source.components, subfolder="transformer"))
-    with torch.device("meta"):
-        transformer = cls.from_config(config)
-    return source.family.layout(transformer), dict(transformer.config)
+    cls, family = library_class(source.family.transformer_class), source.family
+    file = source.components / "transformer" / "config.json"
+    transformer = on_paper(cls, read_configuration(source.components, "transformer", cls), file)
+    config, scale = dict(transformer.config), source.vae_scale_factor
+    with built_from(file):
+        limits = family.size_limits(config, scale)
+        if not 0 < limits.multiple <= limits.maximum:
+            raise ValueError(f"it draws no size: multiples of {limits.multiple} up to {limits.maximum} pixels")
+        return family.layout(transformer), config

@@ -21,7 +21,7 @@ from danceopd_ext.lora.layout import Layout
 from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.loading import Source, checkpoint_keys
+from danceopd_ext.models.loading import Source, check_parts, checkpoint_keys
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.earlier import refuse_overwriting
 from danceopd_ext.toolkits.lock import refuse_second_run
@@ -95,9 +95,11 @@ def select_attention(family: Family, transformer: torch.nn.Module, name: str) ->
 
 
 def check_weights(source: Source) -> None:
-    """Raise UserError for a weight file that is missing or only half downloaded. Those on the hub are checked later."""
+    """Raise UserError for a weight file that is missing or only half downloaded, and for a configuration of a part that
+    nothing can be made of. Those on the hub are checked later."""
     if source.hub:
         return
+    check_parts(source)
     check_transformer(source)
     for folder in source.text_files:
         if folder.name.startswith("text_encoder"):

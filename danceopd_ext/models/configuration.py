@@ -1,0 +1,166 @@
+"""The configurations of a model folder: read as foreign text, and built by diffusers within limits.
+
+diffusers takes whatever they hold: it makes a billion layers, one after the other, and ends in any of Python's errors
+where a list stands for a number. So their values are held against the defaults of the class that takes them, and what
+they describe is built under the eyes of `built_from`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.modules import module as torch_modules
+
+from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.foreign.files import MIB
+from danceopd_ext.foreign.json import read_object, shown
+
+#: the parts of a pipeline, and those of them that encode prompts
+PARTS = ("transformer", "vae", "scheduler")
+TEXT_PARTS = (
+    "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
+    "processor", "siglip", "siglip_processor",
+)  # fmt: skip
+
+#: bytes of a configuration; modules of a part of a model (the largest have a few thousand), and numbers in its weights
+MOST_BYTES, MOST_MODULES, MOST_NUMBERS = 4 * MIB, 8000, 10**12
+#: the largest number in a configuration, and the most layers, blocks or heads
+LARGEST, MOST_LAYERS = 10**6, 1000
+#: entries of a list in a configuration
+LONGEST_LIST = 10_000
+
+REMEDY = "Download the model again."
+
+
+def read_configuration(folder: Path, part: str, cls: Any, name: str = "config.json") -> dict[str, Any]:
+    """The configuration of the part of a model folder from which `cls`, a class of diffusers, is made.
+
+    Raises UserError that names the file if it is not a JSON object, or has a value of another kind than the class's
+    default, a whole number below 0, or a number above LARGEST.
+    """
+    file = folder / part / name
+    config = read_object(file, f"configuration of the {part}", REMEDY, MOST_BYTES)
+    _check_counts(config, file)
+    for key, example in _examples(cls).items():
+        if key in config and (wrong := _wrong(config[key], example)):
+            raise UserError(f"{file}: {key} = {shown(config[key])}: expected {wrong}. {REMEDY}")
+    return config
+
+
+def check_text_encoder(folder: Path) -> None:
+    """Raise UserError if the configuration of a text encoder is not a JSON object, or wants endless layers."""
+    file = folder / "config.json"
+    _check_counts(read_object(file, f"configuration of the {folder.name}", REMEDY, MOST_BYTES), file)
+
+
+def _check_counts(config: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError for more than MOST_LAYERS layers, blocks or heads, or fewer than none, also in a table inside."""
+    for key, value in config.items():
+        counts = any(word in key for word in ("layers", "blocks", "heads"))
+        if isinstance(value, dict):
+            _check_counts(value, file)
+        elif counts and isinstance(value, int | float) and not 0 <= value <= MOST_LAYERS:
+            raise UserError(f"{file}: {key} = {value}: expected a number from 0 to {MOST_LAYERS:,}. {REMEDY}")
+
+
+@contextmanager
+def built_from(file: Path) -> Iterator[None]:
+    """What is built inside from the configuration `file` is a result, or ends as a UserError that names it."""
+    try:
+        with within_limits(file):
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever Python and torch say to such values
+        reason = few_letters(str(error).strip() or type(error).__name__, 200).rstrip(".")
+        raise UserError(f"{file}: nothing can be made of it ({reason}). {REMEDY}") from error
+
+
+@contextmanager
+def within_limits(file: Path) -> Iterator[None]:
+    """Raise UserError as soon as more than MOST_MODULES modules or MOST_NUMBERS numbers in them are made inside.
+
+    `file`: the configuration or folder that describes them.
+    """
+    modules, numbers = 0, 0
+
+    def count_module(*_: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MOST_MODULES:
+            raise UserError(f"{file}: it describes a model of more than {MOST_MODULES:,} modules. {REMEDY}")
+
+    def count_numbers(_: Any, __: str, parameter: torch.Tensor | None) -> None:
+        nonlocal numbers
+        numbers += 0 if parameter is None else parameter.numel()
+        if numbers > MOST_NUMBERS:
+            raise UserError(f"{file}: it describes a model of more than {MOST_NUMBERS:,} parameters. {REMEDY}")
+
+    hooks = [
+        torch_modules.register_module_module_registration_hook(count_module),
+        torch_modules.register_module_parameter_registration_hook(count_numbers),
+        torch_modules.register_module_buffer_registration_hook(count_numbers),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def on_paper(cls: Any, config: Mapping[str, Any], file: Path) -> torch.nn.Module:
+    """The module of a configuration without memory for its weights. Raises UserError that names `file`."""
+    with built_from(file), torch.device("meta"):
+        return cls.from_config(dict(config))
+
+
+def check_index(index: Mapping[str, Any], file: Path) -> None:
+    """Raise UserError where a part in a pipeline's index is not named as [library, class], as diffusers expects it."""
+    for part in (*PARTS, *TEXT_PARTS):
+        names = index.get(part)
+        pair = isinstance(names, list) and len(names) == 2 and all(isinstance(one, str | None) for one in names)
+        if names is not None and not pair:
+            raise UserError(f"{file}: {part} = {shown(names)}: expected [library, class]. {REMEDY}")
+
+
+def _examples(cls: Any) -> dict[str, Any]:
+    """The arguments of a class -> a value of the kind that each takes: its default, or one by its annotation."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return {one.name: _example(str(one.annotation)) if one.default is None else one.default for one in parameters}
+
+
+def _example(annotation: str) -> Any:
+    numbers = {"float": 0.0, "int": 0}
+    number = next((value for word, value in numbers.items() if re.search(rf"\b{word}\b", annotation)), None)
+    return [number] if number is not None and re.search(r"\b(tuple|list)\b", annotation.lower()) else number
+
+
+def _wrong(value: Any, example: Any) -> str:
+    """What was expected instead of a value that is not of the example's kind, or ""."""
+    if value is None:
+        return ""
+    if isinstance(example, list | tuple):
+        return _wrong_list(value, example)
+    for kind, words in ((bool, "true or false"), (str, "a text")):
+        if isinstance(example, kind):
+            return "" if isinstance(value, kind) else words
+    if not isinstance(example, int | float):
+        return ""
+    lowest = 0 if isinstance(example, int) and isinstance(value, int) else -LARGEST
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= LARGEST
+    return "" if fine else f"a number from {lowest:,} to {LARGEST:,}"
+
+
+def _wrong_list(value: Any, example: list | tuple) -> str:
+    if not isinstance(value, list | tuple):
+        return "a list"
+    if len(value) > LONGEST_LIST:
+        return f"a list of at most {LONGEST_LIST:,}"
+    found = next((wrong for one in value if example and (wrong := _wrong(one, example[0]))), "")
+    return f"a list, each entry {found}" if found else ""
