@@ -1,0 +1,126 @@
+"""What a disk would not do, and the reason in words: it is full, read-only, over its quota, gone, or in use.
+
+torch, safetensors and Pillow hide the system's error in errors of their own; it is found in there.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+FULL, QUOTA = "no space is left on the disk", "the disk quota is used up"
+LARGE = "the file is larger than the disk or `ulimit -f` allows"
+READ_ONLY, BROKEN = "the disk is read-only now", "the disk reports an error"
+FORBIDDEN, GONE = "the file or folder is protected", "the folder is gone"
+AWAY, IN_USE = "the drive does not answer", "another program has the file open"
+MANY, UNKNOWN = "too many files are open", "a file could not be written"
+
+#: those that say something of the disk, whatever was done with which file
+OF_THE_DISK = (FULL, QUOTA, LARGE, READ_ONLY, BROKEN, AWAY, MANY)
+#: what to do about each
+REMEDIES = {
+    FULL: "Free some space.",
+    QUOTA: "Delete something, or ask for more.",
+    LARGE: "Raise that limit, or use another disk.",
+    READ_ONLY: "Mount it for writing again, or use another disk.",
+    BROKEN: "Check the disk and its cable.",
+    FORBIDDEN: "Check the permissions.",
+    GONE: "Create it again, or reconnect its drive.",
+    AWAY: "Reconnect it.",
+    IN_USE: "Close that program.",
+    MANY: "Close other programs, or raise `ulimit -n`.",
+    UNKNOWN: "Check the disk.",
+}
+#: names of the system's errors, as POSIX has them; not every system has each
+_NAMES = {
+    FULL: ("ENOSPC",),
+    QUOTA: ("EDQUOT",),
+    LARGE: ("EFBIG",),
+    READ_ONLY: ("EROFS",),
+    BROKEN: ("EIO", "EUCLEAN", "EBADMSG"),
+    FORBIDDEN: ("EPERM", "EACCES"),
+    GONE: ("ENOENT", "ENOTDIR", "ENODEV", "ENXIO"),
+    AWAY: ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EREMOTEIO"),
+    IN_USE: ("EBUSY", "ETXTBSY"),
+    MANY: ("EMFILE", "ENFILE"),
+}
+_POSIX = {getattr(errno, name): words for words, names in _NAMES.items() for name in names if hasattr(errno, name)}
+#: the same on Windows, where one number of POSIX stands for many of these
+_WINDOWS = {
+    **dict.fromkeys((39, 112), FULL),
+    1295: QUOTA,
+    223: LARGE,
+    19: READ_ONLY,
+    **dict.fromkeys((23, 483, 1117, 1392, 1393), BROKEN),
+    5: FORBIDDEN,
+    **dict.fromkeys((2, 3, 15), GONE),
+    **dict.fromkeys((21, 53, 54, 55, 59, 64, 67, 121, 433, 1167, 1231), AWAY),
+    **dict.fromkeys((32, 33, 1224), IN_USE),
+    4: MANY,
+}
+#: Rust's form of the system's number (safetensors): of versions before and since 0.5
+_RUST = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
+#: what torch's and Pillow's own writers say if they do not know why
+_UNKNOWN = re.compile(
+    r"PytorchStreamWriter failed|enforce fail at inline_container|iostream error|Parent directory .* does not exist"
+    r"|encoder error -\d+ when writing image file"
+)
+
+
+@dataclass(frozen=True)
+class DiskProblem:
+    """Why a file could not be written. `reason` and `remedy`: for a message, the remedy as a sentence."""
+
+    reason: str
+    remedy: str
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether another name in the same folder may do."""
+        return self.reason in (IN_USE, FORBIDDEN)
+
+
+def disk_problem(problem: BaseException | None) -> DiskProblem | None:
+    """What was wrong with the disk, if that is what an exception tells; None for any other error."""
+    unknown = False
+    for one in _all_of(problem):
+        reason = _reason(one)
+        if reason:
+            return DiskProblem(reason, REMEDIES[reason])
+        unknown = unknown or bool(_UNKNOWN.search(str(one)))
+    return DiskProblem(UNKNOWN, REMEDIES[UNKNOWN]) if unknown else None
+
+
+def of_the_disk(problem: BaseException) -> DiskProblem | None:
+    """`disk_problem`, if it is one whatever was done with which file: a missing file may have led to anything."""
+    found = disk_problem(problem)
+    return found if found and found.reason in (*OF_THE_DISK, UNKNOWN) else None
+
+
+def _reason(problem: BaseException) -> str | None:
+    if isinstance(problem, (BrokenPipeError, ConnectionError, ChildProcessError, InterruptedError, BlockingIOError)):
+        return None  # another process or computer, not a disk
+    if isinstance(problem, OSError):
+        windows = getattr(problem, "winerror", None)
+        return _WINDOWS.get(windows) or _POSIX.get(problem.errno or 0)
+    found = _RUST.search(str(problem))
+    if not found:
+        return None
+    number = int(found[1] or found[2])
+    # Both systems count from 1: a number that both know is read as this one's.
+    first, second = (_WINDOWS, _POSIX) if _ON_WINDOWS else (_POSIX, _WINDOWS)
+    return first.get(number) or second.get(number)
+
+
+def _all_of(problem: BaseException | None) -> Iterator[BaseException]:
+    """The exception and those that it was raised from or while handling."""
+    seen: set[int] = set()
+    while problem is not None and id(problem) not in seen:
+        seen.add(id(problem))
+        yield problem
+        problem = problem.__cause__ or problem.__context__
+
+
+_ON_WINDOWS = hasattr(errno, "WSAEINVAL")
