@@ -6,14 +6,19 @@ killed at any moment leaves either the old file, the new file, or nothing under 
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from danceopd_ext.errors import UserError
 
@@ -22,14 +27,99 @@ HELD_OPEN = os.name == "nt"
 #: seconds that such a program has to let go
 PATIENCE = 5.0
 
+#: a temporary name: of which file or folder, and that it is ours
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.danceopd\.part")
+#: the file in a folder that one process at a time fills
+LOCK = ".danceopd.lock"
+#: of files that a number can go before
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".png")
+#: what a disk says that cannot flush: some network drives
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.danceopd.part")
+
+
+def remove_leftovers(folder: Path, is_own: Callable[[str], bool] = lambda _: True) -> int:
+    """Remove what killed processes left half written in `folder`; return how many files and folders that were.
+
+    `is_own`: of the final name, whether its temporary files are garbage. They are if a lock says that nobody else
+    writes files of such names: what another process is writing looks the same.
+    """
+    try:
+        named = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
+    except OSError:
+        return 0
+    left = [path for path, found in named if found and is_own(found["name"])]
+    for path in left:
+        _delete(path)
+    return sum(not os.path.lexists(path) for path in left)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a folder with what is in it, or a link without what it points to, as far as the system lets."""
+    with suppress(OSError):
+        if path.is_dir() and not is_link(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def is_link(path: Path) -> bool:
+    """Whether it is a symbolic link, also one to nothing, or a junction of Windows."""
+    return path.is_symlink() or getattr(os.path, "isjunction", lambda _: False)(path)  # Python 3.12
+
+
+def refuse_links(paths: Iterable[Path], remedy: str = "Remove the link") -> None:
+    """Raise UserError if one of these is a link: the run would write to where it points.
+
+    An output folder that somebody has got from others may hold links to the user's own files.
+    """
+    for path in paths:
+        if is_link(path):
+            target = os.readlink(path)
+            raise UserError(f"{path} is a link to {target}, and the run would write there. {remedy}.")
+
+
+@contextmanager
+def only_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, no other process fills this folder; what killed ones left half written in it is removed.
+
+    Waits for another process that fills it, which is said. On a disk that has no locks nothing is removed.
+    """
+    lock = _locked(folder, say)
+    if lock is None:
+        yield
+        return
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _locked(folder: Path, say: Callable[[str], None]) -> FileLock | None:
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another run that fills {folder}")
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        return None
+    return lock
 
 
 def _flush(path: Path) -> None:
     with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as problem:
+            if problem.errno not in _NO_FLUSH:
+                raise
 
 
 def _usual_mode(path: Path) -> None:
@@ -37,7 +127,8 @@ def _usual_mode(path: Path) -> None:
     if os.name == "posix":
         mask = os.umask(0)
         os.umask(mask)
-        path.chmod(0o666 & ~mask)
+        with suppress(PermissionError):  # a disk of Windows' own form has no such permissions
+            path.chmod(0o666 & ~mask)
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -53,14 +144,21 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, the latter whole or not at all. What another program has open stays."""
-    with suppress(PermissionError):
-        if path.is_dir():
+    """Remove a file, a link or a folder, the latter whole or not at all. What the system does not let go stays."""
+    with suppress(OSError):
+        if path.is_dir() and not is_link(path):
             gone = _temporary_name(path)
             os.replace(path, gone)
             shutil.rmtree(gone, ignore_errors=True)
         else:
             path.unlink()
+
+
+def free_name(path: Path) -> Path:
+    """`NAME-2.safetensors`, or the first such name after it that nobody has; a folder's is `NAME-2`."""
+    suffix = path.suffix if path.suffix in ENDINGS else ""
+    stem = path.name.removesuffix(suffix)
+    return next(free for n in count(2) if not os.path.lexists(free := path.with_name(f"{stem}-{n}{suffix}")))
 
 
 @contextmanager
@@ -75,7 +173,24 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         _flush(part)
         _replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        _delete(part)
+
+
+@contextmanager
+def whole_named_file(path: str | os.PathLike) -> Iterator[Path]:
+    """`whole_file` for a writer that looks at the ending: the temporary path has the final name, in another folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = _temporary_name(path)
+    try:
+        folder.mkdir()
+        part = folder / path.name
+        yield part
+        _usual_mode(part)
+        _flush(part)
+        _replace(part, path)
+    finally:
+        _delete(folder)
 
 
 @contextmanager
@@ -87,14 +202,14 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _temporary_name(path)
-    part.mkdir()
     try:
+        part.mkdir()
         yield part
         for file in part.rglob("*"):
             if file.is_file():
                 _usual_mode(file)
                 _flush(file)
-        if path.exists():
+        if os.path.lexists(path):
             old = _temporary_name(path)
             _replace(path, old)
             try:
@@ -102,11 +217,11 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
             except OSError:
                 _replace(old, path)
                 raise
-            shutil.rmtree(old, ignore_errors=True)
+            _delete(old)
         else:
             _replace(part, path)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _delete(part)
 
 
 def check_writable(folder: Path, option: str = "output_dir") -> None:
