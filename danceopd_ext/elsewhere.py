@@ -1,0 +1,140 @@
+"""Where a result goes if the disk does not take it: another name, another folder, or the same one after a while.
+
+A finished LoRA is hours of work: it is not given up while a place is left that may hold it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from danceopd_ext.disks import DiskProblem, disk_problem
+from danceopd_ext.errors import readable
+from danceopd_ext.files import free_name, is_link
+
+#: seconds between two rounds of tries, and seconds that a run without a terminal goes on trying
+PAUSE, LONGEST_WAIT = 10.0, 1800.0
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a result is. `reason`: why it is not where it was wanted; empty if it is."""
+
+    path: Path
+    reason: str = ""
+
+    def told(self, wanted: Path) -> str:
+        """`saved PATH`, and why it is another path than the one that was wanted."""
+        if self.path == wanted:
+            return f"saved {self.path}"
+        if self.path.parent == wanted.parent:
+            return f"saved {self.path}: {wanted.name} cannot be replaced, as {self.reason}"
+        return f"saved {self.path}, not in {wanted.parent}: {self.reason}. Move it to where you keep results."
+
+
+class NoPlace(Exception):
+    """No folder takes a result. `tried`: folder -> why not."""
+
+    def __init__(self, name: str, tried: dict[Path, DiskProblem]):
+        self.name, self.tried = name, tried
+        where = "; ".join(f"{folder}: {problem.reason}" for folder, problem in tried.items())
+        super().__init__(readable(f"{name} cannot be saved ({where})"))
+
+    @property
+    def problem(self) -> DiskProblem:
+        """What was wrong where it was wanted."""
+        return next(iter(self.tried.values()))
+
+    @property
+    def between(self) -> str:
+        """The message if it was not the last save."""
+        return f"{self.problem.reason} for {self.name}: training goes on. {self.problem.remedy}"
+
+
+def put(write: Callable[[Path], object], wanted: Path, anywhere: bool = False) -> Placed:
+    """Write a result to the wanted path, or to another name beside it if another program has that file open.
+
+    `anywhere`: also try the working, the temporary and the home folder. `write` leaves nothing behind if it fails.
+    Raises NoPlace; an error that is not of the disk passes through.
+    """
+    tried: dict[Path, DiskProblem] = {}
+    for path in _places(wanted, anywhere, tried):
+        try:
+            write(path)
+        except Exception as error:
+            problem = disk_problem(error)
+            if problem is None:
+                raise
+            tried.setdefault(path.parent, problem)
+            continue
+        return Placed(path, next(iter(tried.values())).reason if tried else "")
+    raise NoPlace(wanted.name, tried)
+
+
+def _places(wanted: Path, anywhere: bool, tried: dict[Path, DiskProblem]) -> Iterator[Path]:
+    """The paths to try, in turn; `tried` grows meanwhile."""
+    yield wanted
+    if tried[wanted.parent].is_in_use:
+        yield free_name(wanted)
+    for folder in _other_folders() if anywhere else ():
+        if folder not in (one.resolve() for one in tried):
+            path = folder / wanted.name
+            yield free_name(path) if path.exists() or is_link(path) else path
+
+
+def _other_folders() -> Iterator[Path]:
+    for find in (Path.cwd, lambda: Path(tempfile.gettempdir()), Path.home):
+        try:
+            yield find().resolve()
+        except (OSError, RuntimeError):  # it was removed, or there is none
+            continue
+
+
+def put_somewhere(
+    write: Callable[[Path], object], wanted: Path, say: Callable[[str], None], stopped: Callable[[], bool]
+) -> Placed:
+    """`put` anywhere, again and again: until the user gives up by Ctrl-C, or without a terminal for LONGEST_WAIT.
+
+    `stopped`: whether Ctrl-C was pressed, where that does not raise KeyboardInterrupt. Raises NoPlace.
+    """
+    deadline = time.monotonic() + LONGEST_WAIT
+    before, told = stopped(), False
+    while True:
+        try:
+            return put(write, wanted, anywhere=True)
+        except NoPlace as problem:
+            watched = has_terminal()
+            if not watched and time.monotonic() >= deadline:
+                raise
+            if not told:
+                until = "Ctrl-C gives it up" if watched else f"for {LONGEST_WAIT / 60:g} minutes"
+                remedies = " ".join(dict.fromkeys(one.remedy for one in problem.tried.values()))
+                say(f"{problem}. {remedies} It is tried again every {PAUSE:g} seconds; {until}.")
+                told = True
+            if not _pause(lambda: stopped() and not before):
+                raise
+
+
+def _pause(stopped: Callable[[], bool]) -> bool:
+    """Wait for PAUSE seconds; False if Ctrl-C was pressed."""
+    end = time.monotonic() + PAUSE
+    try:
+        while time.monotonic() < end:
+            if stopped():
+                return False
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def has_terminal() -> bool:
+    """Whether somebody may read what is said and press Ctrl-C."""
+    try:
+        return bool(sys.stdin and sys.stdin.isatty())
+    except (OSError, ValueError):  # it was closed
+        return False
