@@ -20,10 +20,10 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     """Call `main` and return the exit code: 0 done, 2 the user's input is wrong, 1 the run had to stop, 130 it was
     asked to stop (Ctrl-C, SIGTERM, a closed terminal).
 
-    All but the first say one message without a traceback, as do a name that is too long for a file's, a full disk and
-    a file that another program has open. Any other exception passes through, so that Python prints it and exits with 1.
-    Output is UTF-8 whatever the console's code page, and a character that cannot be shown is replaced rather than
-    fatal. A screen that is gone changes no exit code.
+    All but the first say one message without a traceback, as does what the system or a disk refuses (see
+    endings.refused). Any other exception passes through, so that Python prints it and exits with 1. Output is UTF-8
+    whatever the console's code page, and a character that cannot be shown is replaced rather than fatal. A screen that
+    is gone changes no exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -40,7 +40,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         if is_first_process():
             last_word(str(stop), sys.stdout)
         return Stopped.code
-    except OSError as problem:
+    except Exception as problem:
         code, message = refused(problem)
         if not code:
             raise

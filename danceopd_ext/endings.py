@@ -7,18 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
+from danceopd_ext.disks import DiskProblem, disk_problem, of_the_disk
 from danceopd_ext.errors import few_letters, printable, readable
-
-#: what safetensors says of a full disk, on Linux and macOS, and on Windows
-FULL = ("(os error 28)", "(os error 112)")
-
-
-def is_disk_full(problem: BaseException | None) -> bool:
-    """Whether the disk had no space left; torch and safetensors hide that in errors of their own."""
-    if problem is None:
-        return False
-    own = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
-    return own or any(word in str(problem) for word in FULL) or is_disk_full(problem.__cause__ or problem.__context__)
 
 
 def show(text: str) -> None:
@@ -36,16 +26,19 @@ def show(text: str) -> None:
         raise SystemExit(1) from None
 
 
-def refused(problem: OSError) -> tuple[int, str]:
+def refused(problem: Exception) -> tuple[int, str]:
     """The exit code and the message for what the system would not do; 0 for what a person can do nothing about."""
-    name = readable(few_letters(str(problem.filename)))
-    if problem.errno == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:
+    named = getattr(problem, "filename", None)
+    name = readable(few_letters(str(named)))
+    if getattr(problem, "errno", None) == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:
         return 2, f"error: {name}: too long for the name of a file. Check it."
-    if is_disk_full(problem):
-        return 1, "stopped: no space is left on the disk. Free some; what was saved before is whole."
-    if isinstance(problem, PermissionError) and problem.filename:
-        return 1, (
-            f"stopped: {name} cannot be used ({problem.strerror}). Close other programs that have it open, or check "
-            "its permissions."
-        )
+    own = isinstance(problem, OSError)
+    found = disk_problem(problem) if own else of_the_disk(problem)
+    if found:
+        if isinstance(problem, FileNotFoundError):
+            found = DiskProblem("there is no such file or folder", "Check the name.")
+        where = f"{name}: " if named else ""
+        return 1, f"stopped: {where}{found.reason}. {found.remedy}"
+    if own and named and problem.strerror:
+        return 1, f"stopped: {name}: {readable(problem.strerror)}."
     return 0, ""

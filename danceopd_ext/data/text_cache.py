@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ..disks import disk_problem
 from ..errors import UserError, counted, few_letters
-from ..files import whole_file
+from ..files import only_writer, whole_file
 from ..finite import first_broken
 from .entries import DAMAGED, NOT_FINITE, UNDIGESTED, Unsound, read_entry, write_entry
 
@@ -108,9 +109,11 @@ class TextCache:
         except (OSError, SafetensorError) as error:
             # On Windows a file that another process reads cannot be replaced; that file is then the same entry.
             if self._open(text) is None:
+                problem = disk_problem(error)
+                reason, remedy = (problem.reason, problem.remedy) if problem else (error, "Check the disk.")
                 raise UserError(
-                    f"{self.folder}: the cache of encoded {self.what}s cannot be written: {error}. "
-                    "Free some space or choose another folder."
+                    f"{self.folder}: the cache of encoded {self.what}s cannot be written: {reason}. "
+                    f"{remedy} Or choose another folder (text_encoder_cache_dir)."
                 ) from None
         self._forget(text)
         self._sound.add(text)
@@ -138,18 +141,22 @@ class TextCache:
     ) -> int:
         """Encode every text that has no entry yet, `batch_size` at a time, and return how many there were.
 
-        `encode` gets a list of texts and gives the tensors of each. What is done stays done if it is interrupted.
+        `encode` gets a list of texts and gives the tensors of each. What is done stays done if it is interrupted. Runs
+        that share a folder fill it one after the other.
         """
         from tqdm import tqdm
 
         todo = self.missing(texts)
-        hidden = not progress or not todo
-        with tqdm(total=len(todo), desc=f"encoding {self.what}s", unit=self.what, disable=hidden) as bar:
-            for start in range(0, len(todo), batch_size):
-                batch = todo[start : start + batch_size]
-                for text, tensors in zip(batch, encode(batch), strict=True):
-                    self.put(text, tensors)
-                bar.update(len(batch))
+        if not todo:
+            return 0
+        with only_writer(self.folder, tqdm.write):
+            todo = self.missing(todo)  # another run may have made them meanwhile
+            with tqdm(total=len(todo), desc=f"encoding {self.what}s", unit=self.what, disable=not progress) as bar:
+                for start in range(0, len(todo), batch_size):
+                    batch = todo[start : start + batch_size]
+                    for text, tensors in zip(batch, encode(batch), strict=True):
+                        self.put(text, tensors)
+                    bar.update(len(batch))
         return len(todo)
 
     def estimate(self, count: int, example: Mapping[str, Tensor]) -> int:

@@ -1,35 +1,46 @@
-"""Finds what an earlier run left under the same name, so that no run replaces a result that nobody gave up."""
+"""Finds what an earlier run left under the same name, so that no run replaces a result that nobody gave up.
+
+What a killed run left half written is removed, and links that may be traps are refused.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.files import is_link, refuse_links, remove_leftovers
 from danceopd_ext.toolkits.launched import is_first_process
-from danceopd_ext.toolkits.lock import only_run
+from danceopd_ext.toolkits.lock import holds, only_run
 
 #: after output_name: nothing, a step or an epoch, then what the file is; names of this package and of the toolkits
 RESULTS = re.compile(r"(-step\d{8}|-\d{6})?(\.safetensors|\.ckpt|\.pt|-state)$")
 #: the same of a preview
 PICTURES = re.compile(r"-step\d{8}\.png$")
+#: what else a run writes whole
+WRITTEN = re.compile(r"(-step\d{8}|-\d{6})?(\.safetensors|\.ckpt|\.pt|-state|\.log\.jsonl|\.png)$")
+#: the folders in output_dir that a run may fill, and the key that names another folder in its place
+OPTIONS = {"cache": "text_encoder_cache_dir", "logs": "logging_dir"}
 
 
 @contextmanager
 def sole_writer(folder: Path, name: str, overwrite: bool = False, resume: str | None = None) -> Iterator[list[str]]:
     """Inside the block this run alone writes results of this name, and none of an earlier run is lost unasked.
 
-    Yields notes for the user. The log and the pictures of an earlier run that this one does not continue are renamed.
-    Raises UserError if another run holds the lock (see lock.py), or has left results since they were looked for.
+    Yields notes for the user. The log and the pictures of an earlier run that this one does not continue are renamed,
+    and what killed runs of this name have left half written is removed. Raises UserError if another run holds the lock
+    (see lock.py), or has left results since they were looked for.
     """
     with only_run(folder, name) as notes:
         if is_first_process():
             refuse_overwriting(folder, name, overwrite, resume)
+            if holds(folder, name):
+                remove_half_written(folder, name)
             if not _continues(folder, name, resume):
                 notes = [*notes, *_set_aside(folder, name)]
         yield notes
@@ -54,6 +65,38 @@ def _is_named(path: Path, name: str, endings: re.Pattern) -> bool:
 
 def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def remove_half_written(folder: Path, name: str) -> int:
+    """Remove temporary files of killed runs with this output_name; return how many there were.
+
+    Only for a run that nobody else in `folder` has the name of: a lock must say so.
+    """
+
+    places = [folder] if is_link(folder / "sample") else [folder, folder / "sample"]
+    return sum(remove_leftovers(place, lambda file: _is_written(file, name)) for place in places)
+
+
+def _is_written(file: str, name: str) -> bool:
+    return file.startswith(name) and WRITTEN.fullmatch(file[len(name) :]) is not None
+
+
+def refuse_traps(folder: Path, name: str, fills: Iterable[str]) -> None:
+    """Raise UserError if a file that the run writes in `folder` is a link, and so is elsewhere.
+
+    `folder` itself may be one, as it is the user's own choice. `fills`: the names of its folders that the run fills.
+    """
+    refuse_links(path for path in _inside(folder) if _is_written(path.name, name))
+    for place in (folder / one for one in fills):
+        option = OPTIONS.get(place.name)
+        refuse_links([place], f"Remove the link, or write {option} = that folder" if option else "Remove the link")
+        if place.name != "wandb":  # it keeps links of its own in there
+            inner = [path for path in _inside(place) if place.name == "cache" or path.name.startswith(name)]
+            refuse_links([*inner, *_inside(place / name)])
+
+
+def _inside(folder: Path) -> list[Path]:
+    return [*folder.iterdir()] if folder.is_dir() else []
 
 
 def refuse_overwriting(folder: Path, name: str, overwrite: bool = False, resume: str | None = None) -> list[Path]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from danceopd_ext.disks import DiskProblem, disk_problem
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.files import read_bytes
@@ -13,6 +19,78 @@ from danceopd_ext.foreign.text import MOST
 
 #: updates of a route that its shown loss is the mean of
 RECENT = 50
+#: lines that wait in memory for the disk, a few hundred bytes each
+MOST_WAITING = 50_000
+
+
+class LogFile:
+    """Appends records to a file. What the disk does not take waits in memory, and is written when it does.
+
+    start: the steps that are done; later records of an earlier run are dropped. say: tells the user a line.
+    """
+
+    def __init__(self, path: Path, start: int, say: Callable[[str], None]):
+        self.path, self.say = path, say
+        self.waiting: deque[bytes] = deque()
+        self.lost = 0
+        """Lines that were too many to wait."""
+        self._told: set[str] = set()
+        self._end: int | None = None
+        """The size of the file without a line that was half written; None if there is no such line."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keep_until(path, start)
+        open(path, "ab").close()
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append a record, or keep it; told once for each reason."""
+        self.waiting.append((json.dumps(entry) + "\n").encode())
+        if len(self.waiting) > MOST_WAITING:
+            self.waiting.popleft()
+            self.lost += 1
+        problem = self._flush()
+        if problem and problem.reason not in self._told:
+            self._told.add(problem.reason)
+            self.say(
+                f"the log {self.path} cannot be written: {problem.reason}. Training goes on, and the lines are written "
+                f"later. {problem.remedy}"
+            )
+
+    def close(self) -> None:
+        """Write what waits; tell how many lines are lost."""
+        problem = self._flush() if self.waiting else None
+        lost = self.lost + len(self.waiting)
+        self.waiting.clear()
+        if lost:
+            self.say(f"the log {self.path} lacks {lost:,} lines{': ' + problem.reason if problem else ''}")
+
+    def _flush(self) -> DiskProblem | None:
+        """Append all that waits, whole lines or nothing; why that does not work."""
+        try:
+            self._append(b"".join(self.waiting))
+        except OSError as error:
+            return disk_problem(error) or DiskProblem(error.strerror or str(error), "")
+        self.waiting.clear()
+        return None
+
+    def _append(self, text: bytes) -> None:
+        # Opened for each step: a file that was removed or whose drive was away is found again.
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            end = os.fstat(file).st_size
+            if self._end is not None and end > self._end:
+                os.ftruncate(file, self._end)
+                end = self._end
+            self._end = end
+            while text:
+                text = text[os.write(file, text) :]
+            self._end = None
+        finally:
+            try:
+                if self._end is not None:
+                    os.ftruncate(file, self._end)
+                    self._end = None
+            finally:
+                os.close(file)
 
 
 def keep_until(path: Path, steps: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -12,7 +10,6 @@ from safetensors.torch import load_file
 from danceopd_ext.cli import run
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.toolkits.native import loop
-from danceopd_ext.toolkits.native import output as output_module
 from danceopd_ext.toolkits.native import train as train_module
 from danceopd_ext.toolkits.run import main
 from tests.tiny.presets import write_preset
@@ -180,49 +177,3 @@ def test_exit_code_of_an_interrupted_start(preset, monkeypatch, capsys):
     monkeypatch.setattr(train_module, "prepare", interrupt)
     assert run(main, ["--config", str(preset)]) == 130
     assert "Traceback" not in capsys.readouterr().err
-
-
-# --- files that cannot be written
-
-
-@pytest.fixture
-def saving(monkeypatch):
-    """`saving(which, problem)`: the LoRAs of these numbers, from 1, cannot be written."""
-
-    def saving(which, problem):
-        real, calls = output_module.write_lora, [0]
-
-        def write(path, *arguments):
-            calls[0] += 1
-            if calls[0] in which:
-                raise problem
-            return real(path, *arguments)
-
-        monkeypatch.setattr(output_module, "write_lora", write)
-
-    return saving
-
-
-def test_a_full_disk_in_between_costs_no_training(preset, saving, launch, capsys):
-    saving([1], OSError(errno.ENOSPC, "No space left on device"))
-    output = launch(preset, "--save_every_n_steps", "2")
-    assert "for fused-step00000002.safetensors: training goes on" in capsys.readouterr().out
-    names = sorted(path.name for path in output.glob("*.safetensors"))
-    assert names == ["fused-step00000004.safetensors", "fused.safetensors"]
-
-
-def test_a_full_disk_at_the_end(preset, saving):
-    saving([2], OSError(errno.ENOSPC, "No space left on device"))
-    message = stopped(preset, "--save_every_n_steps", "3", "--save_state")
-    assert "no space is left on the disk for fused.safetensors" in message
-    assert (preset.parent / "output" / "fused-step00000003-state").is_dir()
-
-
-def test_a_lora_that_a_ui_has_open_is_saved_under_another_name(preset, saving, launch, capsys):
-    saving([1, 3], PermissionError(errno.EACCES, "in use", "fused.safetensors"))
-    for number in (2, 3):
-        path = preset.parent / "output" / f"fused-{number}.safetensors"
-        launch(preset)
-        assert f"saved {path}: fused.safetensors cannot be replaced" in capsys.readouterr().out
-        assert load_file(path)
-    assert not (preset.parent / "output" / "fused.safetensors").exists()

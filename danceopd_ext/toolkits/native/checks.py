@@ -23,7 +23,7 @@ from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, check_parts, checkpoint_keys
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.earlier import refuse_overwriting
+from danceopd_ext.toolkits.earlier import refuse_overwriting, refuse_traps
 from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
 
@@ -131,6 +131,7 @@ def check_output(preset: Preset) -> list[str]:
     """
     saving, sampling = preset.saving, preset.sampling
     folder, name = Path(saving.output_dir), saving.output_name
+    refuse_traps(folder, name, _fills(preset))
     check_writable(folder)
     check_writable(Path(preset.dataset.text_encoder_cache_dir or folder / "cache"), "text_encoder_cache_dir")
     if sampling.sample_prompts and (sampling.sample_every_n_steps or sampling.sample_at_first):
@@ -146,6 +147,18 @@ def check_output(preset: Preset) -> list[str]:
     if earlier:
         return [f"overwrite: an earlier run's LoRAs and states ({len(earlier)} in all) are replaced as this one saves"]
     return []
+
+
+def _fills(preset: Preset) -> list[str]:
+    """The folders in output_dir that the run fills."""
+    sampling, trackers = preset.sampling, preset.logging.log_with
+    used = {
+        "cache": not preset.dataset.text_encoder_cache_dir,
+        "sample": bool(sampling.sample_prompts and (sampling.sample_every_n_steps or sampling.sample_at_first)),
+        "logs": trackers in ("tensorboard", "all") and not preset.logging.logging_dir,
+        "wandb": trackers in ("wandb", "all"),
+    }
+    return [name for name, is_used in used.items() if is_used]
 
 
 def tensorboard_folder(preset: Preset) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from pathlib import Path
@@ -16,7 +15,8 @@ from tqdm import tqdm
 from danceopd_ext.config import Preset
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Report
-from danceopd_ext.toolkits.log_file import RECENT, keep_until
+from danceopd_ext.toolkits.guarded import guard_trackers
+from danceopd_ext.toolkits.log_file import RECENT, LogFile
 
 
 class Journal:
@@ -28,9 +28,8 @@ class Journal:
         self.path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.log.jsonl"
         self.recent: dict[str, deque[float]] = {}
         self.last = time.perf_counter()
-        if self.main:
-            keep_until(self.path, start)
-            self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+        self.file = LogFile(self.path, start, self.say) if self.main else None
+        guard_trackers(accelerator, self.say)
         self.bar = tqdm(total=self.total, initial=start, desc="training", unit="step", disable=not self.main)
 
     def say(self, line: str) -> None:
@@ -58,9 +57,8 @@ class Journal:
             "seconds": round(seconds, 4),
             "peak_memory_mb": round(peak_memory_mb(self.accelerator.device), 1),
         }
-        if self.main:
-            self.file.write(json.dumps(entry) + "\n")
-            self.file.flush()
+        if self.file:
+            self.file.write(entry)
             self._track(entry, step)
         losses = {name: f"{sum(values) / len(values):.3g}" for name, values in sorted(self.recent.items())}
         self.bar.set_postfix(losses, refresh=False)
@@ -83,6 +81,6 @@ class Journal:
 
     def close(self) -> None:
         self.bar.close()
-        if self.main:
+        if self.file:
             self.file.close()
         self.accelerator.end_training()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import fields as fields_of
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,10 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import release_memory
 
-from danceopd_ext.endings import is_disk_full
-from danceopd_ext.errors import Stopped, TrainingError
+from danceopd_ext.data.text_cache import NoEntry
+from danceopd_ext.errors import Stopped, TrainingError, UserError
 from danceopd_ext.method import METHODS, Method, Report, derive_seed
-from danceopd_ext.toolkits.hosted.saved import Saved
 from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
@@ -31,6 +29,7 @@ from danceopd_ext.toolkits.native.output import Output
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared
 from danceopd_ext.toolkits.native.previews import Abandoned, Previews
 from danceopd_ext.toolkits.native.processes import any_process, average_gradients, whole_report
+from danceopd_ext.toolkits.native.saving import Saved, Saving
 from danceopd_ext.toolkits.native.stop import StopRequest
 
 OUT_OF_MEMORY = (
@@ -66,22 +65,21 @@ class Run:
             self.restore()
         self.first = self.step
         """The steps that were done before this run."""
-        self.saved = Saved(state=prepared.resume.folder if prepared.resume else None)
-        self.saved_step = self.step
         self.journal = Journal(preset, accelerator, self.step)
         self.stop = StopRequest(self.save_at_once)
+        self.whole = threading.RLock()
+        """Held while weights, optimizer and step do not belong together, or are being saved."""
+        self.saving = Saving(self.output, self.journal.say, lambda: self.stop.requested)
         self.previews = None
         if prepared.previews:
             self.previews = Previews(prepared, fields, data, accelerator.device, lambda: self.stop.requested)
-        self.whole = threading.RLock()
-        """Held while weights, optimizer and step do not belong together, or are being saved."""
 
     def go(self) -> Path:
         """Run to max_train_steps and return the path of the last LoRA written.
 
         Raises Stopped after Ctrl-C and its like: what was learnt is saved, unless a second one came.
         """
-        with self.stop:
+        with self.stop, self.journal.bar:  # what is said after an error begins on a line of its own
             try:
                 return self.steps()
             except KeyboardInterrupt:
@@ -98,7 +96,7 @@ class Run:
                 break
             self.stop_if_asked()
             if _due(self.step, saving.save_every_n_steps):
-                self.save(saving.save_state, wait=True)
+                self.save(saving.save_state)
             if _due(self.step, sampling.sample_every_n_steps):
                 self.preview()
                 self.stop_if_asked()
@@ -130,10 +128,18 @@ class Run:
                 self.fields.teachers, self.fields.student, self.accelerator.backward, self.accelerator.device,
             )  # fmt: skip
         except torch.OutOfMemoryError as error:
-            # The other processes wait in their own step: nothing can be saved together any more.
-            alone = self.accelerator.num_processes == 1
-            saved = self.keep_what_is_good() if alone else " Nothing more is saved: go on from an earlier state."
+            saved = self.keep_alone()
             raise TrainingError(f"out of GPU memory in step {self.step + 1}. {OUT_OF_MEMORY}{saved}") from error
+        except (NoEntry, OSError) as error:  # a cache on a disk that is gone
+            raise TrainingError(
+                f"step {self.step + 1} cannot read its data: {error}. Was a disk removed, or the folder?"
+                f"{self.keep_alone()}"
+            ) from error
+
+    def keep_alone(self) -> str:
+        """`keep_what_is_good`, unless other processes wait in their own step: nothing can be saved together then."""
+        alone = self.accelerator.num_processes == 1
+        return self.keep_what_is_good() if alone else " Nothing more is saved: go on from an earlier state."
 
     def change_weights(self) -> None:
         """The optimizer's step; its own state is made in the first one."""
@@ -158,44 +164,32 @@ class Run:
             with self.whole:
                 self.optimizer.train() if wanted else self.optimizer.eval()
 
-    def save(self, state: bool, final: bool = False, wait: bool = False) -> Path:
-        """Write the LoRA, and the state if wanted, on the main process.
-
-        Raises TrainingError where the disk is full, unless this save can `wait` for the next one.
-        """
-        self.learn(False)
-        path = self.output.lora_path(None if final else self.step)
+    def save(self, state: bool) -> None:
+        """Save the LoRA, and the state if wanted, on the main process; training goes on whether or not that works."""
+        self.ready_to_save()
         if self.accelerator.is_main_process:
-            try:
-                with self.whole:
-                    path = self.write(path, state, final)
-            except Exception as problem:
-                if not is_disk_full(problem):
-                    raise
-                self.no_space(path, wait, problem)
+            with self.whole:
+                self.saving.between(self.step, state)
         self.accelerator.wait_for_everyone()
         self.journal.pause()
-        return path
 
-    def no_space(self, path: Path, wait: bool, problem: Exception) -> None:
-        """Say that the disk is full; raise TrainingError unless there will be another save."""
-        told = f"no space is left on the disk for {path.name}"
-        if not wait:
-            raise TrainingError(f"{told}. Free some; what was saved before is whole.") from problem
-        self.journal.say(f"{told}: training goes on. Free some before the next save.")
+    def save_at_end(self, state: bool, final: bool = False) -> Saved:
+        """Save for the last time, in whatever place there is. Raises TrainingError if no place takes the LoRA."""
+        self.ready_to_save(final)
+        number = None if final else self.step
+        saved = Saved(self.output.lora_path(number), self.output.state_path(number) if state else None)
+        if self.accelerator.is_main_process:
+            with self.whole:
+                saved = self.saving.last(self.step, state, final)
+        self.accelerator.wait_for_everyone()
+        self.journal.pause()
+        return saved
 
-    def write(self, wanted: Path, state: bool, final: bool) -> Path:
-        """Write the LoRA, then the state; the LoRA's path, another if the one wanted cannot be replaced."""
+    def ready_to_save(self, final: bool = False) -> None:
+        """Take the weights that are saved, and say if they have learnt nothing."""
+        self.learn(False)
         if self.fields.adapters.state(STUDENT).changes_nothing():
-            self.journal.say(NOTHING_LEARNT.format(wanted.name))
-        path = self.output.save_lora(self.step, final)
-        held = "" if path == wanted else f": {wanted.name} cannot be replaced, as another program has it open"
-        self.journal.say(f"saved {path}{held}")
-        self.saved, self.saved_step = replace(self.saved, lora=path), self.step
-        if state:
-            self.saved = Saved(path, self.output.save_state(self.step, final))
-            self.journal.say(f"saved {self.saved.state}")
-        return path
+            self.journal.say(NOTHING_LEARNT.format(self.output.lora_path(None if final else self.step).name))
 
     def preview(self) -> None:
         """Draw the preview prompts, if there are any; never again where memory does not suffice for them."""
@@ -220,17 +214,20 @@ class Run:
         except torch.OutOfMemoryError:
             self.journal.say(NO_PREVIEWS.format(self.step))
             return False
+        except (NoEntry, OSError, UserError) as error:  # an input that was there when the run started
+            self.journal.say(f"no pictures of step {self.step}: {error}. Training goes on.")
+            return True
         self.journal.picture(picture, self.step)
         return True
 
     def finish(self) -> Path:
         """Save, then draw: pictures that fail cost no training."""
         saving = self.preset.saving
-        path = self.save(state=saving.save_state or saving.save_state_on_train_end, final=True)
+        saved = self.save_at_end(state=saving.save_state or saving.save_state_on_train_end, final=True)
         if self.preset.sampling.sample_every_n_steps:
             self.preview()
         self.journal.close()
-        return path
+        return saved.lora
 
     def stop_if_asked(self) -> None:
         """Raises Stopped if a process was asked to stop."""
@@ -240,19 +237,22 @@ class Run:
     def finish_early(self) -> NoReturn:
         """Keep what was learnt. Raises Stopped, which says how to go on."""
         if self.step > self.first:
-            self.save(state=True)
+            self.save_at_end(state=True)
         self.journal.close()
         raise Stopped(self.what_is_left())
 
     def what_is_left(self) -> str:
         """After a request to stop: the step, what is saved and how to go on."""
+        saving, resumed = self.saving, self.prepared.resume
         if self.step == self.first:
             what = f"in step {self.step + 1}, before anything was learnt: nothing is saved"
-        elif self.saved_step == self.step:
-            what = f"after step {self.step}, saved {self.saved.lora}"
+        elif saving.newest_step == self.step:
+            what = f"after step {self.step}, saved {saving.newest.lora}"
         else:
-            what = f"at once after step {self.step}: what was learnt since step {self.saved_step} is lost"
-        return f"stopped {what}. {self.saved.how_to_go_on()}".strip()
+            since = saving.newest_step or self.first
+            what = f"at once after step {self.step}: what was learnt since step {since} is lost"
+        way_on = f"Resume with: --resume {resumed.folder}" if resumed else ""
+        return f"stopped {what}. {saving.newest.way_on if saving.newest else way_on}".strip()
 
     def save_at_once(self) -> None:
         """Save what the last whole step has left, and say so, while the main thread is in the middle of another.
@@ -260,9 +260,9 @@ class Run:
         For the end of the console, which leaves no time to finish a step. The main thread waits at the next change.
         """
         self.whole.acquire()
-        if self.step > self.first and self.saved_step != self.step and self.accelerator.is_main_process:
-            self.learn(False)
-            self.write(self.output.lora_path(self.step), state=True, final=False)
+        if self.step > self.first and self.saving.newest_step != self.step and self.accelerator.is_main_process:
+            self.ready_to_save()
+            self.saving.last(self.step, state=True, final=False)
         self.journal.say(self.what_is_left())
 
     def stop_for_nan(self, report: Report) -> None:
@@ -288,9 +288,13 @@ class Run:
         if not all(bool(p.isfinite().all()) for p in self.parameters):
             self.journal.close()
             return " The student's weights broke down as well and were not saved: go on from an earlier state."
-        path = self.save(state=True)
-        self.journal.close()
-        return f" The weights of step {self.step} are saved in {path}; --resume {self.output.state_path(self.step)}"
+        try:
+            saved = self.save_at_end(state=True)
+        except (TrainingError, UserError, RuntimeError) as lost:
+            return f" The weights of step {self.step} are lost: {lost}"
+        finally:
+            self.journal.close()
+        return f" The weights of step {self.step} are saved in {saved.lora}. {saved.way_on}"
 
     def optimizer_state(self) -> dict:
         scaler = self.accelerator.scaler

@@ -6,13 +6,15 @@ The average is that of the teachers' models: a teacher without a LoRA is the bas
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
-from danceopd_ext.errors import UserError
+from danceopd_ext.elsewhere import NoPlace, put
+from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.lora.algebra import merge
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora
@@ -56,7 +58,7 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
         for note in [*notes, *more]:
             accelerator.print(f"note: {note}")
         if accelerator.is_main_process:
-            write_merge(path, preset, source, layout, teachers, started_at)
+            path = write_merge(path, preset, source, layout, teachers, started_at)
     accelerator.wait_for_everyone()
     return path
 
@@ -68,8 +70,11 @@ def write_merge(
     layout: Layout,
     teachers: dict[str, TeacherSource],
     started_at: float,
-) -> None:
-    """Merge, and write the file. started_at: in seconds since the epoch, for its metadata."""
+) -> Path:
+    """Merge, write the file where there is room, and return its path.
+
+    started_at: in seconds since the epoch, for its metadata.
+    """
     merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
     lora, lost = at_rank(merged, preset.network.network_dim)
     if lost:
@@ -78,7 +83,18 @@ def write_merge(
     metadata = lora_metadata(preset, source, layout, {}, extra, started_at=started_at)
     dtype = torch_dtype(preset.saving.save_precision)
     dialect = source.family.format_of(preset.saving.save_model_as, lora.modules)
-    write_lora(path, lora, layout, dialect, metadata, dtype)
+    return saved(lambda place: write_lora(place, lora, layout, dialect, metadata, dtype), path)
+
+
+def saved(write: Callable[[Path], object], wanted: Path) -> Path:
+    """Write the merge where there is room; return the path. Raises TrainingError if no place takes it."""
+    try:
+        placed = put(write, wanted, anywhere=True)
+    except NoPlace as error:
+        raise TrainingError(str(error)) from error
+    if placed.path != wanted:
+        print(placed.told(wanted))
+    return placed.path
 
 
 def check_preset(preset: Preset) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
 
 from danceopd_ext.config import Preset
@@ -42,33 +42,27 @@ class Output:
     def _name(self, step: int | None) -> str:
         return self.saving.output_name + ("" if step is None else f"-step{step:08d}")
 
-    def save_lora(self, steps_done: int, final: bool = False) -> Path:
-        """Write the student as it is now, compare the file with it, and return its path.
-
-        The path is another than `lora_path` where that file cannot be replaced, as a UI may have it open.
-        """
-        path = self.lora_path(None if final else steps_done)
+    def write_lora(self, path: Path, steps_done: int) -> None:
+        """Write the student as it is now, and compare the file with it."""
         lora, metadata = self.adapters.state(STUDENT), self.metadata(steps_done)
         dialect = self.prepared.family.format_of(self.saving.save_model_as, lora.modules)
-        dtype = torch_dtype(self.saving.save_precision)
-        try:
-            write_lora(path, lora, self.prepared.layout, dialect, metadata, dtype)
-        except PermissionError:
-            path = _free_name(path)
-            write_lora(path, lora, self.prepared.layout, dialect, metadata, dtype)
-        if not final and self.saving.save_last_n_steps:
-            self._forget(".safetensors", steps_done - self.saving.save_last_n_steps)
-        return path
+        write_lora(path, lora, self.prepared.layout, dialect, metadata, torch_dtype(self.saving.save_precision))
 
-    def save_state(self, steps_done: int, final: bool = False) -> Path:
+    def write_state(self, path: Path, steps_done: int) -> None:
         """Write everything that resume needs."""
-        path = self.state_path(None if final else steps_done)
         student = self.adapters.state_dict(STUDENT)
         save_state(path, steps_done, self.prepared.identity, student, self.optimizer_state(), self.prepared.trackers)
+
+    def forget_loras(self, steps_done: int) -> None:
+        """Remove the LoRAs of old steps, if the preset keeps only the last ones."""
+        if self.saving.save_last_n_steps:
+            self._forget(".safetensors", steps_done - self.saving.save_last_n_steps)
+
+    def forget_states(self, steps_done: int) -> None:
+        """Remove the states of old steps, likewise."""
         keep = self.saving.save_last_n_steps_state or self.saving.save_last_n_steps
-        if not final and keep:
+        if keep:
             self._forget("-state", steps_done - keep)
-        return path
 
     def _forget(self, ending: str, before: int) -> None:
         """Remove this run's files of steps before `before` (sd-scripts keeps those of the last n steps).
@@ -76,10 +70,11 @@ class Output:
         What cannot be removed, as somebody tries it out, is tried again at the next save.
         """
         pattern = re.compile(re.escape(self.saving.output_name) + r"-step(\d{8})" + re.escape(ending) + "$")
-        for path in self.folder.iterdir():
-            found = pattern.match(path.name)
-            if found and int(found[1]) < before:
-                remove(path)
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                found = pattern.match(path.name)
+                if found and int(found[1]) < before:
+                    remove(path)
 
     def metadata(self, steps_done: int) -> dict[str, str]:
         """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
@@ -106,11 +101,6 @@ class Output:
             resolution=next(size for route in plan.summary() for size in route.sizes),
             steps=preset.training.max_train_steps,
         )
-
-
-def _free_name(path: Path) -> Path:
-    """`NAME-2.safetensors`, or the first such name after it that nobody has."""
-    return next(free for n in count(2) if not (free := path.with_stem(f"{path.stem}-{n}")).exists())
 
 
 def lora_metadata(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from danceopd_ext.data.targets import load_picture
+from danceopd_ext.disks import disk_problem
 from danceopd_ext.errors import few_letters
 from danceopd_ext.files import whole_file
 from danceopd_ext.method import Field, generator, rollout
@@ -49,11 +50,23 @@ class Previews:
         columns = {**self._sources(), **self.fixed, "student": student}
         prompts = [line.prompt for line in self.prepared.previews]
         grid = draw_grid(prompts, columns, title=f"step {step}")
-        path = self.folder / f"{self.prepared.preset.saving.output_name}-step{step:08d}.png"
-        with whole_file(path) as part:
-            grid.save(part, format="PNG")
-        say(f"pictures: {path}")
+        self._save(grid, self.folder / f"{self.prepared.preset.saving.output_name}-step{step:08d}.png", say)
         return grid
+
+    def _save(self, grid: Image.Image, path: Path, say: Callable[[str], None]) -> None:
+        """Write the file; what the disk says against it is told once for each reason, and training goes on."""
+        try:
+            with whole_file(path) as part:
+                grid.save(part, format="PNG")
+        except OSError as error:
+            problem = disk_problem(error)
+            if problem is None:
+                raise
+            if problem.reason not in self.told:
+                say(f"the pictures {path} are not saved: {problem.reason}. Training goes on. {problem.remedy}")
+            self.told.add(problem.reason)
+            return
+        say(f"pictures: {path}")
 
     def _sources(self) -> dict[str, list[np.ndarray]]:
         """The first source image of each prompt, as large as what is drawn; white where there is none."""
