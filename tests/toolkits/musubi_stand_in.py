@@ -81,6 +81,10 @@ class LoraNetwork(torch.nn.Module):
         for layer in self.unet_loras:
             layer.enabled = is_enabled
 
+    def save_weights(self, file, dtype, metadata):
+        """In place, as both toolkits do."""
+        save_file({key: value.clone() for key, value in self.state_dict().items()}, file, metadata)
+
 
 def create_network_from_weights(
     target_replace_modules, multiplier, weights_sd, text_encoders=None, unet=None, for_inference=False, **kwargs
@@ -214,9 +218,15 @@ class StandInTrainer:
                 if accelerator.sync_gradients and every is not None and self.global_step % every == 0:
                     self.save(args, accelerator, network)
                 bar.set_postfix(avr_loss=self.losses[-1])
+                if accelerator.sync_gradients:
+                    self.sample_images(accelerator, args, None, self.global_step, None, transformer, [], torch.float32)
                 if self.global_step >= args.max_train_steps:
                     break
         bar.close()
+        if accelerator.is_main_process:
+            accelerator.unwrap_model(network).save_weights(
+                f"{args.output_dir}/{args.output_name}.safetensors", None, {}
+            )
 
     def save(self, args, accelerator, network):
         """The LoRA of this step, and the state where save_state is on, under musubi's names."""
@@ -226,8 +236,7 @@ class StandInTrainer:
         folder = Path(args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{args.output_name}-step{self.global_step:08d}"
-        weights = accelerator.unwrap_model(network).state_dict()
-        save_file({key: value.clone() for key, value in weights.items()}, folder / f"{name}.safetensors")
+        accelerator.unwrap_model(network).save_weights(str(folder / f"{name}.safetensors"), None, {})
         if args.save_state:
             accelerator.save_state(str(folder / f"{name}-state"))
 
@@ -296,6 +305,9 @@ class StandInTrainer:
         moment = (timesteps / 1000).reshape(-1, 1, 1)
         pred = -transformer(noisy_model_input + 0.1 * text * moment)
         return SimpleNamespace(pred=pred, target=noise - latents)
+
+    def sample_images(self, accelerator, args, epoch, steps, vae, transformer, sample_parameters, dit_dtype):
+        """Nothing is due."""
 
     def extra_metadata(self, args):
         return {}

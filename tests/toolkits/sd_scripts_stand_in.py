@@ -11,7 +11,6 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from tests.toolkits.musubi_stand_in import WIDTH, LoraNetwork, Toy
@@ -108,13 +107,16 @@ class StandInTrainer:
                     break
         bar.close()
         self.validate(args, accelerator, unet, network, encoders)
+        if accelerator.is_main_process:
+            accelerator.unwrap_model(network).save_weights(
+                f"{args.output_dir}/{args.output_name}.safetensors", None, {}
+            )
         self.last = {name: value.clone() for name, value in accelerator.unwrap_model(network).state_dict().items()}
 
     def save(self, args, accelerator, network, step):
         """The LoRA of this step, and the state where save_state is on, under the toolkit's names."""
         name = f"{args.output_dir}/{args.output_name}-step{step:08d}"
-        weights = accelerator.unwrap_model(network).state_dict()
-        save_file({key: value.clone() for key, value in weights.items()}, f"{name}.safetensors")
+        accelerator.unwrap_model(network).save_weights(f"{name}.safetensors", None, {})
         if args.save_state:
             accelerator.save_state(f"{name}-state")
 

@@ -6,17 +6,19 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from danceopd_ext.errors import Stopped, TrainingError, UserError
+from danceopd_ext.disks import of_the_disk
+from danceopd_ext.errors import Stopped, TrainingError, UserError, few_letters
 from danceopd_ext.toolkits.hosted.bar import route_losses
 from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
 from danceopd_ext.toolkits.hosted.saved import Saved, saved_since
+from danceopd_ext.toolkits.hosted.saving import before
 
 
 def go(trainer: Any, args: Namespace) -> None:
     """Train. The trainer makes its `session` (see session.py) when the toolkit's loop starts, and has None before.
 
-    Raises Stopped after Ctrl-C and its like, and TrainingError if memory runs out; the toolkit's other errors pass
-    through.
+    Raises Stopped after Ctrl-C and its like, and TrainingError if memory or the disk runs out; the toolkit's other
+    errors pass through.
     """
     start = time.time()
     with route_losses(type(trainer), lambda: trainer.session.shown() if trainer.session else {}):
@@ -29,6 +31,9 @@ def go(trainer: Any, args: Namespace) -> None:
                 raise
             raise Stopped(stopped_at_once(max(1, trainer.session.current), saved_since(args, start))) from None
         except Exception as error:
+            if problem := of_the_disk(error):
+                told = f"{problem.reason} ({few_letters(str(error), 200)}). {problem.remedy}"
+                raise TrainingError(told + before(saved_since(args, start))) from error
             if not is_out_of_memory(error):
                 raise
             step = trainer.session.current if trainer.session else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ import torch
 
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Outcome
-from danceopd_ext.toolkits.log_file import RECENT, keep_until
+from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.log_file import RECENT, LogFile
 
 
 class StepTotals:
@@ -62,11 +62,7 @@ class HostedJournal:
         self.device = device
         self.recent: dict[str, deque[float]] = {}
         self.last = time.perf_counter()
-        self.file = None
-        if writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            keep_until(path, start)
-            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the whole run
+        self.file = LogFile(path, start, tell) if writes else None
 
     def record(self, step: int, totals: StepTotals, learning_rate: float | None, grad_norm: float | None) -> None:
         """Log optimizer step `step`, counted from 1. grad_norm: before clipping; None: it was not measured."""
@@ -83,8 +79,7 @@ class HostedJournal:
         for route, loss in entry["losses"].items():
             self.recent.setdefault(route, deque(maxlen=RECENT)).append(loss)
         if self.file:
-            self.file.write(json.dumps(entry) + "\n")
-            self.file.flush()
+            self.file.write(entry)
 
     def shown(self) -> dict[str, str]:
         """The mean of each route's recent losses, for people."""

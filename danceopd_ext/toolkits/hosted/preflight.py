@@ -17,7 +17,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.models.layer_names import LayerNames
-from danceopd_ext.toolkits.earlier import refuse_overwriting
+from danceopd_ext.toolkits.earlier import refuse_overwriting, refuse_traps
 from danceopd_ext.toolkits.hosted.class_names import check_class_names
 from danceopd_ext.toolkits.hosted.teachers import Linears, host_layout, network_tensors, read_teachers
 from danceopd_ext.toolkits.lock import refuse_second_run
@@ -39,6 +39,7 @@ def check_output(args: Namespace, preset: Path, overwrite: bool = False) -> None
     name = args.output_name
     if not name or name in (".", "..") or len(PurePath(name).parts) != 1 or any(mark in name for mark in '/\\:*?"<>|'):
         raise UserError(f"{preset}: output_name = {name!r}: write a file name without its ending and without folders.")
+    refuse_traps(Path(args.output_dir), name, ("sample", "cache"))
     refuse_second_run(Path(args.output_dir), name)
     refuse_overwriting(Path(args.output_dir), name, overwrite, args.resume)
 

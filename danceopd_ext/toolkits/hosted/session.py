@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import Stopped
+from danceopd_ext.toolkits.guarded import guard_trackers
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.journal import HostedJournal, StepTotals
 from danceopd_ext.toolkits.hosted.saved import saved_at
+from danceopd_ext.toolkits.hosted.saving import Drawing, GuardedSaves
+from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.native.stop import SIGNALS, StopRequest
 
 #: the toolkits' arguments in the step after which the run stops: save, and do not draw or validate any more
@@ -48,6 +52,11 @@ class Session:
         self._totals = StepTotals(list(distiller.options.teachers))
         self._pending: tuple[int, StepTotals, float | None] | None = None
         keep_workers_alive(self.accelerator)
+        self.drawing = Drawing()
+        self.saves = GuardedSaves(
+            args, distiller.switch.student, self.accelerator, lambda: self.stop.requested, lambda: self.stopping,
+            time.time(),
+        )  # fmt: skip
 
     @property
     def step(self) -> int:
@@ -63,7 +72,9 @@ class Session:
             self.accelerator.end_training()
             raise Stopped(self.outcome())
         if self.journal is None:
-            path = Path(self.args.output_dir) / f"{self.args.output_name}.log.jsonl"
+            folder = Path(self.args.output_dir)
+            guard_trackers(self.accelerator, tell)
+            path = folder / f"{self.args.output_name}.log.jsonl"
             self.journal = HostedJournal(path, self.step, self.accelerator.device, self.accelerator.is_main_process)
             self._watch_clipping()
             self.stop.__enter__()
@@ -84,7 +95,7 @@ class Session:
 
     def outcome(self) -> str:
         """What was saved, and how to go on."""
-        saved = saved_at(self.args, self.step)
+        saved = self.saves.of_step(self.step, saved_at(self.args, self.step))
         what = f", saved {saved.lora}" if saved.lora else ""
         return f"stopped after step {self.step}{what}. {saved.how_to_go_on()}".strip()
 

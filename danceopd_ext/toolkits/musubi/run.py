@@ -83,6 +83,8 @@ def train(preset: HostedPreset) -> Path:
             raise known from error
         raise
     saved = Path(args.output_dir) / f"{args.output_name}.safetensors"
+    if trainer.session:
+        saved = trainer.session.saves.lora(saved)
     if is_first_process() and not saved.is_file():
         raise TrainingError("musubi-tuner stopped without saving a LoRA; its own messages above say why.")
     return saved

@@ -26,6 +26,7 @@ SEAMS = Seams(
             "args", "accelerator", "transformer", "latents", "batch", "noise", "noisy_model_input", "timesteps",
             "network_dtype",
         ),
+        "sample_images": ("accelerator", "transformer"),
         "extra_metadata": ("args",),
     },
     returns={"_build_dataset": 3, "_build_optimizer_and_dataloader": 8, "_prepare_with_accelerator": 7},

@@ -148,6 +148,18 @@ class DanceOPDMixin:
         self.session.end()
         return loss, dict(self.distiller.logs)
 
+    def sample_images(self, *given: Any, **named: Any) -> None:
+        call = Given(super().sample_images, given, named)
+        accelerator, transformer = call.several("accelerator", "transformer")
+
+        def learn_again() -> None:
+            prepare = getattr(accelerator.unwrap_model(transformer), "switch_block_swap_for_training", None)
+            if prepare:
+                prepare()
+
+        with self.session.drawing.pictures(learn_again):
+            call.passed_on()
+
     def extra_metadata(self, *given: Any, **named: Any) -> dict[str, Any]:
         return {**super().extra_metadata(*given, **named), **hosted_entries(self.settings.options, self.weights)}
 

@@ -84,6 +84,8 @@ def train(preset: HostedPreset) -> Path:
             raise
         raise known from error
     saved = Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}"
+    if trainer.session:
+        saved = trainer.session.saves.lora(saved)
     if trainer.distiller is None:
         raise UserError(f"{args.dataset_config or args.train_data_dir}: sd-scripts found no data there, see above.")
     if is_first_process() and not saved.is_file():

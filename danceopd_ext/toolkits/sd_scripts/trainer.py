@@ -158,7 +158,8 @@ class DanceOPDMixin:
         if self.replay and self.replay.quiet:
             self.replay.after_step(call["global_step"], call["accelerator"])
             return
-        call.passed_on()
+        with self.session.drawing.pictures():
+            call.passed_on()
 
     def generate_step_logs(self, *given, **named) -> dict[str, Any]:
         return {**super().generate_step_logs(*given, **named), **self.distiller.logs}
