@@ -48,7 +48,7 @@ def models(student: str) -> dict[str, dict[str, float]]:
 
 def load(student_file: Path) -> ZImageOmniPipeline:
     """The demo's pipeline with teachers and student, all through diffusers' own LoRA loader."""
-    pipeline = ZImageOmniPipeline.from_pretrained(PIPELINE)
+    pipeline = ZImageOmniPipeline.from_pretrained(PIPELINE, use_safetensors=True, trust_remote_code=False)
     for name, file in {**LORAS, "student": student_file}.items():
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
     return pipeline

@@ -35,7 +35,7 @@ class ClipScore:
 
         try:
             self.model = CLIPModel.from_pretrained(where, use_safetensors=True).eval()
-            self.processor = CLIPProcessor.from_pretrained(where)
+            self.processor = CLIPProcessor.from_pretrained(where, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"--clip {where}: no CLIP model could be loaded there ({reason}).") from None

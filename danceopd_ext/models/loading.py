@@ -36,11 +36,12 @@ from danceopd_ext.models.configuration import (
 )
 from danceopd_ext.models.decoding import pixels_per_latent
 from danceopd_ext.models.family import Family, flow_match_shift
+from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
-INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
+SCHEDULER = "scheduler_config.json"
 #: tokens of a large picture, for which a scheduler is tried out
 LONG_SEQUENCE = 16384
 #: what tells a model's family, layers and sizes; its pipeline uses these files too, so that none is fetched in vain
@@ -104,12 +105,13 @@ def fetch(source: Source) -> Source:
     if source.hub is None:
         return source
     try:
-        folder = Path(diffusers.DiffusionPipeline.download(source.hub, use_safetensors=True))
+        folder = Path(diffusers.DiffusionPipeline.download(source.hub, use_safetensors=True, trust_remote_code=False))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
             f"{source.hub}: the hub does not give the whole model ({_first_line(error)}). Check your connection and "
             "the room on the disk; what was downloaded stays."
         ) from error
+    check_folder(folder)  # the rest of it, and perhaps a newer index
     transformer = source.transformer if source.transformer.is_file() else folder
     return replace(source, transformer=transformer, components=folder, hub=None)
 
@@ -131,7 +133,11 @@ def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
             )
         else:
             model, info = cls.from_pretrained(
-                source.transformer, subfolder="transformer", torch_dtype=dtype, output_loading_info=True
+                source.transformer,
+                subfolder="transformer",
+                torch_dtype=dtype,
+                output_loading_info=True,
+                use_safetensors=True,
             )
             missing += info["missing_keys"]
     except Exception as error:
@@ -178,7 +184,15 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
     """
     cls = library_class(source.family.pipeline_class)
     pipeline = _load_part(
-        source, lambda: cls.from_pretrained(source.components, transformer=None, vae=None, torch_dtype=dtype)
+        source,
+        lambda: cls.from_pretrained(
+            source.components,
+            transformer=None,
+            vae=None,
+            torch_dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        ),
     )
     _keep_within_positions(pipeline)
     try:
@@ -233,7 +247,10 @@ def check_parts(source: Source) -> None:
 def load_vae(source: Source, dtype: torch.dtype) -> Any:
     """The VAE in eval mode without gradients, on the CPU."""
     cls = library_class(source.family.vae_class)
-    vae = _load_part(source, lambda: cls.from_pretrained(source.components, subfolder="vae", torch_dtype=dtype))
+    vae = _load_part(
+        source,
+        lambda: cls.from_pretrained(source.components, subfolder="vae", torch_dtype=dtype, use_safetensors=True),
+    )
     return vae.eval().requires_grad_(False)
 
 
@@ -262,6 +279,7 @@ def _folder(where: str, key: str) -> Path:
     path = Path(where)
     if os.path.isdir(path):
         if (path / INDEX).is_file():
+            check_folder(path)
             return path
         raise UserError(f"{where} ({key}) has no {INDEX}: it is not a diffusers pipeline folder.")
     if path.suffix in (".ckpt", ".pt", ".bin", ".pth"):
@@ -292,6 +310,7 @@ def _checked_files(where: str, key: str) -> Path:
             f"{where} ({key}): the hub gives no {INDEX} of it. It is not a diffusers pipeline; or, without a "
             "connection, it was not downloaded before."
         )
+    check_folder(folder)
     return folder
 
 

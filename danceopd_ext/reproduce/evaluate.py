@@ -124,7 +124,9 @@ def load(pipeline: str, checkpoint: str | None) -> ZImageOmniPipeline:
     """The pipeline, with another transformer if one is given."""
     found = load_omni(pipeline)
     if checkpoint:
-        found.transformer = type(found.transformer).from_pretrained(checkpoint, local_files_only=True)
+        found.transformer = type(found.transformer).from_pretrained(
+            checkpoint, local_files_only=True, use_safetensors=True
+        )
     return found
 
 

@@ -26,8 +26,8 @@ class Hub:
     def snapshot_download(self, name: str, *, allow_patterns: list[str]) -> str:
         return str(self._copy(name, self.cache / "snapshots" / name, allow_patterns))
 
-    def download(self, name: str, *, use_safetensors: bool) -> Path:
-        assert use_safetensors
+    def download(self, name: str, *, use_safetensors: bool, trust_remote_code: bool) -> Path:
+        assert use_safetensors and trust_remote_code is False
         self.downloaded.append(name)
         return self._copy(name, self.cache / ("moved" if self.moved else "snapshots") / name, ["*"])
 

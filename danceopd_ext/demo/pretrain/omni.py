@@ -69,4 +69,6 @@ def save_omni(pipeline: ZImageOmniPipeline, folder: Path) -> None:
     save_pipeline(pipeline, folder, build_omni_tokenizer())
 
 
-load_omni = partial(ZImageOmniPipeline.from_pretrained, local_files_only=True)
+load_omni = partial(
+    ZImageOmniPipeline.from_pretrained, local_files_only=True, use_safetensors=True, trust_remote_code=False
+)

@@ -65,15 +65,15 @@ class Stages:
             getattr(self, stage)()
 
     def vae_32(self) -> None:
-        train_vae(self.sizes.vae, seed=self.seed).save_pretrained(self.folder / "vae_32")
+        train_vae(self.sizes.vae, seed=self.seed).save_pretrained(self.folder / "vae_32", use_safetensors=True)
 
     def vae(self) -> None:
-        vae = double_vae(AutoencoderKL.from_pretrained(self.folder / "vae_32"))
+        vae = double_vae(AutoencoderKL.from_pretrained(self.folder / "vae_32", use_safetensors=True))
         smooth_squares(vae, self.sizes.squares, seed=self.seed)
         vae.save_pretrained(self.folder / "vae")
 
     def words(self) -> None:
-        pipeline = build_omni(AutoencoderKL.from_pretrained(self.folder / "vae"), seed=self.seed)
+        pipeline = build_omni(AutoencoderKL.from_pretrained(self.folder / "vae", use_safetensors=True), seed=self.seed)
         self._train(pipeline, "words", word_shares, self.sizes.words)
 
     def able(self) -> None:
@@ -120,7 +120,9 @@ class Stages:
         for model in ("base", *LORA_TEACHERS, "style"):
             if model == "style":
                 pipeline.unload_lora_weights()
-                pipeline.transformer = ZImageTransformer2DModel.from_pretrained(self.folder / "style")
+                pipeline.transformer = ZImageTransformer2DModel.from_pretrained(
+                    self.folder / "style", use_safetensors=True
+                )
             else:
                 strengths = {model: 1.0} if model != "base" else {}
                 use_loras(pipeline, {name: self.lora(name) for name in strengths}, strengths)

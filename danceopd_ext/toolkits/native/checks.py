@@ -120,8 +120,9 @@ def _check_folder(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         checkpoint_keys(file)
-    if not files and not any(folder.glob("*.bin")):
-        raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.")
+    if not files:
+        pickles = " A .bin file can run code when opened, and is not read." if any(folder.glob("*.bin")) else ""
+        raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.{pickles}")
 
 
 def check_output(preset: Preset) -> list[str]:

@@ -1,0 +1,107 @@
+"""Checks a diffusers folder for what could run code, before a library opens it.
+
+Models are shared between strangers. diffusers and transformers ask before they run code that comes with a model, but
+not every version does, and not in every place. So a folder whose files name anything but classes of these two libraries
+is refused here, whatever they would do with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.foreign.files import MIB, check_file
+from danceopd_ext.foreign.json import read_object, shown
+from danceopd_ext.foreign.text import read_text
+
+INDEX = "model_index.json"
+LIBRARIES = ("diffusers", "transformers")
+#: classes that look up in the folder what they are
+AUTOMATIC = {"diffusers": ("AutoModel", "AutoPipeline"), "transformers": ("Auto",)}
+#: diffusers' classes of VAEs, whose names begin alike
+NOT_AUTOMATIC = "Autoencoder"
+#: bytes of a tokenizer; those of large models have 35 MB
+LARGEST_TOKENIZER = 256 * MIB
+REMEDY = "It was not opened. Use a model whose parts are plain classes of diffusers and transformers."
+
+
+def check_folder(folder: Path) -> None:
+    """Check the index, the settings and the tokenizers of a model, as far as they are in the folder.
+
+    Raises UserError that names the file, and the key in it.
+    """
+    index = read_object(folder / INDEX, "model index")
+    if not isinstance(index.get("_class_name"), str):
+        raise UserError(
+            f"{folder / INDEX}: _class_name is {shown(index.get('_class_name'))}, and not the name of a pipeline of "
+            f"diffusers. {REMEDY}"
+        )
+    parts = list(_components(index, folder / INDEX))
+    for place in (folder, *(folder / name for name in parts)):
+        _check_stray_code(place)
+        for file in sorted(place.glob("*config.json")):
+            _check_settings(file)
+    for name in parts:
+        tokenizer = folder / name / "tokenizer.json"
+        if tokenizer.exists() and check_file(tokenizer, "tokenizer").st_size > LARGEST_TOKENIZER:
+            raise UserError(f"{tokenizer} has more than {LARGEST_TOKENIZER / MIB:,g} MiB. Is it the right file?")
+
+
+def _components(index: Mapping[str, Any], file: Path) -> Iterator[str]:
+    """The name of each part that the index has. Raises UserError for a class of another library."""
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list) or not any(isinstance(one, str) for one in value):
+            continue  # a setting of the pipeline, or a part that this model lacks: [null, null]
+        library, cls = value if len(value) == 2 else (None, None)
+        known = library in LIBRARIES and isinstance(cls, str) and cls.isidentifier() and not cls.startswith("_")
+        plain = known and (cls.startswith(NOT_AUTOMATIC) or not cls.startswith(AUTOMATIC[library]))
+        if not (plain and name.isidentifier()):
+            raise UserError(f"{file}: {few_letters(name)} is {shown(value)}. {REMEDY}")
+        yield name
+
+
+def _check_stray_code(folder: Path) -> None:
+    """Raise UserError for a file that some versions of diffusers run when they open the folder."""
+    for name in (*LIBRARIES, "None"):  # the module of a part's library, and that of no custom pipeline
+        if (folder / f"{name}.py").exists():
+            raise UserError(f"{folder / name}.py: the model would run code of its own. {REMEDY}")
+
+
+def _check_settings(file: Path) -> None:
+    """Raise UserError for settings that name code, or that no tokenizer can have."""
+    try:
+        settings = json.loads(read_text(file, "settings of the model", LARGEST_TOKENIZER))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not valid JSON ({few_letters(str(error))}). Download the model again.") from None
+    for key, value in _entries(settings):
+        if key == "auto_map" and value:
+            raise UserError(f"{file}: auto_map names code of its own: {shown(value)}. {REMEDY}")
+        if "attn_implementation" in key and "/" in json.dumps(value):
+            raise UserError(f"{file}: {key} = {shown(value)} names code on the hub. {REMEDY}")
+    if isinstance(settings, dict) and "model_max_length" in settings:
+        _check_longest(file, settings["model_max_length"])
+
+
+def _check_longest(file: Path, longest: Any) -> None:
+    """Raise UserError for a number of tokens that is none; a huge one means that there is no limit."""
+    if longest is not None and not (type(longest) in (int, float) and longest >= 1):
+        raise UserError(
+            f"{file}: model_max_length is {shown(longest)}, and not a number from 1. Download the model again."
+        )
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key and value of a JSON value, however deep."""
+    waiting = [value]
+    while waiting:
+        holder = waiting.pop()
+        if isinstance(holder, dict):
+            yield from holder.items()
+        waiting += [one for one in _inner(holder) if isinstance(one, (dict, list))]
+
+
+def _inner(holder: Any) -> list[Any]:
+    return list(holder.values()) if isinstance(holder, dict) else holder if isinstance(holder, list) else []
