@@ -38,6 +38,7 @@ from danceopd_ext.models.decoding import pixels_per_latent
 from danceopd_ext.models.family import Family, flow_match_shift
 from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
+from danceopd_ext.models.trial import bound, load_tokenizers
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
@@ -183,6 +184,7 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
     Encoders that do not fit into the device's memory (T5-XXL alone takes 9 GiB) are streamed through it.
     """
     cls = library_class(source.family.pipeline_class)
+    load_tokenizers(source.components)
     pipeline = _load_part(
         source,
         lambda: cls.from_pretrained(
@@ -195,6 +197,7 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
         ),
     )
     _keep_within_positions(pipeline)
+    bound(pipeline, source.components)
     try:
         return pipeline.to(device)
     except torch.OutOfMemoryError:
