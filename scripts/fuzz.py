@@ -47,7 +47,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add("--first", type=int, default=0, help="the number of the first case of each target")
     add("--only", metavar="TARGET:NUMBER", help="this case alone, in this process, with the whole trace")
     add("--keep", type=Path, metavar="DIR", help="where the inputs stay")
-    add("--json", type=Path, metavar="FILE", help="write every outcome that is no result, a line each")
+    add("--json", type=Path, metavar="FILE", help="add every outcome but results to this file, a line each")
     add("--write", action="store_true", help=f"write the table to {RESULTS.name} beside the script")
     return parser.parse_args(words)
 
@@ -88,6 +88,13 @@ def run_one(asked: argparse.Namespace, world: World, scratch: Path) -> int:
 def run_all(asked: argparse.Namespace, world: World, scratch: Path) -> list[Outcome]:
     """All cases, target by target; those that are done when Ctrl-C is pressed."""
     found: list[Outcome] = []
+
+    def done(one: Outcome) -> None:
+        found.append(one)
+        if asked.json and one.outcome != "result":
+            with open(asked.json, "a", encoding="utf-8") as file:
+                file.write(json.dumps(one.as_dict()) + "\n")
+
     shares = {name: TARGETS[name].share for name in asked.targets}
     for name, share in shares.items():
         count = max(1, round(asked.cases * share / sum(shares.values())))
@@ -112,9 +119,6 @@ def report(asked: argparse.Namespace, found: Sequence[Outcome], seconds: float) 
     for line in [*failures(found, asked.seed), *nameless(found)]:
         print(line)
     print(f"\n{len(found):,} cases in {seconds:.0f} s, seed {asked.seed}, of {Path(danceopd_ext.__file__).parent}")
-    if asked.json:
-        lines = [json.dumps(one.as_dict()) for one in found if one.outcome != "result"]
-        asked.json.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if asked.write:
         command = " ".join(["python scripts/fuzz.py", f"--cases {asked.cases}", f"--seed {asked.seed}"])
         RESULTS.write_text(

@@ -168,7 +168,7 @@ def _write_pickle(folder: Path, entries: Entries, rng: Random, odd: bool) -> tup
             {"state_dict": None},
             {**entries, "x": 3}, {key: tensor.to_sparse() for key, tensor in entries.items()}, {"x": {"y": entries}},
             {key: torch.nn.Parameter(tensor) for key, tensor in entries.items()}, {None: torch.ones(2), **entries},
-            {key: tensor.to("meta") for key, tensor in entries.items()}, {"\x1b[31m": torch.ones(1), **entries},
+            {key: tensor.to("meta") for key, tensor in entries.items()}, {"\x1b[2J": torch.ones(1), **entries},
             {key: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8) for key, tensor in entries.items()},
             {key: tensor[:1].expand(10**6, *tensor.shape[1:]) for key, tensor in entries.items() if tensor.ndim},
             {key: torch.zeros(1).expand(10**5, 10**5) for key in entries},

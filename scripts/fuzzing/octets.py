@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 TOKENS = (
-    b"\0", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xc0\x80", b"\x1b[31m",
+    b"\0", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xc0\x80", b"\x1b[2J",
     b'"', b"'", b"\\", b"\n", b"\r", b"{",
     b"[", b"]", b"}", b"=", b",", b";", b"#", b"--w ", b"--ci ", b"9" * 5000, b"[" * 2000, b"1e999", b"nan",
     b"\x80\x04.",
@@ -63,7 +63,7 @@ def make_odd_files(folder: Path) -> None:
             (folder / f"loop{ending}").symlink_to(f"loop{ending}")
     for ending in ("", ".txt", ".safetensors"):
         (folder / f"folder{ending}").mkdir()
-    (folder / "strange\x1b[31m.txt").write_text("a cat\n", encoding="utf-8")
+    (folder / "strange\x1b[2J.txt").write_text("a cat\n", encoding="utf-8")
     (folder / f"{STRANGER}.py").write_text(
         "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Thing: ...\n", encoding="utf-8"
     )

@@ -76,7 +76,7 @@ def copy_model(folder: Path) -> Path:
     return model
 
 
-@target("checkpoint", share=4)
+@target("checkpoint", share=3)
 def checkpoint_case(rng: Random, world: World, folder: Path) -> Case:
     """A model in a single file, as the base or as a teacher, with odd tensors or an odd header."""
     path, prefix = folder / "model.safetensors", rng.choice(("", "model.diffusion_model."))
@@ -120,7 +120,7 @@ def write_run(folder: Path, world: World, document: dict[str, Any]) -> None:
         (folder / file).write_bytes((world.folder / file).read_bytes())
 
 
-@target("model", share=12)
+@target("model", share=8)
 def model_case(rng: Random, world: World, folder: Path) -> Case:
     """A model folder with odd configurations, and for some cases its loading and the text encoder's first prompt."""
     model, told = copy_model(folder), []
@@ -290,7 +290,7 @@ def _continue(ready_: Ready, state: str) -> Callable[[Stage], None]:
     return run
 
 
-@target("state", share=8, batch=20, before=ready)
+@target("state", share=4, batch=20, before=ready)
 def state_case(rng: Random, world: World, folder: Path) -> Case:
     """A state with damaged bytes or replaced files; its digests are what they were."""
     run = ready(world)
@@ -341,7 +341,7 @@ def toolkit_state_case(rng: Random, world: World, folder: Path) -> Case:
     return Case(run, [*told, place[:40]], ["fused-state", "resume"])
 
 
-@target("signed-state", share=8, batch=1, before=ready)
+@target("signed-state", share=5, batch=1, before=ready)
 def signed_state_case(rng: Random, world: World, folder: Path) -> Case:
     """A state whose digests are right and whose content is not what we wrote: somebody else made it."""
     run = ready(world)
@@ -358,7 +358,7 @@ def signed_state_case(rng: Random, world: World, folder: Path) -> Case:
     return Case(_continue(run, "fused-state"), told, ["fused-state"])
 
 
-@target("cache", share=8, batch=20, before=ready)
+@target("cache", share=5, batch=20, before=ready)
 def cache_case(rng: Random, world: World, folder: Path) -> Case:
     """A cache of encoded prompts with one odd entry, and a step with what is in it."""
     run = ready(world)

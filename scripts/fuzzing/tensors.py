@@ -176,7 +176,7 @@ def odd_header(header: dict[str, Any], rng: Random) -> tuple[dict[str, Any], str
         return header, "nothing"
     key, kind = rng.choice(keys), rng.random()
     if kind < 0.3:
-        header[key]["dtype"] = rng.choice((*DTYPES, None, 5, "f32", "\x1b[31m", ""))
+        header[key]["dtype"] = rng.choice((*DTYPES, None, 5, "f32", "\x1b[2J", ""))
     elif kind < 0.6:
         size = rng.choice((*NUMBERS, Raw("9" * 5000), "3", None, [1]))
         header[key]["shape"] = rng.choice(([size], [size, size], size, [1] * 100_000, [], None))

@@ -64,7 +64,7 @@ PLACES = (
     "file:///etc/passwd", "https://localhost/x.safetensors", "a" * 300, "a/" * 3000, "x" * 254 + ".txt",
     "preset.toml", "base.txt", "style.safetensors", "pictures/0.png", "pictures/0.txt",
     "../" * 40 + "etc/passwd", "x\0y.txt", "NUL", "con.txt", "a\nb.txt", " ", "*.txt", "stranger.py",
-    "strange\x1b[31m.txt",
+    "strange\x1b[2J.txt",
 )  # fmt: skip
 STRINGS = (
     "", " ", "\t", "\n", "x", "none", "None", "null", "true", "nan", "inf", "-1", "0", "1e400", "9" * 4301, "1,2",
@@ -88,8 +88,8 @@ STRINGS = (
 TEMPLATES = (
     "{% for i in range(10**9) %}{% endfor %}", "{{ 'a' * 10**9 }}", "{{ 'a' * 10**11 }}", "{{ 10**10**8 }}",
     "{% for", "{{ x.y.z }}",
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ messages[99] }}", "{{ raise_exception('\x1b[31m') }}", "",
-    "\x1b[31m",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ messages[99] }}", "{{ raise_exception('\x1b[2J') }}", "",
+    "\x1b[2J",
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{% set x = namespace(y=[]) %}{% for i in range(10**7) %}{% endfor %}",
     "{{ cycler.__init__.__globals__.os.getpid() }}",

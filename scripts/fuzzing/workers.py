@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -30,6 +31,8 @@ except ImportError:  # Windows, where nothing is forked either
 SECONDS, WAITING, MEGABYTES = 5.0, 12.0, 1024
 #: how long a process that does not answer a signal may live on
 PATIENCE = 40.0
+#: what progress bars and the libraries' own reports print: a colour, a line up
+HARMLESS = re.compile(r"\x1b\[([\d;]*m|A)")
 #: address space beyond what the process has, so that a case that asks for too much is refused rather than killed
 MORE_SPACE = 3 * 2**30
 
@@ -115,7 +118,7 @@ def _work(
         found = _limited(target, number, seed, world, folder)
         sys.stdout.flush()
         sys.stderr.flush()
-        text = os.pread(log, 1 << 20, 0).decode("utf-8", "replace").replace("\x1b[A", "")
+        text = HARMLESS.sub("", os.pread(log, 1 << 20, 0).decode("utf-8", "replace"))
         if found.outcome in RIGHT and (odd := CONTROL.search(text)):
             found.outcome, found.where = "escapes", f"printed {odd[0]!a}"
             found.message = ascii(text[max(0, odd.start() - 150) : odd.end() + 50])
