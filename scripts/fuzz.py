@@ -103,9 +103,7 @@ def run_all(asked: argparse.Namespace, world: World, scratch: Path) -> list[Outc
             TARGETS[name].before(world)
         try:
             for start in range(0, count, size):
-                run_batch(
-                    name, numbers[start : start + size], asked.seed, world, scratch, bool(asked.keep), found.append
-                )
+                run_batch(name, numbers[start : start + size], asked.seed, world, scratch, bool(asked.keep), done)
         except KeyboardInterrupt:
             break
         print(f"{name}: {count} cases, {count / (time.monotonic() - began):.0f} a second", flush=True)
