@@ -25,7 +25,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from fuzzing import data, loras, presets, runs  # noqa: F401 - they make their targets known
+from fuzzing import data, hosted, loras, models, presets, prompts, states  # noqa: F401 - they make their targets known
 from fuzzing.cases import run_case
 from fuzzing.outcomes import OUTCOMES, RIGHT, Outcome
 from fuzzing.targets import TARGETS

@@ -4,7 +4,7 @@
 - `octets`: damage that knows nothing of the format; files that are no plain files
 - `tensors`: safetensors files with odd headers, tensors and metadata, and their PyTorch relatives
 - `worlds`: the right files that every case begins with
-- `presets`, `loras`, `data`, `runs`: the targets, by what is read
+- `presets`, `hosted` (with `toolkits`), `loras`, `data`, `prompts`, `models`, `states`: the targets, by what is read
 - `cases`, `outcomes`: one case, and what it came to; `workers`: cases in forked processes, with limits
 """
 
