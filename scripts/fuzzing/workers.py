@@ -111,6 +111,7 @@ def _work(
     log = os.open(scratch / f"output-{os.getpid()}", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.stdout = sys.stderr = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     _limit_space()
     for number in numbers:
         folder = scratch / f"{target}-{number}"
@@ -140,19 +141,19 @@ def _limited(target: str, number: int, seed: int, world: World, folder: Path) ->
     """`run_case` with its limits of time and memory."""
     began, used = time.monotonic(), time.process_time()
 
-    def late(*_: object) -> None:
+    def ring(*_: object) -> None:
         if time.process_time() - used > SECONDS or time.monotonic() - began > WAITING:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise TooSlow
         signal.setitimer(signal.ITIMER_REAL, 0.5)
 
-    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGALRM, ring)
     before = _memory("VmRSS", reset=True)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         found = run_case(target, number, seed, world, folder)
-    except TooSlow:
-        found = Outcome(target, number, "slow", where="while its input was made or put away")
+    except TooSlow as late:  # while its input was made or put away
+        found = Outcome(target, number, "slow", where=frame_of(late), trace=traced(late))
     except Exception as error:  # a fault of ours
         found = Outcome(target, number, "died", where=f"its input was not made: {frame_of(error)}", trace=traced(error))
     finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 import scripts
+from danceopd_ext.errors import UserError
 
 SEED = 16
 #: target -> cases
@@ -54,3 +56,97 @@ def test_odd_input_comes_to_a_result_or_a_message(fuzz, run, target):
     wrong = [one for one in found if one.outcome not in fuzz.RIGHT]
     assert not wrong, "\n".join(fuzz.failures(wrong, SEED))
     assert {one.outcome for one in found} == set(fuzz.RIGHT), "input that is all refused, or all taken, tests little"
+
+
+@pytest.fixture
+def judged(fuzz, run, monkeypatch):
+    """The outcome of a case that does this."""
+
+    def judged(read):
+        targets = sys.modules["fuzzing.targets"]
+        made = targets.Target(lambda rng, world, folder: targets.Case(read, ["nothing odd"]), share=1)
+        monkeypatch.setitem(fuzz.TARGETS, "own", made)
+        (found,) = run("own", [0])
+        return found
+
+    return judged
+
+
+def refuse(stage):
+    raise UserError("dataset.toml: resolution is missing.")
+
+
+def fail(stage):
+    stage("reading")
+    raise KeyError("x")
+
+
+def leave(stage):
+    os._exit(3)
+
+
+def never_end(stage):
+    while True:
+        pass
+
+
+def take_much(stage):
+    bytearray(8 * 2**30)
+
+
+def clear_the_screen(stage):
+    print("a note on \x1b[2J")
+
+
+def start_the_stranger(stage):
+    import stranger  # noqa: F401 - a module that lies beside every preset
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits need processes that are forked")
+@pytest.mark.parametrize(
+    ("read", "outcome"),
+    [
+        (print, "result"),
+        (refuse, "refused"),
+        (fail, "exception"),
+        (leave, "died"),
+        (never_end, "slow"),
+        (take_much, "memory"),
+        (clear_the_screen, "escapes"),
+        (start_the_stranger, "code"),
+    ],
+)
+def test_every_outcome_is_told_from_the_others(fuzz, judged, monkeypatch, read, outcome):
+    monkeypatch.setattr(sys.modules["fuzzing.workers"], "SECONDS", 0.2)
+    assert judged(read).outcome == outcome
+
+
+def test_a_failure_names_the_case_and_the_place(fuzz, judged):
+    found = judged(fail)
+    assert (found.stage, found.message) == ("reading", "KeyError: 'x'")
+    text = "\n".join(fuzz.failures([found], SEED))
+    assert f"--seed {SEED} --only own:0" in text and "test_fuzz.py" in text
+
+
+def test_a_refusal_that_names_neither_file_nor_key_is_counted(fuzz, judged):
+    def vague(stage):
+        raise UserError("something is wrong.")
+
+    assert judged(vague).nameless and not judged(refuse).nameless
+    assert "| own | 1 | 0 | 1 |" in fuzz.table([judged(vague)])
+
+
+def test_a_case_follows_from_seed_target_and_number(run):
+    first, again = run("dataset", range(3)), run("dataset", range(3))
+    assert [one.changes for one in first] == [one.changes for one in again]
+    assert len({one.changes for one in first}) == 3
+
+
+def test_the_exit_code_says_whether_all_is_right(fuzz, capsys, monkeypatch, tmp_path):
+    words = ["--cases", "2", "--targets", "prompts", "--keep", str(tmp_path / "kept"), "--json", str(tmp_path / "all")]
+    assert fuzz.main(words) == 0
+    assert "| prompts | 2 |" in capsys.readouterr().out
+    assert (tmp_path / "kept" / "prompts-1").is_dir()
+    monkeypatch.setattr(fuzz, "RIGHT", ("result",))
+    monkeypatch.setattr(fuzz, "run_all", lambda *_: [fuzz.Outcome("prompts", 0, "refused")])
+    assert fuzz.main(words) == 1
