@@ -63,11 +63,15 @@ def write_lora(
 def _check_range(tensors: Mapping[str, torch.Tensor], lora: Lora, dtype: torch.dtype) -> None:
     """Raise UserError where `dtype` has no number for a value."""
     key = next((key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
-    if key:
-        raise UserError(
-            f"{lora.name or 'LoRA'}: {key} has values that {str(dtype).removeprefix('torch.')} cannot hold. Write it "
-            "in bfloat16 or float32 (--dtype bf16; in a preset save_precision)."
-        )
+    if key is None:
+        return
+    label = f"{lora.name or 'LoRA'}: {key}"
+    if not all(bool(tensor.isfinite().all()) for change in lora.modules.values() for tensor in change.tensors()):
+        raise UserError(f"{label} has NaN or infinite values: the training that made it broke down.")
+    raise UserError(
+        f"{label} has values that {str(dtype).removeprefix('torch.')} cannot hold. Write it in bfloat16 or float32 "
+        "(--dtype bf16; in a preset save_precision)."
+    )
 
 
 def unread(layers: Iterable[str], layout: Layout, format: str) -> list[str]:

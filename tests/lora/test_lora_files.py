@@ -229,6 +229,9 @@ def test_values_that_overflow_leave_the_old_file(tmp_path):
     old = save(tmp_path / "x.safetensors", {"old": torch.ones(1)})
     lora = random_lora("sd3")
     lora.modules["proj_out"] = lora.modules["proj_out"].scaled(1e30)
+    with pytest.raises(UserError, match="values that float16 cannot hold"):
+        write_lora(old, lora, layout("sd3"), "kohya", dtype=torch.float16)
+    lora.modules["proj_out"] = lora.modules["proj_out"].scaled(float("nan"))
     with pytest.raises(UserError, match="NaN or infinite"):
         write_lora(old, lora, layout("sd3"), "kohya", dtype=torch.float16)
     assert list(load_file(old)) == ["old"] and list(tmp_path.iterdir()) == [old]

@@ -16,9 +16,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import UserError
-
-#: accelerate's name of the file that holds our Progress, the first object that is registered with it
-PROGRESS_FILE = "custom_checkpoint_0.pkl"
+from danceopd_ext.toolkits.hosted.progress import PROGRESS_FILE, read_progress
 
 #: what musubi's loop does besides a step; off, by these values, while steps are run through
 QUIET = {
@@ -41,8 +39,8 @@ def check_state(args: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UserError(f'resume = "{args.resume}": there is no such folder. States are folders that end in -state.')
     try:
-        step = torch.load(folder / PROGRESS_FILE, weights_only=True)["step"]
-    except Exception as error:  # not there, or not a dictionary of ours: torch has many words for it
+        step = read_progress(folder)["step"]
+    except UserError as error:
         raise UserError(
             f'resume = "{args.resume}" is no state of a danceopd run ({PROGRESS_FILE} in it is missing or damaged). To '
             "start from a LoRA, use network_weights."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.finite import broken_weight, first_broken
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.models.loading import Source
-from danceopd_ext.toolkits.native.state import SavedState
+from danceopd_ext.toolkits.native.state import OPTIMIZER_FILE, STUDENT_FILE
 
 BF16 = 'fp16 is too narrow for these numbers: set mixed_precision = "bf16" (or "no")'
 AGAIN = "the file is damaged, or the training that made it broke down: download it again, or use another one"
@@ -53,15 +54,16 @@ def check_adapters(adapters: Adapters, names: Mapping[str, str], precision: str)
             raise UserError(f"{names[name]}: its change of {layer} is infinite in {precision} precision: {remedy}.")
 
 
-def check_state(state: SavedState) -> None:
-    """Raise UserError for a state whose weights or optimizer hold NaN: what goes on from there is lost."""
-    if broken := first_broken(state.student()):
-        file = state.folder / "student.safetensors"
+def check_state(folder: Path, student: Mapping[str, torch.Tensor], entries: Mapping[int, Mapping[str, Any]]) -> None:
+    """Raise UserError for a state whose weights or optimizer hold NaN: what goes on from there is lost.
+
+    `folder`: the state's. `entries`: number of a weight -> what the optimizer keeps of it.
+    """
+    if broken := first_broken(student):
+        file = folder / STUDENT_FILE
         raise UserError(f"{file} (resume): {broken} holds NaN or infinite numbers: use an earlier state.")
-    of_parameters = state.optimizer().get("optimizer", {}).get("state", {})
-    for number, entries in of_parameters.items():
-        if isinstance(entries, Mapping) and (broken := first_broken(entries)):
-            file = state.folder / "optimizer.pt"
-            raise UserError(
-                f"{file} (resume): {broken} of parameter {number} holds NaN or infinite numbers: use an earlier state."
-            )
+    file = folder / OPTIMIZER_FILE
+    for number, entry in entries.items():
+        if broken := first_broken(entry):
+            of = f"{broken} of parameter {number}"
+            raise UserError(f"{file} (resume): {of} holds NaN or infinite numbers: use an earlier state.")

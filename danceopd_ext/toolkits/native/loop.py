@@ -21,14 +21,14 @@ from danceopd_ext.toolkits.native.journal import Journal
 from danceopd_ext.toolkits.native.optimizers import (
     is_schedule_free,
     learning_rate,
-    make_optimizer,
-    make_schedule,
+    optimizer_of,
     set_learning_rate,
 )
 from danceopd_ext.toolkits.native.output import Output
 from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared
 from danceopd_ext.toolkits.native.previews import Abandoned, Previews
 from danceopd_ext.toolkits.native.processes import any_process, average_gradients, whole_report
+from danceopd_ext.toolkits.native.resuming import read_state
 from danceopd_ext.toolkits.native.saving import Saved, Saving
 from danceopd_ext.toolkits.native.stop import StopRequest
 
@@ -54,8 +54,7 @@ class Run:
         self.prepared, self.preset = prepared, preset
         self.accelerator, self.fields, self.data = accelerator, fields, data
         self.parameters = fields.adapters.student_parameters()
-        optimizer = make_optimizer(preset.optimizer, self.parameters, accelerator.device, preset.allow_local_code)
-        self.schedule = make_schedule(preset.optimizer, optimizer, preset.training.max_train_steps)
+        optimizer, self.schedule = optimizer_of(preset, accelerator.device)(self.parameters)
         self.optimizer = accelerator.prepare(optimizer)
         self.output = Output(prepared, fields.adapters, self.optimizer_state)
         self.update = METHODS[preset.danceopd.method].update
@@ -307,15 +306,16 @@ class Run:
 
     def restore(self) -> None:
         """Continue from the saved state; the learning rate and its schedule are the preset's."""
-        saved = self.prepared.resume
-        state = saved.optimizer()
-        self.fields.adapters.load_state(STUDENT, saved.student())
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        saved, adapters = self.prepared.resume, self.fields.adapters
+        sizes = {name: tuple(weight.shape) for name, weight in adapters.state_dict(STUDENT).items()}
+        state = read_state(saved, sizes, optimizer_of(self.preset, self.accelerator.device), self.accelerator.device)
+        adapters.load_state(STUDENT, state.student)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.schedule.load_state_dict(state.schedule)
         set_learning_rate(self.schedule, self.preset.optimizer.learning_rate)
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.output.forwards = state["forwards"]
+        if self.accelerator.scaler and state.scaler:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+        self.output.forwards = state.forwards
         self.step = saved.step
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -16,6 +16,9 @@ from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.toolkits.installed import Refused, class_at
 from danceopd_ext.toolkits.native.rates import check_rate, is_relative, specific, warmup_of
+
+if TYPE_CHECKING:
+    from danceopd_ext.config import Preset
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,16 @@ def make_schedule(section: OptimizerSection, optimizer: torch.optim.Optimizer, s
         )
     except (ValueError, TypeError) as error:
         raise UserError(f'lr_scheduler = "{section.lr_scheduler}": {error}.') from error
+
+
+def optimizer_of(preset: Preset, device: torch.device) -> Callable[[list[torch.nn.Parameter]], tuple[Any, Any]]:
+    """What makes the run's optimizer and schedule for a list of weights."""
+
+    def make(weights: list[torch.nn.Parameter]) -> tuple[Any, Any]:
+        optimizer = make_optimizer(preset.optimizer, weights, device, preset.allow_local_code)
+        return optimizer, make_schedule(preset.optimizer, optimizer, preset.training.max_train_steps)
+
+    return make
 
 
 def set_learning_rate(schedule: Any, learning_rate: float) -> None:

@@ -29,7 +29,6 @@ from danceopd_ext.lora.write import unread
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
-from danceopd_ext.toolkits.native.broken import check_state
 from danceopd_ext.toolkits.native.checks import (
     check_attention,
     check_machine,
@@ -52,8 +51,10 @@ from danceopd_ext.toolkits.native.effects import (
 )
 from danceopd_ext.toolkits.native.identity import contents_of, settings_of
 from danceopd_ext.toolkits.native.launcher import unused_options
+from danceopd_ext.toolkits.native.optimizers import optimizer_of
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.rates import rate_notes
+from danceopd_ext.toolkits.native.resuming import read_state, student_sizes
 from danceopd_ext.toolkits.native.size import check_step, rank_notes
 from danceopd_ext.toolkits.native.state import SavedState, open_state
 from danceopd_ext.toolkits.native.trackers import check_trackers
@@ -169,7 +170,8 @@ def find_all(preset: Preset, accelerator: Accelerator) -> Prepared:
         prepared.start = cut_to_rank(start, preset.network.network_dim, notes)
     if preset.saving.resume:
         prepared.resume = open_state(Path(preset.saving.resume), prepared.identity, preset.training.max_train_steps)
-        check_state(prepared.resume)
+        sizes = student_sizes(layout.shapes, targets, preset.network.network_dim)
+        read_state(prepared.resume, sizes, optimizer_of(preset, accelerator.device), accelerator.device)
     notes += check_output(preset)
     return prepared
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_folder
+from danceopd_ext.foreign.json import read_object
+from danceopd_ext.foreign.tensors import read_header, read_pickle, read_tensors
 
 VERSION = 2
+STUDENT_FILE, OPTIMIZER_FILE = "student.safetensors", "optimizer.pt"
+#: more steps than any run has
+MOST_STEPS = 10**9
 
 #: settings that are digests, in words
 CONTENTS = {
@@ -54,16 +59,25 @@ class SavedState:
         """Settings that an earlier version did not write down, so that nobody can tell whether they were the same."""
         return [key for key in identity if key not in self.identity]
 
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the student's tensors. Raises UserError for a damaged file."""
+        return read_header(self.folder / STUDENT_FILE, "student of the state").shapes
+
     def student(self) -> dict[str, torch.Tensor]:
-        return load_file(self.folder / "student.safetensors")
+        """The student's tensors by name, copies. Raises UserError for a damaged file."""
+        tensors, _ = read_tensors(self.folder / STUDENT_FILE, "student of the state")
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def optimizer(self) -> dict[str, Any]:
         """Optimizer, schedule and scaler. Raises UserError when they cannot be read without running code from them."""
-        file = self.folder / "optimizer.pt"
+        file = self.folder / OPTIMIZER_FILE
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise UserError(f"{file} (resume) cannot be read: use an earlier state.") from error
+            content = read_pickle(file, "optimizer of the state")
+        except UserError as error:
+            raise UserError(f"{file} (resume) cannot be read: use an earlier state. {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{file} (resume) holds a {type(content).__name__}: use an earlier state.")
+        return content
 
 
 def save_state(
@@ -77,8 +91,8 @@ def save_state(
     """Write a state folder, whole or not at all. `optimizer`: optimizer, schedule and gradient scaler states."""
     with whole_folder(folder) as part:
         tensors = {name: t.detach().cpu().contiguous() for name, t in student.items()}
-        save_file(tensors, part / "student.safetensors")
-        with open(part / "optimizer.pt", "wb") as file:  # with a path torch does not say why it cannot write
+        save_file(tensors, part / STUDENT_FILE)
+        with open(part / OPTIMIZER_FILE, "wb") as file:  # with a path torch does not say why it cannot write
             torch.save(dict(optimizer), file)
         digests = {file.name: _digest(file) for file in sorted(part.iterdir())}
         facts = {"version": VERSION, "step": step, "identity": identity, "trackers": trackers, "sha256": digests}
@@ -87,25 +101,46 @@ def save_state(
 
 def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: int) -> SavedState:
     """Check a state folder against what is known of this run. Raises UserError when it is damaged or of another."""
-    try:
-        facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if facts["version"] != VERSION:
-            raise UserError(f"{folder} (resume) was written by another version of danceopd_ext.")
-        saved, step, digests = facts["identity"], int(facts["step"]), facts["sha256"]
-        trackers = dict(facts.get("trackers") or {})
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} (resume) is not a state folder: it has no state.json.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'state.json'} (resume) is damaged ({error}): use an earlier state.") from error
-    for name, digest in digests.items():
+    facts = _facts(folder)
+    for name, digest in facts["sha256"].items():
         if not (folder / name).is_file() or _digest(folder / name) != digest:
             raise UserError(f"{folder / name} (resume) is missing or damaged: use an earlier state.")
-    state = SavedState(folder, step, saved, trackers)
+    state = SavedState(folder, facts["step"], facts["identity"], facts["trackers"])
     state.check(identity)
-    if step >= max_train_steps:
-        raise UserError(f"{folder} (resume) has done {step} steps: raise max_train_steps = {max_train_steps}.")
-    state.optimizer()
+    if state.step >= max_train_steps:
+        raise UserError(f"{folder} (resume) has done {state.step} steps: raise max_train_steps = {max_train_steps}.")
     return state
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What state.json says. Raises UserError unless every entry is there and of its kind."""
+    file = folder / "state.json"
+    if not os.path.lexists(file):
+        raise UserError(f"{folder} (resume) is not a state folder: it has no state.json.")
+    try:
+        facts = read_object(file, "state")
+    except UserError as error:
+        raise UserError(f"{file} (resume) is damaged: use an earlier state. {error}") from error
+    if facts.get("version") != VERSION:
+        raise UserError(f"{folder} (resume) was written by another version of danceopd_ext.")
+    facts["trackers"] = facts.get("trackers") or {}
+    step, digests = facts.get("step"), facts.get("sha256")
+    wrong = {
+        "step": not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MOST_STEPS,
+        "identity": not isinstance(facts.get("identity"), dict),
+        "trackers": not _is_texts(facts["trackers"]),
+        "sha256": not _is_texts(digests) or set(digests) != {STUDENT_FILE, OPTIMIZER_FILE},
+    }
+    if key := next((key for key, is_wrong in wrong.items() if is_wrong), None):
+        raise UserError(
+            f"{file} (resume) is damaged: {key} = {_short(facts.get(key))} is not what a state has there. Use an "
+            "earlier state."
+        )
+    return facts
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _check_same_run(folder: Path, saved: Mapping[str, Any], now: dict[str, Any]) -> None:
@@ -130,7 +165,8 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 def _same_but_for_digest(before: str | None, now: str | None) -> bool:
     """Whether both are teachers with a LoRA, guidance and so on alike."""
-    return all(one and one.startswith("LoRA") for one in (before, now)) and before.split(",")[1:] == now.split(",")[1:]
+    alike = all(isinstance(one, str) and one.startswith("LoRA") for one in (before, now))
+    return alike and before.split(",")[1:] == now.split(",")[1:]
 
 
 def _digest(path: Path) -> str:

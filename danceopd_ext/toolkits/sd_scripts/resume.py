@@ -7,6 +7,7 @@ without the model, and the state is loaded where it was saved. What follows is t
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -15,9 +16,8 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.progress import PROGRESS_FILE, read_progress
 
-#: our Progress in a state folder; accelerate numbers what is registered with it
-PROGRESS_FILE = "custom_checkpoint_0.pkl"
 #: arguments of the toolkit that must not act while steps are replayed
 QUIET = {
     "save_every_n_steps": None,
@@ -83,19 +83,19 @@ def take_resume(args: Namespace) -> Replay | None:
     if given:
         raise UserError(f"{given[0]}: a resumed run goes on where its state was saved. Remove {' and '.join(given)}.")
     folder = Path(args.resume)
-    if not (folder / PROGRESS_FILE).is_file():
+    if not os.path.lexists(folder / PROGRESS_FILE):
         raise UserError(
             f'resume = "{args.resume}" is not a state of a DanceOPD run with sd-scripts: it has no {PROGRESS_FILE}. '
             "States are made by save_state = true, in folders that end in -state."
         )
     try:
-        state = torch.load(folder / PROGRESS_FILE, map_location="cpu", weights_only=True)
-        replay = Replay(folder, state["step"], state["loss"])
-    except Exception as error:  # damaged, or more than numbers: torch has many words for it
+        state = read_progress(folder)
+    except UserError as error:
         raise UserError(
             f'resume = "{args.resume}": {PROGRESS_FILE} is damaged or holds more than numbers. Resume from an earlier '
-            "state."
+            f"state. {error}"
         ) from error
+    replay = Replay(folder, state["step"], state["loss"])
     if not args.max_train_epochs:
         replay.check_end(args.max_train_steps)
     args.resume = None

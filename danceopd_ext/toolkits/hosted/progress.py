@@ -1,0 +1,30 @@
+"""Our own part of a state that a toolkit saved: how far the run was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.foreign.tensors import read_pickle
+
+#: accelerate's name of the file that holds our Progress, the first object that is registered with it
+PROGRESS_FILE = "custom_checkpoint_0.pkl"
+#: more steps than any run has
+MOST_STEPS = 10**9
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """Return {"step": optimizer steps done, "loss": their mean loss} of a state folder.
+
+    Raises UserError, which names the file, where it is missing, damaged or not ours.
+    """
+    file = folder / PROGRESS_FILE
+    found = read_pickle(file, "progress of the state")
+    found = found if isinstance(found, dict) else {}
+    step, loss = found.get("step"), found.get("loss", 0.0)
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MOST_STEPS:
+        raise UserError(f"{file}: step is {few_letters(repr(step))}, not a number of steps.")
+    if not isinstance(loss, int | float) or isinstance(loss, bool):
+        raise UserError(f"{file}: loss is {few_letters(repr(loss))}, not a number.")
+    return {"step": step, "loss": float(loss)}
