@@ -22,7 +22,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
     file = folder / PROGRESS_FILE
     found = read_pickle(file, "progress of the state")
     found = found if isinstance(found, dict) else {}
-    step, loss = found.get("step"), found.get("loss", 0.0)
+    step, loss = found.get("step"), found.get("loss") or 0.0
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MOST_STEPS:
         raise UserError(f"{file}: step is {few_letters(repr(step))}, not a number of steps.")
     if not isinstance(loss, int | float) or isinstance(loss, bool):
