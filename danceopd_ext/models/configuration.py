@@ -132,7 +132,8 @@ def check_index(index: Mapping[str, Any], file: Path) -> None:
 def _examples(cls: Any) -> dict[str, Any]:
     """The arguments of a class -> a value of the kind that each takes: its default, or one by its annotation."""
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    return {one.name: _example(str(one.annotation)) if one.default is None else one.default for one in parameters}
+    unclear = (None, (), [])
+    return {one.name: _example(str(one.annotation)) if one.default in unclear else one.default for one in parameters}
 
 
 def _example(annotation: str) -> Any:

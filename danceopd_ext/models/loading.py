@@ -43,8 +43,8 @@ from danceopd_ext.models.trial import bound, load_tokenizers
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 SCHEDULER = "scheduler_config.json"
-#: tokens of a large picture, for which a scheduler is tried out
-LONG_SEQUENCE = 16384
+#: tokens of a large picture, for which a scheduler is tried out, and pixels that a latent can be wide
+LONG_SEQUENCE, MOST_PIXELS = 16384, 1024
 #: what tells a model's family, layers and sizes; its pipeline uses these files too, so that none is fetched in vain
 CHECKED_FILES = (INDEX, "transformer/config.json", "vae/config.json")
 
@@ -74,7 +74,10 @@ class Source:
         """Pixels per latent, from the VAE's configuration alone."""
         config = read_configuration(self.components, "vae", library_class(self.family.vae_class))
         with built_from(self.components / "vae" / "config.json"):
-            return pixels_per_latent(self.family.vae_class, config)
+            pixels = pixels_per_latent(self.family.vae_class, config)
+            if not 0 < pixels <= MOST_PIXELS:
+                raise ValueError(f"a latent of it is {pixels:.0e} pixels wide")
+            return pixels
 
 
 def find_source(
