@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..errors import MissingFile, UserError
 from ..finite import first_broken
+from ..foreign.tensors import read_tensors
 
 #: the metadata entry that holds the digest
 DIGEST = "danceopd_sha256"
@@ -73,11 +74,10 @@ def add_digest(path: Path) -> str | None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(path)
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        tensors, metadata = read_tensors(path, "entry of a cache")
+    except MissingFile as error:
+        raise FileNotFoundError(path) from error
+    except UserError as error:
         raise Unsound(DAMAGED) from error
+    return {name: tensor.clone() for name, tensor in tensors.items()}, metadata

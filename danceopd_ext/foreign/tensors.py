@@ -8,6 +8,7 @@ that repeats its numbers are refused.
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,8 +81,10 @@ def read_pickle(path: Path, what: str = "file of tensors") -> Any:
     if zipped:
         _check_zip(path, size)
     try:
-        # as a map of the file, torch takes no size from the pickle that the file does not have
-        content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles, which the message below is about
+            # as a map of the file, torch takes no size from the pickle that the file does not have
+            content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # whatever a damaged pickle leads torch's reader to
         raise UserError(
             f"{path}: refused: a {path.suffix} file can run code when it is opened, and this one is damaged or holds"

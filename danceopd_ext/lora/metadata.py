@@ -14,6 +14,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 import torch
 from safetensors.torch import save
 
+from danceopd_ext.errors import printable
+
 
 def build_metadata(
     *,
@@ -71,12 +73,12 @@ def stem(place: str) -> str:
     name = PureWindowsPath(PurePosixPath(place).name).name or place
     for suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
         name = name.removesuffix(suffix)
-    return name
+    return printable(name)
 
 
 def as_text(value: object) -> str:
-    """Strings as they are, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Strings as they are, everything else as JSON; what would command a terminal is written out (such as `\\x1b`)."""
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), keep="\n\r\t")
 
 
 def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object]) -> dict[str, str]:
@@ -85,4 +87,4 @@ def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, obje
     header = int.from_bytes(content[:8], "little")
     digest = hashlib.sha256(memoryview(content)[8 + header :]).hexdigest()
     hashes = {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
-    return {**{key: as_text(value) for key, value in metadata.items()}, **hashes}
+    return {**{printable(key): as_text(value) for key, value in metadata.items()}, **hashes}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ import diffusers
 import torch
 from diffusers.hooks import apply_group_offloading
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.finite import broken_weight
+from danceopd_ext.foreign.files import check_file
+from danceopd_ext.foreign.hub import not_here, repository_of, why_not
 from danceopd_ext.foreign.json import read_object
+from danceopd_ext.foreign.tensors import read_header, read_tensors
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.models.configuration import (
     MOST_BYTES,
@@ -39,8 +40,6 @@ from danceopd_ext.models.family import Family, flow_match_shift
 from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 from danceopd_ext.models.trial import bound, load_tokenizers
-
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 SCHEDULER = "scheduler_config.json"
 #: tokens of a large picture, for which a scheduler is tried out, and pixels that a latent can be wide
@@ -98,6 +97,8 @@ def find_source(
         _check_type(family, model_type, where)
         others = components_from or family.default_components
         return Source(family, path, _folder(others, "components_from"), path.stem, _hub_id(others))
+    if os.path.exists(path) and not os.path.isdir(path):  # a pipe, a device: waited for as long as it likes
+        check_file(path, f"model ({key})")
     folder, hub = _folder(where, key), _hub_id(where)
     family = _family_of_folder(folder, where)
     _check_type(family, model_type, where)
@@ -173,12 +174,12 @@ def _narrow(dtype: torch.dtype) -> str:
 def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
     """The file; where the transformer's names have a prefix, which diffusers does not know in every family, its tensors
     without it and without those of other parts."""
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
-        if not prefix:
-            return str(path)
-        return {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
+    names = read_header(path, "checkpoint").shapes
+    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
+    if not prefix:
+        return str(path)
+    tensors, _ = read_tensors(path, "checkpoint", lambda name: name.startswith(prefix))
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device | str) -> Any:
@@ -293,13 +294,16 @@ def _folder(where: str, key: str) -> Path:
             f"{where} ({key}): a {path.suffix} file can run code when opened; use its .safetensors version."
         )
     if not _hub_id(where):
-        raise UserError(f"{where} ({key}) was not found: give a hub id, a diffusers folder or a .safetensors file.")
+        hint = not_here(path).partition("no such file or folder")[2].lstrip(";. ")
+        raise UserError(
+            f"{where} ({key}) was not found: give a hub id, a diffusers folder or a .safetensors file. {hint}".strip()
+        )
     return _checked_files(where, key)
 
 
 def _hub_id(where: str) -> str | None:
     """`where`, if it is the name of a model on the hub and of nothing here."""
-    return where if HUB_ID.match(where) and not os.path.exists(where) else None
+    return where if repository_of(where) == where and not os.path.lexists(where) else None
 
 
 def _checked_files(where: str, key: str) -> Path:
@@ -308,8 +312,9 @@ def _checked_files(where: str, key: str) -> Path:
         folder = Path(snapshot_download(where, allow_patterns=list(CHECKED_FILES)))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
-            f"{where} ({key}) is no file or folder here, and the hub does not give it ({_first_line(error)}). "
-            "Check the spelling and your connection; a gated model needs `hf auth login` first."
+            f"{where} ({key}) is no file or folder here, and the hub does not give it ({why_not(error, where)}). "
+            f"If it is a file or folder of yours, check the path (the current folder is {Path.cwd()}). If it is on the "
+            "hub, check the spelling and your connection; a gated model needs `hf auth login` first."
         ) from error
     if not (folder / INDEX).is_file():
         raise UserError(
@@ -340,13 +345,7 @@ def checkpoint_keys(path: Path) -> list[str]:
             f"{path}: only .safetensors files are read as checkpoints; a {path.suffix or 'nameless'} file "
             "can run code when opened. Convert it to .safetensors first."
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is not a whole .safetensors file ({_first_line(error)}): download it again."
-        ) from error
+    return list(read_header(path, "checkpoint").shapes)
 
 
 def _family_of_file(path: Path, model_type: str | None) -> Family:

@@ -333,3 +333,17 @@ def test_a_shown_value_is_short(tmp_path, capsys):
     tensors = parts | keyed(random_lora("z_image", only="to_k").modules, "transformer.{dots}", *PEFT)
     assert run(main, ["inspect", str(save(tmp_path / "x.safetensors", tensors)), "--family", "z_image"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) < 1000
+
+
+def test_what_convert_copies_commands_no_terminal(tmp_path, capsys):
+    """Metadata keeps its line breaks; a terminal that shows the new file is not commanded by it."""
+    from safetensors import safe_open
+
+    odd = {"modelspec.title": "a\x1b[2Jb", "note\x1b": "one\ntwo\tthree", "modelspec.description": "fête 绘画"}
+    file = save(tmp_path / "x.safetensors", named(LORA), odd)
+    command = ["convert", str(file), str(tmp_path / "y.safetensors"), "--to", "comfyui", "--family", "z_image"]
+    assert run(main, command) == 0
+    with safe_open(tmp_path / "y.safetensors", "pt") as written:
+        found = written.metadata()
+    assert found["modelspec.title"] == "a\\x1b[2Jb" and found["note\\x1b"] == "one\ntwo\tthree"
+    assert found["modelspec.description"] == "fête 绘画"

@@ -103,7 +103,7 @@ def test_half_downloaded_model(changed, refused, pipelines, tmp_path):
     shutil.copytree(pipelines["sd3"], model)
     weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    says(refused(changed(model=model)), weights, "download it again")
+    says(refused(changed(model=model)), weights, "download or copy it again")
     weights.unlink()
     says(refused(changed(model=model)), weights.parent, "download the model again")
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import UserError, few_letters, printable
+from danceopd_ext.foreign.tensors import read_header as read_own_header
 
 #: name of a tensor -> its shape
 Header = Mapping[str, tuple[int, ...]]
@@ -51,17 +50,14 @@ def read_header(path: Path, others: bool = False) -> Header | None:
         if others:
             return None
         raise UserError(f"{path} is a folder: name the .safetensors file.")
+    if path.suffix.lower() in SUFFIXES:
+        return read_own_header(path).shapes
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as problem:
-        if path.suffix.lower() not in SUFFIXES:
-            if others:
-                return None
-            raise UserError(f"{path} is not a .safetensors file, and the toolkit reads no other here.") from problem
-        raise UserError(
-            f"{path} is not a whole .safetensors file ({str(problem).splitlines()[0]}): download it again."
-        ) from problem
+        return read_own_header(path).shapes
+    except UserError as problem:
+        if others and (path.is_file() or not path.exists()):
+            return None
+        raise UserError(f"{path} is not a .safetensors file, and the toolkit reads no other here.") from problem
 
 
 def check_kind(
@@ -80,7 +76,7 @@ def check_kind(
         return header
     titles = " or ".join(dict.fromkeys(kind.title for kind in wanted))
     found = "a LoRA" if is_lora(header) else next((kind.title for kind in known if kind.fits(header)), None)
-    first = f' (its first tensor is "{next(iter(header))}")' if header else " (it is empty)"
+    first = f' (its first tensor is "{few_letters(printable(next(iter(header))))}")' if header else " (it is empty)"
     instead = f"it looks like {found}" if found else f"it looks like something else{first}"
     raise UserError(f"{where}: this is not {titles}; {instead}. Name a file that holds {titles}.")
 

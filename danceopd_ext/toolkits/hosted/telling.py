@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.errors import printable
 from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.metadata import describe_teacher
 
 
 def tell(line: str) -> None:
-    """Print once, whatever the number of processes."""
+    """Print once, whatever the number of processes; control characters are written out."""
     if is_first_process():
-        print(line, flush=True)
+        print(printable(line, keep="\n"), flush=True)
 
 
 def introduction(options: DanceOPDSection) -> list[str]:

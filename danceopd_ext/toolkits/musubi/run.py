@@ -12,7 +12,6 @@ from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.foreign.files import check_place
-from danceopd_ext.lora.source import open_source
 from danceopd_ext.ranges import SAMPLES, SHOWN_DIGITS, written
 from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
@@ -28,6 +27,7 @@ from danceopd_ext.toolkits.hosted.preflight import (
     check_optimizer,
     check_output,
     check_precision,
+    check_teachers,
 )
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
@@ -163,14 +163,5 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
     check_sample_prompts(args)
     if args.resume:
         args.resume = str(find_path(args.resume, preset.path.parent))
-    for name, teacher in preset.danceopd.teachers.items():
-        for place in teacher.loras:
-            check_lora(name, place)
-
-
-def check_lora(teacher: str, place: str) -> None:
-    """Raise UserError where a teacher's file is not there or cannot be read: the model takes minutes to load."""
-    try:
-        open_source(place)
-    except UserError as error:
-        raise UserError(f"[danceopd.teachers.{teacher}] {error}") from None
+    # against the layers of the published model: what does not fit is told before the model loads, which takes minutes
+    check_teachers(preset.danceopd, architecture.names, architecture.title, None)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.tensors import read_header
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 from danceopd_ext.toolkits.musubi.prompt_data import text_path
 
@@ -73,7 +73,7 @@ def _encode_one(encode: Callable[[list[Any]], None], text: str, path: Path) -> N
 def _is_sound(path: Path) -> bool:
     """Whether the file is there and complete; safetensors checks its length when it opens it."""
     try:
-        with safe_open(path, "pt"):
-            return True
-    except (OSError, SafetensorError):
+        read_header(path, "cached text")
+        return True
+    except UserError:
         return False

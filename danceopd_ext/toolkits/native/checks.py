@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import diffusers
 import torch
@@ -17,6 +17,7 @@ from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile, inspect_picture
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
+from danceopd_ext.foreign.json import read_object
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.method import METHODS
@@ -120,9 +121,22 @@ def _check_folder(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         checkpoint_keys(file)
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        _check_shards(index)
     if not files:
         pickles = " A .bin file can run code when opened, and is not read." if any(folder.glob("*.bin")) else ""
         raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.{pickles}")
+
+
+def _check_shards(index: Path) -> None:
+    """Raise UserError unless every file that the index of a model in parts names is beside it."""
+    remedy = "Download the model again."
+    parts = read_object(index, "index of the model's parts", remedy).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise UserError(f"{index}: weight_map must be a table of tensor = file. {remedy}")
+    for part in sorted(set(parts.values())):
+        if part != PurePath(part).name or part in (".", "..") or not (index.parent / part).is_file():
+            raise UserError(f'{index}: there is no file "{part}" beside it, which holds a part of the model. {remedy}')
 
 
 def check_output(preset: Preset) -> list[str]:

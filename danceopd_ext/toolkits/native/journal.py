@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from danceopd_ext.config import Preset
+from danceopd_ext.errors import printable
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Report
 from danceopd_ext.toolkits.guarded import guard_trackers
@@ -34,7 +35,7 @@ class Journal:
 
     def say(self, line: str) -> None:
         if self.main:
-            tqdm.write(line)
+            tqdm.write(printable(line, keep="\n"))
 
     def record(self, step: int, report: Report, loss: float, learning_rate: float, grad_norm: float) -> None:
         """Log update number `step` (counted from 1)."""

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
 from danceopd_ext.elsewhere import NoPlace, put
-from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.errors import TrainingError, UserError, printable
 from danceopd_ext.lora.algebra import merge
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora
@@ -56,7 +56,7 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
     with sole_writer(path.parent, preset.saving.output_name, preset.danceopd.overwrite) as more:
         for note in [*notes, *more]:
-            accelerator.print(f"note: {note}")
+            accelerator.print(printable(f"note: {note}"))
         if accelerator.is_main_process:
             path = write_merge(path, preset, source, layout, teachers, started_at)
     accelerator.wait_for_everyone()

@@ -12,7 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
 from danceopd_ext.config import Preset
-from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.errors import TrainingError, UserError, printable
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.native.batches import StepData
@@ -54,7 +54,7 @@ def train_prepared(prepared: Prepared, accelerator: Accelerator) -> Path:
 
     def say(line: str) -> None:
         if accelerator.is_main_process:
-            tqdm.write(line)
+            tqdm.write(printable(line, keep="\n"))
 
     output_dir = Path(preset.saving.output_dir)
     cache_dir = preset.dataset.text_encoder_cache_dir or str(output_dir / "cache")
@@ -114,7 +114,11 @@ def make_accelerator(preset: Preset) -> Accelerator:
 
 def tell(prepared: Prepared, accelerator: Accelerator) -> None:
     """What is about to happen, in a few lines."""
-    preset, say = prepared.preset, accelerator.print
+    preset = prepared.preset
+
+    def say(line: str) -> None:
+        accelerator.print(printable(line, keep="\n"))
+
     for note in [*preset.notes, *prepared.notes]:
         say(f"note: {note}")
     say(f"model    {prepared.source.name} ({prepared.family.title}), {preset.training.mixed_precision} precision, "
