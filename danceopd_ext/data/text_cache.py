@@ -33,6 +33,14 @@ _AGAIN = {
 }
 
 
+def again_notes(folder: Path, what: str, found: Mapping[str, int]) -> list[str]:
+    """Return a note for each kind of unsound file. `found`: why (see entries.Unsound) -> how many files."""
+    return [
+        f"{folder}: {counted(count, f'encoded {what}')} {'is' if count == 1 else 'are'} {_AGAIN[why]}: encoded again"
+        for why, count in sorted(found.items())
+    ]
+
+
 class NoEntry(UserError, KeyError):
     """There is no sound entry for what is asked for; the message names the file, and what to do."""
 
@@ -87,11 +95,7 @@ class TextCache:
     def notes(self) -> list[str]:
         """Return a note on files that `missing` found and that cannot be used, and forget them."""
         found, self._unsound = self._unsound, Counter()
-        what = f"encoded {self.what}"
-        return [
-            f"{self.folder}: {counted(count, what)} {'is' if count == 1 else 'are'} {_AGAIN[why]}: encoded again"
-            for why, count in sorted(found.items())
-        ]
+        return again_notes(self.folder, self.what, found)
 
     def put(self, text: str, tensors: Mapping[str, Tensor]) -> None:
         """Write the entry of one text, whole or not at all.

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext.cli import run
+from danceopd_ext.errors import UserError
+from danceopd_ext.lora.adapters import Adapters
+from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.toolkits.native import texts
+from danceopd_ext.toolkits.native.broken import check_adapters
 from danceopd_ext.toolkits.run import main
 from tests.toolkits.conftest import BASE, forget_accelerate, same_tensors, says
 
@@ -89,18 +94,25 @@ def test_a_text_encoder_that_overflows(changed, said, monkeypatch):
 
 
 def test_a_vae_with_nan(changed, model, said, pictures):
-    name = break_weight(model / "vae", "encoder.conv_out.weight")
+    name = break_weight(model / "vae", "encoder.conv_out.weight", place=0)
     teachers = {"one": {}, "two": {}}
     message = said(changed(teachers, model=model, method="joint", prompts=pictures))
     says(message, "the picture", name, model / "vae", "download it again")
 
 
-def test_a_teacher_that_is_too_large_for_the_number_format(changed, said, loras, tmp_path):
-    """Finite in its file, infinite in bfloat16 times its strength."""
-    tensors = {key: value * 1e37 if "up" in key else value for key, value in load_file(loras["sd3", 0]).items()}
-    save_file(tensors, tmp_path / "strong.safetensors")
-    teachers = {"style": {"lora": str(tmp_path / "strong.safetensors"), "strength": 100}}
-    says(said(changed(teachers, mixed_precision="bf16")), "[danceopd.teachers.style]", "infinite", "less strength")
+def test_a_lora_that_is_too_large_for_the_number_format():
+    """Finite in its file, infinite in float16."""
+    base = torch.nn.ModuleDict({"to_q": torch.nn.Linear(4, 4).half()})
+    for strength, is_right in ((1.0, True), (100.0, False)):
+        adapters = Adapters(base)
+        lora = Lora({"to_q": LowRank(torch.ones(1, 4), torch.full((4, 1), 1000.0 * strength))})
+        adapters.add(f"at_{strength:.0f}", lora)
+        check = partial(check_adapters, adapters, {f"at_{strength:.0f}": "[danceopd.teachers.a]"}, "fp16")
+        if is_right:
+            check()
+        else:
+            with pytest.raises(UserError, match=r"teachers.a\]: its change of to_q is infinite in fp16.*bf16"):
+                check()
 
 
 @pytest.mark.parametrize("where", ["student.safetensors", "optimizer.pt"])

@@ -22,6 +22,8 @@ class Conditions:
     entries: Mapping[str, Entry]
     routes: list[str]
     empty: Mapping[str, Entry] | None = None
+    captions: Sequence[str] = ()
+    """Of the samples, for messages; empty where the toolkit does not hand them over."""
 
     def __len__(self) -> int:
         return len(self.routes)
@@ -34,7 +36,12 @@ class Conditions:
         if rows == list(range(len(self))):
             return self
         chosen = {name: _rows(entry, rows) for name, entry in self.entries.items()}
-        return replace(self, entries=chosen, routes=[self.routes[row] for row in rows])
+        return replace(
+            self,
+            entries=chosen,
+            routes=[self.routes[row] for row in rows],
+            captions=[self.captions[row] for row in rows] if self.captions else (),
+        )
 
     def unconditional(self) -> Conditions:
         if self.empty is None:

@@ -29,12 +29,22 @@ from danceopd_ext.method import (
     sample_noise,
     velocity_mse,
 )
+from danceopd_ext.method.records import Backward
 from danceopd_ext.toolkits.hosted.adapter import Adapter
+from danceopd_ext.toolkits.hosted.blame import blame
 from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
 from danceopd_ext.toolkits.hosted.switch import STUDENT, Switch
 
+#: (whose, field) -> the field that is asked in its place
+Watch = Callable[[str, Field], Field]
+
 #: what the running mean keeps of the loss of micro-batches before
 RUNNING = 0.98
+
+
+def unwatched(who: str, field: Field) -> Field:
+    """The field itself."""
+    return field
 
 
 @dataclass
@@ -119,10 +129,11 @@ class Distiller:
     def loss(self, transformer: torch.nn.Module, condition: Conditions, latent_shape: Sequence[int]) -> torch.Tensor:
         """The loss of this micro-batch, for the toolkit's own backward, which must follow at once."""
         is_update = self.accelerator.sync_gradients
-        outcome = self._distil(self.batch(condition, latent_shape), transformer)
+        batch, self._pieces = self.batch(condition, latent_shape), []
+        outcome = self.distil(batch, transformer, self._backward)
         loss = float(outcome.loss_B.mean())
         if not math.isfinite(loss):
-            self.stop_for_nan(condition.routes)
+            self.stop_for_nan(transformer, condition, batch)
         self.progress.next(is_update, loss)
         self.logs = route_logs(outcome, condition.routes)
         self.outcome, self.routes = outcome, condition.routes
@@ -150,13 +161,13 @@ class Distiller:
             self.switch.restore()
         return loss_B.mean()
 
-    def stop_for_nan(self, routes: Sequence[str]) -> None:
-        """Raise TrainingError: going on would only spoil the student's weights."""
-        names = ", ".join(dict.fromkeys(routes))
+    def stop_for_nan(self, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> None:
+        """Raise TrainingError that says which part broke: going on would only spoil the student's weights."""
+        names = ", ".join(dict.fromkeys(condition.routes))
+        why = blame(self, transformer, condition, batch)
         raise TrainingError(
-            f"the loss of step {self.progress.step + 1} (route {names}) is not a number. Try a lower learning_rate, or "
-            'mixed_precision = "bf16" instead of "fp16"; if it happens in the first steps, check the teacher: its LoRA '
-            "or its guidance_scale may be too strong. What was saved before is good."
+            f"the loss of step {self.progress.step + 1} (route {names}) is not a number: {why}. What was saved before "
+            "is good."
         )
 
     def batch(self, condition: Conditions, latent_shape: Sequence[int]) -> Batch:
@@ -179,27 +190,29 @@ class Distiller:
             self._grids[latent_shape] = self.adapter.sigmas(self.method.rollout_steps, latent_shape)
         return self._grids[latent_shape]
 
-    def fields(self, transformer: torch.nn.Module) -> tuple[Field, Field]:
+    def voice(self, name: str | None, transformer: torch.nn.Module) -> HostedField:
+        """The field of a teacher, STUDENT or the base, without guidance."""
+        own = name if name == STUDENT or name in self.switch.teachers else None
+        return HostedField(self.adapter, self.switch, own, transformer, self.accelerator.autocast, self.leaf_inputs)
+
+    def fields(self, transformer: torch.nn.Module, watch: Watch = unwatched) -> tuple[Field, Field]:
         """(teacher, student): the teacher answers each sample by the field of its own route."""
-
-        def voice(name: str | None) -> HostedField:
-            return HostedField(
-                self.adapter, self.switch, name, transformer, self.accelerator.autocast, self.leaf_inputs
-            )
-
         guide = getattr(self.adapter, "guided", guided)
         teachers = {
-            name: guide(voice(name if name in self.switch.teachers else None), teacher.guidance_scale)
+            name: watch(name, guide(self.voice(name, transformer), teacher.guidance_scale))
             for name, teacher in self.options.teachers.items()
         }
-        return by_route(teachers, routes_of), guide(voice(STUDENT), self.options.student_guidance_scale)
+        student = guide(self.voice(STUDENT, transformer), self.options.student_guidance_scale)
+        return by_route(teachers, routes_of), watch(STUDENT, student)
 
-    def _distil(self, batch: Batch, transformer: torch.nn.Module) -> Outcome:
-        teacher, student = self.fields(transformer)
-        self._pieces = []
+    def distil(
+        self, batch: Batch, transformer: torch.nn.Module, backward: Backward, watch: Watch = unwatched
+    ) -> Outcome:
+        """Steps 2 to 5 of the method; `watch(who, field)` may put a field before each teacher and the student."""
+        teacher, student = self.fields(transformer, watch)
         try:
             return distil(
-                self.method, self.progress.step, self.seed, batch, teacher, student, self._backward,
+                self.method, self.progress.step, self.seed, batch, teacher, student, backward,
                 device=self.accelerator.device,
             )  # fmt: skip
         finally:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.data.entries import Unsound, read_entry, write_entry
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.errors import UserError
@@ -121,9 +121,11 @@ def write_zero_latents(items: Iterable[Item], adapter: MusubiAdapter, folder: Pa
     for width, height in {item.size for item in items}:
         shape = adapter.latent_shape(width, height)
         path = folder / f"zeros_{'x'.join(map(str, shape))}.safetensors"
-        if not path.is_file():
+        try:
+            read_entry(path)
+        except (OSError, Unsound):
             with whole_file(path) as part:
-                save_file({f"latents_1x{shape[-2]}x{shape[-1]}_float32": torch.zeros(shape)}, part)
+                write_entry(part, {f"latents_1x{shape[-2]}x{shape[-1]}_float32": torch.zeros(shape)})
 
 
 def as_batch(path: Path) -> Mapping[str, Any]:

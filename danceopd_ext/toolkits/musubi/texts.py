@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from danceopd_ext.data.entries import Unsound, add_digest, read_entry
 from danceopd_ext.data.fingerprint import fingerprint
-from danceopd_ext.errors import UserError
-from danceopd_ext.foreign.tensors import read_header
+from danceopd_ext.data.text_cache import again_notes
+from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 from danceopd_ext.toolkits.musubi.prompt_data import text_path
 
@@ -31,9 +34,11 @@ def text_folder(adapter: MusubiAdapter, root: Path) -> Path:
 
 
 def encode_texts(texts: Sequence[str], adapter: MusubiAdapter, folder: Path, accelerator: Any) -> None:
-    """Encode the texts that have no cache file yet, each process its share, and wait for all."""
+    """Encode the texts that have no sound cache file yet, each process its share, and wait for all."""
     share = list(dict.fromkeys(texts))[accelerator.process_index :: accelerator.num_processes]
-    missing = [text for text in share if not _is_sound(text_path(folder, text))]
+    missing, notes = missing_of(share, folder)
+    for note in notes:
+        tell(f"note: {note}")
     if missing:
         _encode(missing, adapter, folder, accelerator)
     accelerator.wait_for_everyone()
@@ -65,15 +70,25 @@ def _encode_one(encode: Callable[[list[Any]], None], text: str, path: Path) -> N
     info.text_encoder_output_cache_path = str(part)
     try:
         encode([info])
+        if broken := add_digest(part):
+            raise UserError(
+                f'the prompt "{few_letters(text)}" is encoded to NaN or infinite numbers (in {broken}): the text '
+                "encoder's file is damaged, or its precision too narrow. Download it again, or leave out fp8 options."
+            )
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _is_sound(path: Path) -> bool:
-    """Whether the file is there and complete; safetensors checks its length when it opens it."""
-    try:
-        read_header(path, "cached text")
-        return True
-    except UserError:
-        return False
+def missing_of(texts: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
+    """The texts without a cache file that can be used, and notes on files that cannot. Each file is read whole."""
+    missing, found = [], Counter()
+    for text in texts:
+        try:
+            read_entry(text_path(folder, text))
+        except Unsound as problem:
+            found[problem.why] += 1
+            missing.append(text)
+        except OSError:
+            missing.append(text)
+    return missing, again_notes(folder, "prompt", found)

@@ -18,6 +18,9 @@ from danceopd_ext.models.loading import load_scheduler
 from danceopd_ext.toolkits.native.prepare import Prepared
 from danceopd_ext.toolkits.native.texts import EMPTY
 
+#: the size of the result, and the sizes of the source images
+Alike = tuple[Size, tuple[Size, ...]]
+
 
 class StepData:
     """Gives the method this process's samples of a step, grouped by the sizes of result and source images.
@@ -45,16 +48,26 @@ class StepData:
         self._sigmas: dict[tuple[int, int, int], torch.Tensor] = {}
 
     def __call__(self, route: str, step: int) -> list[Batch]:
+        groups, total = self._groups(route, step)
+        return [self._batch(route, size, micros, total) for (size, _), micros in groups.items()]
+
+    def texts(self, route: str, step: int) -> list[list[str]]:
+        """The prompts of each of these batches, as the conditions have them."""
+        groups, _ = self._groups(route, step)
+        return [[text for micro in micros for text in micro.texts] for micros in groups.values()]
+
+    def _groups(self, route: str, step: int) -> tuple[dict[Alike, list[MicroBatch]], int]:
+        """This process's share of each micro-batch by the sizes of result and source images; the step's samples."""
         planned = {part.route: part for part in self.plan.parts(step)}
         if route not in planned:
             raise ValueError(f"step {step} was planned for {', '.join(planned)}, not {route}")
         total = sum(len(part.texts) for part in planned.values())
         items = self.plan.routes[route].items
-        alike: dict[tuple[Size, tuple[Size, ...]], list[MicroBatch]] = {}
+        alike: dict[Alike, list[MicroBatch]] = {}
         for micro in planned[route].micro_batches:
             sizes = (micro.width, micro.height), items[micro.item_ids[0]].source_sizes
             alike.setdefault(sizes, []).append(micro.slice(self.rank, self.world))
-        return [self._batch(route, size, micros, total) for (size, _), micros in alike.items()]
+        return alike, total
 
     def _batch(self, route: str, size: Size, micros: list[MicroBatch], total: int) -> Batch:
         items = [self.plan.routes[route].items[number] for micro in micros for number in micro.item_ids]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -68,6 +68,8 @@ class Fields:
     student: Field
     plain_student: Field
     """The student without student_guidance_scale, for previews."""
+    voices: dict[str, Field] = field(default_factory=dict)
+    """The teachers without their guidance, to find out which part of one breaks."""
 
 
 def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[str], None]) -> Fields:
@@ -92,13 +94,15 @@ def build_fields(prepared: Prepared, accelerator: Accelerator, say: Callable[[st
     check_adapters(adapters, {**called, STUDENT: start_of(preset)}, preset.training.mixed_precision)
     base = AdapterField(family, adapters, None, accelerator.autocast)
     student = AdapterField(family, adapters, STUDENT, accelerator.autocast)
-    teachers = {
-        name: family.guided(
-            _teacher_field(name, found, loras[name], base, accelerator, say), found.settings.guidance_scale
-        )
+    voices = {
+        name: _teacher_field(name, found, loras[name], base, accelerator, say)
         for name, found in prepared.teachers.items()
     }
-    return Fields(adapters, base, teachers, family.guided(student, preset.danceopd.student_guidance_scale), student)
+    teachers = {
+        name: family.guided(voices[name], found.settings.guidance_scale) for name, found in prepared.teachers.items()
+    }
+    learner = family.guided(student, preset.danceopd.student_guidance_scale)
+    return Fields(adapters, base, teachers, learner, student, voices)
 
 
 def start_of(preset: Preset) -> str:

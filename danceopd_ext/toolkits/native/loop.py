@@ -14,8 +14,11 @@ from accelerate.utils import release_memory
 
 from danceopd_ext.data.text_cache import NoEntry
 from danceopd_ext.errors import Stopped, TrainingError, UserError
+from danceopd_ext.finite import first_broken, is_finite
 from danceopd_ext.method import METHODS, Method, Report, derive_seed
+from danceopd_ext.toolkits.blame import RATE
 from danceopd_ext.toolkits.native.batches import StepData
+from danceopd_ext.toolkits.native.blame import blame
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
 from danceopd_ext.toolkits.native.optimizers import (
@@ -184,9 +187,19 @@ class Run:
         self.journal.pause()
         return saved
 
+    def check_weights(self) -> None:
+        """Raise TrainingError for weights that the last step has broken: they would be saved as a result."""
+        if broken := first_broken(self.fields.adapters.state_dict(STUDENT)):
+            self.journal.close()
+            raise TrainingError(
+                f"the student's weights are NaN or infinite after step {self.step} ({broken}) and are not saved. "
+                f"{RATE}, and start again or go on from an earlier state."
+            )
+
     def ready_to_save(self, final: bool = False) -> None:
-        """Take the weights that are saved, and say if they have learnt nothing."""
+        """Take the weights that are saved, and say if they have learnt nothing. Raises TrainingError if they broke."""
         self.learn(False)
+        self.check_weights()
         if self.fields.adapters.state(STUDENT).changes_nothing():
             self.journal.say(NOTHING_LEARNT.format(self.output.lora_path(None if final else self.step).name))
 
@@ -265,31 +278,29 @@ class Run:
         self.journal.say(self.what_is_left())
 
     def stop_for_nan(self, report: Report) -> None:
-        """The weights are still those of the last good step: save them, then say what to try."""
+        """The weights are still those of the last good step: save them, and say which part broke and what to try."""
+        why = blame(self, report)
         saved = self.keep_what_is_good()
         what = "loss" if not math.isfinite(report.loss) else "gradient"
-        raise TrainingError(
-            f"the {what} of step {self.step + 1} (route {report.route}) is not a number. Try a lower learning_rate, "
-            'mixed_precision = "bf16" instead of "fp16", or a lower max_grad_norm; if it happens in the first steps, '
-            f"check teacher {report.route}: its LoRA or its guidance_scale may be too strong.{saved}"
-        )
+        raise TrainingError(f"the {what} of step {self.step + 1} (route {report.route}) is not a number: {why}.{saved}")
 
     def keep_what_is_good(self) -> str:
         """Save LoRA and state of the last good step before an error; return the sentence that says so.
 
-        Before the first step of this run there is nothing to save: a fresh student is a file of zeros.
+        Before the first step of this run there is nothing to save: a fresh student is a file of zeros. What cannot be
+        saved is said in the same sentence, and never hides the error that is being told.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.learn(False)
         if self.step == self.first:
             self.journal.close()
             return " It is the first step, so there is nothing to save."
-        if not all(bool(p.isfinite().all()) for p in self.parameters):
+        if not all(map(is_finite, self.parameters)):
             self.journal.close()
             return " The student's weights broke down as well and were not saved: go on from an earlier state."
         try:
             saved = self.save_at_end(state=True)
-        except (TrainingError, UserError, RuntimeError) as lost:
+        except Exception as lost:  # whatever it is, it must not hide what went wrong before
             return f" The weights of step {self.step} are lost: {lost}"
         finally:
             self.journal.close()

@@ -20,8 +20,11 @@ from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.border import taken, unpacked
+from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.sd_scripts.data import TEACHER
 from danceopd_ext.toolkits.sd_scripts.registry import Architecture
+from danceopd_ext.toolkits.sd_scripts.text_files import remove_damaged
 
 #: what the toolkit is told to call
 CALLED = f"{__name__}.prompt_group"
@@ -119,6 +122,8 @@ class PromptDataset(train_util.BaseDataset):
         self.enable_bucket = True
         if args.cache_text_encoder_outputs_to_disk:
             cache.mkdir(parents=True, exist_ok=True)
+            for note in remove_damaged(cache) if is_first_process() else []:
+                tell(f"note: {note}")
         for number, file in enumerate(files):
             self._add(file, subset_of(file, args), number, cache)
         self._fill(sizes)

@@ -18,6 +18,7 @@ where guidance needs it. `velocity` runs within the accelerator's autocast.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -143,6 +144,8 @@ class DanceOPDMixin:
         args, latents, transformer = call.several("args", "latents", "unet|dit")
         routes = [attributes[TEACHER] for attributes in call["batch"]["custom_attributes"]]
         condition = self.distiller.adapter.condition(call["text_encoder_conds"], routes, self.empty)
+        captions = call["batch"].get("captions") or ()
+        condition = replace(condition, captions=captions if len(captions) == len(routes) else ())
         shape = tuple(latents.shape[1:])
         if call["is_train"]:
             self._loss = self.distiller.loss(transformer, condition, shape)

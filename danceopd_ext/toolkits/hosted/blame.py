@@ -1,0 +1,89 @@
+"""Which part of a hosted run broke, when its loss is not a number, as far as the toolkit lets us see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from danceopd_ext.errors import few_letters
+from danceopd_ext.finite import broken_weight, first_broken, is_finite
+from danceopd_ext.method import Batch
+from danceopd_ext.toolkits.blame import RATE, Found, Parties, do_again, explain, files_of
+from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
+
+if TYPE_CHECKING:
+    from danceopd_ext.toolkits.hosted.distiller import Distiller
+
+#: the toolkit's text encoders gave it, or its cache, or ours
+ENCODED = (
+    "Remove its cache file (the toolkit's, or ours in `cache` in output_dir), so that it is encoded again; if that "
+    "gives NaN too, the text encoder is damaged or fp16 too narrow for it"
+)
+
+
+def blame(distiller: Distiller, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> str:
+    """The part that broke first and what to do, in sentences."""
+    if broken := first_broken(distiller.switch.student.named_parameters()):
+        return (
+            f"the student's own weights are NaN or infinite since the step before ({broken}). {RATE}, and start again "
+            "or go on from an earlier state"
+        )
+    if said := _broken_data(condition, batch):
+        return said
+    try:
+        with torch.no_grad():
+            found = do_again(lambda watch: distiller.distil(batch, transformer, lambda loss: None, watch))
+            if found:
+                return explain(found, _parties(distiller, transformer), _prompt_of(found))
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        return f"which part it is could not be found out ({few_letters(str(error))}). {_usual(condition)}"
+    finally:
+        distiller.switch.restore()
+    return f"done again, it is: no part is found. {_usual(condition)}"
+
+
+def _broken_data(condition: Conditions, batch: Batch) -> str:
+    """What of the data is not finite: noise levels, the empty prompt, a sample's texts or source images; or nothing."""
+    if not is_finite(batch.sigmas):
+        return "the noise levels of the toolkit's sampler are NaN or infinite. Check discrete_flow_shift and the like"
+    for name, entry in (condition.empty or {}).items():
+        if not all(map(is_finite, _tensors(entry))):
+            return f"the encoded empty prompt holds NaN or infinite numbers ({name}). {ENCODED}"
+    for name, entry in condition.entries.items():
+        for row in range(len(condition)):
+            if not all(map(is_finite, _tensors(None if entry is None else entry[row]))):
+                who = f'"{few_letters(condition.captions[row])}"' if condition.captions else f"sample {row + 1}"
+                return f"what is encoded for {who} holds NaN or infinite numbers ({name}). {ENCODED}"
+    return ""
+
+
+def _tensors(entry: Entry) -> list[torch.Tensor]:
+    parts = entry if isinstance(entry, list) else [entry]
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+def _prompt_of(found: Found) -> str:
+    captions = found.condition.captions
+    return captions[found.rows[0]] if captions and not len(found.rows) == len(found.latents) > 1 else ""
+
+
+def _parties(distiller: Distiller, transformer: torch.nn.Module) -> Parties:
+    options = distiller.options
+    return Parties(
+        distiller.voice(None, transformer),
+        {name: distiller.voice(name, transformer) for name in options.teachers},
+        {name: teacher.guidance_scale for name, teacher in options.teachers.items()},
+        files_of(options.teachers),
+        str(getattr(distiller.accelerator, "mixed_precision", "")),
+        lambda: broken_weight(transformer),
+        list(distiller.switch.student.parameters()),
+    )
+
+
+def _usual(condition: Conditions) -> str:
+    names = ", ".join(dict.fromkeys(condition.routes))
+    return (
+        f"{RATE}; if it happens in the first steps, check teacher {names}: its LoRA or its guidance_scale may be too "
+        "strong"
+    )

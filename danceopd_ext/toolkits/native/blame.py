@@ -1,0 +1,126 @@
+"""Which part of a native run broke, when its loss or gradient is not a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate.utils import gather_object
+
+from danceopd_ext.errors import few_letters
+from danceopd_ext.finite import broken_weight, first_broken, is_finite
+from danceopd_ext.method import Batch, Report, derive_seed
+from danceopd_ext.models.conditions import NEGATIVE, SOURCE, PromptTensors
+from danceopd_ext.toolkits.blame import RATE, Found, Parties, do_again, explain, files_of
+from danceopd_ext.toolkits.native.prepare import STUDENT
+
+if TYPE_CHECKING:
+    from danceopd_ext.toolkits.native.loop import Run
+
+AGAIN = "Remove that file: what it holds is encoded again at the next start"
+
+
+def blame(run: Run, report: Report) -> str:
+    """The part that broke first and what to do, in sentences, on all processes the same."""
+    try:
+        said = _blame(run, report)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        said = f"which part it is could not be found out ({few_letters(str(error))}). {_usual(report)}"
+    if run.accelerator.num_processes > 1:
+        heard = gather_object([said])
+        return next((one for one in heard if one), "") or _usual(report)
+    return said or _usual(report)
+
+
+def _blame(run: Run, report: Report) -> str:
+    """The same for this process's samples; nothing if none of them broke."""
+    if broken := first_broken(run.fields.adapters.state_dict(STUDENT)):
+        return (
+            f"the student's own weights are NaN or infinite since the step before ({broken}). {RATE}, and start again "
+            "or go on from an earlier state"
+        )
+    prompts: dict[int, str] = {}
+    for route in report.route.split(" + "):
+        for batch, texts in zip(run.data(route, run.step), run.data.texts(route, run.step), strict=True):
+            prompts |= {id(item): text for item, text in zip(batch.condition.items, texts, strict=True)}
+            if said := next(_broken_data(run, route, batch, texts), None):
+                return said
+    found, loss = _again(run)
+    if found:
+        return explain(found, _parties(run), _prompt_of(found, prompts))
+    if math.isfinite(report.loss):
+        return f"the loss is finite and its gradient is not. {RATE}"
+    return "" if loss is None or math.isfinite(loss) else f"the loss itself overflows, and no field does. {RATE}"
+
+
+def _again(run: Run) -> tuple[Found | None, float | None]:
+    """The step once more, without its gradient; what was found, and the loss if nothing was."""
+    losses: list[float] = []
+
+    def step(watch) -> None:
+        torch.manual_seed(derive_seed(run.preset.training.seed, "dropout", run.step, run.accelerator.process_index))
+        teachers = {name: watch(name, field) for name, field in run.fields.teachers.items()}
+        report = run.update(
+            run.method, run.step, run.preset.training.seed, run.data.plan.weights, run.data, teachers,
+            watch(STUDENT, run.fields.student), lambda loss: None, run.accelerator.device,
+        )  # fmt: skip
+        losses.append(report.loss)
+
+    found = do_again(step)
+    return found, next(iter(losses), None)
+
+
+def _prompt_of(found: Found, prompts: dict[int, str]) -> str:
+    """The prompt of the first sample that broke; nothing if several did, and all: it is no matter of prompts then."""
+    if len(found.rows) == len(found.latents) > 1:
+        return ""
+    return prompts.get(id(found.condition.items[found.rows[0]]), "")
+
+
+def _broken_data(run: Run, route: str, batch: Batch, texts: list[str]) -> Iterator[str]:
+    """What of the data is not finite: encoded prompts, source images, pictures, noise levels."""
+    if not is_finite(batch.sigmas):
+        yield "the noise levels of the model's scheduler are NaN or infinite. Check its scheduler_config.json"
+    if broken := first_broken(batch.condition.empty):
+        yield f"the encoded empty prompt holds NaN or infinite numbers ({broken}, in {run.data.cache.folder}). {AGAIN}"
+    for row, (item, text) in enumerate(zip(batch.condition.items, texts, strict=True)):
+        if broken := first_broken(item):
+            yield f"{_what(broken, item, text)} ({broken}, of route {route}, in {_folder(run, broken)}). {AGAIN}"
+        target = batch.targets[row] if batch.targets else None
+        if target is not None and not is_finite(target):
+            folder = run.data.latents.folder
+            yield f'the encoded picture of "{few_letters(text)}" holds NaN or infinite numbers (in {folder}). {AGAIN}'
+
+
+def _what(broken: str, item: PromptTensors, text: str) -> str:
+    kind = "source image" if broken.removeprefix(NEGATIVE).startswith(SOURCE) else "prompt"
+    return f'the encoded {kind} of "{few_letters(text)}" holds NaN or infinite numbers'
+
+
+def _folder(run: Run, broken: str) -> str:
+    sources = run.data.sources if broken.startswith(SOURCE) else None
+    return str(sources.folder if sources else run.data.cache.folder)
+
+
+def _parties(run: Run) -> Parties:
+    options = run.preset.danceopd
+    scales = {name: teacher.guidance_scale for name, teacher in options.teachers.items()}
+    return Parties(
+        run.fields.base,
+        run.fields.voices,
+        {**scales, STUDENT: options.student_guidance_scale},
+        files_of(options.teachers),
+        run.preset.training.mixed_precision,
+        lambda: broken_weight(run.fields.adapters.transformer),
+        run.parameters,
+    )
+
+
+def _usual(report: Report) -> str:
+    """What is said when no part is found: on another machine, or with other noise, the step may be good."""
+    return (
+        f"done again, it is: no part is found. {RATE}; if it happens in the first steps, check teacher {report.route}: "
+        "its LoRA or its guidance_scale may be too strong"
+    )
