@@ -28,9 +28,11 @@ setup(
     ],
     extras_require={
         "native": [
-            "diffusers>=0.36",
-            "transformers>=4.54",
-            "peft>=0.17",
+            # older ones run the code of a local model folder with a custom module
+            "diffusers>=0.41",
+            # 0.41 needs a huggingface-hub that transformers 4 and the peft of its time do not take
+            "transformers>=5.4",
+            "peft>=0.18",
             "accelerate>=1.6",
             "psutil",
             "sentencepiece",

@@ -1,8 +1,10 @@
 """The core installs into a toolkit's own environment without moving its pins."""
 
+import runpy
 import subprocess
 import sys
 from importlib.metadata import requires, version
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -52,6 +54,21 @@ def test_no_pin_of_a_toolkit_has_to_move(toolkit):
     core = core_requirements()
     moved = {name: pin for name, pin in PINS[toolkit].items() if name in core and pin not in core[name].specifier}
     assert not moved
+
+
+def test_diffusers_that_runs_code_of_model_folders_is_not_accepted(monkeypatch):
+    """0.36 to 0.40 import a module that a local model folder brings along, without being asked to."""
+    given = {}
+    monkeypatch.setattr("setuptools.setup", lambda **arguments: given.update(arguments))
+    runpy.run_path(str(Path(__file__).parents[1] / "setup.py"))
+    native = {one.name: one.specifier for one in map(Requirement, given["extras_require"]["native"])}
+    assert not {"0.36.0", "0.39.1", "0.40.0"} & set(
+        filter(native["diffusers"].contains, ("0.36.0", "0.39.1", "0.40.0"))
+    )
+    assert native["diffusers"].contains("0.41.0")
+    # what diffusers 0.41 needs with it: huggingface-hub 1.32 or later, which transformers 4 does not take
+    assert not native["transformers"].contains("4.57.6") and native["transformers"].contains("5.4.0")
+    assert not native["peft"].contains("0.17.1") and native["peft"].contains("0.18.0")
 
 
 def test_what_is_installed_is_this_version():
