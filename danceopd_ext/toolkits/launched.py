@@ -44,13 +44,31 @@ def find_launcher() -> Any | None:
     except ImportError:
         return None
     # on Windows the python.exe of a virtual environment is between the two
-    for parent in psutil.Process().parents()[: 2 if os.name == "nt" else 1]:
-        try:
-            if is_launcher(parent.cmdline()):
-                return parent
-        except psutil.Error:
-            continue
-    return None
+    parents = psutil.Process().parents()[: 2 if os.name == "nt" else 1]
+    return next((parent for parent in parents if is_launcher(words_of(parent))), None)
+
+
+def words_of(process: Any) -> list[str]:
+    """The command line of a psutil.Process; nothing if that is not ours to see."""
+    import psutil
+
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def about_exit_code() -> str:
+    """A note on what the launcher adds to an exit code that is not 0; empty if it adds nothing."""
+    launcher = find_launcher()
+    if launcher is None:
+        return ""
+    words = words_of(launcher)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "note: torchrun reports the stop below as an error of its own"
+    if "--quiet" in words or "-q" in words:
+        return ""
+    return "note: accelerate reports the stop below as an error of its own; accelerate launch --quiet leaves that out"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.errors import MissingFile, Stopped, UserError, nearest
 from danceopd_ext.foreign.text import read_text
 from danceopd_ext.screen import lasting_screen
-from danceopd_ext.toolkits.launched import is_first_process, watched_launcher
+from danceopd_ext.toolkits.launched import about_exit_code, is_first_process, watched_launcher
 from danceopd_ext.toolkits.native.stop import Interruptible, ask, end_process
 
 #: seconds that the first process has to tell what is wrong
@@ -94,7 +94,11 @@ def stoppable() -> Iterator[None]:
     with Interruptible() as block, watched_launcher(ask, end_process):
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped) as stop:
+            if is_first_process() and (note := about_exit_code()):
+                print(note)
+            if isinstance(stop, Stopped):
+                raise
             raise Stopped(ENDED if block.has_learnt else NOTHING_LEARNT) from None
 
 

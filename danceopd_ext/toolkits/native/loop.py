@@ -71,10 +71,11 @@ class Run:
         self.stop = StopRequest(self.save_at_once)
         self.whole = threading.RLock()
         """Held while weights, optimizer and step do not belong together, or are being saved."""
-        self.saving = Saving(self.output, self.journal.say, lambda: self.stop.requested)
+        self.saving = Saving(self.output, self.journal.say, lambda: self.stop.requested, lambda: self.learn(True))
         self.previews = None
         if prepared.previews:
             self.previews = Previews(prepared, fields, data, accelerator.device, lambda: self.stop.requested)
+        self.learnt_with: list[torch.Tensor] = []
 
     def go(self) -> Path:
         """Run to max_train_steps and return the path of the last LoRA written.
@@ -161,10 +162,20 @@ class Run:
         return float(self.accelerator.clip_grad_norm_(self.parameters, limit))
 
     def learn(self, wanted: bool) -> None:
-        """Schedule-free optimizers keep two sets of weights: one to learn with, one to save and draw with."""
-        if is_schedule_free(self.optimizer):
-            with self.whole:
-                self.optimizer.train() if wanted else self.optimizer.eval()
+        """Schedule-free optimizers keep two sets of weights: one to learn with, one to save and draw with.
+
+        The way from one to the other and back rounds, so the first set is kept: a save changes nothing.
+        """
+        if not is_schedule_free(self.optimizer):
+            return
+        with self.whole, torch.no_grad():
+            if not wanted and not self.learnt_with and self.optimizer.param_groups[0].get("train_mode", True):
+                self.learnt_with = [p.clone() for p in self.parameters]
+            self.optimizer.train() if wanted else self.optimizer.eval()
+            if wanted and self.learnt_with:
+                for p, kept in zip(self.parameters, self.learnt_with, strict=True):
+                    p.copy_(kept)
+                self.learnt_with = []
 
     def save(self, state: bool) -> None:
         """Save the LoRA, and the state if wanted, on the main process; training goes on whether or not that works."""
@@ -271,11 +282,11 @@ class Run:
 
         For the end of the console, which leaves no time to finish a step. The main thread waits at the next change.
         """
-        self.whole.acquire()
-        if self.step > self.first and self.saving.newest_step != self.step and self.accelerator.is_main_process:
-            self.ready_to_save()
-            self.saving.last(self.step, state=True, final=False)
-        self.journal.say(self.what_is_left())
+        with self.whole:
+            if self.step > self.first and self.saving.newest_step != self.step and self.accelerator.is_main_process:
+                self.ready_to_save()
+                self.saving.last(self.step, state=True, final=False)
+            self.journal.say(self.what_is_left())
 
     def stop_for_nan(self, report: Report) -> None:
         """The weights are still those of the last good step: save them, and say which part broke and what to try."""

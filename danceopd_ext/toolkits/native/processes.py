@@ -19,7 +19,7 @@ from accelerate import Accelerator, PartialState
 
 from danceopd_ext.errors import Stopped, UserError
 from danceopd_ext.method import Report
-from danceopd_ext.toolkits.launched import STARTED_BY
+from danceopd_ext.toolkits.launched import STARTED_BY, words_of
 
 #: seconds that a process has to end after it was asked to
 PATIENCE = 10.0
@@ -97,21 +97,13 @@ def missing_processes() -> int:
     if not launched or "LOCAL_RANK" in os.environ or has_accelerator():
         return 0
     # the launcher, or between it and us the python.exe of a virtual environment on Windows, which starts another python
-    commands = [_words(parent) for parent in psutil.Process().parents()[:2]]
+    commands = [words_of(parent) for parent in psutil.Process().parents()[:2]]
     if any(asked_for(command, "num_machines") > 1 for command in commands):
         raise UserError(
             "--num_machines: without a GPU accelerate does not connect several machines. Train on one "
             "(--num_machines 1), or start the processes with torchrun."
         )
     return max((asked_for(command) for command in commands), default=1) - 1
-
-
-def _words(process: psutil.Process) -> list[str]:
-    """Its command line; nothing where that is not ours to see."""
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 @contextmanager

@@ -32,10 +32,16 @@ class Saved:
 
 
 class Saving:
-    """Saves the run's LoRA and state. say: tells the user a line. stopped: whether Ctrl-C was pressed."""
+    """Saves the run's LoRA and state.
 
-    def __init__(self, output: Output, say: Callable[[str], None], stopped: Callable[[], bool]):
-        self.output, self.say, self.stopped = output, say, stopped
+    say: tells the user a line. stopped: whether Ctrl-C was pressed. learn: takes the weights that are learnt with,
+    which a state holds; some optimizers keep others to save.
+    """
+
+    def __init__(
+        self, output: Output, say: Callable[[str], None], stopped: Callable[[], bool], learn: Callable[[], None]
+    ):
+        self.output, self.say, self.stopped, self.learn = output, say, stopped, learn
         self.newest: Saved | None = None
         """The last LoRA of this run that was written, and the state with it."""
         self.newest_step = 0
@@ -46,6 +52,7 @@ class Saving:
         lora = self._try(lambda path: self.output.write_lora(path, step), self.output.lora_path(step))
         made = None
         if state:
+            self.learn()
             made = self._try(lambda path: self.output.write_state(path, step), self.output.state_path(step))
         if lora:
             self.newest, self.newest_step = Saved(lora, made), step
@@ -84,6 +91,7 @@ class Saving:
     def _last_state(self, step: int, number: int | None) -> tuple[Path | None, str]:
         """Where the state is, or why there is none."""
         wanted = self.output.state_path(number)
+        self.learn()
         try:
             placed = put(lambda path: self.output.write_state(path, step), wanted, anywhere=True)
         except NoPlace as error:
