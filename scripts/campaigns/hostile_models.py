@@ -46,13 +46,14 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _change(path: Path, **values: Any) -> None:
+def change(path: Path, **values: Any) -> None:
+    """Set keys of a JSON file."""
     settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.write_text(json.dumps({**settings, **values}), encoding="utf-8")
 
 
 def _index(folder: Path, **values: Any) -> None:
-    _change(folder / "model_index.json", **values)
+    change(folder / "model_index.json", **values)
 
 
 def _code(path: Path, marker: Path) -> None:
@@ -101,7 +102,7 @@ def model_map(cls: str | None) -> Variant:
 
     def make(folder: Path, marker: Path) -> None:
         own = {"AutoConfig": "modeling_evil.Config", "AutoModel": "modeling_evil.Model"}
-        _change(folder / "text_encoder" / "config.json", auto_map=own, model_type="evil" if cls else "qwen3")
+        change(folder / "text_encoder" / "config.json", auto_map=own, model_type="evil" if cls else "qwen3")
         _code(folder / "text_encoder" / "modeling_evil.py", marker)
         if cls:
             _index(folder, text_encoder=["transformers", cls])
@@ -114,7 +115,7 @@ def tokenizer_map(cls: str | None) -> Variant:
 
     def make(folder: Path, marker: Path) -> None:
         own = {"AutoTokenizer": ["tokenization_evil.Evil", "tokenization_evil.Evil"]}
-        _change(folder / "tokenizer" / "tokenizer_config.json", auto_map=own, tokenizer_class="Evil")
+        change(folder / "tokenizer" / "tokenizer_config.json", auto_map=own, tokenizer_class="Evil")
         _code(folder / "tokenizer" / "tokenization_evil.py", marker)
         if cls:
             _index(folder, tokenizer=["transformers", cls])
@@ -124,7 +125,7 @@ def tokenizer_map(cls: str | None) -> Variant:
 
 def kernel(folder: Path, marker: Path) -> None:
     """Attention by code from the hub."""
-    _change(folder / "text_encoder" / "config.json", _attn_implementation="evil/kernel")
+    change(folder / "text_encoder" / "config.json", _attn_implementation="evil/kernel")
 
 
 def template(text: str) -> Variant:
@@ -133,7 +134,7 @@ def template(text: str) -> Variant:
     def make(folder: Path, marker: Path) -> None:
         words = text.format(marker=str(marker)) if text is ESCAPING else text
         (folder / "tokenizer" / "chat_template.jinja").write_text(words, encoding="utf-8")
-        _change(folder / "tokenizer" / "tokenizer_config.json", chat_template=words)
+        change(folder / "tokenizer" / "tokenizer_config.json", chat_template=words)
 
     return make
 
@@ -142,12 +143,12 @@ def growing(folder: Path, marker: Path) -> None:
     """A tokenizer that makes a word of a few letters longer than the memory."""
     path = folder / "tokenizer" / "tokenizer.json"
     double = {"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaaaaaaaa"}
-    _change(path, normalizer={"type": "Sequence", "normalizers": [double] * 14})
+    change(path, normalizer={"type": "Sequence", "normalizers": [double] * 14})
 
 
 def longest(folder: Path, marker: Path) -> None:
     """A tokenizer for texts of a length that is none."""
-    _change(folder / "tokenizer" / "tokenizer_config.json", model_max_length="all")
+    change(folder / "tokenizer" / "tokenizer_config.json", model_max_length="all")
 
 
 #: what would run code

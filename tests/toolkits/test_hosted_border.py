@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.border import Call, Changed, Given, Seams, changed, check_seams, taken, unpacked
+from danceopd_ext.toolkits.hosted.border import (
+    Call,
+    Changed,
+    Given,
+    Seams,
+    changed,
+    check_seams,
+    taken,
+    trainer_of,
+    unpacked,
+)
 from danceopd_ext.toolkits.hosted.find import Checkout
 
 FOUND = Checkout(Path("folder"), "abc", False, "sd-scripts")
@@ -206,3 +216,12 @@ def test_what_is_known_to_have_changed_is_told_on_every_version(tmp_path):
 
 def test_wrong_input_is_not_a_change(tmp_path):
     assert told(failing(tmp_path, "raise ValueError('resolution is too large')  # process_batch("), tmp_path) is None
+
+
+@pytest.mark.parametrize("found", [{}, {"Trainer": 3}])
+def test_a_script_without_the_trainer_is_another_version(found):
+    with pytest.raises(UserError) as error:
+        trainer_of(SimpleNamespace(__name__="train", **found), "Trainer", FOUND)
+    for part in ("sd-scripts at folder (version abc)", "train.Trainer is missing", "tested with", "check one of these"):
+        assert part in str(error.value)
+    assert trainer_of(SimpleNamespace(__name__="train", Trainer=Path), "Trainer", FOUND) is Path

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from danceopd_ext.errors import UserError
@@ -128,6 +129,17 @@ class Given:
         """What the toolkit's own method makes of the call; `instead`: other values for some arguments."""
         self.bound.arguments.update(instead)
         return self.method(*self.bound.args, **self.bound.kwargs)
+
+
+def trainer_of(module: ModuleType, name: str, checkout: Checkout) -> type:
+    """The toolkit's trainer. Raises UserError where its script has no class of this name."""
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        raise UserError(
+            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) is not a version that this works "
+            f"with: {module.__name__}.{name} is missing. {tested_with(checkout.toolkit)}; check one of these out."
+        )
+    return found
 
 
 def check_seams(cls: type, seams: Seams, checkout: Checkout) -> None:

@@ -16,7 +16,7 @@ from danceopd_ext.ranges import SAMPLES, SHOWN_DIGITS, written
 from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
-from danceopd_ext.toolkits.hosted.border import changed, check_seams
+from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
 from danceopd_ext.toolkits.hosted.documents import check_sample_prompts
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
@@ -52,7 +52,7 @@ def train(preset: HostedPreset) -> Path:
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
     tell(admit(checkout, preset))
     module = import_trainer(checkout, architecture)
-    theirs = getattr(module, architecture.trainer)
+    theirs = trainer_of(module, architecture.trainer, checkout)
     check_seams(theirs, SEAMS, checkout)
     arguments = build_arguments(parser_of(module, architecture), preset, OURS)
     refuse(arguments, RULES)

@@ -20,7 +20,7 @@ from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
-from danceopd_ext.toolkits.hosted.border import changed, check_seams
+from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
 from danceopd_ext.toolkits.hosted.documents import check_sample_prompts, read_document
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, tested_with, version_note
@@ -59,7 +59,7 @@ def train(preset: HostedPreset) -> Path:
     tell(admit(checkout, preset))
     check_script(checkout, architecture)
     script = import_script(checkout, [checkout.folder], architecture.script)
-    base = getattr(script, architecture.trainer)
+    base = trainer_of(script, architecture.trainer, checkout)
     check_seams(base, seams_of(architecture), checkout)
     preset, sizes = take_sizes(preset)
     arguments = build_arguments(script.setup_parser(), preset)
