@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .items import Item, Size
 from .sources import SourceImages
 from .targets import PictureFile, load_picture, load_target
-from .text_cache import TextCache
+from .text_cache import Encoded, TextCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Use = tuple[Path, Size]
 """A source image, and the size of the picture that is drawn from it."""
+
+
+def _is_latents(tensors: Encoded) -> bool:
+    """Whether an entry is the latents of one picture."""
+    latents = tensors.get("latents")
+    return len(tensors) == 1 and latents is not None and latents.ndim > 0 and latents.dtype != torch.bool
 
 
 class LatentCache:
@@ -30,7 +37,7 @@ class LatentCache:
 
     def __init__(self, folder: Path, model_key: str, pictures: Mapping[Path, PictureFile]) -> None:
         self.pictures = pictures
-        self._entries = TextCache(folder, model_key, what="picture")
+        self._entries = TextCache(folder, model_key, what="picture", fits=_is_latents)
 
     @property
     def folder(self) -> Path:
@@ -82,7 +89,7 @@ class SourceCache:
 
     def __init__(self, folder: Path, model_key: str, sources: SourceImages) -> None:
         self.sources = sources
-        self._entries = TextCache(folder, model_key, what="source image")
+        self._entries = TextCache(folder, model_key, what="source image", fits=_is_latents)
 
     @property
     def folder(self) -> Path:

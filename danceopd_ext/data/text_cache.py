@@ -61,7 +61,8 @@ class TextCache:
 
     Floating-point tensors are stored as `dtype` if one is given. Entries read lately stay in memory, up to
     `memory_bytes`. Processes may share a folder: entries appear whole, and the same text gives the same entry.
-    `what` is encoded, one of it, for messages; what is no prompt has a text that identifies it.
+    `what` is encoded, one of it, for messages; what is no prompt has a text that identifies it. `fits`: whether tensors
+    are of the kind that the encoder gives; others count as damaged.
     """
 
     def __init__(
@@ -71,12 +72,13 @@ class TextCache:
         dtype: torch.dtype | None = None,
         memory_bytes: int = 512 * 2**20,
         what: str = "prompt",
+        fits: Callable[[Encoded], bool] = lambda tensors: bool(tensors),
     ) -> None:
         if not model_key or any(mark in model_key for mark in '/\\:*?"<>|') or model_key.startswith("."):
             raise ValueError(f"{model_key!r} cannot be the name of a folder")
         self.folder = Path(folder) / model_key
         self.dtype = dtype
-        self.what = what
+        self.what, self.fits = what, fits
         self._budget = memory_bytes
         self._memory: OrderedDict[str, Encoded] = OrderedDict()
         self._held = 0
@@ -193,7 +195,12 @@ class TextCache:
         except Unsound as problem:
             self._unsound[problem.why] += 1
             return None
-        return tensors if metadata.get("text") == ascii(text) else None
+        if metadata.get("text") != ascii(text):
+            return None
+        if not self.fits(tensors):  # the digest is right, so that somebody else made it
+            self._unsound[DAMAGED] += 1
+            return None
+        return tensors
 
     def _remember(self, text: str, tensors: Encoded) -> None:
         self._memory[text] = tensors
