@@ -15,6 +15,7 @@ LARGE = "the file is larger than the disk or `ulimit -f` allows"
 READ_ONLY, BROKEN = "the disk is read-only now", "the disk reports an error"
 FORBIDDEN, GONE = "the file or folder is protected", "the folder is gone"
 AWAY, IN_USE = "the drive does not answer", "another program has the file open"
+OTHER = "something else has its name"
 MANY, UNKNOWN = "too many files are open", "a file could not be written"
 
 #: those that say something of the disk, whatever was done with which file
@@ -30,6 +31,7 @@ REMEDIES = {
     GONE: "Create it again, or reconnect its drive.",
     AWAY: "Reconnect it.",
     IN_USE: "Close that program.",
+    OTHER: "Move that away.",
     MANY: "Close other programs, or raise `ulimit -n`.",
     UNKNOWN: "Check the disk.",
 }
@@ -44,6 +46,7 @@ _NAMES = {
     GONE: ("ENOENT", "ENOTDIR", "ENODEV", "ENXIO"),
     AWAY: ("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EREMOTEIO"),
     IN_USE: ("EBUSY", "ETXTBSY"),
+    OTHER: ("EEXIST", "EISDIR", "ENOTEMPTY"),
     MANY: ("EMFILE", "ENFILE"),
 }
 _POSIX = {getattr(errno, name): words for words, names in _NAMES.items() for name in names if hasattr(errno, name)}
@@ -58,6 +61,7 @@ _WINDOWS = {
     **dict.fromkeys((2, 3, 15), GONE),
     **dict.fromkeys((21, 53, 54, 55, 59, 64, 67, 121, 433, 1167, 1231), AWAY),
     **dict.fromkeys((32, 33, 1224), IN_USE),
+    **dict.fromkeys((80, 145, 183), OTHER),
     4: MANY,
 }
 #: Rust's form of the system's number (safetensors): of versions before and since 0.5
@@ -84,13 +88,16 @@ class DiskProblem:
 
 def disk_problem(problem: BaseException | None) -> DiskProblem | None:
     """What was wrong with the disk, if that is what an exception tells; None for any other error."""
-    unknown = False
+    unknown = None
     for one in _all_of(problem):
         reason = _reason(one)
         if reason:
             return DiskProblem(reason, REMEDIES[reason])
-        unknown = unknown or bool(_UNKNOWN.search(str(one)))
-    return DiskProblem(UNKNOWN, REMEDIES[UNKNOWN]) if unknown else None
+        if _is_own(one) and one.errno and one.strerror:  # a rare one, in the system's words
+            unknown = unknown or DiskProblem(one.strerror.rstrip("."), REMEDIES[UNKNOWN])
+        elif _UNKNOWN.search(str(one)):
+            unknown = unknown or DiskProblem(UNKNOWN, REMEDIES[UNKNOWN])
+    return unknown
 
 
 def of_the_disk(problem: BaseException) -> DiskProblem | None:
@@ -100,18 +107,22 @@ def of_the_disk(problem: BaseException) -> DiskProblem | None:
 
 
 def _reason(problem: BaseException) -> str | None:
-    if isinstance(problem, (BrokenPipeError, ConnectionError, ChildProcessError, InterruptedError, BlockingIOError)):
-        return None  # another process or computer, not a disk
-    if isinstance(problem, OSError):
+    if _is_own(problem):
         windows = getattr(problem, "winerror", None)
         return _WINDOWS.get(windows) or _POSIX.get(problem.errno or 0)
-    found = _RUST.search(str(problem))
+    found = None if isinstance(problem, OSError) else _RUST.search(str(problem))
     if not found:
         return None
     number = int(found[1] or found[2])
     # Both systems count from 1: a number that both know is read as this one's.
     first, second = (_WINDOWS, _POSIX) if _ON_WINDOWS else (_POSIX, _WINDOWS)
     return first.get(number) or second.get(number)
+
+
+def _is_own(problem: BaseException) -> bool:
+    """Whether the system says it of a file, not of another process or computer."""
+    others = (BrokenPipeError, ConnectionError, ChildProcessError, InterruptedError, BlockingIOError)
+    return isinstance(problem, OSError) and not isinstance(problem, others)
 
 
 def _all_of(problem: BaseException | None) -> Iterator[BaseException]:

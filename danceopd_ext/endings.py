@@ -32,13 +32,10 @@ def refused(problem: Exception) -> tuple[int, str]:
     name = readable(few_letters(str(named)))
     if getattr(problem, "errno", None) == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:
         return 2, f"error: {name}: too long for the name of a file. Check it."
-    own = isinstance(problem, OSError)
-    found = disk_problem(problem) if own else of_the_disk(problem)
-    if found:
-        if isinstance(problem, FileNotFoundError):
-            found = DiskProblem("there is no such file or folder", "Check the name.")
-        where = f"{name}: " if named else ""
-        return 1, f"stopped: {where}{found.reason}. {found.remedy}"
-    if own and named and problem.strerror:
-        return 1, f"stopped: {name}: {readable(problem.strerror)}."
-    return 0, ""
+    found = disk_problem(problem) if isinstance(problem, OSError) and named else of_the_disk(problem)
+    if not found:
+        return 0, ""
+    if isinstance(problem, FileNotFoundError):
+        found = DiskProblem("there is no such file or folder", "Check the name.")
+    where = f"{name}: " if named else ""
+    return 1, f"stopped: {where}{readable(found.reason)}. {found.remedy}"

@@ -48,6 +48,8 @@ def windows(number: int) -> OSError:
         (FileNotFoundError(errno.ENOENT, "No such file or directory"), disks.GONE),
         (OSError(errno.ESTALE, "Stale file handle"), disks.AWAY),
         (OSError(errno.EMFILE, "Too many open files"), disks.MANY),
+        (FileExistsError(errno.EEXIST, "File exists"), disks.OTHER),
+        (OSError(errno.ENOLCK, "No locks available"), "No locks available"),
         (windows(32), disks.IN_USE),
         (windows(112), disks.FULL),
         (windows(53), disks.AWAY),
@@ -86,6 +88,7 @@ def test_another_problem(problem):
 
 def test_a_missing_file_in_the_history_of_another_error_is_not_blamed():
     assert of_the_disk(hidden(FileNotFoundError(errno.ENOENT, "no such file"), "a fault of ours")) is None
+    assert of_the_disk(OSError(errno.EINVAL, "Invalid argument")) is None
     assert of_the_disk(hidden(OSError(errno.EROFS, "read-only"))).reason == disks.READ_ONLY
 
 

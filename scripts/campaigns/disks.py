@@ -16,7 +16,8 @@ log, periodic saves and states. The ways to fail:
   ...). What safetensors writes in Rust is met by the flush and the rename after it.
 
 What may become of a run: it is refused before training, in one message; the LoRA is where it was wanted; it is
-elsewhere, and the last line says where; or no place takes it, and the message says what was saved before. The LoRA must
+elsewhere, and the last line says where; training cannot go on, as its cache of prompts is gone, and keeps what was
+learnt; or no place takes it, and the message says what was saved before. The LoRA must
 be equal to that of a run that nothing disturbs, and every file that the message names must be there and whole. Anything
 else is a fault, and is listed.
 """
@@ -57,6 +58,7 @@ ERRORS = ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EPERM", "EACCES", "ESTALE", "ENOE
 OUTCOMES = {
     "wanted": "the LoRA is where it was wanted",
     "elsewhere": "the LoRA is elsewhere, and it is said where",
+    "kept": "it cannot go on; what was learnt is kept, and it is said where",
     "nowhere": "no place takes it: one message, and what it names is whole",
     "refused": "refused before training, in one message",
     "FAULT": "anything else",
@@ -184,9 +186,15 @@ def judge(folder: Path, code: int, expected: Path | None) -> str:
         return f"FAULT: no message: {last}"
     if "step/s" not in said or "training:" not in said:
         return "refused"
-    named = re.search(r"Saved before, and whole: (.*)\.$", message)
-    broken = [place for place in (named[1].split(" and ") if named else ()) if not is_whole(Path(place))]
-    return f"FAULT: not whole: {broken[0]}" if broken else "nowhere"
+    named = re.search(r"Saved before, and whole: (.*)\.$|are saved in (.*?)\. (?:Go on|No state)", message)
+    broken = [place for place in (" and ".join(filter(None, named.groups())).split(" and ") if named else ())
+              if not is_whole(Path(place))]  # fmt: skip
+    if broken:
+        return f"FAULT: not whole: {broken[0]}"
+    if named and named[2]:
+        return "kept"
+    tried = [f"{folder / name}: " in message for name in ("output", "working", "temporary", "home")]
+    return "nowhere" if all(tried) else f"FAULT: given up: {message}"
 
 
 def is_gone(part: Path) -> bool:
@@ -336,10 +344,11 @@ def campaign(kinds: list[str], seed: int, work: Path) -> tuple[dict[str, Counter
     expected = whole / "output" / "fused.safetensors"
     files = [path for path in (whole / "output").rglob("*") if path.is_file()]
     need = sum(-(-path.stat().st_size // 4096) * 4096 + 4096 for path in files)
-    sizes = sorted({200, 1000, *(path.stat().st_size - 1 for path in files if path.suffix in (".safetensors", ".pt"))})
+    state = max(path.stat().st_size for path in files if path.suffix == ".pt")
+    sizes = [200, 1000, 10_000, expected.stat().st_size // 2, expected.stat().st_size - 1, state - 1, state]
     made = {
         "full": full(need), "read-only": read_only(), "taken away": taken_away(),
-        "limit": limits([sizes[i * (len(sizes) - 1) // 7] for i in range(8)]),
+        "limit": limits(sizes),
         "errors": errors(60, random.Random(seed)),
     }  # fmt: skip
     left_out = [] if can_mount() else ["full", "read-only"]

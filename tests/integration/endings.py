@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 #: a run ends in its third step
 STEP = 3
@@ -41,6 +43,34 @@ def full_memory() -> None:
         return loss(self, *arguments)
 
     Distiller.loss = full
+
+
+def full_disk() -> None:
+    """No LoRA and no state fits into the folder `out`; the folder that FREE names has room."""
+    from danceopd_ext import elsewhere
+
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).parent.name == "out" and str(target).endswith((".safetensors", "-state")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return replace(source, target)
+
+    os.replace = full
+    elsewhere._other_folders = lambda: iter([Path(os.environ["FREE"])])
+
+
+def check_saved_elsewhere(result: subprocess.CompletedProcess, out: Path, free: Path) -> None:
+    """The run went on to its end, and said where the LoRA and the state are."""
+    assert result.returncode == 0, result.stderr[-3000:]
+    for name in (f"fused-step{STEP - 1:08d}.safetensors", f"fused-step{STEP - 1:08d}-state"):
+        assert f"no space is left on the disk for {name}: training goes on" in result.stdout
+    for name in ("fused.safetensors", "fused-state"):
+        assert f"saved {free / name}, not in {out}: no space is left on the disk" in result.stdout
+    assert f"done: {free / 'fused.safetensors'}" in result.stdout
+    assert any(tensor.any() for name, tensor in load_file(free / "fused.safetensors").items() if "lora_up" in name)
+    assert (free / "fused-state" / "optimizer.bin").is_file()
+    assert {path.name for path in out.iterdir() if "safetensors" in path.name or "part" in path.name} == set()
 
 
 def check_stopped(result: subprocess.CompletedProcess, out: Path, routes: Sequence[str]) -> Path:

@@ -37,6 +37,8 @@ PROBLEMS = {
     "broken": (OSError(errno.EIO, "Input/output error"), "the disk reports an error"),
     "immutable": (PermissionError(errno.EPERM, "Operation not permitted"), "the file or folder is protected"),
     "removed": (FileNotFoundError(errno.ENOENT, "No such file or directory"), "the folder is gone"),
+    "a file in its place": (FileExistsError(errno.EEXIST, "File exists"), "something else has its name"),
+    "a rare one": (OSError(errno.ENOLCK, "No locks available"), "No locks available"),
     "network": (OSError(errno.ESTALE, "Stale file handle"), "the drive does not answer"),
 }
 each_problem = pytest.mark.parametrize(("problem", "reason"), PROBLEMS.values(), ids=PROBLEMS.keys())

@@ -67,3 +67,8 @@ def ctrl_c_in_step_3() -> None:
 def full_in_step_3() -> None:
     """See endings.py."""
     endings.full_memory()
+
+
+def full_disk() -> None:
+    """See endings.py."""
+    endings.full_disk()

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.integration.endings import check_out_of_memory, check_stopped
+from tests.integration.endings import check_out_of_memory, check_saved_elsewhere, check_stopped
 from tests.integration.musubi.runs import apart, here
 from tests.integration.musubi.test_z_image_processes import preset
 
@@ -67,3 +67,12 @@ def test_out_of_memory_is_one_message(world, tmp_path, every):
     result = apart("tiny_z_image", path, SPY="full_in_step_3")
     remedies = ("gradient_checkpointing = true", "fp8_base = true", "blocks_to_swap", "network_dim below 4")
     check_out_of_memory(result, tmp_path / "out", remedies, every)
+
+
+def test_a_full_disk_ends_no_training(world, tmp_path, monkeypatch):
+    free = tmp_path / "free"
+    free.mkdir()
+    monkeypatch.setenv("FREE", str(free))
+    path = preset(world, tmp_path / "p.toml", **{**VALUES, "save_every_n_steps": 2})
+    result = apart("tiny_z_image", path, SPY="full_disk")
+    check_saved_elsewhere(result, tmp_path / "out", free)

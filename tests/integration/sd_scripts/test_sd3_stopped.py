@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.integration.endings import check_out_of_memory, check_stopped
+from tests.integration.endings import check_out_of_memory, check_saved_elsewhere, check_stopped
 from tests.integration.sd_scripts.runs import trained
 from tests.integration.sd_scripts.world import world  # noqa: F401 - a fixture
 
@@ -59,3 +59,12 @@ def test_out_of_memory_is_one_message(world, tmp_path, every):  # noqa: F811
     result = apart(world.preset(tmp_path, "base", "ink", training=TRAINING, saving=saving), "full_memory")
     remedies = ("gradient_checkpointing = true", "fp8_base = true", "blocks_to_swap", "network_dim below 8")
     check_out_of_memory(result, tmp_path / "out", remedies, every)
+
+
+def test_a_full_disk_ends_no_training(world, tmp_path, monkeypatch):  # noqa: F811
+    free = tmp_path / "free"
+    free.mkdir()
+    monkeypatch.setenv("FREE", str(free))
+    saving = {**SAVING, "save_every_n_steps": 2}
+    result = apart(world.preset(tmp_path, "base", "ink", training=TRAINING, saving=saving), "full_disk")
+    check_saved_elsewhere(result, tmp_path / "out", free)
