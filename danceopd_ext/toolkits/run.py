@@ -15,7 +15,7 @@ from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.errors import MissingFile, Stopped, UserError, nearest
 from danceopd_ext.foreign.text import read_text
 from danceopd_ext.screen import lasting_screen
-from danceopd_ext.toolkits.launched import about_exit_code, is_first_process, watched_launcher
+from danceopd_ext.toolkits.launched import STARTED_BY, about_exit_code, is_first_process, watched_launcher
 from danceopd_ext.toolkits.native.stop import Interruptible, ask, end_process
 
 #: seconds that the first process has to tell what is wrong
@@ -118,10 +118,15 @@ def line_of(preset: str, path: Path) -> str:
 def told_once() -> Iterator[None]:
     """Every process has the same problem; the first one of a machine tells it, and the others let it go first.
 
-    torchrun ends all processes as soon as one has ended, and with that a message that is not written yet.
+    torchrun ends all processes as soon as one has ended, and with that a message that is not written yet. That a run
+    was stopped is such a message.
     """
     try:
         yield
+    except Stopped:
+        if os.environ.get("LOCAL_RANK", "0") != "0" and STARTED_BY not in os.environ:
+            time.sleep(HEAD_START)
+        raise
     except UserError:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(HEAD_START)

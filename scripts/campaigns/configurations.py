@@ -89,11 +89,11 @@ class World:
             Configuration("previews, Z-Image", self.drawn(), "z_image"),
             Configuration("keeps the last steps", {"save_every_n_steps": 1, "save_last_n_steps": 2}),
             Configuration("TensorBoard", {"log_with": "tensorboard"}),
-            Configuration("two processes", {}, processes=2),
             *self.of_optimizers(),
             *self.of_methods(),
             *self.of_teachers(),
             *(Configuration(f"edits, {family}", {}, family) for family in EDITORS),
+            Configuration("two processes", {}, processes=2),
         ]
 
     def drawn(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import importlib
 import random
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,14 @@ STEPS = 6
 WORKERS = (0, 2)
 
 
-def campaign(folder: Path, options: argparse.Namespace, rng: random.Random) -> list[Tally]:
+def campaign(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Tally]:
     """Ask runs with and without workers to stop, at random moments, and go on from what they say."""
     make_preset = {"sd-scripts": sd_scripts, "musubi-tuner": musubi}[options.part](folder / "world")
-    tallies = []
     for workers in WORKERS:
         name = f"{options.part}, {workers} workers"
         if options.only in name:
             stops = Stops(Tally(name), folder / f"w{workers}", lambda path, w=workers: make_preset(path, w), rng)
-            tallies.append(stops.all(options.requests))
-            print(tallies[-1].row(), *tallies[-1].problems, sep="\n", flush=True)
-    return tallies
+            yield stops.all(options.requests)
 
 
 def sd_scripts(folder: Path) -> Callable[[Path, int], Path]:

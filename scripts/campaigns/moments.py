@@ -64,6 +64,7 @@ def run_forked(command: Callable[[], int], folder: Path, moment: Moment | None =
 
 
 def _be_child(command: Callable[[], int], folder: Path, names: dict[str, Path], moment: Moment | None) -> None:
+    hear_signals()
     os.setpgid(0, 0)  # a signal to the run goes to its own children too, and to nobody else
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(names[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -81,6 +82,12 @@ def _be_child(command: Callable[[], int], folder: Path, names: dict[str, Path], 
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+
+
+def hear_signals() -> None:
+    """Undo what the parent ignores: under nohup, or in the background of a script, some would not arrive."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def watch(folder: Path, moment: Moment | None) -> dict[str, int]:

@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from danceopd_ext.cli import run
 from danceopd_ext.toolkits.native import build, loop, previews, train  # noqa: F401 - loaded once, before the forks
 from danceopd_ext.toolkits.run import main
 from scripts.campaigns.configurations import STEPS, Configuration, World
-from scripts.campaigns.moments import Ended, Moment, run_forked
+from scripts.campaigns.moments import Ended, Moment, hear_signals, run_forked
 from scripts.campaigns.remains import differences, half_written, newest_state, unfinished
 from scripts.campaigns.tally import Tally
 
@@ -27,17 +28,14 @@ REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLS = ("step", "second", "weights", "state", "rename")
 
 
-def campaign(folder: Path, options: argparse.Namespace, rng: random.Random) -> list[Tally]:
+def campaign(folder: Path, options: argparse.Namespace, rng: random.Random) -> Iterator[Tally]:
     """Every configuration, with kills and requests, and the launchers."""
     world = World(folder / "world")
-    tallies = []
     for place, configuration in enumerate(world.configurations()):
-        if options.only in configuration.name:
+        if options.only in configuration.name and place >= options.first:
             kind = Launched if configuration.processes > 1 else Forked
-            tallies.append(kind(world, folder / f"run{place}", configuration, rng).all(options, place))
-            print(tallies[-1].row(), *tallies[-1].problems, sep="\n", flush=True)
+            yield kind(world, folder / f"run{place}", configuration, rng).all(options, place)
             shutil.rmtree(folder / f"run{place}")
-    return tallies
 
 
 class Forked:
@@ -165,7 +163,9 @@ class Launched(Forked):
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--quiet", *several]
         command = [*launch, DRIVER, word, str(self.presets[name]), *map(str, flags)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, preexec_fn=hear_signals
+        )
         return Ended(done.returncode, done.stdout, done.stderr, {})
 
     def kill(self, flags: list[object]) -> str | None:

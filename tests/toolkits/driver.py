@@ -72,6 +72,7 @@ def act(kind, count):
 
 
 def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
     from danceopd_ext.cli import run
     from danceopd_ext.toolkits.run import main
 

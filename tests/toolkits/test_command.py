@@ -11,6 +11,7 @@ import pytest
 
 from danceopd_ext.cli import run
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits import run as run_module
 from danceopd_ext.toolkits.hosted.session import Stopped
 from danceopd_ext.toolkits.run import line_of, main, parse_command
 
@@ -135,6 +136,22 @@ def test_a_run_that_was_stopped_is_not_done(hosted):
         raise Stopped("stopped after step 3, saved a. Resume with: --resume b")
 
     assert hosted(stopped) == (130, ["stopped after step 3, saved a. Resume with: --resume b"])
+
+
+def test_the_first_process_tells_of_the_stop_before_the_others_end(hosted, monkeypatch):
+    """torchrun ends all as soon as one has ended."""
+    waited = []
+    monkeypatch.setattr(run_module.time, "sleep", waited.append)
+
+    def stopped(preset):
+        raise Stopped("stopped after step 3.")
+
+    assert hosted(stopped) == (130, ["stopped after step 3."])
+    assert waited == []
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    assert hosted(stopped) == (130, [])
+    assert waited == [run_module.HEAD_START]
 
 
 @pytest.mark.parametrize("text", [PRESET + "[danceopd.routes]\nstile = 1\n", "[danceopd.teachers.base]\n"])

@@ -56,6 +56,7 @@ def test_the_terminal_is_closed(preset, output, launch):
     child, terminal = os.forkpty()
     if child == 0:
         os.chdir(ROOT)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup ignore it
         os.execve(sys.executable, [sys.executable, "train_danceopd.py", "--config", str(path)], ENVIRONMENT)
     shown = b""
     while b"fused-step00000002.safetensors" not in shown:
