@@ -86,7 +86,7 @@ class DanceOPDSection:
     toolkit_dir: str | None = key(
         None,
         "The folder of the toolkit's checkout. Default: SD_SCRIPTS_DIR or MUSUBI_TUNER_DIR in the environment, then "
-        "the current directory.",
+        "the current directory. A preset can name only a git clone or a release that is not in its own folder.",
         path="found",
     )
     overwrite: bool = key(

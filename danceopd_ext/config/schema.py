@@ -93,7 +93,8 @@ class OptimizerSection:
     optimizer_type: str = key(
         "",
         "AdamW8bit, PagedAdamW8bit, AdamW, Lion8bit, Lion, Adafactor, Prodigy, AdamWScheduleFree, ... (sd-scripts' "
-        "names) or a dotted path. Default: AdamW8bit where bitsandbytes works, else AdamW.",
+        "names) or the dotted path of a class in an installed package. Default: AdamW8bit where bitsandbytes works, "
+        "else AdamW.",
     )
     optimizer_args: list[str] = key(
         [], 'Arguments of the optimizer, such as ["betas=0.9,0.99"]. weight_decay is 0 unless given.'
