@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from danceopd_ext.endings import refused
 from danceopd_ext.errors import UserError
 from fuzzing.octets import STRANGER, make_odd_files
 from fuzzing.outcomes import CONTROL, Outcome, frame_of, is_long, is_nameless, traced
@@ -18,6 +19,10 @@ from fuzzing.worlds import World
 
 class TooSlow(BaseException):
     """Raised inside a case that has had its time."""
+
+
+#: the command's exit code for input that is wrong
+WRONG_INPUT = 2
 
 
 def run_case(target: str, number: int, seed: int, world: World, folder: Path, raises: bool = False) -> Outcome:
@@ -55,6 +60,9 @@ def _judge(found: Outcome, case: Case, raises: bool) -> None:
     except MemoryError as error:
         found.outcome, found.where, found.trace = "memory", frame_of(error), traced(error)
     except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and (told := refused(error))[0] == WRONG_INPUT:
+            found.outcome, found.message, found.stage = "refused", told[1], stages[-1] if stages else ""
+            return
         if raises:
             raise
         found.outcome, found.where, found.trace = "exception", frame_of(error), traced(error)
