@@ -161,6 +161,7 @@ STUDENTS = {
     "whole numbers": reshaped(a_up=torch.zeros(6, 2, dtype=torch.int64)),
     "complex": reshaped(a_up=torch.zeros(6, 2, dtype=torch.complex64)),
     "NaN": reshaped(a_up=torch.full((6, 2), torch.nan)),
+    "huge": reshaped(a_up=torch.full((6, 2), -1e30)),
     "infinite": reshaped(b_down=torch.full((2, 4), torch.inf)),
 }
 

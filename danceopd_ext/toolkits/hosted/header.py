@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_header(path: Path, others: bool = False) -> Header | None:
 
     others: the toolkit also opens folders and files of another format here; for these the answer is None.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         if others:
             return None
         raise UserError(f"{path} is a folder: name the .safetensors file.")
@@ -55,7 +56,7 @@ def read_header(path: Path, others: bool = False) -> Header | None:
     try:
         return read_own_header(path).shapes
     except UserError as problem:
-        if others and (path.is_file() or not path.exists()):
+        if others and (os.path.isfile(path) or not os.path.exists(path)):  # Path's raise for a name too long
             return None
         raise UserError(f"{path} is not a .safetensors file, and the toolkit reads no other here.") from problem
 

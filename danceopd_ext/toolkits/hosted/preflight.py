@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -167,7 +168,7 @@ def check_paths(where: str, document: Mapping[str, Any], names: tuple[str, ...])
             if isinstance(table, Mapping):
                 found += check_paths(where, table, names)
         if key in names and isinstance(value, str) and value:
-            if not Path(value).exists():
+            if not os.path.exists(value):
                 raise UserError(
                     f'{where}: {key} = "{value}": there is no such file or folder (relative paths are read from '
                     f"{Path.cwd()})."

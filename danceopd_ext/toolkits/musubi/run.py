@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,7 +141,7 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
 
     Raises UserError where one is missing that is given, or that the run needs.
     """
-    if Path(args.output_dir).exists() and not Path(args.output_dir).is_dir():
+    if os.path.exists(args.output_dir) and not os.path.isdir(args.output_dir):
         raise UserError(f'{preset.path}: output_dir = "{args.output_dir}" is a file. Name a folder.')
     if not args.dit:
         raise UserError(f"{preset.path}: dit is missing: name the model's file.")
@@ -155,7 +156,7 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
         value = getattr(args, name)
         if value:
             found = find_path(value, preset.path.parent)
-            if not found.exists():
+            if not os.path.exists(found):  # Path.exists raises for a name that is too long
                 where = f"in {Path.cwd()} or beside the preset"
                 raise UserError(f'{preset.path}: {name} = "{value}": there is no such file {where}.')
             check_place(found, f"{preset.path}: {name}")

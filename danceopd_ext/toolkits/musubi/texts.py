@@ -26,7 +26,7 @@ def text_folder(adapter: MusubiAdapter, root: Path) -> Path:
     for name, path in files.items():
         if path is None:
             raise UserError(f"{name} is missing: prompts and guidance need the text encoder. Name its file.")
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"{name} = {str(path)!r}: there is no such file or folder.")
     options = "-".join(str(getattr(adapter.args, name, "")) for name in adapter.text_options)
     key = fingerprint(files.values())

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import UserError, counted, few_letters, printable
+from danceopd_ext.lora.changes import LARGEST_VALUE
 from danceopd_ext.toolkits.native.broken import check_state
 from danceopd_ext.toolkits.native.optimizers import is_schedule_free, learning_rate, set_learning_rate
 from danceopd_ext.toolkits.native.state import OPTIMIZER_FILE, STUDENT_FILE, SavedState
@@ -86,6 +87,8 @@ def _student(saved: SavedState, sizes: Mapping[str, tuple[int, ...]]) -> dict[st
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise _unfit(file, f"{name} is {tensor.dtype}".replace("torch.", ""))
+        if tensor.numel() and float(tensor.float().abs().max()) > LARGEST_VALUE:  # NaN is told of below
+            raise _unfit(file, f"{name} has values above {LARGEST_VALUE:g}")
     return {name: tensors[name] for name in sizes}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -195,7 +196,7 @@ def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -
 
 def _existing(value: str, name: str, preset: Path) -> Path:
     found = find_path(value, preset.parent)
-    if not found.exists():
+    if not os.path.exists(found):
         raise UserError(f'{preset}: {name} = "{value}": there is no such file in {Path.cwd()} or beside the preset.')
     check_place(found, f"{preset}: {name}")
     return found
