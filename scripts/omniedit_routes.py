@@ -25,6 +25,7 @@ import argparse
 import csv
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     """Read, split and write. Raises UserError."""
     arguments = parser().parse_args(argv)
     chosen = dict(parse_task(text) for text in arguments.task)
-    hub = [] if Path(arguments.data).exists() else hub_files(arguments.data)
+    hub = [] if os.path.exists(arguments.data) else hub_files(arguments.data)
     settings = {
         "data": digest_of(arguments.data, hub),
         "--task": ", ".join(sorted(f"{task}={route}" for task, route in chosen.items())),
@@ -222,7 +223,7 @@ def rows_of(data: str, hub: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Ro
     """(where, row, folder of its pictures) of a local file or folder, or of the files of a hub dataset one by one."""
     path = Path(data)
     if not hub:
-        yield from ((where, row, path if path.is_dir() else path.parent) for where, row in read_rows(path))
+        yield from ((where, row, path if os.path.isdir(path) else path.parent) for where, row in read_rows(path))
     for name, _ in hub:
         file = download(data, name)
         yield from ((where, row, file.parent) for where, row in read_rows(file))

@@ -183,7 +183,7 @@ def _existing(table: Mapping, key: str, config: Path, where: str) -> Path | None
         return None
     path = find_path(table[key], config.parent)
     is_folder = key != "metadata_file"
-    if not (path.is_dir() if is_folder else path.is_file()):
+    if not (os.path.isdir(path) if is_folder else os.path.isfile(path)):
         kind = "folder" if is_folder else "file"
         raise UserError(f'{where}: {key}: there is no {kind} "{table[key]}" in {Path.cwd()} or beside {config.name}.')
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
 
     Raises UserError for what is missing or damaged. Reading .parquet needs pyarrow.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         files = sorted(path.rglob("*.parquet"))
         if not files:
             raise UserError(f"{path}: there is no .parquet file in this folder.")

@@ -18,7 +18,7 @@ from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.models.conditions import PromptTensors, TextConditions, edit_item
 from danceopd_ext.models.family import Family, Sources
-from danceopd_ext.models.loading import Source, load_text_pipeline
+from danceopd_ext.models.loading import Source, encode_prompts, load_text_pipeline
 from danceopd_ext.toolkits.native.texts import EMPTY, check_room
 
 REMEDY = "Free some space, choose another --out, or draw fewer prompts (--limit)."
@@ -84,9 +84,9 @@ class Conditions:
         def encode(batch: list[Prompt]) -> list[PromptTensors]:
             texts = [prompt.text for prompt in batch]
             if not self.cache.sees_sources:
-                return self.family.encode_prompts(pipeline, texts)
+                return encode_prompts(self.source, pipeline, texts)
             seen = [Sources([jobs[file].source_image() for file in p.sources], p.drawn) for p in batch]
-            return self.family.encode_prompts(pipeline, texts, seen)
+            return encode_prompts(self.source, pipeline, texts, seen)
 
         for note in self.cache.notes():
             tqdm.write(f"note: {note}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import combine
@@ -48,7 +48,7 @@ def _pieces(files: str) -> Iterator[str]:
     words = files.split(",")
     while words:
         counts = range(len(words), 1, -1)
-        count = next((n for n in counts if Path(_place(",".join(words[:n]))).exists()), 1)
+        count = next((n for n in counts if os.path.exists(_place(",".join(words[:n])))), 1)
         yield ",".join(words[:count])
         words = words[count:]
 
@@ -67,7 +67,7 @@ def _number(text: str) -> float | None:
 
 
 def _part(piece: str, text: str) -> tuple[str, float]:
-    place = piece if Path(piece).exists() else _place(piece)
+    place = piece if os.path.exists(piece) else _place(piece)
     if not place:
         raise UserError(f"--lora {text}: a file's name is missing: {FORM}.")
     strength = 1.0 if place == piece else float(piece[len(place) + 1 :])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from danceopd_ext.models.configuration import (
     within_limits,
 )
 from danceopd_ext.models.decoding import pixels_per_latent
-from danceopd_ext.models.family import Family, flow_match_shift
+from danceopd_ext.models.family import Family, PromptTensors, Sources, flow_match_shift
 from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 from danceopd_ext.models.trial import bound, load_tokenizers
@@ -211,6 +213,30 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
         if name.startswith(("text_encoder", "siglip")) and isinstance(part, torch.nn.Module):
             stream(part, torch.device(device))
     return pipeline
+
+
+def encode_prompts(
+    source: Source, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
+) -> list[PromptTensors]:
+    """What the family makes of prompts with the text pipeline of `source` (see Family.encode_prompts).
+
+    Raises UserError that names the model if its tokenizers or text encoders cannot.
+    """
+    with asked_of(source):
+        return source.family.encode_prompts(pipeline, prompts, sources)
+
+
+@contextmanager
+def asked_of(source: Source) -> Iterator[None]:
+    """What a model's own tokenizers and text encoders raise inside is a UserError that names the model."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{source.components}: the model's tokenizers or text encoders fail ({_first_line(error)}). {REMEDY}"
+        ) from error
 
 
 def _keep_within_positions(pipeline: Any) -> None:

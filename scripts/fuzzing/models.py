@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.demo import PIPELINE
-from danceopd_ext.models.loading import load_scheduler, load_text_pipeline, load_transformer, load_vae
+from danceopd_ext.models.loading import encode_prompts, load_scheduler, load_text_pipeline, load_transformer, load_vae
 from danceopd_ext.toolkits.native.prepare import find_all
 from danceopd_ext.toolkits.native.train import make_accelerator
 from fuzzing.octets import damaged, replace_file
@@ -141,6 +141,6 @@ def model_case(rng: Random, world: World, folder: Path) -> Case:
         load_transformer(source, torch.float32)
         if texts_too:
             stage("texts")
-            family.encode_prompts(load_text_pipeline(source, torch.float32, "cpu"), ["a red circle", ""])
+            encode_prompts(source, load_text_pipeline(source, torch.float32, "cpu"), ["a red circle", ""])
 
     return Case(run, [f"{name}: {'; '.join(told)}"], ["model"])

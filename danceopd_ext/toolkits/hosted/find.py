@@ -107,7 +107,7 @@ def version_note(checkout: Checkout) -> str | None:
 
 
 def _is(toolkit: str, folder: Path) -> bool:
-    return all((folder / mark).is_file() for mark in MARKS[toolkit])
+    return all(os.path.isfile(folder / mark) for mark in MARKS[toolkit])
 
 
 def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
@@ -115,7 +115,7 @@ def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
     folder = (here / os.path.expanduser(text)).resolve()
     if _is(toolkit, folder):
         return folder
-    there = "does not exist" if not folder.exists() else f"is not a checkout of kohya-ss/{toolkit}"
+    there = "does not exist" if not os.path.exists(folder) else f"is not a checkout of kohya-ss/{toolkit}"
     raise UserError(
         f'{origin} = "{text}" {there}: the right folder has {" and ".join(MARKS[toolkit])}.{_hint(toolkit, folder)}'
     )

@@ -9,6 +9,7 @@ average loss, in the progress bar, counts them as zeros until an epoch has gone 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def check_state(args: argparse.Namespace) -> None:
     if not args.resume:
         return
     folder = Path(args.resume)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f'resume = "{args.resume}": there is no such folder. States are folders that end in -state.')
     try:
         step = read_progress(folder)["step"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.errors import counted, few, few_letters, readable
+from danceopd_ext.models.loading import asked_of
 from danceopd_ext.toolkits.native.prepare import Prepared
 
 
@@ -20,7 +21,8 @@ def long_prompts(prepared: Prepared, pipeline: Any, prompts: Sequence[Prompt]) -
     cut: dict[str, str] = {}
     for prompt in prompts:
         text = prompt.text
-        length = family.text_length(pipeline, text)
+        with asked_of(prepared.source):
+            length = family.text_length(pipeline, text)
         room = family.text_room(pipeline, prepared.config, len(prompt.sources))
         if length > room:
             where = files.get(text) or f'"{few_letters(text)}"'

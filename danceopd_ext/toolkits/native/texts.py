@@ -15,7 +15,7 @@ from danceopd_ext.data.targets import load_picture
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import Sources
-from danceopd_ext.models.loading import load_text_pipeline
+from danceopd_ext.models.loading import encode_prompts, load_text_pipeline
 from danceopd_ext.toolkits.native.broken import naming_encoders
 from danceopd_ext.toolkits.native.long_prompts import long_prompts
 from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
@@ -51,9 +51,9 @@ def encode_texts(prepared: Prepared, cache: PromptCache, accelerator: Accelerato
         def encode(batch: list[Prompt]):
             texts = [prompt.text for prompt in batch]
             if not cache.sees_sources:
-                return prepared.family.encode_prompts(pipeline, texts)
+                return encode_prompts(prepared.source, pipeline, texts)
             seen = [Sources([load_picture(path) for path in prompt.sources], prompt.drawn) for prompt in batch]
-            return prepared.family.encode_prompts(pipeline, texts, seen)
+            return encode_prompts(prepared.source, pipeline, texts, seen)
 
         for note in long_prompts(prepared, pipeline, missing):
             say(note)
