@@ -325,8 +325,8 @@ def fail(folder: Path, stack: ExitStack, name: str, alone: bool, first: int) -> 
 # --- the campaign
 
 
-def campaign(kinds: list[str], seed: int, work: Path) -> tuple[dict[str, Counter], list[str], list[str]]:
-    """Run all cases; return counts of outcomes by kind, the faults, and what was left out."""
+def campaign(kinds: list[str], seed: int, work: Path, out: Path) -> tuple[str, list[str]]:
+    """Run all cases; return the text of the results, which `out` has after each case, and the faults."""
     import torch
 
     from tests.tiny.loras import write_random_lora
@@ -353,7 +353,7 @@ def campaign(kinds: list[str], seed: int, work: Path) -> tuple[dict[str, Counter
     }  # fmt: skip
     left_out = [] if can_mount() else ["full", "read-only"]
     counts: dict[str, Counter] = {}
-    faults = []
+    faults, text = [], ""
     for kind in [kind for kind in made if kind in kinds and kind not in left_out]:
         counts[kind] = Counter()
         for number, case in enumerate(made[kind]):
@@ -365,7 +365,9 @@ def campaign(kinds: list[str], seed: int, work: Path) -> tuple[dict[str, Counter
                 faults.append(f"{kind}, {case.name}: {outcome}")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-    return counts, faults, left_out
+            text = as_markdown(counts, faults, left_out, seed)
+            out.write_text(text, encoding="utf-8")
+    return text, faults
 
 
 def as_markdown(counts: dict[str, Counter], faults: list[str], left_out: list[str], seed: int) -> str:
@@ -386,10 +388,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "campaigns" / "results" / "disks.md")
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="disks-"))
-    counts, faults, left_out = campaign(given.only.split(","), given.seed, work)
-    text = as_markdown(counts, faults, left_out, given.seed)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(text, encoding="utf-8")
+    text, faults = campaign(given.only.split(","), given.seed, work, given.out.resolve())
     print(f"\n{text}\nRuns with faults are kept in {work}" if faults else f"\n{text}")
     if not faults:
         shutil.rmtree(work, ignore_errors=True)
