@@ -30,13 +30,32 @@ _held: set[Path] = set()
 def only_run(folder: Path, name: str) -> Iterator[list[str]]:
     """Inside the block no other run with this output_name writes to `folder`. Yields notes for the user.
 
-    The folder is made if it is missing. Raises UserError if another run, of this or another process, holds the lock.
+    The folder is made if it is missing, and removed if it stays empty. Raises UserError if another run, of this or another process, holds the lock.
     Processes other than the first of a run do nothing here. A drive without locks is told in a note.
     """
     if not is_first_process():
         yield []
         return
+    with _made(folder), _locked(folder, name) as notes:
+        yield notes
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make the folder; remove it again if it is new and nothing was written to it: the run was refused."""
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
+def _locked(folder: Path, name: str) -> Iterator[list[str]]:
+    """Hold the lock inside the block, and write down who does. Yields a note on a drive without locks."""
     path = _lock_file(folder, name)
     lock = _take(path)
     if lock is None:

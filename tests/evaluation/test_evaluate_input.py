@@ -31,7 +31,7 @@ from tests.evaluation.calls import gedit_arguments, geneval_arguments
         (("--mixed_precision", "fp16"), "needs a GPU"),
         (("--model", "no/such/model"), "no/such/model (--model) was not found"),
         (("--model_type", "flux"), 'model_type = "flux"'),
-        (("--prompts", "none.jsonl"), "none.jsonl cannot be read"),
+        (("--prompts", "none.jsonl"), "none.jsonl: table not found"),
     ],
 )
 def test_bad_arguments(tmp_path, sd3, refusal, more, message):
