@@ -13,12 +13,13 @@ import shutil
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from danceopd_ext.errors import UserError
 
@@ -99,16 +100,26 @@ def only_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _locked(folder: Path, say: Callable[[str], None]) -> FileLock | None:
+def _locked(folder: Path, say: Callable[[str], None]) -> BaseFileLock | None:
+    """The lock, held; None on a disk that has none. What filelock makes there instead would outlive a killed run."""
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another run that fills {folder}")
-            lock.acquire()
+        if is_link(folder / LOCK):  # older versions of filelock write through it
+            (folder / LOCK).unlink()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if isinstance(lock, SoftFileLock):
+                    return None
+                say(f"waiting for another run that fills {folder}")
+                lock.acquire()
     except (OSError, NotImplementedError):
+        return None
+    if isinstance(lock, SoftFileLock):
+        lock.release()
         return None
     return lock
 

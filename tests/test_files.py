@@ -242,6 +242,26 @@ def test_a_disk_without_locks_keeps_what_is_there(tmp_path, monkeypatch):
     assert part.exists()
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_a_lock_that_a_killed_run_leaves_behind_is_not_waited_for(tmp_path, monkeypatch, left):
+    """Such a one is all that filelock has on some disks."""
+    monkeypatch.setattr(files, "FileLock", files.SoftFileLock)
+    (part,) = leave(tmp_path, "entry")
+    if left:
+        (tmp_path / files.LOCK).write_text("1\nanother-computer\n", encoding="utf-8")
+    with only_writer(tmp_path, print):
+        assert part.exists()
+    assert (tmp_path / files.LOCK).exists() == left
+
+
+def test_the_lock_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
+    (tmp_path / files.LOCK).symlink_to(tmp_path / "mine")
+    with only_writer(tmp_path, print):
+        pass
+    assert (tmp_path / "mine").read_text(encoding="utf-8") == "mine"
+
+
 # --- links
 
 
