@@ -14,7 +14,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models.sd3 import StableDiffusion3
 from danceopd_ext.toolkits.hosted import preflight
 from danceopd_ext.toolkits.hosted.header import Kind, check_kind, count_blocks, linear_shapes, read_header
-from danceopd_ext.toolkits.hosted.numbers import check_numbers
+from danceopd_ext.toolkits.hosted.numbers import check_dataset_numbers, check_numbers
 from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_paths, check_precision
 
 PRESET = Path("p.toml")
@@ -169,6 +169,28 @@ def test_zero_is_what_interfaces_write_for_nothing(name):
 )
 def test_numbers_that_are_wrong(given, message):
     assert message in told(lambda: numbers(**given))
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (
+            {"datasets": [{"num_repeats": 10**18}]},
+            "d.toml: num_repeats = 1000000000000000000: write a number",
+        ),
+        (
+            {"datasets": [{"subsets": [{"num_repeats": 10**5}]}]},
+            "num_repeats = 100000: write a number of at most",
+        ),
+        ({"general": {"batch_size": 0}}, "batch_size = 0: write a number of at least 1"),
+        ({"general": {"resolution": [960, 10**9]}}, "resolution = [960, 1000000000]: write a number of at most 16,384"),
+        ({"datasets": [{"max_frames": 10**400}]}, "max_frames = a number of about 401 digits"),
+    ],
+)
+def test_numbers_of_a_toolkits_dataset_configuration(document, message):
+    assert message in told(lambda: check_dataset_numbers("d.toml", document))
+    right = {"datasets": [{"num_repeats": 10, "resolution": [960, 544], "subsets": [{"is_reg": False}]}]}
+    check_dataset_numbers("d.toml", right)
 
 
 # --- files

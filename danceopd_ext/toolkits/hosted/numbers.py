@@ -6,8 +6,9 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
+from danceopd_ext.data.dataset_schema import NUMBERS
 from danceopd_ext.errors import UserError
-from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range, every, shown
+from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range, every, shown, written
 
 _EPOCHS = Range(minimum=1, maximum=100_000, usual="usual are 1 to 100")
 _TOKENS = Range(minimum=1, maximum=4096, usual="usual are 77 to 512")
@@ -64,7 +65,7 @@ def check_numbers(args: Namespace, given: Mapping[str, str], defaults: Mapping[s
 
     given: what the user wrote, by argument. Raises UserError that names key and limit.
     """
-    for name, written in given.items():
+    for name, text in given.items():
         value = getattr(args, name, None)
         if value == 0 and value is not False and name in UNSET_BY_ZERO:
             setattr(args, name, defaults.get(name))
@@ -72,7 +73,21 @@ def check_numbers(args: Namespace, given: Mapping[str, str], defaults: Mapping[s
         for number in value if isinstance(value, (list, tuple)) else [value]:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
             if is_number and (wanted := wanted_number(LIMITS.get(name, ANY), number)):
-                raise UserError(f"{preset}: {written}: {wanted}.")
+                raise UserError(f"{preset}: {text}: {wanted}.")
+
+
+def check_dataset_numbers(where: str, document: object) -> None:
+    """Check the numbers of a toolkit's dataset configuration, in all its tables. Raises UserError that names the key.
+
+    The toolkits repeat an image as often as it says, and make a bucket for every size between the limits.
+    """
+    for key, value in document.items() if isinstance(document, Mapping) else ():
+        for one in value if isinstance(value, list) else [value]:
+            check_dataset_numbers(where, one)
+            is_number = isinstance(one, (int, float)) and not isinstance(one, bool)
+            within = PIXELS if key == "resolution" else NUMBERS.get(key, ANY)
+            if is_number and (wanted := wanted_number(within, one)):
+                raise UserError(f"{where}: {key} = {written(value)}: {wanted}.")
 
 
 def wanted_number(within: Range, number: float) -> str:

@@ -14,6 +14,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.method import derive_seed
+from danceopd_ext.toolkits.hosted.numbers import check_dataset_numbers
 from danceopd_ext.toolkits.musubi import prompt_data
 from danceopd_ext.toolkits.musubi.adapter import NOT_CONDITIONS, MusubiAdapter
 from danceopd_ext.toolkits.musubi.data import RoutedGroup, routed_group
@@ -97,8 +98,9 @@ def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
 
 
 def _check_document(path: Path) -> None:
-    """Raise UserError for a file that musubi-tuner's own reader could not read."""
+    """Raise UserError for a file that musubi-tuner's own reader could not read, or never end with."""
     readers = {".json": read_object, ".toml": read_toml}
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: dataset_config is a .toml or .json file of musubi-tuner's form.")
-    readers[path.suffix.lower()](path, "dataset configuration")
+    document = readers[path.suffix.lower()](path, "dataset configuration")
+    check_dataset_numbers(str(path), document)

@@ -26,7 +26,7 @@ from danceopd_ext.toolkits.hosted.documents import check_sample_prompts, read_do
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, tested_with, version_note
 from danceopd_ext.toolkits.hosted.go import go
-from danceopd_ext.toolkits.hosted.numbers import check_numbers
+from danceopd_ext.toolkits.hosted.numbers import check_dataset_numbers, check_numbers
 from danceopd_ext.toolkits.hosted.preflight import (
     check_lora_files,
     check_optimizer,
@@ -179,6 +179,7 @@ def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -
     check_network_args(args, preset.path)
     if args.dataset_config:
         document = read_document(Path(args.dataset_config), "dataset configuration")
+        check_dataset_numbers(args.dataset_config, document)
         for path in check_paths(args.dataset_config, document, DATA_PATHS):
             if path.suffix == ".json":
                 read_document(path, "metadata file")
