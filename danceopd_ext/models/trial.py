@@ -59,7 +59,7 @@ def render(template: str, variables: Mapping[str, Any], where: Path) -> str:
 
 def split(file: Path, texts: Sequence[str]) -> None:
     """Split texts with a tokenizer.json. Raises UserError for a file or a text that takes too much time or memory."""
-    _asked({"tokenizer": str(file), "texts": list(texts)}, f"{file}: this tokenizer")
+    _asked({"tokenizer": str(file.absolute()), "texts": list(texts)}, f"{file}: this tokenizer")
 
 
 def _bounded(cls: type, where: Path, splits: bool) -> type:

@@ -121,3 +121,10 @@ def test_after_one_that_never_ends_others_are_rendered(short, monkeypatch):
         trial.render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", {}, Path("x"))
     monkeypatch.setattr(trial, "LONGEST", 20.0)
     assert trial.render("{{ a }}", {"a": "b"}, Path("x")) == "b"
+
+
+def test_a_tokenizer_is_found_from_the_folder_that_the_user_is_in(tmp_path, monkeypatch):
+    """The other process works in another folder."""
+    tokenizer().save_pretrained(tmp_path / "model" / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    trial.load_tokenizers(Path("model"))
