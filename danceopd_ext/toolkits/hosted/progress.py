@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from danceopd_ext.foreign.tensors import read_pickle
 PROGRESS_FILE = "custom_checkpoint_0.pkl"
 #: more steps than any run has
 MOST_STEPS = 10**9
+#: what a float can be
+LARGEST_LOSS = sys.float_info.max
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
@@ -22,9 +25,9 @@ def read_progress(folder: Path) -> dict[str, Any]:
     file = folder / PROGRESS_FILE
     found = read_pickle(file, "progress of the state")
     found = found if isinstance(found, dict) else {}
-    step, loss = found.get("step"), found.get("loss") or 0.0
+    step, loss = found.get("step"), 0.0 if found.get("loss") is None else found["loss"]
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MOST_STEPS:
         raise UserError(f"{file}: step is {few_letters(repr(step))}, not a number of steps.")
-    if not isinstance(loss, int | float) or isinstance(loss, bool):
+    if not isinstance(loss, int | float) or isinstance(loss, bool) or abs(loss) > LARGEST_LOSS:
         raise UserError(f"{file}: loss is {few_letters(repr(loss))}, not a number.")
     return {"step": step, "loss": float(loss)}
