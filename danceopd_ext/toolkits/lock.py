@@ -30,7 +30,8 @@ _held: set[Path] = set()
 def only_run(folder: Path, name: str) -> Iterator[list[str]]:
     """Inside the block no other run with this output_name writes to `folder`. Yields notes for the user.
 
-    The folder is made if it is missing, and removed if it stays empty. Raises UserError if another run, of this or another process, holds the lock.
+    The folder is made if it is missing, and removed if it stays empty. Raises UserError if another run, of this or
+    another process, holds the lock.
     Processes other than the first of a run do nothing here. A drive without locks is told in a note.
     """
     if not is_first_process():
