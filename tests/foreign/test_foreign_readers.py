@@ -63,7 +63,7 @@ def model(path: Path) -> object:
 OBJECT = ("[]", "5", "null", '"a"', "true", "[[]]", "[{}]")
 SUBSETS = "[[datasets]]\nresolution = 64\nsubsets = "
 READERS = {
-    "preset": Reader("preset.toml", load_preset, "toml", ("danceopd = 5", "[danceopd]\nteachers = [1]", "model = []")),
+    "preset": Reader("preset.toml", load_preset, "toml", ("danceopd = 5", "model = []")),
     "hosted preset": Reader("preset.toml", split_preset, "toml"),
     "dataset": Reader("dataset.toml", dataset, "toml", ("datasets = 5", "datasets = [[1]]", SUBSETS + "[5]")),
     "dataset in JSON": Reader("dataset.json", dataset, "json", (*OBJECT, '{"datasets": null}', '{"datasets": [5]}')),

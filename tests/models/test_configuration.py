@@ -10,7 +10,7 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import configuration
 from danceopd_ext.models.configuration import MOST_LAYERS, MOST_MODULES, built_from, on_paper, within_limits
-from danceopd_ext.models.loading import check_parts, find_source, load_layout, load_scheduler
+from danceopd_ext.models.loading import check_parts, encode_prompts, find_source, load_layout, load_scheduler
 from tests.tiny.packed_pipelines import save_any
 
 FILES = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json", "text_encoder/config.json")
@@ -147,6 +147,17 @@ def test_any_error_inside_is_a_message(tmp_path, error):
     told = r"config\.json: nothing can be made of it \(.+\)\. Download"
     with pytest.raises(UserError, match=told), built_from(tmp_path / "config.json"):
         raise error
+
+
+def test_a_tokenizer_that_fails_is_named(folder, monkeypatch):
+    source = find_source(str(folder))
+
+    def fails(*_):
+        raise ValueError("no padding token")
+
+    monkeypatch.setattr(source.family, "encode_prompts", fails, raising=False)
+    with pytest.raises(UserError, match=r"model: the model's tokenizers or text encoders fail \(no padding token\)"):
+        encode_prompts(source, None, ["a cat"])
 
 
 def test_the_scheduler_is_as_it_was_before_it_was_tried(folder):

@@ -228,6 +228,13 @@ def test_output_below_a_file(changed, refused, tmp_path):
     says(refused(changed(output_dir=str(tmp_path / "file" / "output"))), "output_dir", "choose another folder")
 
 
+@pytest.mark.parametrize("key", ["output_dir", "logging_dir", "text_encoder_cache_dir"])
+@pytest.mark.parametrize("below", ["", "/x"], ids=["the file", "below it"])
+def test_a_file_where_a_folder_is_expected(changed, refused, tmp_path, key, below):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    says(refused(changed(**{key: str(tmp_path / "file") + below}, log_with="tensorboard")), key, "is a file")
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_output_in_what_cannot_be_a_folder(tmp_path, name):
     with pytest.raises(UserError, match=r"output_dir = .*cannot be written.*choose another folder"):
