@@ -28,9 +28,9 @@ def half_written(output: Path) -> list[str]:
 
 
 def unfinished(output: Path) -> list[str]:
-    """Temporary files and locks."""
-    return [str(path.relative_to(output)) for path in output.rglob("*")
-            if path.name.endswith(".part") or ".lock" in path.name]  # fmt: skip
+    """Temporary files, and the run's lock."""
+    left = [*output.rglob("*.part"), *output.glob(".*.lock*")]
+    return [str(path.relative_to(output)) for path in left]
 
 
 def newest_state(output: Path, name: str = "fused") -> Path | None:

@@ -73,7 +73,7 @@ def ended(capsys):
         told = capsys.readouterr()
         assert "Traceback" not in told.err
         output = path.parent / "output"
-        rest = [file for file in output.rglob("*") if file.name.endswith(".part") or ".lock" in file.name]
+        rest = [*output.rglob("*.part"), *output.glob(".*.lock*")]
         assert not rest
         return code, told.out.strip().splitlines()[-1]
 
@@ -83,7 +83,7 @@ def ended(capsys):
 BEFORE_THE_LOOP = [
     (train_module, "prepare", 1),
     (train_module, "encode_texts", 1),
-    (text_cache, "save_file", 3),
+    (text_cache, "write_entry", 3),
     (build, "load_transformer", 1),
     (loop, "Journal", 1),
 ]
@@ -104,14 +104,14 @@ def test_before_the_loop_it_ends_at_once(preset, signalled, ended, monkeypatch, 
 def test_what_was_encoded_is_kept(preset, signalled, ended, monkeypatch, capsys):
     path = preset()
     with monkeypatch.context() as patch:
-        real, calls = text_cache.save_file, []
+        real, calls = text_cache.write_entry, []
 
         def third(*arguments, **named):
             calls.append(real(*arguments, **named))
             if len(calls) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(text_cache, "save_file", third)
+        patch.setattr(text_cache, "write_entry", third)
         assert ended(path)[0] == 130
     cache = path.parent / "output" / "cache"
     entries = {file: file.stat().st_mtime_ns for file in cache.rglob("*.safetensors")}
@@ -184,7 +184,7 @@ def test_a_run_that_is_in_its_last_step_ends_as_done(preset, signalled, ended, o
     ("keys", "told"),
     [
         ({}, "what was learnt since step 2 is lost. Resume with: --resume {}-step00000002-state"),
-        ({"save_state": False}, "since step 2 is lost. No state was saved: --network_weights {}-step00000002.safeten"),
+        ({"save_state": False}, "since step 2 is lost. No state is saved: --network_weights {}-step00000002.safeten"),
         ({"save_every_n_steps": None}, "what was learnt since step 0 is lost."),
     ],
 )
