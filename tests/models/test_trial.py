@@ -80,6 +80,11 @@ def test_a_chat_is_split_like_its_text(tmp_path):
     assert isinstance(limited, type(plain)) and type(limited).__name__ == type(plain).__name__
 
 
+def test_a_model_may_be_named_from_the_current_directory(model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    assert encoded(Path("model"))
+
+
 @pytest.mark.parametrize("name", ENDLESS)
 def test_what_never_ends_is_a_message(model, tmp_path, short, name):
     ENDLESS[name](model, tmp_path / "ran")
