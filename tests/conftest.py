@@ -6,12 +6,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
+import signal
 
 import numpy
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# A shell ignores Ctrl-C for what it starts in the background, and a run leaves an ignored signal ignored.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
