@@ -61,7 +61,7 @@ def test_what_is_asked_is_the_instruction_and_the_source(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "not a JSON object"),
         ('{"tag": "x"}', '"prompt" is missing'),
         ("", "nothing to draw"),
@@ -80,7 +80,7 @@ def test_a_broken_geneval_file_is_named(tmp_path, line, message):
     [
         ({"key": "../../k"}, "cannot be a file name"),
         ({"task_type": ".."}, "cannot be a file name"),
-        ({"input_image": "gone.png"}, "does not exist"),
+        ({"input_image": "gone.png"}, "gone.png: picture not found"),
         ({"input_image": "prompts.jsonl"}, "not a picture"),
         ({"input_image": None}, "not a picture"),
         ({"instruction": ""}, '"instruction" is missing'),
@@ -101,7 +101,7 @@ def test_two_rows_of_one_name_are_refused(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="none.jsonl: table not found"):
         geneval_jobs(tmp_path / "none.jsonl", 1)
     with pytest.raises(UserError, match=r"no \.parquet file"):
         gedit_jobs(tmp_path)
