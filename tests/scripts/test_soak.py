@@ -77,18 +77,18 @@ def test_a_run_that_is_too_short_to_judge(soak):
 
 def test_a_few_steps_of_it(soak, tmp_path, monkeypatch, capsys):
     """The real command, with saves, states and previews; what it says is judged on the steps after the warm-up."""
-    monkeypatch.setattr(soak, "WARM_UP", 2)
+    monkeypatch.setattr(soak, "WARM_UP", 1)
     generous = {name: soak.Tolerance(one.unit, 1e9, 1e9) for name, one in soak.TOLERANCES.items()}
     monkeypatch.setattr(soak, "TOLERANCES", generous)
     forget_accelerate()
-    code = run(soak.main, ["--steps", "14", "--every", "2", "--out", str(tmp_path)])
+    code = run(soak.main, ["--steps", "7", "--every", "1", "--out", str(tmp_path)])
     forget_accelerate()
     assert code == 0
     lines = [json.loads(line) for line in (tmp_path / "soak.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["step"] for line in lines] == list(range(2, 15, 2))
+    assert [line["step"] for line in lines] == list(range(1, 8))
     assert all(line["descriptors"] > 0 and line["resident_mb"] > 10 and line["cpu_seconds"] > 0 for line in lines)
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
-    assert summary["steps"] == 14 and summary["measured"].keys() == soak.TOLERANCES.keys()
+    assert summary["steps"] == 7 and summary["measured"].keys() == soak.TOLERANCES.keys()
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "output" / "fused.safetensors").is_file() and list((tmp_path / "output" / "sample").iterdir())
-    assert "steady over 14 steps" in capsys.readouterr().out
+    assert "steady over 7 steps" in capsys.readouterr().out

@@ -42,12 +42,13 @@ def _blame(run: Run, report: Report) -> str:
             "or go on from an earlier state"
         )
     prompts: dict[int, str] = {}
-    for route in report.route.split(" + "):
-        for batch, texts in zip(run.data(route, run.step), run.data.texts(route, run.step), strict=True):
+    held = {route: run.data(route, run.step) for route in report.route.split(" + ")}
+    for route, batches in held.items():
+        for batch, texts in zip(batches, run.data.texts(route, run.step), strict=True):
             prompts |= {id(item): text for item, text in zip(batch.condition.items, texts, strict=True)}
             if said := next(_broken_data(run, route, batch, texts), None):
                 return said
-    found, loss = _again(run)
+    found, loss = _again(run, held)
     if found:
         return explain(found, _parties(run), _prompt_of(found, prompts))
     if math.isfinite(report.loss):
@@ -55,15 +56,18 @@ def _blame(run: Run, report: Report) -> str:
     return "" if loss is None or math.isfinite(loss) else f"the loss itself overflows, and no field does. {RATE}"
 
 
-def _again(run: Run) -> tuple[Found | None, float | None]:
-    """The step once more, without its gradient; what was found, and the loss if nothing was."""
+def _again(run: Run, held: dict[str, list[Batch]]) -> tuple[Found | None, float | None]:
+    """The step once more, on the same batches and without its gradient; what was found, and the loss if nothing was."""
     losses: list[float] = []
+
+    def data(route: str, _: int) -> list[Batch]:
+        return held[route]
 
     def step(watch) -> None:
         torch.manual_seed(derive_seed(run.preset.training.seed, "dropout", run.step, run.accelerator.process_index))
         teachers = {name: watch(name, field) for name, field in run.fields.teachers.items()}
         report = run.update(
-            run.method, run.step, run.preset.training.seed, run.data.plan.weights, run.data, teachers,
+            run.method, run.step, run.preset.training.seed, run.data.plan.weights, data, teachers,
             watch(STUDENT, run.fields.student), lambda loss: None, run.accelerator.device,
         )  # fmt: skip
         losses.append(report.loss)
