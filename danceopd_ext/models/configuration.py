@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_modules
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import MissingFile, UserError, few_letters
 from danceopd_ext.foreign.files import MIB
 from danceopd_ext.foreign.json import read_object, shown
 
@@ -45,7 +45,7 @@ def read_configuration(folder: Path, part: str, cls: Any, name: str = "config.js
     default, a whole number below 0, or a number above LARGEST.
     """
     file = folder / part / name
-    config = read_object(file, f"configuration of the {part}", REMEDY, MOST_BYTES)
+    config = _read(file, part)
     _check_counts(config, file)
     for key, example in _examples(cls).items():
         if key in config and (wrong := _wrong(config[key], example)):
@@ -56,7 +56,14 @@ def read_configuration(folder: Path, part: str, cls: Any, name: str = "config.js
 def check_text_encoder(folder: Path) -> None:
     """Raise UserError if the configuration of a text encoder is not a JSON object, or wants endless layers."""
     file = folder / "config.json"
-    _check_counts(read_object(file, f"configuration of the {folder.name}", REMEDY, MOST_BYTES), file)
+    _check_counts(_read(file, folder.name), file)
+
+
+def _read(file: Path, part: str) -> dict[str, Any]:
+    try:
+        return read_object(file, f"configuration of the {part}", REMEDY, MOST_BYTES)
+    except MissingFile as error:
+        raise UserError(f"{file} is missing: the model was not copied or downloaded whole. {REMEDY}") from error
 
 
 def _check_counts(config: Mapping[str, Any], file: Path) -> None:

@@ -101,7 +101,7 @@ def test_two_rows_of_one_name_are_refused(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="none.jsonl: table not found"):
+    with pytest.raises(UserError, match=r"none\.jsonl: table not found"):
         geneval_jobs(tmp_path / "none.jsonl", 1)
     with pytest.raises(UserError, match=r"no \.parquet file"):
         gedit_jobs(tmp_path)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from danceopd_ext import elsewhere, files
 from danceopd_ext.cli import run
 from danceopd_ext.data.text_cache import TextCache
-from danceopd_ext.errors import TrainingError
+from danceopd_ext.errors import Stopped, TrainingError
 from danceopd_ext.toolkits.native import journal as journal_module
 from danceopd_ext.toolkits.native import output as output_module
 from danceopd_ext.toolkits.native import train as train_module
@@ -183,10 +183,11 @@ def test_what_ctrl_c_saves_goes_elsewhere_and_can_be_resumed(preset, refusing, l
     with monkeypatch.context() as patch:
         interrupted_at(2, patch)
         refusing(PROBLEMS["full"][0], "")
-        launch(preset)
+        with pytest.raises(Stopped) as stopped:
+            launch(preset)
     monkeypatch.setattr(files.os, "replace", os.rename)
     state = preset.parent / "working" / "fused-step00000002-state"
-    assert f"Resume with: --resume {state}" in capsys.readouterr().out
+    assert f"Resume with: --resume {state}" in str(stopped.value)
     assert load_file(preset.parent / "working" / "fused-step00000002.safetensors")
     output = launch(preset, "--resume", state)
     assert same_tensors(output / "fused.safetensors", expected)
@@ -381,7 +382,7 @@ def test_a_cache_that_cannot_be_written_is_one_message(preset, refused, monkeypa
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("danceopd_ext.data.text_cache.save_file", full)
+    monkeypatch.setattr("danceopd_ext.data.entries.save_file", full)
     forget_accelerate()
     with pytest.raises(Exception, match=r"cache of encoded prompts cannot be written: no space is left on the disk\."):
         main(["--config", str(preset)])

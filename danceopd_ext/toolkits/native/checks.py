@@ -100,8 +100,8 @@ def check_weights(source: Source) -> None:
     nothing can be made of. Those on the hub are checked later."""
     if source.hub:
         return
-    check_parts(source)
     check_transformer(source)
+    check_parts(source)
     for folder in source.text_files:
         if folder.name.startswith("text_encoder"):
             _check_folder(folder)
