@@ -19,8 +19,9 @@ from danceopd_ext.foreign.text import read_text
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
-#: classes that look up in the folder what they are
-AUTOMATIC = {"diffusers": ("AutoModel", "AutoPipeline"), "transformers": ("Auto",)}
+#: models that look up in the folder what they are; tokenizers and processors that do may find plain classes only, as
+#: auto_map is refused
+AUTOMATIC = {"diffusers": ("AutoModel", "AutoPipeline"), "transformers": ("AutoModel", "AutoConfig", "AutoBackbone")}
 #: diffusers' classes of VAEs, whose names begin alike
 NOT_AUTOMATIC = "Autoencoder"
 #: bytes of a tokenizer; those of large models have 35 MB

@@ -116,6 +116,12 @@ def test_a_part_is_a_plain_class_of_the_two_libraries(model, value):
         check_folder(model)
 
 
+def test_a_tokenizer_may_be_named_by_what_finds_its_class(model):
+    """It finds plain classes only, as a folder with auto_map is refused."""
+    change(model / "model_index.json", tokenizer=["transformers", "AutoTokenizer"])
+    check_folder(model)
+
+
 @pytest.mark.parametrize("value", [[None, None], 1, True, "text", [10, 20, 30], None, {"a": ["b", "c"]}])
 def test_settings_of_a_pipeline_are_no_parts(model, value):
     change(model / "model_index.json", setting=value)
