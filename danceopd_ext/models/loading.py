@@ -397,9 +397,15 @@ def load_layout(source: Source) -> tuple[Layout, dict]:
     cls, family = library_class(source.family.transformer_class), source.family
     file = source.components / "transformer" / "config.json"
     transformer = on_paper(cls, read_configuration(source.components, "transformer", cls), file)
-    config, scale = dict(transformer.config), source.vae_scale_factor
+    config = dict(transformer.config)
     with built_from(file):
-        limits = family.size_limits(config, scale)
-        if not 0 < limits.multiple <= limits.maximum:
-            raise ValueError(f"it draws no size: multiples of {limits.multiple} up to {limits.maximum} pixels")
+        if os.path.exists(source.components / "vae" / "config.json"):  # a teacher's folder may have no VAE
+            _check_sizes(source, config)
         return family.layout(transformer), config
+
+
+def _check_sizes(source: Source, config: dict) -> None:
+    """Raise ValueError for a model that can draw no picture of any size."""
+    limits = source.family.size_limits(config, source.vae_scale_factor)
+    if not 0 < limits.multiple <= limits.maximum:
+        raise ValueError(f"it draws no size: multiples of {limits.multiple} up to {limits.maximum} pixels")

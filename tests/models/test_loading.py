@@ -249,3 +249,12 @@ def test_hub_id_that_cannot_be_reached(monkeypatch):
 def test_what_cannot_be_the_name_of_a_file_was_not_found(name):
     with pytest.raises(UserError, match=r"\(pretrained_model_name_or_path\) was not found: give a hub id"):
         find_source(name)
+
+
+def test_a_folder_with_the_transformer_alone_has_a_layout(pipelines, tmp_path):
+    """As a teacher that was tuned from the same base may be kept."""
+    whole, alone = pipelines["sd3"], tmp_path / "alone"
+    shutil.copytree(whole / "transformer", alone / "transformer")
+    shutil.copy(whole / "model_index.json", alone)
+    layouts = [load_layout(find_source(str(place)))[0] for place in (whole, alone)]
+    assert layouts[0].shapes == layouts[1].shapes
