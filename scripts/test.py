@@ -18,7 +18,8 @@ def main() -> None:
     # one thread each: the tests' models are so small that threads only wait for each other
     workers = str(max(os.cpu_count() or 1, 1))
     arguments = sys.argv[1:] or ["tests"]
-    run([str(python), "-m", "pytest", "-q", "-n", workers, *arguments], OMP_NUM_THREADS="1")
+    # worksteal leaves a file's tests, and what they prepare once for all, on one worker until another has nothing to do
+    run([str(python), "-m", "pytest", "-q", "-n", workers, "--dist", "worksteal", *arguments], OMP_NUM_THREADS="1")
 
 
 if __name__ == "__main__":

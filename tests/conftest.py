@@ -14,9 +14,11 @@ import torch
 
 torch.set_num_threads(1)
 
-# A shell ignores Ctrl-C for what it starts in the background, and a run leaves an ignored signal ignored.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell ignores Ctrl-C for what it starts in the background, nohup ignores SIGHUP, and a run leaves both ignored.
+for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, name, None)
+    if number and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 @pytest.fixture(autouse=True)

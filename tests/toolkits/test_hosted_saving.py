@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from danceopd_ext import elsewhere, files
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.toolkits import guarded
+from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted import session
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.session import Stopped
@@ -153,7 +154,8 @@ def test_a_start_removes_what_killed_runs_of_its_name_left(toolkit):
     left = [files._temporary_name(toolkit.out / name) for name in ("fused.safetensors", "other.safetensors")]
     for part in left:
         part.mkdir()
-    toolkit(start=go)
+    with sole_writer(toolkit.out, "fused"):
+        toolkit(start=go)
     assert [part.exists() for part in left] == [False, True]
 
 

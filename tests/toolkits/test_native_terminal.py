@@ -113,7 +113,7 @@ def test_the_launcher_is_killed(preset, output, launch, processes):
         check_saved(output, launch, path)
 
 
-@pytest.mark.parametrize("moment", ["step:3", "second:3"])
+@pytest.mark.parametrize("moment", ["second:3"])
 def test_one_of_two_processes_is_killed(preset, moment):
     """The other one does not stay."""
     process = start(*two_processes(), DRIVER, moment, preset())
