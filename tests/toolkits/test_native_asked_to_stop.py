@@ -89,8 +89,11 @@ BEFORE_THE_LOOP = [
 ]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize(("owner", "name", "count"), BEFORE_THE_LOOP)
+#: every signal at one moment, and every moment with one signal
+BEFORE = [(*BEFORE_THE_LOOP[0], n) for n in SIGNALS] + [(*moment, signal.SIGTERM) for moment in BEFORE_THE_LOOP[1:]]
+
+
+@pytest.mark.parametrize(("owner", "name", "count", "number"), BEFORE)
 def test_before_the_loop_it_ends_at_once(preset, signalled, ended, monkeypatch, number, owner, name, count):
     path = preset()
     with monkeypatch.context():
