@@ -29,7 +29,7 @@ METHODS = ("joint", "offpolicy", "diffusionopd", "flowopd", "soft", "timestep", 
 #: optimizer_type -> the package that it needs
 OPTIMIZERS = {
     "Adafactor": "",
-    "SGD": "",
+    "SGDNesterov": "",
     "Prodigy": "prodigyopt",
     "AdamWScheduleFree": "schedulefree",
     "Lion": "lion_pytorch",

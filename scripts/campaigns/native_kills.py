@@ -74,25 +74,32 @@ class Forked:
     def killed(self, times: int) -> None:
         """Kill, resume from the newest state, kill again, and so on to the end."""
         flags: list[object] = []
+        kills = 0
         for _ in range(times):
-            ended = self.kill(flags)
-            if ended is None:
+            moment, ended = self.kill(flags)
+            kills += ended.code != 0
+            if ended.code == 0:
+                self.tally.counts["done before"] += 1
                 break
             flags = self.way_on("killed")
         else:
-            self.to_the_end("killed", flags, "resumed equal", times)
+            moment, ended = "to the end", self.run("killed", *flags)
+        self.tally.counts["killed"] += kills
+        if kills:
+            self.compare("killed", f"{moment}, {flags}", ended, "resumed equal", kills)
 
-    def kill(self, flags: list[object]) -> str | None:
-        """The moment; None if the run was done before it, or broke."""
+    def kill(self, flags: list[object]) -> tuple[object, Ended]:
+        """A run that is killed, unless it is done before the moment."""
         moment = self.moment(signal.SIGKILL, _done(flags))
         ended = self.run("killed", *flags, moment=moment)
-        problems = half_written(self.output("killed")) if self.output("killed").exists() else []
+        self.look("killed", moment)
+        if ended.code not in (0, -signal.SIGKILL):
+            self.tally.problems.append(f"{moment}: code {ended.code}, {ended.last_line}, {ended.err[-600:]}")
+        return moment, ended
+
+    def look(self, name: str, moment: object) -> None:
+        problems = half_written(self.output(name)) if self.output(name).exists() else []
         self.tally.problems += [f"{moment}: {problem} is half-written" for problem in problems]
-        if ended.code == -signal.SIGKILL:
-            self.tally.counts["killed"] += 1
-            return str(moment)
-        self.not_stopped(moment, ended)
-        return None
 
     def not_stopped(self, moment: object, ended: Ended) -> None:
         if ended.code == 0:
@@ -105,14 +112,12 @@ class Forked:
         state = newest_state(self.output(name))
         return ["--resume", state] if state else ["--overwrite"]
 
-    def to_the_end(self, name: str, flags: list[object], column: str, times: int = 1) -> None:
-        ended = self.run(name, *flags)
+    def compare(self, name: str, what: str, ended: Ended, column: str, times: int = 1) -> None:
+        """Count a run that went on to its end as the uninterrupted one did, or tell the difference."""
         if ended.code:
-            self.tally.problems.append(f"{name}, {flags}: code {ended.code}, {ended.err[-600:]}")
-            return
-        found = differences(self.output("whole"), self.output(name))
-        if found:
-            self.tally.problems.append(f"{name}, {flags}: {', '.join(found)} differ from the uninterrupted run")
+            self.tally.problems.append(f"{name}, {what}: code {ended.code}, {ended.err[-600:]}")
+        elif found := differences(self.output("whole"), self.output(name)):
+            self.tally.problems.append(f"{name}, {what}: {', '.join(found)} differ from the uninterrupted run")
         else:
             self.tally.counts[column] += times
 
@@ -139,7 +144,8 @@ class Forked:
             self.tally.problems += [f"{moment}: {problem}" for problem in problems]
             return
         self.tally.counts["ended with 130"] += 1
-        self.to_the_end("asked", self.way_on("asked"), "resumed equal after it")
+        flags = self.way_on("asked")
+        self.compare("asked", f"{moment}, {flags}", self.run("asked", *flags), "resumed equal after it")
 
     def codes(self) -> tuple[int, ...]:
         return (130,)
@@ -168,13 +174,12 @@ class Launched(Forked):
         )
         return Ended(done.returncode, done.stdout, done.stderr, {})
 
-    def kill(self, flags: list[object]) -> str | None:
+    def kill(self, flags: list[object]) -> tuple[object, Ended]:
         kind = self.rng.choice(KILLS)
         word = f"{kind}:{self.rng.randint(1, 2) if kind in ('weights', 'state') else self.rng.randint(1, 3)}"
         ended = self.run("killed", *flags, word=word)
-        self.tally.problems += [f"{word}: {problem} is half-written" for problem in half_written(self.output("killed"))]
-        self.tally.counts["killed"] += 1
-        return word if ended.code else None
+        self.look("killed", word)
+        return word, ended
 
     def asked(self, number: int) -> None:
         """Only by the driver's moments."""
