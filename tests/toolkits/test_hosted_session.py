@@ -174,27 +174,37 @@ def test_the_bar_shows_the_routes(toolkit):
     assert trainer.bar.postfix.count("=") == 3
 
 
-def test_workers_survive_a_ctrl_c_that_goes_to_all_processes():
-    """As from a console: the workers get it too, and the step needs what they load."""
+@pytest.mark.parametrize("number", SIGNALS)
+def test_workers_survive_a_request_that_goes_to_all_processes(number):
+    """As from a console or a service manager: the step needs what they load. When it is over, SIGTERM ends them."""
     program = """
-import os, signal, torch
+import os, signal, sys, torch
 from types import SimpleNamespace
 from danceopd_ext.toolkits.hosted.session import keep_workers_alive
 class Data(torch.utils.data.Dataset):
     def __len__(self): return 4
     def __getitem__(self, index): return index, os.getpid()
 if __name__ == "__main__":
-    loader = torch.utils.data.DataLoader(Data(), batch_size=1, num_workers=1, prefetch_factor=1)
-    keep_workers_alive(SimpleNamespace(_dataloaders=[loader]))
+    loader = torch.utils.data.DataLoader(
+        Data(), batch_size=1, num_workers=1, prefetch_factor=1, persistent_workers=True
+    )
+    release = keep_workers_alive(SimpleNamespace(_dataloaders=[loader]))
     seen = []
     for index, worker in loader:
         if not seen:
-            os.kill(int(worker), signal.SIGINT)
+            os.kill(int(worker), int(sys.argv[1]))
         seen.append(int(index))
-    print(seen)
+    release()
+    torch.utils.data._utils.signal_handling._remove_worker_pids(id(loader._iterator))  # as when torch shuts it down
+    (process,) = torch.multiprocessing.active_children()
+    process.terminate()
+    process.join(60)
+    print(seen, process.exitcode)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "[0, 1, 2, 3]", done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(int(number))], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == f"[0, 1, 2, 3] {-signal.SIGTERM}", done.stderr
 
 
 @pytest.mark.parametrize(("where", "step"), [("backward", 3), ("loss", 3)])

@@ -7,10 +7,14 @@ loop by an exception.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +55,7 @@ class Session:
         self.journal: HostedJournal | None = None
         self._totals = StepTotals(list(distiller.options.teachers))
         self._pending: tuple[int, StepTotals, float | None] | None = None
-        keep_workers_alive(self.accelerator)
+        self._let_workers_end = keep_workers_alive(self.accelerator)
         self.drawing = Drawing()
         self.saves = GuardedSaves(
             args, distiller.switch.student, self.accelerator, lambda: self.stop.requested, lambda: self.stopping,
@@ -104,6 +108,7 @@ class Session:
         return self.journal.shown() if self.journal else {}
 
     def close(self) -> None:
+        self._let_workers_end()
         self._write(None)
         self.stop.__exit__()
         if self.journal:
@@ -146,13 +151,30 @@ def _learning_rate(accelerator: Any) -> float | None:
     return float(group["lr"] or 0.0) * float(group.get("d", 1.0))
 
 
-def keep_workers_alive(accelerator: Any) -> None:
-    """Let the processes that load data ignore Ctrl-C, which a console sends to all: the step needs them."""
+def keep_workers_alive(accelerator: Any) -> Callable[[], None]:
+    """Let the processes that load data ignore requests to stop, which a console or a service manager sends to all.
+
+    The step needs them. Returns what lets SIGTERM end them again, as torch and Python do when they are not needed.
+    """
+    needed = multiprocessing.Value("b", 1, lock=False)
     for loader in getattr(accelerator, "_dataloaders", []):  # likewise
-        getattr(loader, "base_dataloader", loader).worker_init_fn = ignore_interrupts
+        getattr(loader, "base_dataloader", loader).worker_init_fn = partial(ignore_requests, needed)
+
+    def release() -> None:
+        needed.value = 0
+
+    return release
 
 
-def ignore_interrupts(_worker: int) -> None:
-    """What a data-loading process does at its start. It ends when its main process does, or by SIGTERM."""
+def ignore_requests(needed: Any, _worker: int) -> None:
+    """What a data-loading process does at its start. needed: a shared number, 0 when SIGTERM may end the process."""
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, partial(_end_unless, needed))
+
+
+def _end_unless(needed: Any, number: int, _frame: object) -> None:
+    if not needed.value:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
