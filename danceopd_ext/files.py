@@ -87,7 +87,7 @@ def refuse_links(paths: Iterable[Path], remedy: str = "Remove the link") -> None
 def only_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Inside, no other process fills this folder; what killed ones left half written in it is removed.
 
-    Waits for another process that fills it, which is said. On a disk that has no locks nothing is removed.
+    Waits while another process fills it, and says so. On a disk that has no locks nothing is removed.
     """
     lock = _locked(folder, say)
     if lock is None:
@@ -101,24 +101,36 @@ def only_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _locked(folder: Path, say: Callable[[str], None]) -> BaseFileLock | None:
-    """The lock, held; None on a disk that has none. What filelock makes there instead would outlive a killed run."""
-    lock = FileLock(folder / LOCK)
+    """The folder's lock, held; None on a disk that has none."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if is_link(folder / LOCK):  # older versions of filelock write through it
-            (folder / LOCK).unlink()
+        return take_lock(folder / LOCK, 0)
+    except Timeout:
+        say(f"waiting for another run that fills {folder}")
+        return take_lock(folder / LOCK)
+    except OSError:
+        return None
+
+
+def take_lock(path: Path, seconds: float = -1) -> BaseFileLock | None:
+    """Lock a file, which the operating system unlocks when the process ends; None on a disk that has no locks.
+
+    `seconds`: how long to wait for another holder; -1 is for ever. Raises filelock.Timeout.
+    """
+    lock = FileLock(path)
+    try:
+        if is_link(path):  # older versions of filelock write through it
+            path.unlink()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                if isinstance(lock, SoftFileLock):
-                    return None
-                say(f"waiting for another run that fills {folder}")
-                lock.acquire()
+            warnings.simplefilter("ignore")  # its own words on a disk without locks
+            lock.acquire(timeout=seconds)
+    except Timeout:
+        if isinstance(lock, SoftFileLock):
+            return None
+        raise
     except (OSError, NotImplementedError):
         return None
-    if isinstance(lock, SoftFileLock):
+    if isinstance(lock, SoftFileLock):  # what filelock falls back to would outlive a run that is killed
         lock.release()
         return None
     return lock

@@ -10,14 +10,15 @@ import json
 import os
 import platform
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.files import take_lock
+from danceopd_ext.foreign.json import read_object
 from danceopd_ext.toolkits.launched import is_first_process
 
 #: seconds to wait for somebody who only asks whether the lock is held
@@ -30,9 +31,9 @@ _held: set[Path] = set()
 def only_run(folder: Path, name: str) -> Iterator[list[str]]:
     """Inside the block no other run with this output_name writes to `folder`. Yields notes for the user.
 
-    The folder is made if it is missing, and removed if it stays empty. Raises UserError if another run, of this or
-    another process, holds the lock.
-    Processes other than the first of a run do nothing here. A drive without locks is told in a note.
+    The folder is made if it is missing, and removed if it stays empty. Processes other than the first of a run do
+    nothing here. A note reports a drive without locks. Raises UserError if another run, of this or another process,
+    holds the lock.
     """
     if not is_first_process():
         yield []
@@ -102,23 +103,13 @@ def _owner_file(folder: Path, name: str) -> Path:
 
 def _take(path: Path) -> BaseFileLock | None:
     """The lock, held; None if the drive or the permissions allow none. Raises UserError if somebody else holds it."""
-    if path.is_symlink():  # older versions of filelock would follow it
-        path.unlink()
-    lock = FileLock(str(path), timeout=MOMENT)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own words on a drive without locks
-            lock.acquire()
-            if os.name == "posix" and not path.exists():  # the run before removed it after we had opened it
-                lock.release()
-                lock.acquire()
+        lock = take_lock(path, MOMENT)
+        if lock and os.name == "posix" and not path.exists():  # the run before removed it after we had opened it
+            lock.release()
+            lock = take_lock(path, MOMENT)
     except Timeout:
         raise UserError(_refusal(path)) from None
-    except (OSError, NotImplementedError):
-        return None
-    if isinstance(lock, SoftFileLock):  # what filelock falls back to would outlive a run that is killed
-        lock.release()
-        return None
     return lock
 
 
@@ -140,8 +131,8 @@ def _about_this_process() -> dict[str, object]:
 def _refusal(path: Path) -> str:
     name = path.name[1 : -len(".lock")]
     who = ""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        facts = json.loads(_owner_file(path.parent, name).read_text(encoding="utf-8")[:1000])
+    with suppress(UserError, ValueError, KeyError, TypeError):
+        facts = read_object(_owner_file(path.parent, name), "owner of a lock", most=1000)
         who = " (process {process:d} on {host}, since {since})".format(**facts)
     return (
         f'{path.parent}: another run with output_name = "{name}" writes here now{who}. Wait for its end or stop it, or '

@@ -10,8 +10,8 @@ import sys
 import pytest
 from filelock import SoftFileLock
 
+from danceopd_ext import files
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits import lock
 from danceopd_ext.toolkits.lock import holds, only_run, refuse_second_run
 
 HOLD = """
@@ -94,14 +94,14 @@ class NoLocks:
     def __init__(self, *_, **__):
         pass
 
-    def acquire(self):
+    def acquire(self, *_, **__):
         raise OSError(95, "Operation not supported")
 
 
 @pytest.mark.parametrize("kind", [NoLocks, SoftFileLock])
 def test_a_drive_without_locks_is_told(tmp_path, monkeypatch, kind):
     """A lock that is only a file, as filelock may use instead, would outlive a run that is killed."""
-    monkeypatch.setattr(lock, "FileLock", kind)
+    monkeypatch.setattr(files, "FileLock", kind)
     with only_run(tmp_path, "fused") as (note,):
         assert "files cannot be locked" in note and str(tmp_path) in note
         assert not holds(tmp_path, "fused")
