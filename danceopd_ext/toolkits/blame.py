@@ -48,6 +48,11 @@ class Found(Exception):
         self.latents, self.sigma, self.condition = asked
 
     @property
+    def is_of_all(self) -> bool:
+        """Whether several samples broke, and all of them: it is not a matter of their prompts then."""
+        return len(self.rows) == len(self.latents) > 1
+
+    @property
     def one(self) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """What the field was asked about the first of these samples."""
         row = self.rows[0]
@@ -122,6 +127,32 @@ def files_of(teachers: Mapping[str, Teacher]) -> dict[str, str]:
         elif teacher.checkpoint:
             files[name] = f"its checkpoint {teacher.checkpoint}"
     return files
+
+
+def broken_student(weight: str) -> str:
+    """What is said of a student with a weight of this name that is not finite."""
+    return (
+        f"the student's own weights are NaN or infinite since the step before ({weight}). {RATE}, and start again or "
+        "go on from an earlier state"
+    )
+
+
+def not_found(teachers: str) -> str:
+    """What is said when no part is found: on another machine, or with other noise, the step may be good."""
+    return f"done again, it is: no part is found. {_remedies(teachers)}"
+
+
+def not_asked(error: Exception, teachers: str) -> str:
+    """What is said when asking the parts again failed."""
+    return f"which part it is could not be found out ({few_letters(str(error))}). {_remedies(teachers)}"
+
+
+def _remedies(teachers: str) -> str:
+    """The usual remedies. `teachers`: the names of those in the step."""
+    return (
+        f"{RATE}; if it happens in the first steps, check teacher {teachers}: its LoRA or its guidance_scale may be "
+        "too strong"
+    )
 
 
 @torch.no_grad()

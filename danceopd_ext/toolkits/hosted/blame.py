@@ -9,7 +9,16 @@ import torch
 from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch
-from danceopd_ext.toolkits.blame import RATE, Found, Parties, do_again, explain, files_of
+from danceopd_ext.toolkits.blame import (
+    Found,
+    Parties,
+    broken_student,
+    do_again,
+    explain,
+    files_of,
+    not_asked,
+    not_found,
+)
 from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
 
 if TYPE_CHECKING:
@@ -25,22 +34,20 @@ ENCODED = (
 def blame(distiller: Distiller, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> str:
     """The part that broke first and what to do, in sentences."""
     if broken := first_broken(distiller.switch.student.named_parameters()):
-        return (
-            f"the student's own weights are NaN or infinite since the step before ({broken}). {RATE}, and start again "
-            "or go on from an earlier state"
-        )
+        return broken_student(broken)
     if said := _broken_data(condition, batch):
         return said
+    teachers = ", ".join(dict.fromkeys(condition.routes))
     try:
         with torch.no_grad():
             found = do_again(lambda watch: distiller.distil(batch, transformer, lambda loss: None, watch))
             if found:
                 return explain(found, _parties(distiller, transformer), _prompt_of(found))
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        return f"which part it is could not be found out ({few_letters(str(error))}). {_usual(condition)}"
+        return not_asked(error, teachers)
     finally:
         distiller.switch.restore()
-    return f"done again, it is: no part is found. {_usual(condition)}"
+    return not_found(teachers)
 
 
 def _broken_data(condition: Conditions, batch: Batch) -> str:
@@ -65,7 +72,7 @@ def _tensors(entry: Entry) -> list[torch.Tensor]:
 
 def _prompt_of(found: Found) -> str:
     captions = found.condition.captions
-    return captions[found.rows[0]] if captions and not len(found.rows) == len(found.latents) > 1 else ""
+    return captions[found.rows[0]] if captions and not found.is_of_all else ""
 
 
 def _parties(distiller: Distiller, transformer: torch.nn.Module) -> Parties:
@@ -78,12 +85,4 @@ def _parties(distiller: Distiller, transformer: torch.nn.Module) -> Parties:
         str(getattr(distiller.accelerator, "mixed_precision", "")),
         lambda: broken_weight(transformer),
         list(distiller.switch.student.parameters()),
-    )
-
-
-def _usual(condition: Conditions) -> str:
-    names = ", ".join(dict.fromkeys(condition.routes))
-    return (
-        f"{RATE}; if it happens in the first steps, check teacher {names}: its LoRA or its guidance_scale may be too "
-        "strong"
     )

@@ -13,8 +13,18 @@ from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch, Report, derive_seed
 from danceopd_ext.models.conditions import NEGATIVE, SOURCE, PromptTensors
-from danceopd_ext.toolkits.blame import RATE, Found, Parties, do_again, explain, files_of
-from danceopd_ext.toolkits.native.prepare import STUDENT
+from danceopd_ext.toolkits.blame import (
+    RATE,
+    STUDENT,
+    Found,
+    Parties,
+    broken_student,
+    do_again,
+    explain,
+    files_of,
+    not_asked,
+    not_found,
+)
 
 if TYPE_CHECKING:
     from danceopd_ext.toolkits.native.loop import Run
@@ -27,20 +37,17 @@ def blame(run: Run, report: Report) -> str:
     try:
         said = _blame(run, report)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        said = f"which part it is could not be found out ({few_letters(str(error))}). {_usual(report)}"
+        said = not_asked(error, report.route)
     if run.accelerator.num_processes > 1:
         heard = gather_object([said])
-        return next((one for one in heard if one), "") or _usual(report)
-    return said or _usual(report)
+        said = next((one for one in heard if one), "")
+    return said or not_found(report.route)
 
 
 def _blame(run: Run, report: Report) -> str:
     """The same for this process's samples; nothing if none of them broke."""
     if broken := first_broken(run.fields.adapters.state_dict(STUDENT)):
-        return (
-            f"the student's own weights are NaN or infinite since the step before ({broken}). {RATE}, and start again "
-            "or go on from an earlier state"
-        )
+        return broken_student(broken)
     prompts: dict[int, str] = {}
     held = {route: run.data(route, run.step) for route in report.route.split(" + ")}
     for route, batches in held.items():
@@ -77,10 +84,8 @@ def _again(run: Run, held: dict[str, list[Batch]]) -> tuple[Found | None, float 
 
 
 def _prompt_of(found: Found, prompts: dict[int, str]) -> str:
-    """The prompt of the first sample that broke; nothing if several did, and all: it is no matter of prompts then."""
-    if len(found.rows) == len(found.latents) > 1:
-        return ""
-    return prompts.get(id(found.condition.items[found.rows[0]]), "")
+    """The prompt of the first sample that broke, if it is a matter of prompts."""
+    return "" if found.is_of_all else prompts.get(id(found.condition.items[found.rows[0]]), "")
 
 
 def _broken_data(run: Run, route: str, batch: Batch, texts: list[str]) -> Iterator[str]:
@@ -119,12 +124,4 @@ def _parties(run: Run) -> Parties:
         run.preset.training.mixed_precision,
         lambda: broken_weight(run.fields.adapters.transformer),
         run.parameters,
-    )
-
-
-def _usual(report: Report) -> str:
-    """What is said when no part is found: on another machine, or with other noise, the step may be good."""
-    return (
-        f"done again, it is: no part is found. {RATE}; if it happens in the first steps, check teacher {report.route}: "
-        "its LoRA or its guidance_scale may be too strong"
     )
