@@ -19,11 +19,13 @@ from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.lock import holds, only_run
 
 #: after output_name: nothing, a step or an epoch, then what the file is; names of this package and of the toolkits
-RESULTS = re.compile(r"(-step\d{8}|-\d{6})?(\.safetensors|\.ckpt|\.pt|-state)$")
+_STEP, _FORMS = r"(-step\d{8}|-\d{6})?", r"\.safetensors|\.ckpt|\.pt|-state"
+#: of a LoRA or a state
+RESULTS = re.compile(rf"{_STEP}({_FORMS})$")
 #: the same of a preview
 PICTURES = re.compile(r"-step\d{8}\.png$")
 #: what else a run writes whole
-WRITTEN = re.compile(r"(-step\d{8}|-\d{6})?(\.safetensors|\.ckpt|\.pt|-state|\.log\.jsonl|\.png)$")
+WRITTEN = re.compile(rf"{_STEP}({_FORMS}|\.log\.jsonl|\.png)$")
 #: the folders in output_dir that a run may fill, and the key that names another folder in its place
 OPTIONS = {"cache": "text_encoder_cache_dir", "logs": "logging_dir"}
 
@@ -48,9 +50,7 @@ def sole_writer(folder: Path, name: str, overwrite: bool = False, resume: str | 
 
 def earlier_results(folder: Path, name: str) -> list[Path]:
     """The LoRA files and states of runs with this output_name in `folder`, sorted; none if there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if _is_named(path, name, RESULTS))
+    return [path for path in _files(folder) if _is_named(path, name, RESULTS)]
 
 
 def _is_named(path: Path, name: str, endings: re.Pattern) -> bool:
@@ -72,7 +72,6 @@ def remove_half_written(folder: Path, name: str) -> int:
 
     Only for a run that nobody else in `folder` has the name of: a lock must say so.
     """
-
     places = [folder] if is_link(folder / "sample") else [folder, folder / "sample"]
     return sum(remove_leftovers(place, lambda file: _is_written(file, name)) for place in places)
 
@@ -86,17 +85,13 @@ def refuse_traps(folder: Path, name: str, fills: Iterable[str]) -> None:
 
     `folder` itself may be one, as it is the user's own choice. `fills`: the names of its folders that the run fills.
     """
-    refuse_links(path for path in _inside(folder) if _is_written(path.name, name))
+    refuse_links(path for path in _files(folder) if _is_written(path.name, name))
     for place in (folder / one for one in fills):
         option = OPTIONS.get(place.name)
         refuse_links([place], f"Remove the link, or write {option} = that folder" if option else "Remove the link")
         if place.name != "wandb":  # it keeps links of its own in there
-            inner = [path for path in _inside(place) if place.name == "cache" or path.name.startswith(name)]
-            refuse_links([*inner, *_inside(place / name)])
-
-
-def _inside(folder: Path) -> list[Path]:
-    return [*folder.iterdir()] if folder.is_dir() else []
+            inner = [path for path in _files(place) if place.name == "cache" or path.name.startswith(name)]
+            refuse_links([*inner, *_files(place / name)])
 
 
 def refuse_overwriting(folder: Path, name: str, overwrite: bool = False, resume: str | None = None) -> list[Path]:
@@ -158,6 +153,7 @@ def _set_aside(folder: Path, name: str) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
+    """What is in the folder, sorted; nothing if there is no folder."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
