@@ -166,6 +166,13 @@ def _replace(source: Path, target: Path) -> None:
             time.sleep(0.1)
 
 
+def _put_in_place(part: Path, path: Path) -> None:
+    """Give a finished file its final name."""
+    _usual_mode(part)
+    _flush(part)
+    _replace(part, path)
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder, the latter whole or not at all. What the system does not let go stays."""
     with suppress(OSError):
@@ -192,9 +199,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     part = _temporary_name(path)
     try:
         yield part
-        _usual_mode(part)
-        _flush(part)
-        _replace(part, path)
+        _put_in_place(part, path)
     finally:
         _delete(part)
 
@@ -209,9 +214,7 @@ def whole_named_file(path: str | os.PathLike) -> Iterator[Path]:
         folder.mkdir()
         part = folder / path.name
         yield part
-        _usual_mode(part)
-        _flush(part)
-        _replace(part, path)
+        _put_in_place(part, path)
     finally:
         _delete(folder)
 
