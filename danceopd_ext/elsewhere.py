@@ -55,6 +55,12 @@ class NoPlace(Exception):
         return f"{self.problem.reason} for {self.name}: training goes on. {self.problem.remedy}"
 
 
+def saved_before(lora: Path | None, state: Path | None = None) -> str:
+    """A sentence on what a run has saved already, for a message; empty if there is nothing."""
+    named = " and ".join(str(path) for path in (lora, state) if path)
+    return f" Saved before, and whole: {named}." if named else ""
+
+
 def put(write: Callable[[Path], object], wanted: Path, anywhere: bool = False) -> Placed:
     """Write a result to the wanted path, or to another name beside it if another program has that file open.
 

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.disks import of_the_disk
+from danceopd_ext.elsewhere import saved_before
 from danceopd_ext.errors import Stopped, TrainingError, UserError, few_letters
+from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.bar import route_losses
 from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
 from danceopd_ext.toolkits.hosted.saved import Saved, saved_since
-from danceopd_ext.toolkits.hosted.saving import before
+from danceopd_ext.toolkits.hosted.telling import introduction, tell
+from danceopd_ext.toolkits.launched import is_first_process
+
+
+def go_alone(trainer: Any, args: Namespace, preset: HostedPreset, notes: Sequence[str | None]) -> None:
+    """`go` as the only run of its output_name, after the notes for the user (None: there is none).
+
+    Raises UserError if another run holds the name, and what `go` raises.
+    """
+    options = preset.danceopd
+    with sole_writer(Path(args.output_dir), args.output_name, options.overwrite, args.resume) as more:
+        for line in filter(None, [*notes, *more, *introduction(options)]):
+            tell(line)
+        go(trainer, args)
+
+
+def saved_lora(trainer: Any, wanted: Path, toolkit: str) -> Path:
+    """Where the LoRA is that was to be `wanted`. Raises TrainingError if the toolkit has ended without one."""
+    saved = trainer.session.saves.lora(wanted) if trainer.session else wanted
+    if is_first_process() and not saved.is_file():
+        raise TrainingError(f"{toolkit} stopped without saving a LoRA; its own messages above say why.")
+    return saved
 
 
 def go(trainer: Any, args: Namespace) -> None:
@@ -33,7 +59,8 @@ def go(trainer: Any, args: Namespace) -> None:
         except Exception as error:
             if problem := of_the_disk(error):
                 told = f"{problem.reason} ({few_letters(str(error), 200)}). {problem.remedy}"
-                raise TrainingError(told + before(saved_since(args, start))) from error
+                saved = saved_since(args, start)
+                raise TrainingError(told + saved_before(saved.lora, saved.state)) from error
             if not is_out_of_memory(error):
                 raise
             step = trainer.session.current if trainer.session else 0

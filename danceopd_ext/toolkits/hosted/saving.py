@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from danceopd_ext.disks import DiskProblem, disk_problem
-from danceopd_ext.elsewhere import NoPlace, Placed, put, put_somewhere
+from danceopd_ext.elsewhere import NoPlace, Placed, put, put_somewhere, saved_before
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.files import whole_folder, whole_named_file
 from danceopd_ext.toolkits.hosted.border import Given
@@ -64,7 +64,8 @@ class GuardedSaves:
         except NoPlace as error:
             self.moved[wanted] = None
             if last:
-                raise TrainingError(f"{error}.{before(saved_since(self.args, self.start))}") from error
+                saved = saved_since(self.args, self.start)
+                raise TrainingError(f"{error}.{saved_before(saved.lora, saved.state)}") from error
             self._keep_old(True)
             tell(error.between)
             return
@@ -117,12 +118,6 @@ class GuardedSaves:
         states = [place for name, place in moved.items() if name.endswith("-state")]
         loras = [place for name, place in moved.items() if not name.endswith("-state")]
         return Saved(found.lora or next(iter(loras), None), found.state or next(iter(states), None))
-
-
-def before(saved: Saved) -> str:
-    """A sentence on what the run has saved; empty if there is nothing."""
-    named = " and ".join(str(path) for path in (saved.lora, saved.state) if path)
-    return f" Saved before, and whole: {named}." if named else ""
 
 
 def _parameters(function: Callable | None) -> list[str]:

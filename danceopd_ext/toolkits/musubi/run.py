@@ -11,17 +11,16 @@ from typing import Any
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
-from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.ranges import SAMPLES, SHOWN_DIGITS, written
-from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
 from danceopd_ext.toolkits.hosted.documents import check_sample_prompts
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
-from danceopd_ext.toolkits.hosted.go import go
+from danceopd_ext.toolkits.hosted.go import go_alone, saved_lora
 from danceopd_ext.toolkits.hosted.numbers import check_numbers
 from danceopd_ext.toolkits.hosted.preflight import (
     check_lora_files,
@@ -31,9 +30,8 @@ from danceopd_ext.toolkits.hosted.preflight import (
     check_teachers,
 )
 from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.hosted.telling import introduction, tell
+from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
-from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.registry import Architecture, find_architecture
@@ -75,20 +73,12 @@ def train(preset: HostedPreset) -> Path:
     )
     notes = [*check_trackers(args), *guidance_note(args, architecture)]
     try:
-        with sole_writer(Path(args.output_dir), args.output_name, preset.danceopd.overwrite, args.resume) as more:
-            for line in filter(None, [version_note(checkout), *notes, *more, *introduction(preset.danceopd)]):
-                tell(line)
-            go(trainer, args)
+        go_alone(trainer, args, preset, [version_note(checkout), *notes])
     except Exception as error:
         if known := changed(error, checkout, SEAMS.methods):
             raise known from error
         raise
-    saved = Path(args.output_dir) / f"{args.output_name}.safetensors"
-    if trainer.session:
-        saved = trainer.session.saves.lora(saved)
-    if is_first_process() and not saved.is_file():
-        raise TrainingError("musubi-tuner stopped without saving a LoRA; its own messages above say why.")
-    return saved
+    return saved_lora(trainer, Path(args.output_dir) / f"{args.output_name}.safetensors", checkout.toolkit)
 
 
 def import_trainer(checkout: Checkout, architecture: Architecture) -> ModuleType:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from danceopd_ext.elsewhere import NoPlace, put, put_somewhere
+from danceopd_ext.elsewhere import NoPlace, put, put_somewhere, saved_before
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.toolkits.native.output import Output
 
@@ -79,7 +79,8 @@ class Saving:
         try:
             placed = put_somewhere(lambda path: self.output.write_lora(path, step), wanted, self.say, self.stopped)
         except NoPlace as error:
-            raise TrainingError(f"{error}.{self.before()}") from error
+            before = saved_before(self.newest.lora, self.newest.state) if self.newest else ""
+            raise TrainingError(f"{error}.{before}") from error
         self.say(placed.told(wanted))
         self.newest, self.newest_step = Saved(placed.path), step
         if state:
@@ -98,10 +99,3 @@ class Saving:
             return None, error.problem.reason
         self.say(placed.told(wanted))
         return placed.path, ""
-
-    def before(self) -> str:
-        """A sentence on what this run has saved so far; empty if there is nothing."""
-        if not self.newest:
-            return ""
-        state = f" and {self.newest.state}" if self.newest.state else ""
-        return f" Saved before, and whole: {self.newest.lora}{state}."

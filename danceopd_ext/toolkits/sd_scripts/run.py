@@ -14,18 +14,17 @@ from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.textfiles import find_path
-from danceopd_ext.errors import TrainingError, UserError
+from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.foreign.toml import read_toml
-from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
 from danceopd_ext.toolkits.hosted.documents import check_sample_prompts, read_document
 from danceopd_ext.toolkits.hosted.enter import import_script
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, tested_with, version_note
-from danceopd_ext.toolkits.hosted.go import go
+from danceopd_ext.toolkits.hosted.go import go_alone, saved_lora
 from danceopd_ext.toolkits.hosted.numbers import check_dataset_numbers, check_numbers
 from danceopd_ext.toolkits.hosted.preflight import (
     check_lora_files,
@@ -35,9 +34,8 @@ from danceopd_ext.toolkits.hosted.preflight import (
     check_precision,
 )
 from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.hosted.telling import introduction, tell
+from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
-from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.sd_scripts.complaints import complaint
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
 from danceopd_ext.toolkits.sd_scripts.files import check_files
@@ -72,10 +70,7 @@ def train(preset: HostedPreset) -> Path:
     try_out(args, preset, architecture)
     notes = check_trackers(args)
     try:
-        with sole_writer(Path(args.output_dir), args.output_name, preset.danceopd.overwrite, args.resume) as more:
-            for line in filter(None, [version_note(checkout), *notes, *more, *introduction(preset.danceopd)]):
-                tell(line)
-            go(trainer, args)
+        go_alone(trainer, args, preset, [version_note(checkout), *notes])
     except Exception as error:
         started = trainer.distiller is not None and trainer.distiller.progress.step > 0
         known = changed(error, checkout, METHODS)
@@ -84,14 +79,9 @@ def train(preset: HostedPreset) -> Path:
         if known is None:
             raise
         raise known from error
-    saved = Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}"
-    if trainer.session:
-        saved = trainer.session.saves.lora(saved)
     if trainer.distiller is None:
         raise UserError(f"{args.dataset_config or args.train_data_dir}: sd-scripts found no data there, see above.")
-    if is_first_process() and not saved.is_file():
-        raise TrainingError("sd-scripts stopped without saving a LoRA; its own messages above say why.")
-    return saved
+    return saved_lora(trainer, Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}", checkout.toolkit)
 
 
 def architecture_of(preset: HostedPreset) -> Architecture:
