@@ -126,7 +126,13 @@ def test_a_teacher_for_another_size_or_layer_is_refused(world, tmp_path):  # noq
 
 
 def test_a_student_that_breaks_down_stops_the_run(world, tmp_path):  # noqa: F811
-    preset = world.preset(tmp_path, "ink", optimizer={"learning_rate": 1e30}, training={"max_train_steps": 20})
+    steep = {
+        "optimizer_type": "SGDNesterov",
+        "optimizer_args": ["momentum=0.9"],
+        "learning_rate": 100,
+        "max_grad_norm": 0,
+    }
+    preset = world.preset(tmp_path, "ink", optimizer=steep, training={"max_train_steps": 60})
     done = run(preset)
     assert done.code == 1
     assert "stopped: the loss of step" in done.log
