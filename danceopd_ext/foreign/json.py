@@ -42,16 +42,21 @@ def parse_json(text: str, where: str, remedy: str = "", finite: bool = True) -> 
     Raises UserError, which begins with `where`, and ends with `remedy` where no remedy is known that fits better.
     `finite`: whether NaN and Infinity, which are not JSON but which Python writes, are wrong.
     """
+    value = parse_unlimited(text, where, remedy)
+    check_limits(value, where, finite)
+    return value
+
+
+def parse_unlimited(text: str, where: str, remedy: str = "") -> Any:
+    """`parse_json` without the limits of `limits`: for another program's file, whose values are only looked through."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not valid JSON: {error}.{_backslash(error) or _behind(remedy)}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid JSON: its values are nested too deep.{_behind(remedy)}") from None
     except ValueError:
         raise UserError(f"{where}: not valid JSON: a number has thousands of digits.{_behind(remedy)}") from None
-    check_limits(value, where, finite)
-    return value
 
 
 def parse_lines(text: str, where: str, remedy: str = "", finite: bool = True) -> Iterator[tuple[str, Any]]:

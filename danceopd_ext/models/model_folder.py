@@ -14,8 +14,9 @@ from typing import Any
 
 from danceopd_ext.errors import UserError, few_letters
 from danceopd_ext.foreign.files import MIB, check_file
-from danceopd_ext.foreign.json import read_object, shown
+from danceopd_ext.foreign.json import parse_unlimited, read_object, shown
 from danceopd_ext.foreign.text import read_text
+from danceopd_ext.models.configuration import MOST_BYTES, check_index
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
@@ -34,7 +35,7 @@ def check_folder(folder: Path) -> None:
 
     Raises UserError that names the file, and the key in it.
     """
-    index = read_object(folder / INDEX, "model index")
+    index = read_object(folder / INDEX, "model index", most=MOST_BYTES)
     if not isinstance(index.get("_class_name"), str):
         raise UserError(
             f"{folder / INDEX}: _class_name is {shown(index.get('_class_name'))}, and not the name of a pipeline of "
@@ -49,6 +50,7 @@ def check_folder(folder: Path) -> None:
         tokenizer = folder / name / "tokenizer.json"
         if tokenizer.exists() and check_file(tokenizer, "tokenizer").st_size > LARGEST_TOKENIZER:
             raise UserError(f"{tokenizer} has more than {LARGEST_TOKENIZER / MIB:,g} MiB. Is it the right file?")
+    check_index(index, folder / INDEX)
 
 
 def _components(index: Mapping[str, Any], file: Path) -> Iterator[str]:
@@ -73,10 +75,8 @@ def _check_stray_code(folder: Path) -> None:
 
 def _check_settings(file: Path) -> None:
     """Raise UserError for settings that name code, or that no tokenizer can have."""
-    try:
-        settings = json.loads(read_text(file, "settings of the model", LARGEST_TOKENIZER))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON ({few_letters(str(error))}). Download the model again.") from None
+    text = read_text(file, "settings of the model", LARGEST_TOKENIZER)
+    settings = parse_unlimited(text, str(file), "Download the model again.")  # model_max_length may have 31 digits
     for key, value in _entries(settings):
         if key == "auto_map" and value:
             raise UserError(f"{file}: auto_map names code of its own: {shown(value)}. {REMEDY}")
