@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import subprocess
 import sys
 
 import pytest
 from safetensors import SafetensorError
-from tqdm import tqdm
 
 from danceopd_ext.cli import run
 from danceopd_ext.endings import show
-from danceopd_ext.screen import lasting_screen
 
 
 def raising(problem):
@@ -74,40 +71,3 @@ def test_output_that_is_no_console(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     show("done")
     assert sys.stdout.getvalue() == "done\n"
-
-
-class Broken(io.StringIO):
-    """A file on a full disk, or a terminal that was closed."""
-
-    def write(self, text):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    def flush(self):
-        raise OSError(errno.EIO, "Input/output error")
-
-
-def test_output_that_cannot_be_written_ends_no_training(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", Broken())
-    monkeypatch.setattr(sys, "stderr", Broken())
-    with lasting_screen():
-        print("a line", flush=True)
-        for _ in tqdm(range(2)):
-            tqdm.write("another")
-
-
-def test_output_that_works_is_left_as_it_is(monkeypatch):
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", stream)
-    with lasting_screen():
-        print("a line")
-    assert sys.stdout is stream and stream.getvalue() == "a line\n"
-
-
-def test_a_full_disk_below_the_output_of_a_whole_process():
-    """No traceback, no exit code of Python's own."""
-    if not os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
-    code = "from danceopd_ext.screen import lasting_screen\nwith lasting_screen(): print('x' * 100000)"
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (0, b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import subprocess
 import sys
 
@@ -62,6 +63,7 @@ def test_a_screen_that_is_there_is_written_to(capsys):
         print("two", file=sys.stderr)
         assert isinstance(sys.stdout, Lasting)
     assert capsys.readouterr() == ("one\n", "two\n")
+    assert not isinstance(sys.stdout, Lasting)
 
 
 def test_without_a_screen(monkeypatch):
@@ -115,3 +117,13 @@ def test_a_stop_is_told_by_the_first_process_alone(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert run(main, []) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_full_disk_below_the_output_of_a_whole_process():
+    """No traceback, no exit code of Python's own."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    code = "from danceopd_ext.screen import lasting_screen\nwith lasting_screen(): print('x' * 100000)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")

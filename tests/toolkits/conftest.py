@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file
 
+from danceopd_ext import elsewhere, files
 from danceopd_ext.cli import run
 from danceopd_ext.toolkits.run import main
 from tests.tiny.loras import write_random_lora
@@ -219,3 +222,31 @@ def edit_preset(editors, pipelines, tmp_path):
         return write_preset(tmp_path / folder, {**pipelines, **editors}[name], teachers, **{**QUICK, **keys})
 
     return edit_preset
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """The folders that a result may go to; nobody waits."""
+    for name in ("working", "temporary", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(elsewhere, "LONGEST_WAIT", 0.0)
+    return tmp_path
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """`refusing(problem, ending, folders)`: files and folders with this ending cannot get their names there."""
+
+    def refusing(problem: Exception, ending: str, folders=("out", "output", "sample")):
+        def replace(source, target):
+            if str(target).endswith(ending) and Path(target).parent.name in folders:
+                raise problem
+            return real(source, target)
+
+        real = os.replace
+        monkeypatch.setattr(files.os, "replace", replace)
+
+    return refusing

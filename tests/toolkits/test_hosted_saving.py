@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from danceopd_ext import elsewhere, files
+from danceopd_ext import files
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.toolkits import guarded
 from danceopd_ext.toolkits.earlier import sole_writer
@@ -26,36 +25,10 @@ from danceopd_ext.toolkits.hosted.session import Stopped
 from tests.toolkits.conftest import same_tensors
 from tests.toolkits.test_hosted_session import interrupt_at, lora, records, toolkit, train, train_musubi  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("places")
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
-
-
-@pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
-    """The folders that a result may go to; nobody waits."""
-    for name in ("working", "temporary", "home"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "working")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    monkeypatch.setattr(elsewhere, "LONGEST_WAIT", 0.0)
-    return tmp_path
-
-
-@pytest.fixture
-def refusing(monkeypatch):
-    """`refusing(problem, ending, folders)`: files and folders with this ending cannot get their names there."""
-
-    def refusing(problem: Exception, ending: str, folders=("out",)):
-        def replace(source, target):
-            if str(target).endswith(ending) and Path(target).parent.name in folders:
-                raise problem
-            return real(source, target)
-
-        real = os.replace
-        monkeypatch.setattr(files.os, "replace", replace)
-
-    return refusing
 
 
 @pytest.mark.parametrize(("problem", "reason"), [(FULL, "no space is left"), (READ_ONLY, "the disk is read-only now")])

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from danceopd_ext import elsewhere, files
+from danceopd_ext import files
 from danceopd_ext.cli import run
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import Stopped, TrainingError
@@ -26,6 +25,8 @@ from danceopd_ext.toolkits.native.journal import Journal
 from danceopd_ext.toolkits.run import main
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import forget_accelerate, log_of, same_tensors
+
+pytestmark = pytest.mark.usefixtures("places")
 
 #: what disks say, and what the user reads
 PROBLEMS = {
@@ -47,34 +48,6 @@ each_problem = pytest.mark.parametrize(("problem", "reason"), PROBLEMS.values(),
 @pytest.fixture
 def preset(pipelines, two_teachers, tmp_path):
     return write_preset(tmp_path, pipelines["sd3"], two_teachers["sd3"], max_train_steps=4, rollout_steps=2)
-
-
-@pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
-    """The folders that a result may go to; nobody waits."""
-    for name in ("working", "temporary", "home"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "working")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    monkeypatch.setattr(elsewhere, "LONGEST_WAIT", 0.0)
-    return tmp_path
-
-
-@pytest.fixture
-def refusing(monkeypatch):
-    """`refusing(problem, ending, folders)`: files and folders with this ending cannot get their names there."""
-
-    def refusing(problem: Exception, ending: str, folders=("output", "sample")):
-        def replace(source, target):
-            if str(target).endswith(ending) and Path(target).parent.name in folders:
-                raise problem
-            return real(source, target)
-
-        real = os.replace
-        monkeypatch.setattr(files.os, "replace", replace)
-
-    return refusing
 
 
 def whole(preset, launch) -> Path:
