@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from benchmark import TRANSFORMERS, make_random
-from benchmark import arguments as benchmark_arguments
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from danceopd_ext.benchmark.command import arguments as benchmark_arguments
+from danceopd_ext.benchmark.random_model import TRANSFORMERS, make_random
 from danceopd_ext.cli import whole
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.demo import LORAS, PROMPTS

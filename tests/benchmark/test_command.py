@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from danceopd_ext.benchmark import command as benchmark
 from danceopd_ext.method import draw_query_indices
-from scripts import benchmark
 from tests.toolkits.conftest import fresh_accelerate  # noqa: F401
 
 WORDS = ["--model", "random", "--device", "cpu", "--threads", "1", "--batch", "3", "--updates", "2"]
@@ -39,7 +41,7 @@ def test_both_ways_do_the_same_with_other_forwards(measured):
 
 def test_difference_sees_another_gradient(tmp_path):
     for way, value in {"plain": [3.0, 4.0], "ours": [3.0, 4.5]}.items():
-        benchmark.save_file({"layer.up": benchmark.torch.tensor(value)}, tmp_path / f"{way}.gradient")
+        save_file({"layer.up": torch.tensor(value)}, tmp_path / f"{way}.gradient")
     assert benchmark.difference(tmp_path) == pytest.approx(0.1)
 
 
@@ -49,13 +51,12 @@ def test_the_program_prints_and_writes_what_it_measured(monkeypatch, capsys, tmp
 
     def worker(words, args):
         for way in benchmark.WAYS:
-            benchmark.save_file({"layer.up": benchmark.torch.ones(2)}, args_folder(words) / f"{way}.gradient")
+            save_file({"layer.up": torch.ones(2)}, args_folder(words) / f"{way}.gradient")
         return json.dumps(dict.fromkeys(benchmark.ROWS, 8.0) | {"seconds": next(seconds)})
 
     monkeypatch.setattr(benchmark, "in_its_own_process", worker)
     file = tmp_path / "found.json"
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "--device", "cpu", "--json", str(file)])
-    benchmark.main()
+    benchmark.main(["--device", "cpu", "--json", str(file)])
     lines = capsys.readouterr().out.splitlines()
     assert "| | plain | ours | plain / ours |" in lines
     assert "| seconds per update | 4.000 (3.000 to 5.000) | 1.500 (1.000 to 2.000) | 2.67 |" in lines
@@ -71,9 +72,8 @@ def args_folder(words):
 
 def test_other_mathematics_is_an_error(monkeypatch):
     monkeypatch.setattr(benchmark, "take_turns", lambda words: ({way: [FOUND] for way in benchmark.WAYS}, 1e-3))
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "--device", "cpu"])
     with pytest.raises(SystemExit, match="same mathematics"):
-        benchmark.main()
+        benchmark.main(["--device", "cpu"])
 
 
 FOUND = dict.fromkeys(benchmark.ROWS, 1.0)
