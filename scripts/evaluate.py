@@ -24,8 +24,11 @@ import torch
 
 from danceopd_ext import machine
 from danceopd_ext.cli import positive, run, whole
+from danceopd_ext.engine.devices import best_device
+from danceopd_ext.engine.digests import lora_digest
+from danceopd_ext.engine.model import find_model
 from danceopd_ext.errors import TrainingError, UserError
-from danceopd_ext.evaluation.conditions import Conditions
+from danceopd_ext.evaluation.conditions import JobConditions
 from danceopd_ext.evaluation.folders import check_folders, model_contents, write_notes
 from danceopd_ext.evaluation.jobs import LANGUAGES, Job, gedit_jobs, geneval_jobs
 from danceopd_ext.evaluation.loras import BASE, CACHE, Parts, parse_loras, read_loras
@@ -35,14 +38,11 @@ from danceopd_ext.evaluation.scores import ClipScore, score_folder
 from danceopd_ext.files import check_writable, whole_file
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
+from danceopd_ext.models.loading import Source
 from danceopd_ext.quiet import quieten
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS, Range
-from danceopd_ext.toolkits.native.checks import check_weights
-from danceopd_ext.toolkits.native.identity import lora_digest
-from danceopd_ext.toolkits.native.processes import best_device
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = ("no", "fp16", "bf16")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -72,30 +72,34 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.mixed_precision == "fp16" and device.type == "cpu":
         raise UserError('--mixed_precision fp16 needs a GPU; without one use "no" or "bf16".')
     jobs = read_jobs(arguments)
-    source = find_source(arguments.model, arguments.model_type, arguments.components_from, key="--model")
-    check_weights(source)
-    layout, config = load_layout(source)
+    model = find_model(
+        arguments.model,
+        arguments.model_type,
+        arguments.components_from,
+        device=device,
+        precision=arguments.mixed_precision,
+        key="--model",
+    )
     read = read_loras(
         loras,
-        layout,
+        model.layout,
         ignore_text_encoder=arguments.ignore_text_encoder,
         ignore_other_parts=arguments.ignore_other_parts,
     )
     for name, lora in read.items():
         for note in lora.notes:
             print(f"note: --lora {name}: {note}")
-    drawing, dtype = drawing_of(arguments), DTYPES[arguments.mixed_precision]
-    painter = Painter(source, config, read, drawing, device, dtype)
-    painter.check(jobs)
-    settings = settings_of(arguments, source, drawing, loras, read, folders)
+    drawing = drawing_of(arguments)
+    Painter(model, read, drawing).check(jobs)
+    settings = settings_of(arguments, model.source, drawing, loras, read, folders)
     check_folders(settings, jobs)
     clip = ClipScore(arguments.clip, device) if arguments.clip else None
-    source = painter.source = fetch(source)
-    check_weights(source)
-    settings = {folder: {**how, **model_contents(source)} for folder, how in settings.items()}
+    model = model.fetched()
+    painter = Painter(model, read, drawing)
+    settings = {folder: {**how, **model_contents(model.source)} for folder, how in settings.items()}
     check_folders(settings, jobs)
-    conditions = Conditions(source, jobs, painter.size, out / CACHE, dtype, guided=drawing.guidance_scale != 1)
-    conditions.encode(device)
+    conditions = JobConditions(model, jobs, painter.size, out / CACHE, guided=drawing.guidance_scale != 1)
+    conditions.encode()
     write_notes(settings, jobs)
     drawn = painter.paint(jobs, folders, conditions)
     print(f"{drawn} pictures drawn; {sum(len(job.pictures) for job in jobs) * len(folders) - drawn} were there already")
@@ -182,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument(f"--{field.name}", type=kind, default=field.default, help=shown)
     precision = "bf16" if torch.cuda.is_available() else "no"
     shown = "what is computed in; no is float32 (default: bf16 with a CUDA GPU, else no; here %(default)s)"
-    made.add_argument("--mixed_precision", choices=tuple(DTYPES), default=precision, help=shown)
+    made.add_argument("--mixed_precision", choices=PRECISIONS, default=precision, help=shown)
     made.add_argument("--clip", help="hub id or folder of a CLIP model, such as openai/clip-vit-large-patch14")
     return made
 

@@ -122,9 +122,9 @@ def test_with_its_blanks_filled_in_it_passes_every_check(path, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
-    prepared = prepare(load_preset("preset.toml"), Accelerator(cpu=True))
+    plan = prepare(load_preset("preset.toml"), Accelerator(cpu=True))
     assert model.is_dir()
-    assert prepared.family is family
-    assert prepared.previews
-    assert set(prepared.teachers) == set(prepared.plan.routes)
+    assert plan.family is family
+    assert plan.previews
+    assert set(plan.teachers) == set(plan.data.routes)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name == "output") == []

@@ -13,10 +13,14 @@ from safetensors.torch import save_file
 
 from danceopd_ext import machine
 from danceopd_ext.benchmark.random_model import TEACHERS
-from danceopd_ext.benchmark.ways import COUNTS, WAYS
-from danceopd_ext.config.load import Preset, build_preset
+from danceopd_ext.benchmark.ways import COUNTS, STUDENT, WAYS, Task
+from danceopd_ext.data.load import load_data
 from danceopd_ext.demo import LORAS, PIPELINE, PROMPTS
-from danceopd_ext.toolkits.native.prepare import STUDENT, prepare
+from danceopd_ext.engine.model import find_model
+from danceopd_ext.lora.read import read_lora
+
+#: as the defaults of a preset
+SEED, LEARNING_RATE, MAX_GRAD_NORM = 42, 2e-4, 1.0
 
 Measurement = dict[str, float]  # the keys of ROWS
 ROWS = {
@@ -27,20 +31,25 @@ ROWS = {
 }  # fmt: skip
 
 
-def preset_of(args: argparse.Namespace) -> Preset:
-    """The run as a creator would write it; the student starts as the mean of its teachers, not as the base."""
+def task_of(args: argparse.Namespace, accelerator: Accelerator) -> Task:
+    """Two LoRAs as teachers, each with its prompts, and a student that starts as their mean."""
     demo = args.model == "demo"
-    return build_preset({
-        "pretrained_model_name_or_path": str(PIPELINE if demo else args.folder / "pipeline"),
-        "resolution": args.resolution, "network_dim": args.rank, "optimizer_type": "AdamW",
-        "max_train_steps": args.updates + 1, "train_batch_size": args.micro_batch,
-        "gradient_accumulation_steps": args.batch // args.micro_batch, "mixed_precision": args.precision,
-        "output_dir": str(args.folder), "student_init": "merge_average",
-        "teachers": {
-            name: {"lora": str(LORAS[name] if demo else args.folder / LORAS[name].name)} for name in TEACHERS
-        },
-        "prompts": {name: str(PROMPTS[name]) for name in TEACHERS},
-    }, args.folder)  # fmt: skip
+    place = str(PIPELINE if demo else args.folder / "pipeline")
+    model = find_model(place, None, None, device=accelerator.device, precision=args.precision)
+    files = {name: LORAS[name] if demo else args.folder / LORAS[name].name for name in TEACHERS}
+    teachers = {name: read_lora(str(file), model.layout) for name, file in files.items()}
+    data, _ = load_data(
+        TEACHERS,
+        prompts={name: str(PROMPTS[name]) for name in TEACHERS},
+        resolution=args.resolution,
+        seed=SEED,
+        train_batch_size=args.micro_batch,
+        micro_batches=args.batch // args.micro_batch,
+    )
+    endings = tuple(model.family.lora_targets)
+    layers = {layer for layer in model.layout.shapes if layer.endswith(endings)}
+    layers = layers.union(*(lora.modules for lora in teachers.values()))
+    return Task(model, data, args.updates + 1, teachers, args.rank, sorted(layers), accelerator.autocast)
 
 
 def measure(args: argparse.Namespace, way: str) -> Measurement:
@@ -48,12 +57,12 @@ def measure(args: argparse.Namespace, way: str) -> Measurement:
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.allow_tf32 = False
     imports_mb, began = machine.peak_memory_mb(torch.device(args.device)), time.perf_counter()
-    preset, accelerator = preset_of(args), Accelerator(cpu=args.device == "cpu", mixed_precision=args.precision)
+    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision=args.precision)
     with tempfile.TemporaryDirectory(dir=args.folder) as cache:
-        made = WAYS[way](prepare(preset, accelerator), accelerator, cache)
+        made = WAYS[way](task_of(args, accelerator), cache)
         setup_seconds = time.perf_counter() - began
         weights = made.adapters.state_dict(STUDENT)
-        optimizer = torch.optim.AdamW(weights.values(), lr=preset.optimizer.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(weights.values(), lr=LEARNING_RATE, weight_decay=0.0)
         counts, seconds = [], []
         for step in range(args.updates + 1):
             began = time.perf_counter()
@@ -61,7 +70,7 @@ def measure(args: argparse.Namespace, way: str) -> Measurement:
             if step == 0:
                 gradient = {name: p.grad.contiguous() for name, p in weights.items() if p.grad is not None}
                 save_file(gradient, args.folder / f"{way}.gradient")
-            float(torch.nn.utils.clip_grad_norm_(weights.values(), preset.optimizer.max_grad_norm))  # waits for a GPU
+            float(torch.nn.utils.clip_grad_norm_(weights.values(), MAX_GRAD_NORM))  # waits for a GPU
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - began)

@@ -16,10 +16,10 @@ import transformers
 
 from danceopd_ext.demo import LORAS
 from danceopd_ext.demo.pretrain.pipeline import build_tokenizer
+from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native.prepare import torch_dtype
 
 TEACHERS = ("hollow", "checkered")
 #: (family, size) -> the arguments of its transformer

@@ -3,37 +3,78 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 
+from danceopd_ext.data.plan import Plan, Prompt
+from danceopd_ext.engine.batches import StepData
+from danceopd_ext.engine.conditions import Encodings
+from danceopd_ext.engine.fields import AdapterField, Autocast
+from danceopd_ext.engine.model import Model
+from danceopd_ext.engine.prompts import EMPTY, encode_missing, open_prompt_cache
 from danceopd_ext.lora.adapters import Adapters
+from danceopd_ext.lora.algebra import compress, merge
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.method import CountedField, Field, Method, draw_query_indices, draw_route, sample_noise, update
-from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import load_text_pipeline, load_transformer
-from danceopd_ext.toolkits.native.batches import StepData
-from danceopd_ext.toolkits.native.build import add_student, build_fields
-from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, torch_dtype
-from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
+from danceopd_ext.method import (
+    CountedField,
+    Field,
+    Method,
+    draw_query_indices,
+    draw_route,
+    generator,
+    sample_noise,
+    update,
+)
+from danceopd_ext.models.conditions import TextConditions
 
+STUDENT = "student"
 #: what `update` returns: samples through the transformer in each stage, as the update's report names them
 COUNTS = ("rollout_forwards", "teacher_forwards", "student_forwards")
 
 
-class Ours:
-    """The native toolkit: prompts encoded once, one transformer with adapters, the package's own update."""
+@dataclass(frozen=True)
+class Task:
+    """What both ways train: the same model, data, teachers and start, for `steps` updates."""
 
-    def __init__(self, prepared: Prepared, accelerator: Accelerator, folder: str):
-        self.device, cache = accelerator.device, open_cache(prepared, folder)
-        encode_texts(prepared, cache, accelerator, lambda line: None)
-        self.data = StepData(prepared, cache, accelerator)
-        self.fields = build_fields(prepared, accelerator, lambda line: None)
-        self.adapters, self.held = self.fields.adapters, [self.fields.adapters.transformer]
+    model: Model
+    data: Plan
+    steps: int
+    teachers: Mapping[str, Lora]
+    rank: int
+    layers: Sequence[str]
+    autocast: Autocast
+
+    def add_student(self, adapters: Adapters) -> None:
+        """Put the student on the base: the mean of its teachers, so that there is something to roll out."""
+        start = compress(merge(list(self.teachers.values()), "average"), self.rank)
+        layers, rank = list(self.layers), self.rank
+        adapters.add_student(STUDENT, rank, float(rank), layers, generator=generator(self.data.seed), init=start)
+
+
+class Ours:
+    """The package's: prompts encoded once, one transformer with adapters, the method's own update."""
+
+    def __init__(self, task: Task, folder: str):
+        model = task.model
+        cache = open_prompt_cache(model, folder, model.source_images())
+        texts = [Prompt(EMPTY), *task.data.all_prompts(task.steps)]
+        encode_missing(model, cache, texts, lambda line: None, "Free some space.")
+        steps = Method().rollout_steps
+        self.data, self.device = StepData(task.data, model, Encodings(cache), rollout_steps=steps), model.device
+        transformer = model.load_transformer().to(model.device)
+        self.adapters, self.held = Adapters(transformer), [transformer]
+        for name, lora in task.teachers.items():
+            self.adapters.add(name, lora)
+        task.add_student(self.adapters)
+        names = (*task.teachers, STUDENT)
+        fields = {name: AdapterField(model.family, self.adapters, name, task.autocast) for name in names}
+        self.student, self.teachers = fields.pop(STUDENT), fields
 
     def update(self, step: int) -> tuple[int, ...]:
         """Accumulate the gradient of a step; return the forwards that COUNTS names."""
-        who = (self.fields.teachers, self.fields.student, torch.Tensor.backward, self.device)
+        who = (self.teachers, self.student, torch.Tensor.backward, self.device)
         report = update(Method(), step, self.data.plan.seed, self.data.plan.weights, self.data, *who)
         return tuple(getattr(report, key) for key in COUNTS)
 
@@ -41,27 +82,25 @@ class Ours:
 class Plain:
     """One sample at a time, whole rollouts, a merged transformer for each teacher, text encoders always there."""
 
-    def __init__(self, prepared: Prepared, accelerator: Accelerator, folder: str):
-        self.plan, self.family, self.accelerator = prepared.plan, prepared.family, accelerator
-        self.device, dtype = accelerator.device, torch_dtype(prepared.preset.training.mixed_precision)
-        self.encoders = load_text_pipeline(prepared.source, dtype, self.device)
-        data = StepData(prepared, open_cache(prepared, folder), accelerator)  # of which no text is asked
-        size = (prepared.preset.dataset.resolution,) * 2
-        self.latent_shape, self.sigmas = data.latent_shape(*size), data.sigmas(*size, Method().rollout_steps).tolist()
-        base = load_transformer(prepared.source, dtype).to(self.device)
-        loras = {name: found.lora for name, found in prepared.teachers.items()}
-        copies = {name: merged(base, lora) for name, lora in loras.items()}
+    def __init__(self, task: Task, folder: str):
+        model, self.plan, self.autocast = task.model, task.data, task.autocast
+        self.family, self.device = model.family, model.device
+        self.encoders = model.load_text_encoders()
+        (size,) = {item.size for item in task.data.items()}
+        self.latent_shape = model.latent_shape(*size)
+        self.sigmas = model.sigmas(*size, Method().rollout_steps).tolist()
+        base = model.load_transformer().to(model.device)
+        copies = {name: merged(base, lora) for name, lora in task.teachers.items()}
         self.adapters = Adapters(base)
-        add_student(self.adapters, prepared, list(loras.values()), print)
+        task.add_student(self.adapters)
         self.adapters.activate(STUDENT)
-        prepared.forget_loras()
         self.student, self.teachers = self.field(base), {name: self.field(copied) for name, copied in copies.items()}
         parts = [base, *copies.values(), *self.encoders.components.values()]
         self.held = [part for part in parts if isinstance(part, torch.nn.Module)]
 
     def field(self, transformer: torch.nn.Module) -> Field:
         def velocity(latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
-            with self.accelerator.autocast():
+            with self.autocast():
                 return self.family.velocity(transformer, latents, sigma, condition).float()
 
         return velocity

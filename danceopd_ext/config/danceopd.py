@@ -12,7 +12,7 @@ from danceopd_ext.ranges import GUIDANCE, RANK, SAMPLES, SOLVER_STEPS, STRENGTH,
 FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class Teacher:
     """One teacher: nothing is the frozen base; else LoRAs or a checkpoint, each with or without guidance."""
 
@@ -76,7 +76,7 @@ class Teacher:
         return self.strength if isinstance(self.strength, list) else [self.strength] * len(self.loras)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class DanceOPDSection:
     """The method, and what sd-scripts has no word for."""
 

@@ -71,9 +71,7 @@ def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | Non
             strangers.append(Stranger(name, f"--{name}", _most_likely(text)))
     notes = welcome(strangers, sections, path, values, [*known, *TABLES, "config", NAME])
     preset = build_preset(values, path.parent)
-    preset.notes = [*notes, *preset.notes]
-    preset.allow_local_code = local
-    return preset
+    return dataclasses.replace(preset, notes=[*notes, *preset.notes], allow_local_code=local)
 
 
 def entries(document: dict[str, Any], path: Path) -> Iterator[tuple[str, str, Any]]:
@@ -120,8 +118,7 @@ def flatten(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[
 def build_preset(values: dict[str, Any], folder: Path) -> Preset:
     """Checked sections from flat values; paths are looked up from the current directory, then from `folder`."""
     preset = Preset(**{name: build_section(name, values, folder) for name in SECTIONS})
-    preset.notes = without_effect(preset)
-    return preset
+    return dataclasses.replace(preset, notes=without_effect(preset))
 
 
 def build_section(section: str, values: dict[str, Any], folder: Path) -> Any:

@@ -5,6 +5,7 @@ Sections are for the reader: keys are flat (sd-scripts forgets its section names
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,7 +17,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class ModelSection:
     """Which model is trained, and how it runs."""
 
@@ -43,7 +44,7 @@ class ModelSection:
     xformers: bool = key(False, 'The same as attn_mode = "xformers" (kohya\'s flag).')
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class DatasetSection:
     """The data of the routes; prompt files are in [danceopd.prompts]."""
 
@@ -68,7 +69,7 @@ class DatasetSection:
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class NetworkSection:
     """The student LoRA."""
 
@@ -86,7 +87,7 @@ class NetworkSection:
     network_weights: str | None = key(None, "Continue from this LoRA file instead of a fresh student.", path="found")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class OptimizerSection:
     """How the student learns."""
 
@@ -136,7 +137,7 @@ class OptimizerSection:
 
     def __post_init__(self) -> None:
         if self.learning_rate is None:
-            self.learning_rate = default_rate(self.optimizer_type)
+            object.__setattr__(self, "learning_rate", default_rate(self.optimizer_type))
 
 
 def words_for(float32: str) -> dict[str, str]:
@@ -146,7 +147,7 @@ def words_for(float32: str) -> dict[str, str]:
     return words | dict.fromkeys(("fp8", "float8", "fp8_e4m3fn", "fp8_e5m2", "int8", "nf4"), "")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class TrainingSection:
     """The run."""
 
@@ -160,7 +161,7 @@ class TrainingSection:
     seed: int = key(42, "Seed of everything random.", within=SEED)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class SavingSection:
     """What is written, and when."""
 
@@ -200,7 +201,7 @@ class SavingSection:
     training_comment: str | None = key(None, "A comment in the metadata (ss_training_comment).")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class SamplingSection:
     """Pictures of base, teachers and student side by side while training."""
 
@@ -216,7 +217,7 @@ class SamplingSection:
     sample_at_first: bool = key(False, "Draw pictures before the first step, too.")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class LoggingSection:
     """Logs. A JSONL log is always written to output_dir."""
 
@@ -254,9 +255,9 @@ def check_name(name: str) -> None:
         raise UserError(f"output_name has {length} bytes: at most {LONGEST_NAME} leave room for step numbers.")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class Preset:
-    """A checked preset."""
+    """A checked preset, as it was read: nothing is written into it afterwards."""
 
     model: ModelSection
     dataset: DatasetSection
@@ -267,7 +268,7 @@ class Preset:
     sampling: SamplingSection
     logging: LoggingSection
     danceopd: DanceOPDSection
-    notes: list[str] = field(default_factory=list, compare=False)
+    notes: Sequence[str] = field(default=(), compare=False)
     """What is told before the run: keys that were left out, values without effect."""
     allow_local_code: bool = field(default=False, compare=False)
     """Whether the command line allows code from outside the installed packages to run (see local_code.py)."""

@@ -85,10 +85,17 @@ class SourceCache:
 
     `sources`: what the model does with them, and what is known of each file. An entry is found by the picture's
     content and by the size in which the model takes it. Each is asked for with the size of the picture that is drawn.
+    `load_image` opens one.
     """
 
-    def __init__(self, folder: Path, model_key: str, sources: SourceImages) -> None:
-        self.sources = sources
+    def __init__(
+        self,
+        folder: Path,
+        model_key: str,
+        sources: SourceImages,
+        load_image: Callable[[Path], Image] = load_picture,
+    ) -> None:
+        self.sources, self._load_image = sources, load_image
         self._entries = TextCache(folder, model_key, what="source image", fits=_is_latents)
 
     @property
@@ -122,7 +129,7 @@ class SourceCache:
 
         def encode_one(keys: list[str]) -> list[dict[str, Tensor]]:
             path, drawn = of[keys[0]]
-            return [{"latents": encode(load_picture(path), drawn)}]
+            return [{"latents": encode(self._load_image(path), drawn)}]
 
         return self._entries.encode_missing(of, encode_one)
 

@@ -10,7 +10,8 @@ import torch
 from diffusers import ZImageOmniPipeline
 from PIL import Image
 
-from danceopd_ext.method import guided, rollout, sample_noise
+from danceopd_ext.engine import drawing
+from danceopd_ext.method import guided, sample_noise
 from danceopd_ext.models.conditions import edit_item
 from danceopd_ext.models.decoding import decode
 from danceopd_ext.models.family import PromptTensors, TextConditions
@@ -118,7 +119,6 @@ def draw(
         for start in range(0, len(items), batch):
             condition = TextConditions(list(items[start : start + batch]), empty)
             noise = sample_noise(seed, 0, list(range(start, start + len(condition))), shape)
-            end = torch.full((len(condition), 1), steps)
-            latents = rollout(guided(velocity, guidance_scale), noise, sigmas, condition, end)[:, 0]
-            images.append(halved(decode(pipeline.vae, latents)))
+            field = guided(velocity, guidance_scale)
+            images.append(halved(drawing.draw(field, pipeline.vae, noise, sigmas, condition, decode)))
     return np.concatenate(images)

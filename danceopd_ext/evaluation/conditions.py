@@ -1,62 +1,46 @@
-"""The jobs' prompts -> encoded prompts on disk, so that the text encoders can leave before anything is drawn."""
+"""The jobs' prompts and source pictures -> encodings on disk, so that their encoders leave before anything is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
+from PIL import Image
 from tqdm import tqdm
 
-from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.plan import Prompt
-from danceopd_ext.data.prompt_cache import PromptCache
-from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.text_cache import TextCache
+from danceopd_ext.engine import latents, prompts
+from danceopd_ext.engine.conditions import Conditions, Encodings
+from danceopd_ext.engine.model import Model
+from danceopd_ext.engine.prompts import EMPTY
 from danceopd_ext.evaluation.jobs import Job
-from danceopd_ext.models.conditions import PromptTensors, TextConditions, edit_item
-from danceopd_ext.models.family import Family, Sources
-from danceopd_ext.models.loading import Source, encode_prompts, load_text_pipeline
-from danceopd_ext.toolkits.native.texts import EMPTY, check_room
+from danceopd_ext.models.conditions import TextConditions
 
 REMEDY = "Free some space, choose another --out, or draw fewer prompts (--limit)."
 
 
-class Conditions:
-    """What the text encoders give for a benchmark.
+class JobConditions:
+    """What the encoders give for a benchmark.
 
     `size`: of a job's picture, in pixels. `guided`: whether drawing moves away from the empty prompt.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        jobs: Sequence[Job],
-        size: Callable[[Job], Size],
-        folder: Path,
-        dtype: torch.dtype,
-        guided: bool,
-    ):
-        self.source, self.jobs, self.size, self.dtype, self.guided = source, jobs, size, dtype, guided
-        precision = str(dtype).removeprefix("torch.")
-        key = f"{self.family.name}-{fingerprint(source.text_files)}-{precision}"
-        pictures = {job.source_file: job.picture for job in jobs if job.source is not None}
-        seen = SourceImages(self.family.title, area=self.family.scaled_area, pictures=pictures)
-        self.cache = PromptCache(TextCache(folder, key), seen if self.family.text_sees_sources else None)
-
-    @property
-    def family(self) -> Family:
-        return self.source.family
+    def __init__(self, model: Model, jobs: Sequence[Job], size: Callable[[Job], Size], folder: Path, guided: bool):
+        self.model, self.jobs, self.size, self.guided, self.folder = model, jobs, size, guided, folder
+        self._with_source = {job.source_file: job for job in jobs if job.source is not None}
+        self.source_images = model.source_images()
+        self.source_images.pictures.update({file: job.picture for file, job in self._with_source.items()})
+        self.source_images.uses.update({(file, size(job)): None for file, job in self._with_source.items()})
+        self.prompt_cache = prompts.open_prompt_cache(model, folder, self.source_images)
 
     @property
     def _negatives_see_sources(self) -> bool:
         """Whether guidance needs the empty prompt once for each source."""
-        return self.guided and self.family.text_sees_sources
+        return self.guided and self.model.family.text_sees_sources
 
     def prompts(self) -> list[Prompt]:
-        """All that is encoded, by the trainer's rules: the empty prompt with a source only where it can be used."""
+        """Return all that is encoded: the empty prompt with a source only if it is used, as in training."""
         found, asked = [Prompt(EMPTY)], [self._asked(job) for job in self.jobs]
         if self._negatives_see_sources:
             found += [prompt._replace(text=EMPTY) for prompt in asked if prompt.sources]
@@ -65,39 +49,22 @@ class Conditions:
     def _asked(self, job: Job) -> Prompt:
         return job.words._replace(drawn=self.size(job))
 
-    def encode(self, device: torch.device) -> None:
-        """Encode all that the cache lacks; then the text encoders are gone from memory.
+    def encode(self) -> None:
+        """Encode all that the caches lack; the encoders are gone from memory afterwards.
 
         Raises UserError when the disk has too little room.
         """
-        prompts = self.prompts()
-        if not self.cache.missing(prompts):
-            return
-        self._encode(prompts, load_text_pipeline(self.source, self.dtype, device))
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        latent_cache = latents.open_source_cache(self.model, self.folder, self.source_images, self._image)
+        prompts.encode_missing(
+            self.model, self.prompt_cache, self.prompts(), tqdm.write, REMEDY, load_image=self._image
+        )
+        if latent_cache:
+            latents.encode_source_images(self.model, latent_cache, tqdm.write, REMEDY)
+        self._conditions = Conditions(self.model, Encodings(self.prompt_cache, latent_cache))
 
-    def _encode(self, prompts: list[Prompt], pipeline: Any) -> None:
-        jobs = {job.source_file: job for job in self.jobs}
+    def _image(self, file: Path) -> Image.Image:
+        return self._with_source[file].source_image()
 
-        @torch.no_grad()
-        def encode(batch: list[Prompt]) -> list[PromptTensors]:
-            texts = [prompt.text for prompt in batch]
-            if not self.cache.sees_sources:
-                return encode_prompts(self.source, pipeline, texts)
-            seen = [Sources([jobs[file].source_image() for file in p.sources], p.drawn) for p in batch]
-            return encode_prompts(self.source, pipeline, texts, seen)
-
-        for note in self.cache.notes():
-            tqdm.write(f"note: {note}")
-        check_room(self.cache, prompts, encode, tqdm.write, REMEDY)
-        self.cache.encode_missing(prompts, encode)
-
-    def of(self, job: Job, source_latents: PromptTensors) -> TextConditions:
-        """The condition of one picture, on the CPU; `source_latents` of its source, empty where there is none."""
-        asked = self._asked(job)
-        item = self.cache.get(*asked)
-        if source_latents:
-            negative = self.cache.get(EMPTY, *asked[1:]) if self._negatives_see_sources else None
-            item = edit_item(item, source_latents, negative)
-        return TextConditions([item], self.cache.get(EMPTY))
+    def of(self, job: Job) -> TextConditions:
+        """Return the condition of one picture, on the device, once all is encoded."""
+        return self._conditions.of([self._asked(job)], EMPTY if self.guided else None)

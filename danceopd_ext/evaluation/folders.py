@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.engine.digests import components_digest, transformer_digest
 from danceopd_ext.errors import MissingFile, UserError
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.files import whole_file
@@ -28,10 +28,8 @@ CONTENTS = {
 
 def model_contents(source: Source) -> dict[str, str]:
     """Digests of the model's files: another model of the same name draws other pictures."""
-    own = source.transformer if source.transformer.is_file() else source.transformer / "transformer"
-    parts = [source.components / part for part in ("vae", "scheduler")]
-    others = [*source.text_files, *(part for part in parts if part.is_dir())]
-    return {"model_content": fingerprint([own]), "components_content": fingerprint(others)}
+    others = components_digest(source, ["vae", "scheduler"])
+    return {"model_content": transformer_digest(source), "components_content": others}
 
 
 def check_folders(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,19 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from danceopd_ext.engine.drawing import draw
+from danceopd_ext.engine.fields import AdapterField
+from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import TrainingError, UserError
-from danceopd_ext.evaluation.conditions import Conditions
+from danceopd_ext.evaluation.conditions import JobConditions
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.evaluation.loras import BASE
 from danceopd_ext.evaluation.pictures import is_picture
 from danceopd_ext.files import whole_file
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.method import Field, generator, rollout
-from danceopd_ext.models.conditions import TextConditions
-from danceopd_ext.models.decoding import NotFinite, decode_finite
-from danceopd_ext.models.family import Sources
-from danceopd_ext.models.loading import Source, load_scheduler, load_transformer, load_vae
+from danceopd_ext.method import Field, generator
+from danceopd_ext.models.decoding import NotFinite
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,11 @@ class Drawing:
 
 
 class Painter:
-    """One base model and its LoRAs; the base alone is BASE. `config`: the transformer's configuration."""
+    """One base model and its LoRAs; the base alone is BASE."""
 
-    def __init__(
-        self,
-        source: Source,
-        config: dict,
-        loras: Mapping[str, Lora],
-        drawing: Drawing,
-        device: torch.device,
-        dtype: torch.dtype,
-    ):
-        self.source, self.family, self.config = source, source.family, config
-        self.loras, self.drawing, self.device, self.dtype = loras, drawing, device, dtype
-        self.scale = source.vae_scale_factor
-        self.limits = self.family.size_limits(config, self.scale)
+    def __init__(self, model: Model, loras: Mapping[str, Lora], drawing: Drawing):
+        self.model, self.family, self.loras, self.drawing = model, model.family, loras, drawing
+        self.limits = model.size_limits
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise UserError when the model cannot do what the jobs ask for."""
@@ -74,12 +65,12 @@ class Painter:
     def _check_sources(self, by_size: Mapping[tuple[int, int], Job]) -> None:
         for size, job in by_size.items():
             try:
-                self.family.source_size(size, self.scale, self.size(job))
+                self.family.source_size(size, self.model.pixels_per_latent, self.size(job))
             except UserError as error:
                 raise UserError(f"{job.where}: its source picture cannot be used. {error}") from error
 
     @torch.no_grad()
-    def paint(self, jobs: Sequence[Job], folders: Mapping[str, Path], conditions: Conditions) -> int:
+    def paint(self, jobs: Sequence[Job], folders: Mapping[str, Path], conditions: JobConditions) -> int:
         """Draw every picture that a model's folder lacks and return how many that were.
 
         `folders`: name of a LoRA, or BASE -> its folder. Noise comes from (seed, name of the picture), so every model
@@ -93,14 +84,12 @@ class Painter:
             for name, job, _ in todo:
                 _write_beside(folders[name], job)
             return 0
-        vae, scheduler = load_vae(self.source, self.dtype).to(self.device), load_scheduler(self.source)
-        adapters, field = self._model()
+        vae, fields = self.model.load_vae().to(self.model.device), self._fields(folders)
         with tqdm(total=count, desc="drawing", unit="picture") as bar:
             for name, job, files in todo:
-                adapters.activate(None if name == BASE else f"lora_{name}")
                 for file in files:
                     try:
-                        picture = self._picture(field, vae, scheduler, job, file, conditions)
+                        picture = self._picture(fields[name], vae, job, file, conditions)
                     except NotFinite:
                         raise self._not_finite(name, job) from None
                     _write(folders[name] / file, _png(picture))
@@ -108,18 +97,14 @@ class Painter:
                 _write_beside(folders[name], job)
         return count
 
-    def _model(self) -> tuple[Adapters, Field]:
-        """The LoRAs on the base, and the field of whichever is active."""
-        transformer = load_transformer(self.source, self.dtype).to(self.device)
-        adapters = Adapters(transformer)
+    def _fields(self, names: Iterable[str]) -> dict[str, Field]:
+        """Name of a LoRA, or BASE -> its guided field; all of them share one base."""
+        adapters = Adapters(self.model.load_transformer().to(self.model.device))
         for name, lora in self.loras.items():
             adapters.add(f"lora_{name}", lora)
-        transformer.eval()
-
-        def velocity(latents: torch.Tensor, sigma: torch.Tensor, condition: TextConditions) -> torch.Tensor:
-            return self.family.velocity(transformer, latents, sigma, condition).float()
-
-        return adapters, self.family.guided(velocity, self.drawing.guidance_scale)
+        own = {name: None if name == BASE else f"lora_{name}" for name in names}
+        fields = {name: AdapterField(self.family, adapters, own[name], nullcontext) for name in own}
+        return {name: self.family.guided(field, self.drawing.guidance_scale) for name, field in fields.items()}
 
     def size(self, job: Job) -> tuple[int, int]:
         """Width and height of the picture: for an edit in the source's proportions, with about as many pixels."""
@@ -131,24 +116,19 @@ class Painter:
         width, height = (min(max(side, limits.multiple), limits.maximum) for side in sides)
         return width, height
 
-    def _picture(
-        self, field: Field, vae: Any, scheduler: Any, job: Job, file: Path, conditions: Conditions
-    ) -> Image.Image:
-        image, drawing = job.source_image(), self.drawing
-        sources = self.family.encode_sources(vae, Sources([image], self.size(job))) if image else {}
-        condition = conditions.of(job, sources).to(self.device)
-        shape = self.family.latent_shape(self.config, self.scale, *self.size(job))
-        sigmas = self.family.sigmas(scheduler, self.config, drawing.steps, shape[1:])
-        noise = torch.randn((1, *shape), generator=generator(drawing.seed, "evaluate", file.as_posix()))
-        latents = rollout(field, noise.to(self.device), sigmas, condition, torch.tensor([[drawing.steps]]))[:, 0]
-        return Image.fromarray(decode_finite(vae, latents)[0])
+    def _picture(self, field: Field, vae: Any, job: Job, file: Path, conditions: JobConditions) -> Image.Image:
+        model, size = self.model, self.size(job)
+        own = generator(self.drawing.seed, "evaluate", file.as_posix())
+        noise = torch.randn((1, *model.latent_shape(*size)), generator=own).to(model.device)
+        sigmas = model.sigmas(*size, self.drawing.steps)
+        return Image.fromarray(draw(field, vae, noise, sigmas, conditions.of(job))[0])
 
     def _not_finite(self, name: str, job: Job) -> TrainingError:
         """What is said of a model whose numbers are NaN or infinite: as bytes they would be a black picture."""
         who, remedies = f"--lora {name}", [f"use another file for --lora {name}, or less strength (FILE@0.5)"]
         if name == BASE:
             who, remedies = "the base alone", ["download the model again"]
-        if self.dtype == torch.float16:  # its largest number is 65504
+        if self.model.dtype == torch.float16:  # its largest number is 65504
             remedies.insert(0, "use --mixed_precision bf16 or no, with another --out")
         return TrainingError(
             f'{who} gives NaN or infinite numbers, not a picture, for {job.where} ("{job.prompt}"): '

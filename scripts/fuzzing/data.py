@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from danceopd_ext.data.load import load_data
-from danceopd_ext.toolkits.native.checks import find_pictures, source_rules
+from danceopd_ext.toolkits.native.checks import find_pictures
 from fuzzing.octets import damaged, replace_file
 from fuzzing.targets import Case, Stage, target
 from fuzzing.trees import as_json, as_toml, changed
@@ -144,11 +144,10 @@ def loader(world: World, data: dict[str, Any], rng: Random) -> Callable[[Stage],
 
     def run(stage: Stage) -> None:
         stage("load")
-        rules = source_rules(world.source, world.model[1])
+        rules, limits = world.model.source_images(), world.model.size_limits
         plan, notes = load_data(
             ROUTES, resolution=SIZE, seed=seed, train_batch_size=2, micro_batches=2, sources=rules, **data
         )
-        limits = world.source.family.size_limits(world.model[1], world.source.vae_scale_factor)
         plan.check_sizes(limits.multiple, limits.multiple, limits.maximum)
         stage("pictures")
         find_pictures(method, plan, notes)

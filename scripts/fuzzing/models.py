@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.demo import PIPELINE
-from danceopd_ext.models.loading import encode_prompts, load_scheduler, load_text_pipeline, load_transformer, load_vae
+from danceopd_ext.models.loading import encode_prompts, load_transformer
 from danceopd_ext.toolkits.native.prepare import find_all
 from danceopd_ext.toolkits.native.train import make_accelerator
 from fuzzing.octets import damaged, replace_file
@@ -85,9 +85,9 @@ def checkpoint_case(rng: Random, world: World, folder: Path) -> Case:
     def run(stage: Stage) -> None:
         stage("check")
         preset = load_preset("preset.toml")
-        prepared = find_all(preset, fresh_accelerator(preset))
+        plan = find_all(preset, fresh_accelerator(preset))
         stage("transformer")
-        for source in (prepared.source, prepared.teachers["base"].checkpoint):
+        for source in (plan.model.source, plan.teachers["base"].checkpoint):
             if source:
                 load_transformer(source, torch.float32)
 
@@ -129,18 +129,17 @@ def model_case(rng: Random, world: World, folder: Path) -> Case:
     def run(stage: Stage) -> None:
         stage("check")
         preset = load_preset("preset.toml")
-        prepared = find_all(preset, fresh_accelerator(preset))
-        source, family = prepared.source, prepared.family
+        model = find_all(preset, fresh_accelerator(preset)).model
         stage("sizes")
-        shape = family.latent_shape(prepared.config, source.vae_scale_factor, SIZE, SIZE)
+        model.latent_shape(SIZE, SIZE)
         stage("scheduler")
-        family.sigmas(load_scheduler(source), prepared.config, 4, tuple(shape[1:]))
+        model.sigmas(SIZE, SIZE, 4)
         stage("vae")
-        load_vae(source, torch.float32)
+        model.load_vae(torch.float32)
         stage("transformer")
-        load_transformer(source, torch.float32)
+        model.load_transformer()
         if texts_too:
             stage("texts")
-            encode_prompts(source, load_text_pipeline(source, torch.float32, "cpu"), ["a red circle", ""])
+            encode_prompts(model.source, model.load_text_encoders(), ["a red circle", ""])
 
     return Case(run, [f"{name}: {'; '.join(told)}"], ["model"])

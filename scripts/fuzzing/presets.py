@@ -17,7 +17,6 @@ from danceopd_ext.config.split import split_preset
 from danceopd_ext.demo import PIPELINE
 from danceopd_ext.toolkits.native.checks import tensorboard_folder
 from danceopd_ext.toolkits.native.merging import merge_teachers
-from danceopd_ext.toolkits.native.optimizers import default_optimizer
 from danceopd_ext.toolkits.native.prepare import find_all
 from danceopd_ext.toolkits.native.trackers import start_trackers
 from danceopd_ext.toolkits.native.train import make_accelerator, tell
@@ -159,15 +158,14 @@ def native_case(rng: Random, world: World, folder: Path) -> Case:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         accelerator = make_accelerator(preset)
-        preset.optimizer.optimizer_type = preset.optimizer.optimizer_type or default_optimizer(accelerator.device)
         if preset.danceopd.merges and _is_here(preset.saving.output_dir):
             return merge_teachers(preset, accelerator)
-        prepared = find_all(preset, accelerator)
+        plan = find_all(preset, accelerator)
         stage("tell")
-        tell(prepared, accelerator)
+        tell(plan, accelerator)
         if preset.logging.log_with == "tensorboard" and _is_here(tensorboard_folder(preset)):
             stage("trackers")
-            start_trackers(preset, accelerator, {}, prepared.offline)
+            start_trackers(preset, accelerator, {}, plan.offline)
 
     return Case(
         run, told, ["preset.toml", *FILES, *(word.partition("=")[0] for word in words if word.startswith("--"))]

@@ -12,7 +12,6 @@ from typing import Any
 from danceopd_ext.errors import UserError
 from danceopd_ext.evaluation.jobs import gedit_jobs, geneval_jobs
 from danceopd_ext.evaluation.loras import parse_loras
-from danceopd_ext.toolkits.native.checks import source_rules
 from danceopd_ext.toolkits.native.prompt_lines import read_preview_prompts
 from fuzzing.data import loader, put
 from fuzzing.targets import Case, Stage, target
@@ -136,10 +135,8 @@ def samples_case(rng: Random, world: World, folder: Path) -> Case:
     def run(stage: Stage) -> None:
         stage("read")
         notes: list[str] = []
-        rules = source_rules(world.source, world.model[1])
-        for prompt in read_preview_prompts(
-            f"samples{suffix}", world.source, world.model[1], rules, (SIZE, SIZE), notes
-        ):
+        rules, limits = world.model.source_images(), world.model.size_limits
+        for prompt in read_preview_prompts(f"samples{suffix}", limits, rules, (SIZE, SIZE), notes):
             prompt.prompt.encode("utf-8", "backslashreplace")
         print("\n".join(notes))
 

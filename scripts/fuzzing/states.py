@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -18,14 +18,15 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from danceopd_ext.config.load import load_preset
+from danceopd_ext.engine.batches import StepData
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.musubi import resume as musubi_resume
-from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields, build_fields
+from danceopd_ext.toolkits.native.encoding import all_prompts, encode_prompts, open_caches, step_data
 from danceopd_ext.toolkits.native.loop import Run
-from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare
+from danceopd_ext.toolkits.native.prepare import prepare
+from danceopd_ext.toolkits.native.run_plan import STUDENT, RunPlan
 from danceopd_ext.toolkits.native.state import open_state
-from danceopd_ext.toolkits.native.texts import all_prompts, encode_texts, open_cache
 from danceopd_ext.toolkits.sd_scripts import resume as sd_resume
 from fuzzing.models import fresh_accelerator, write_run
 from fuzzing.octets import damaged, replace_file
@@ -50,7 +51,7 @@ class Ready:
     """A run of the demo's model, ready for its first step, and a state that it saved after two."""
 
     folder: Path
-    prepared: Prepared
+    plan: RunPlan
     accelerator: Accelerator
     fields: Fields
     data: StepData
@@ -75,19 +76,19 @@ def ready(world: World) -> Ready:
     try:
         preset = load_preset("preset.toml")
         accelerator = fresh_accelerator(preset)
-        prepared = prepare(preset, accelerator)
-        cache = open_cache(prepared, str(folder / "cache"))
-        encode_texts(prepared, cache, accelerator, quiet)
-        data = StepData(prepared, cache, accelerator)
-        fields = build_fields(prepared, accelerator, quiet)
-        run = Run(prepared, accelerator, fields, data)
+        plan = prepare(preset, accelerator)
+        encodings = open_caches(plan, folder / "cache")
+        encode_prompts(plan, encodings, accelerator, quiet)
+        data = step_data(plan, encodings, accelerator)
+        fields = build_fields(plan, accelerator, quiet)
+        run = Run(plan, accelerator, fields, data)
         for _ in range(2):
             run.one_step()
         run.output.write_state(Path("fused-state"), 2)
         run.journal.close()
     finally:
         os.chdir(before)
-    world.__dict__["ready"] = Ready(folder, prepared, accelerator, fields, data)
+    world.__dict__["ready"] = Ready(folder, plan, accelerator, fields, data)
     return world.__dict__["ready"]
 
 
@@ -158,11 +159,11 @@ def _continue(ready_: Ready, state: str) -> Callable[[Stage], None]:
     def run(stage: Stage) -> None:
         ready_.restored()
         stage("open")
-        prepared = ready_.prepared
-        prepared.preset.saving.output_dir = "out"
-        prepared.resume = open_state(Path(state), prepared.identity, STEPS)
+        preset = ready_.plan.preset
+        preset = replace(preset, saving=replace(preset.saving, output_dir="out"))
+        plan = replace(ready_.plan, preset=preset, resume=open_state(Path(state), ready_.plan.identity, STEPS))
         stage("restore")
-        continued = Run(prepared, ready_.accelerator, ready_.fields, ready_.data)
+        continued = Run(plan, ready_.accelerator, ready_.fields, ready_.data)
         stage("step")
         continued.one_step()
         continued.journal.close()
@@ -257,12 +258,12 @@ def cache_case(rng: Random, world: World, folder: Path) -> Case:
     def again(stage: Stage) -> None:
         run.restored()
         stage("encode")
-        found = open_cache(run.prepared, "cache")
-        right = run.data.cache
-        found.encode_missing(
-            all_prompts(run.prepared), lambda prompts: [right.get(*prompt) for prompt in prompts], progress=False
+        found = open_caches(run.plan, "cache")
+        right = run.data.encodings.prompts
+        found.prompts.encode_missing(
+            all_prompts(run.plan), lambda prompts: [right.get(*prompt) for prompt in prompts], progress=False
         )
-        data = StepData(run.prepared, found, run.accelerator)
+        data = step_data(run.plan, found, run.accelerator)
         stage("step")
         for step in range(2):
             route = data.plan.route(step)

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from danceopd_ext.demo import PIPELINE
+from danceopd_ext.engine.model import Model, find_model
 from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import to_tensors
-from danceopd_ext.models.loading import Source, find_source, load_layout
 from danceopd_ext.models.registry import NAMES
 
 SMALL: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -66,18 +66,14 @@ class World:
     folder: Path
 
     @cached_property
-    def source(self) -> Source:
-        return find_source(str(PIPELINE))
-
-    @cached_property
-    def model(self) -> tuple[Layout, dict]:
-        """The demo's layout and its transformer's configuration."""
-        return load_layout(self.source)
+    def model(self) -> Model:
+        """The demo's."""
+        return find_model(str(PIPELINE), None, None, device=torch.device("cpu"))
 
     @cached_property
     def layouts(self) -> dict[str, Layout]:
         """Of small models, by family."""
-        return {"z_image_omni": self.model[0], **{family: layout_of(family) for family in SMALL}}
+        return {"z_image_omni": self.model.layout, **{family: layout_of(family) for family in SMALL}}
 
     @cached_property
     def references(self) -> dict[str, Layout]:

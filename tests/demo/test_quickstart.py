@@ -55,9 +55,9 @@ def test_without_its_data_the_error_names_the_command_that_makes_it(elsewhere):
 
 def test_with_its_data_it_passes_every_check(elsewhere):
     main()
-    prepared = prepare(load_preset("quickstart.toml"), Accelerator(cpu=True))
-    assert prepared.family.name == "z_image_omni"
-    assert set(prepared.teachers) == set(prepared.plan.routes) == {"base", *LORAS}
-    edits = prepared.plan.routes["edit"].items
+    plan = prepare(load_preset("quickstart.toml"), Accelerator(cpu=True))
+    assert plan.family.name == "z_image_omni"
+    assert set(plan.teachers) == set(plan.data.routes) == {"base", *LORAS}
+    edits = plan.data.routes["edit"].items
     assert len(edits) == 6 * PER_KIND
     assert all(len(item.source_images) == 1 and item.target is None for item in edits)

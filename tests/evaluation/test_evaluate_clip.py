@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from danceopd_ext.evaluation import conditions, painter
+from danceopd_ext.engine import model as engine_model
 from danceopd_ext.evaluation.scores import ClipScore
 from tests.evaluation.calls import geneval
 from tests.tiny.pipelines import tokenizer
@@ -55,8 +55,8 @@ def test_clip_comes_to_the_device_when_what_drew_has_left(evaluate, tmp_path, sd
 
     move = CLIPModel.to
     monkeypatch.setattr(CLIPModel, "to", to)
-    for module, name in ((conditions, "load_text_pipeline"), (painter, "load_vae"), (painter, "load_transformer")):
-        watch(module, name)
+    for name in ("load_text_pipeline", "load_vae", "load_transformer"):
+        watch(engine_model, name)
     geneval(evaluate, tmp_path, sd3, "--clip", str(tiny_clip(tmp_path / "clip")))
     assert beside[:4] == [
         ("load_text_pipeline", set()), ("load_vae", set()), ("load_transformer", {"load_vae"}), ("clip", set()),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from danceopd_ext.cli import run
+from danceopd_ext.engine import devices
 from danceopd_ext.evaluation.painter import Painter
-from danceopd_ext.toolkits.native import processes
 from tests.evaluation.benchmarks import write_gedit, write_geneval
 from tests.evaluation.calls import gedit_arguments, geneval_arguments
 
@@ -97,10 +97,10 @@ def test_the_device_is_the_trainers(monkeypatch):
             asked.append(cpu)
             self.device = torch.device("cpu" if cpu else "mps")
 
-    monkeypatch.setattr(processes, "PartialState", Told)
+    monkeypatch.setattr(devices, "PartialState", Told)
     for there, kind in ((True, "mps"), (False, "cpu")):
-        monkeypatch.setattr(processes, "has_accelerator", lambda there=there: there)
-        assert processes.best_device().type == kind
+        monkeypatch.setattr(devices, "has_accelerator", lambda there=there: there)
+        assert devices.best_device().type == kind
     assert asked == [False, True]
 
 
@@ -108,7 +108,7 @@ def test_the_script_draws_on_that_device(evaluate, tmp_path, sd3, monkeypatch):
     seen = []
 
     def stop(painter, *arguments):
-        seen.append(painter.device)
+        seen.append(painter.model.device)
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(evaluate, "best_device", lambda: torch.device("meta"))

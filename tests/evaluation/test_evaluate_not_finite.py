@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext.cli import run
-from danceopd_ext.evaluation import painter
+from danceopd_ext.engine import model as engine_model
+from danceopd_ext.engine.model import find_model
 from danceopd_ext.evaluation.jobs import geneval_jobs
 from danceopd_ext.evaluation.painter import Drawing, Painter
-from danceopd_ext.models.loading import find_source, load_layout
 from tests.evaluation.benchmarks import write_geneval
 from tests.evaluation.calls import geneval_arguments
 
@@ -32,14 +32,14 @@ def test_a_lora_that_blows_up(evaluate, tmp_path, sd3, capsys):
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_a_vae_that_blows_up(evaluate, tmp_path, sd3, monkeypatch, capsys, wrong):
-    load = painter.load_vae
+    load = engine_model.load_vae
 
     def broken(*found):
         vae = load(*found)
         vae.decoder.conv_out.bias.fill_(wrong)
         return vae
 
-    monkeypatch.setattr(painter, "load_vae", broken)
+    monkeypatch.setattr(engine_model, "load_vae", broken)
     assert run(evaluate.main, geneval_arguments(tmp_path, sd3[0])) == 1
     message = capsys.readouterr().err
     assert "stopped: the base alone gives NaN or infinite numbers" in message
@@ -49,7 +49,7 @@ def test_a_vae_that_blows_up(evaluate, tmp_path, sd3, monkeypatch, capsys, wrong
 
 @pytest.mark.parametrize(("name", "more"), [("base", "; or download"), ("style", "; or use another file for --lora")])
 def test_in_fp16_the_precision_is_the_first_suspect(tmp_path, sd3, name, more):
-    source = find_source(str(sd3[0]))
-    drawn = Painter(source, load_layout(source)[1], {}, Drawing(), torch.device("cpu"), torch.float16)
+    model = find_model(str(sd3[0]), None, None, device=torch.device("cpu"), precision="fp16")
+    drawn = Painter(model, {}, Drawing())
     (job, _) = geneval_jobs(write_geneval(tmp_path), samples=1)
     assert f": use --mixed_precision bf16 or no, with another --out{more}" in str(drawn._not_finite(name, job))

@@ -7,31 +7,30 @@ from pathlib import Path
 import pytest
 import torch
 
+from danceopd_ext.engine.model import find_model
 from danceopd_ext.errors import UserError
-from danceopd_ext.evaluation.conditions import Conditions
+from danceopd_ext.evaluation.conditions import JobConditions
 from danceopd_ext.evaluation.jobs import Job, gedit_jobs, geneval_jobs
-from danceopd_ext.models.loading import find_source, load_text_pipeline
 from tests.evaluation.benchmarks import write_gedit, write_geneval
-
-CPU = torch.device("cpu")
 
 
 def conditions(model, jobs, folder, guided):
-    return Conditions(find_source(str(model)), jobs, lambda job: (64, 64), folder, torch.float32, guided)
+    found = find_model(str(model), None, None, device=torch.device("cpu"))
+    return JobConditions(found, jobs, lambda job: (64, 64), folder, guided)
 
 
 def test_a_prompt_with_line_breaks_is_encoded_whole(tmp_path, sd3):
     texts = ["a cat", "a cat\non the house", "a cat\non the tree"]
     jobs = [Job(text, (Path(f"{i}.png"),), "all", f"line {i}") for i, text in enumerate(texts)]
     found = conditions(sd3[0], jobs, tmp_path, guided=False)
-    found.encode(CPU)
-    pipeline = load_text_pipeline(found.source, torch.float32, "cpu")
+    found.encode()
+    pipeline = found.model.load_text_encoders()
     for job in jobs:
         with torch.no_grad():
-            expected = found.family.encode_prompts(pipeline, [job.prompt])[0]
-        item = found.of(job, {}).items[0]
+            expected = found.model.family.encode_prompts(pipeline, [job.prompt])[0]
+        item = found.of(job).items[0]
         assert all(torch.allclose(item[name], expected[name], atol=1e-5) for name in expected)
-    items = [found.of(job, {}).items[0]["embeds"] for job in jobs]
+    items = [found.of(job).items[0]["embeds"] for job in jobs]
     assert not torch.equal(items[0], items[1]) and not torch.equal(items[1], items[2])
 
 
@@ -54,9 +53,10 @@ def test_empty_prompts_are_encoded_where_guidance_uses_them(request, tmp_path, m
     jobs = gedit_jobs(write_gedit(tmp_path))
     found = conditions(request.getfixturevalue(model), jobs, tmp_path / "cache", guided)
     assert count(found.prompts()) == expected
-    found.encode(CPU)
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == sum(expected)
-    condition = found.of(jobs[0], {"source_0": torch.zeros(1)})
+    found.encode()
+    entries = [file.parent.name for file in (tmp_path / "cache").rglob("*.safetensors")]
+    assert len([folder for folder in entries if "-vae-" not in folder]) == sum(expected)
+    condition = found.of(jobs[0])
     assert any(name.startswith("negative_") for name in condition.items[0]) == bool(expected[1])
 
 
@@ -65,4 +65,4 @@ def test_too_little_room_for_the_prompts(tmp_path, sd3, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
     with pytest.raises(UserError, match=r"encoded prompts need .* choose another --out, .*--limit"):
-        conditions(sd3[0], jobs, tmp_path / "cache", True).encode(CPU)
+        conditions(sd3[0], jobs, tmp_path / "cache", True).encode()

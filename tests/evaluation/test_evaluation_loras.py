@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.errors import UserError
 from danceopd_ext.evaluation.loras import parse_loras, read_loras
-from danceopd_ext.toolkits.native.identity import lora_digest
 from tests.tiny.loras import layout_of, write_random_lora
 
 

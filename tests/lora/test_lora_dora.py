@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_lora import build, layout, random_lora, save, shared, velocity
 
+from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora import algebra
 from danceopd_ext.lora.adapters import Adapters
@@ -20,7 +21,6 @@ from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Change, Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.toolkits.hosted.teachers import network_tensors
-from danceopd_ext.toolkits.native.identity import lora_digest
 
 Q, W2 = "layers.0.attention.to_q", "layers.1.feed_forward.w2"  # 32 x 32, and not square
 NAMES = (Q, W2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_lora import build, keyed, layout, merged, random_lora, save, velocity
 
+from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora import algebra
 from danceopd_ext.lora.adapters import Adapters
@@ -17,7 +18,6 @@ from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Chain, Change, Lora, LowRank, Stacked, chain
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.toolkits.hosted.teachers import network_tensors
-from danceopd_ext.toolkits.native.identity import lora_digest
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

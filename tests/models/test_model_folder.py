@@ -181,7 +181,7 @@ def test_settings_that_are_no_object_are_a_message_or_pass(model, text):
 def test_weights_that_are_pickles_are_not_read(model):
     (model / "text_encoder" / "model.safetensors").unlink()
     (model / "text_encoder" / "pytorch_model.bin").write_bytes(b"pickle")
-    from danceopd_ext.toolkits.native.checks import check_weights
+    from danceopd_ext.engine.checks import check_weights
 
     with pytest.raises(UserError, match=r"A \.bin file can run code"):
         check_weights(find_source(str(model)))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from danceopd_ext.engine.checks import check_transformer
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import loading
 from danceopd_ext.models.loading import checkpoint_keys, find_source
-from danceopd_ext.toolkits.native.checks import check_transformer
 
 
 def refused(call, *arguments, **keywords) -> str:

@@ -11,8 +11,8 @@ from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit
 from PIL import Image
 
+from danceopd_ext.engine import model as engine_model
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native import texts
 from tests.tiny.packed_pipelines import ALL, hand_processors_over
 from tests.tiny.pipelines import listening
 
@@ -31,7 +31,7 @@ def make_sources_small(monkeypatch) -> None:
     theirs = pipeline_qwenimage_edit.calculate_dimensions
     monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", lambda area, ratio: theirs(AREA, ratio))
     hand_processors_over(monkeypatch)
-    load = texts.load_text_pipeline
+    load = engine_model.load_text_pipeline
 
     def loaded(source, dtype, device):
         pipeline = load(source, dtype, device)
@@ -39,7 +39,7 @@ def make_sources_small(monkeypatch) -> None:
             pipeline.encode_prompt = partial(pipeline.encode_prompt, max_sequence_length=16)
         return pipeline
 
-    monkeypatch.setattr(texts, "load_text_pipeline", loaded)
+    monkeypatch.setattr(engine_model, "load_text_pipeline", loaded)
 
 
 def write_source(path: Path, size: tuple[int, int] = SIZES[0], seed: int = 1) -> Path:

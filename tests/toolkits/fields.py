@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from danceopd_ext.config import load_preset
+from danceopd_ext.data.plan import Prompt
+from danceopd_ext.engine.batches import StepData
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Method, update
-from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields, build_fields
-from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, prepare
+from danceopd_ext.toolkits.native.encoding import encode_pictures, encode_prompts, open_caches, step_data
+from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
-from danceopd_ext.toolkits.native.targets import encode_targets, open_targets
-from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
+from danceopd_ext.toolkits.native.run_plan import STUDENT, RunPlan
 from danceopd_ext.toolkits.native.train import make_accelerator
 from tests.toolkits.conftest import forget_accelerate
 
@@ -24,7 +25,7 @@ from tests.toolkits.conftest import forget_accelerate
 class Built:
     """What the loop of a run works with."""
 
-    prepared: Prepared
+    plan: RunPlan
     fields: Fields
     data: StepData
     told: list[str]
@@ -39,11 +40,11 @@ class Built:
         latents = torch.randn(size, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         sigma = torch.linspace(0.2, 0.9, size)
         with torch.no_grad():
-            return field(latents, sigma, self.data.conditions([text] * size))
+            return field(latents, sigma, self.data.conditions.of([Prompt(text)] * size))
 
     def gradient(self, step: int = 0, **method: object) -> torch.Tensor:
         """The student's gradient of one update."""
-        options = self.prepared.preset.danceopd
+        options = self.plan.preset.danceopd
         parameters = self.fields.adapters.student_parameters()
         for p in parameters:
             p.grad = None
@@ -57,18 +58,16 @@ class Built:
 def build(path: Path) -> Built:
     """Read a preset and build its model."""
     forget_accelerate()
-    preset = load_preset(path)
-    preset.optimizer.optimizer_type = "AdamW"
+    preset = load_preset(path, {"optimizer_type": "AdamW"})
     accelerator = make_accelerator(preset)
-    prepared = prepare(preset, accelerator)
-    prepared.previews = [PreviewPrompt("red cat"), PreviewPrompt("a dog")]  # what the tests ask about
-    cache = open_cache(prepared, str(path.parent / "cache"))
-    encode_texts(prepared, cache, accelerator, lambda _: None)
-    latents = open_targets(prepared, str(path.parent / "cache"))
-    encode_targets(prepared, latents, accelerator, lambda _: None)
+    previews = [PreviewPrompt("red cat"), PreviewPrompt("a dog")]  # what the tests ask about
+    plan = replace(prepare(preset, accelerator), previews=previews)
+    encodings = open_caches(plan, path.parent / "cache")
+    encode_prompts(plan, encodings, accelerator, lambda _: None)
+    encode_pictures(plan, encodings, accelerator, lambda _: None)
     told: list[str] = []
-    fields = build_fields(prepared, accelerator, told.append)
-    return Built(prepared, fields, StepData(prepared, cache, accelerator, latents), told)
+    fields = build_fields(plan, accelerator, told.append)
+    return Built(plan, fields, step_data(plan, encodings, accelerator), told)
 
 
 def far(a: torch.Tensor, b: torch.Tensor) -> float:

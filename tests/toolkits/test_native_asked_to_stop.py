@@ -10,8 +10,9 @@ import pytest
 
 from danceopd_ext.cli import run
 from danceopd_ext.data import text_cache
+from danceopd_ext.engine import model as engine_model
 from danceopd_ext.lora import write
-from danceopd_ext.toolkits.native import build, loop, previews, state, stop
+from danceopd_ext.toolkits.native import loop, previews, state, stop
 from danceopd_ext.toolkits.native import train as train_module
 from danceopd_ext.toolkits.native.stop import SIGNALS
 from danceopd_ext.toolkits.run import main
@@ -82,9 +83,9 @@ def ended(capsys):
 
 BEFORE_THE_LOOP = [
     (train_module, "prepare", 1),
-    (train_module, "encode_texts", 1),
+    (train_module, "encode_prompts", 1),
     (text_cache, "write_entry", 3),
-    (build, "load_transformer", 1),
+    (engine_model, "load_transformer", 1),
     (loop, "Journal", 1),
 ]
 
@@ -220,7 +221,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(preset, signalled, ended):
     """As SIGHUP is under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        signalled(train_module, "encode_texts", 1, signal.SIGHUP)
+        signalled(train_module, "encode_prompts", 1, signal.SIGHUP)
         signalled(loop.Run, "gradient", 2, signal.SIGHUP)
         assert ended(preset())[0] == 0
     finally:
@@ -230,7 +231,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(preset, signalled, ended):
 def test_another_thread_can_ask(preset, ended, monkeypatch):
     """As the one does that watches the launcher: before the loop it ends at once, in it after the step."""
     for owner, name, told in [
-        (train_module, "encode_texts", "stopped before the first step"),
+        (train_module, "encode_prompts", "stopped before the first step"),
         (loop.Run, "gradient", "stopped after step 1, saved"),
     ]:
         with monkeypatch.context() as patch:

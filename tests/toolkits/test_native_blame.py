@@ -44,7 +44,7 @@ def fill(tensor: torch.Tensor, value: float = NAN) -> None:
 
 def test_an_encoded_prompt(told):
     def spoil(run):
-        cache = run.data.cache.entries
+        cache = run.data.encodings.prompts.entries
         for text, tensors in cache._memory.items():
             if text:
                 fill(next(iter(tensors.values())))
@@ -64,7 +64,7 @@ def test_an_encoded_prompt(told):
 
 def test_the_encoded_empty_prompt(told):
     def spoil(run):
-        fill(next(iter(run.data.cache.get("").values())))
+        fill(next(iter(run.data.encodings.prompts.get("").values())))
 
     assert "the encoded empty prompt holds NaN" in told(spoil, {"a": {"guidance_scale": 2.0}})
 
@@ -79,7 +79,7 @@ def test_the_scheduler(told):
 
 def test_an_encoded_picture(told, pictures):
     def spoil(run):
-        for tensors in run.data.latents._entries._memory.values():
+        for tensors in run.data.encodings.pictures._entries._memory.values():
             fill(tensors["latents"])
 
     message = told(spoil, {"one": {}, "two": {}}, method="joint", prompts=pictures)
@@ -176,7 +176,7 @@ def test_one_prompt_among_several_is_named(told, monkeypatch):
     def spoil(run):
         family = type(run.fields.base.family)
         velocity = family.velocity
-        bad = run.data.cache.get("red cat red cat red cat big")
+        bad = run.data.encodings.prompts.get("red cat red cat red cat big")
 
         def breaks(self, transformer, z, sigma, condition):
             answer = velocity(self, transformer, z, sigma, condition)

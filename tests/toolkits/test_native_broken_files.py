@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext.cli import run
+from danceopd_ext.engine import model as engine_model
+from danceopd_ext.engine.broken import check_adapters
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.weights import Lora, LowRank
-from danceopd_ext.toolkits.native import texts
-from danceopd_ext.toolkits.native.broken import check_adapters
 from danceopd_ext.toolkits.run import main
 from tests.toolkits.conftest import BASE, forget_accelerate, same_tensors, says
 
@@ -73,7 +73,7 @@ def test_a_text_encoder_with_nan(changed, model, said, part):
 
 def test_a_text_encoder_that_overflows(changed, said, monkeypatch):
     """Its weights are finite: what it makes of one prompt is not."""
-    load = texts.load_text_pipeline
+    load = engine_model.load_text_pipeline
 
     def loaded(source, *rest):
         encode = source.family.encode_prompts
@@ -88,7 +88,7 @@ def test_a_text_encoder_that_overflows(changed, said, monkeypatch):
         monkeypatch.setattr(source.family, "encode_prompts", overflows, raising=False)
         return load(source, *rest)
 
-    monkeypatch.setattr(texts, "load_text_pipeline", loaded)
+    monkeypatch.setattr(engine_model, "load_text_pipeline", loaded)
     message = said(changed())
     says(message, 'the prompt "red cat red cat red cat big"', "NaN or infinite", "weights of text_encoder")
 

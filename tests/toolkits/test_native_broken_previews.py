@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from danceopd_ext.toolkits.native import previews
+from danceopd_ext.engine import drawing
 from tests.toolkits.conftest import log_of
 
 
@@ -19,14 +19,14 @@ def sampled(ran, tmp_path):
 
 
 def test_training_goes_on_and_it_is_said_once_a_column(sampled, monkeypatch, capsys):
-    draw, drawn = previews.rollout, []
+    draw, drawn = drawing.rollout, []
 
     def broken(field, noise, *rest):
         """NaN from base and teachers, two prompts each, and from the student after its first two pictures."""
         drawn.append(draw(field, noise, *rest))
         return drawn[-1] if len(drawn) in (7, 8) else torch.full_like(drawn[-1], float("nan"))
 
-    monkeypatch.setattr(previews, "rollout", broken)
+    monkeypatch.setattr(drawing, "rollout", broken)
     output = sampled()
     said = [line for line in capsys.readouterr().out.splitlines() if "NaN or infinite" in line]
     assert [line.split()[1] for line in said] == ["base", "one", "two", "student"]

@@ -116,7 +116,7 @@ def test_before_the_loop_it_ends_at_once(preset, monkeypatch, capsys):
         thread.start()
         thread.join()
 
-    monkeypatch.setattr(train_module, "encode_texts", close)
+    monkeypatch.setattr(train_module, "encode_prompts", close)
     forget_accelerate()
     assert run(main, ["--config", str(preset())]) == 130
     assert capsys.readouterr().out.splitlines()[-1].startswith("stopped before the first step")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from danceopd_ext.engine.fields import AdapterField
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.method import Batch, Method, draw_query_indices, generator, sample_noise, update
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import find_source, load_layout, load_scheduler, load_text_pipeline, load_transformer
 from danceopd_ext.reproduce.full_rollout import full_rollouts
-from danceopd_ext.toolkits.native.build import AdapterField
-from danceopd_ext.toolkits.native.prepare import STUDENT
+from danceopd_ext.toolkits.native.run_plan import STUDENT
 from tests.tiny.loras import random_lora
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import log_of

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from danceopd_ext.toolkits.native import previews, sources, texts
+from danceopd_ext.engine import model
+from danceopd_ext.toolkits.native import previews
 from tests.tiny.edit_world import prompt_file, write_source
 
 pytestmark = pytest.mark.usefixtures("small_sources")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("small_sources")
 def encoded(monkeypatch):
     """What the text encoders and the VAE are asked for: prompts, and source images."""
     asked = {"prompts": [], "sources": 0, "vae": 0}
-    load, vae = texts.load_text_pipeline, sources.load_vae
+    load, vae = model.load_text_pipeline, model.load_vae
 
     def loaded(source, *rest):
         encode = source.family.encode_prompts
@@ -43,8 +44,8 @@ def encoded(monkeypatch):
         monkeypatch.setattr(source.family, "encode_sources", counted, raising=False)
         return vae(source, *rest)
 
-    monkeypatch.setattr(texts, "load_text_pipeline", loaded)
-    monkeypatch.setattr(sources, "load_vae", loaded_vae)
+    monkeypatch.setattr(model, "load_text_pipeline", loaded)
+    monkeypatch.setattr(model, "load_vae", loaded_vae)
     return asked
 
 

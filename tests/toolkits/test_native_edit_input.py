@@ -8,6 +8,7 @@ import pkgutil
 import pytest
 from PIL import Image
 
+from danceopd_ext import engine
 from danceopd_ext.toolkits import native
 from danceopd_ext.toolkits.native import loop
 from tests.tiny.edit_world import prompt_file, write_edits, write_source
@@ -23,6 +24,12 @@ pytestmark = pytest.mark.usefixtures("small_sources")
 LOADERS = ("load_text_pipeline", "load_vae", "load_transformer")
 
 
+def modules_of(*packages):
+    for package in packages:
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            yield importlib.import_module(module.name)
+
+
 @pytest.fixture
 def nothing_loads(monkeypatch):
     """No text encoder, VAE or transformer may be loaded, from wherever in the trainer. Returns what was blocked."""
@@ -31,8 +38,7 @@ def nothing_loads(monkeypatch):
     def fail(*arguments):
         raise AssertionError("a model was loaded")
 
-    for module in pkgutil.iter_modules(native.__path__, f"{native.__name__}."):
-        module = importlib.import_module(module.name)
+    for module in modules_of(engine, native):
         for name in LOADERS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, fail)
@@ -41,7 +47,7 @@ def nothing_loads(monkeypatch):
 
 
 def test_the_tests_below_would_notice_a_model_that_loads(nothing_loads):
-    needed = {"texts.load_text_pipeline", "sources.load_vae", "targets.load_vae", "build.load_transformer"}
+    needed = {"model.load_text_pipeline", "model.load_vae", "model.load_transformer", "build.load_transformer"}
     assert needed <= set(nothing_loads)
 
 
@@ -161,7 +167,9 @@ def from_folder(edit_preset, launch, monkeypatch, tmp_path):
         config.write_text(text, encoding="utf-8")
         kept = []
         save = loop.Run.__init__
-        monkeypatch.setattr(loop.Run, "__init__", lambda run, p, *rest: kept.append(p.plan) or save(run, p, *rest))
+        monkeypatch.setattr(
+            loop.Run, "__init__", lambda run, plan, *rest: kept.append(plan.data) or save(run, plan, *rest)
+        )
         launch(edit_preset(dataset_config=str(config), prompts={}, folder=folder, **keys))
         return kept[-1].routes["base"].items
 

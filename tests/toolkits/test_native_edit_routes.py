@@ -13,6 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import safe_open
 
+from danceopd_ext.data.plan import Prompt
 from danceopd_ext.method import Method, update
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.registry import FAMILIES
@@ -34,6 +35,11 @@ SETTINGS = {
 
 
 pytestmark = pytest.mark.usefixtures("small_sources")
+
+
+def prompt_of(item):
+    """The prompt of an item, with its source images."""
+    return Prompt(item.text, item.source_images, item.size)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +135,9 @@ def check_the_pipeline_gives_the_student(name, file, run, caplog):
     for route, sources in (("draw", 0), ("edit", 1)):
         items = run.data.plan.routes[route].items[:2]
         assert [len(item.source_images) for item in items] == [sources] * 2
-        condition = run.data.conditions([i.text for i in items], None, [i.source_images for i in items], items[0].size)
-        latents = torch.randn(2, *run.data.latent_shape(*items[0].size), generator=torch.Generator().manual_seed(3))
+        condition = run.data.conditions.of([prompt_of(item) for item in items], None)
+        shape = run.data.model.latent_shape(*items[0].size)
+        latents = torch.randn(2, *shape, generator=torch.Generator().manual_seed(3))
         sigma = torch.tensor([0.9, 0.3])
         with torch.no_grad():
             trained = run.fields.plain_student(latents, sigma, condition)
@@ -179,7 +186,7 @@ def test_a_large_source_image_is_brought_to_the_size_of_each_picture(mixed, tmp_
     for side, width, height in ((16, 18, 13), (24, 27, 20), (32, 36, 27)):
         resized = Flux2ImageProcessor._resize_to_target_area(Image.open(path), side * side)
         assert resized.size == (width, height)
-        (item,) = run.data.conditions(["red cat"], None, [[path]], (side, side)).items
+        (item,) = run.data.conditions.of([Prompt("red cat", (path,), (side, side))], None).items
         assert item["source_0"].shape[1:] == (height // 4 * 2, width // 4 * 2)
         with torch.no_grad():
             (expected,) = pipeline.prepare_siglip_embeds([resized], 1, "cpu", torch.float32)[0]
@@ -212,10 +219,10 @@ def test_guidance_moves_away_from_the_empty_prompt_with_the_same_source_image(ro
     guided = {"guidance_scale": 3.0}
     _, run = mixed("qwen_image_edit", teachers={"draw": guided, "edit": guided}, max_train_steps=8)
     item = run.data.plan.routes[route].items[0]
-    condition = run.data.conditions([item.text], sources=[item.source_images], drawn=item.size)
-    empty = run.data.conditions([""], sources=[item.source_images], drawn=item.size)
-    latents, sigma = torch.randn(1, *run.data.latent_shape(*item.size)), torch.tensor([0.5])
-    field = run.data.family.guided(lambda z, s, c: run.fields.base(z, s, empty if c is not condition else c), 3.0)
+    condition = run.data.conditions.of([prompt_of(item)])
+    empty = run.data.conditions.of([prompt_of(item)._replace(text="")])
+    latents, sigma = torch.randn(1, *run.data.model.latent_shape(*item.size)), torch.tensor([0.5])
+    field = run.data.model.family.guided(lambda z, s, c: run.fields.base(z, s, empty if c is not condition else c), 3.0)
     with torch.no_grad():
         asked = run.fields.teachers[route](latents, sigma, condition)
         assert relative(asked, field(latents, sigma, condition)) < 1e-6

@@ -3,13 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from diffusers import StableDiffusion3Pipeline
 
 from danceopd_ext.config import load_preset
+from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.read import read_lora
+from danceopd_ext.models.loading import Source
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native.prepare import choose_targets
+from danceopd_ext.toolkits.native.run_plan import Loras
+from danceopd_ext.toolkits.native.student import choose_layers
 from tests.tiny.calls import conditions, noise_for, ours, relative, theirs
 from tests.tiny.loras import layout_of, write_random_lora
 from tests.tiny.packed_pipelines import ALL, PACKED, save_any
@@ -77,9 +81,14 @@ def test_a_default_that_fits_no_layer_is_skipped(name, tmp_path):
     family = FAMILIES[name]
     whole = family.reference_layout()
     preset = load_preset(write_preset(tmp_path, tmp_path, {"base": {}}, resolution=None))
+
+    def model_with(shapes):
+        source = Source(family, tmp_path, tmp_path, "model")
+        return Model(source, replace(whole, shapes=shapes), {}, torch.device("cpu"))
+
     for ending in family.lora_targets:
         left = {layer: None for layer in whole.shapes if not (layer == ending or layer.endswith("." + ending))}
-        chosen = choose_targets(preset, family, replace(whole, shapes=left), {}, None)
+        chosen = choose_layers(preset, model_with(left), {}, Loras())
         assert chosen and set(chosen) <= set(left)
     with pytest.raises(UserError, match="no layer of"):
-        choose_targets(preset, family, replace(whole, shapes={"nothing": None}), {}, None)
+        choose_layers(preset, model_with({"nothing": None}), {}, Loras())

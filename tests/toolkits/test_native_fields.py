@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from danceopd_ext.data.plan import Prompt
+from danceopd_ext.engine.fields import AdapterField
 from danceopd_ext.lora.algebra import combine, merge, relative_difference
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.models.loading import load_transformer
-from danceopd_ext.toolkits.native.build import AdapterField, adapter_name
-from danceopd_ext.toolkits.native.prepare import STUDENT
+from danceopd_ext.toolkits.native.build import adapter_name
+from danceopd_ext.toolkits.native.run_plan import STUDENT
 from tests.tiny.loras import layout_of, random_lora, write_random_lora
 from tests.tiny.pipelines import PIPELINES
 from tests.tiny.presets import write_preset
@@ -90,7 +92,7 @@ def test_one_strength_for_all(built, loras):
 
 def test_the_loras_that_were_read_are_freed(built):
     run = built()
-    assert [found.lora for found in run.prepared.teachers.values()] == [None, None]
+    assert (run.plan.loras.teachers, run.plan.loras.start) == ({}, None)
 
 
 # --- checkpoint teachers
@@ -104,7 +106,7 @@ def test_checkpoint_teacher(built, tuned, family, single_file, tmp_path):
     if single_file:
         place = to_single_file(family, transformer, tmp_path / "tuned.safetensors")
     run = built({"tuned": {"checkpoint": str(place)}}, family)
-    expected = run.ask(lambda *state: run.prepared.family.velocity(transformer, *state).float())
+    expected = run.ask(lambda *state: run.plan.family.velocity(transformer, *state).float())
     assert far(run.ask(run.fields.teachers["tuned"]), expected) < 1e-6
     assert far(run.ask(run.fields.base), expected) > 1e-2
     assert run.gradient().norm() > 0
@@ -114,8 +116,8 @@ def test_checkpoint_teacher(built, tuned, family, single_file, tmp_path):
 def test_extracted_teacher(built, tuned, family):
     """A change of rank three is found whole at rank three, and told to be missed at rank one."""
     run = built({"tuned": {"checkpoint": str(tuned[family]), "extract_rank": 3}}, family)
-    transformer = load_transformer(run.prepared.teachers["tuned"].checkpoint, torch.float32)
-    expected = run.ask(lambda *state: run.prepared.family.velocity(transformer, *state).float())
+    transformer = load_transformer(run.plan.teachers["tuned"].checkpoint, torch.float32)
+    expected = run.ask(lambda *state: run.plan.family.velocity(transformer, *state).float())
     assert far(run.ask(run.fields.teachers["tuned"]), expected) < 1e-3
     assert "misses 0.0%" in run.told[0]
     poor = built({"tuned": {"checkpoint": str(tuned[family]), "extract_rank": 1}}, family, name="poor")
@@ -202,7 +204,7 @@ def test_dropout_is_in_the_gradient_pass_only(built, loras):
     quiet = run.ask(student)
     assert run.ask(student).equal(quiet), "a rollout is what the finished LoRA does"
     latents, sigma = torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.6])
-    condition = run.data.conditions(["red cat", "a dog"])
+    condition = run.data.conditions.of([Prompt("red cat"), Prompt("a dog")])
     one, other = (student(latents, sigma, condition).detach() for _ in range(2))
     assert far(one, other) > 1e-4
     assert teacher(latents, sigma, condition).equal(teacher(latents, sigma, condition))

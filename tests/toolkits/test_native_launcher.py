@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from diffusers import ZImageTransformer2DModel
 
 from danceopd_ext.config.schema import TrainingSection
+from danceopd_ext.engine.model import Model
+from danceopd_ext.models.loading import Source
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import checks, optimizers, processes
 from danceopd_ext.toolkits.native.launcher import ENGINES, unused_options
@@ -138,11 +142,11 @@ def test_the_size_of_a_model_without_its_weights():
     """The released Z-Image, from its configuration."""
     with torch.device("meta"):
         transformer = ZImageTransformer2DModel()
-    (note,) = checks.slow_without_gpu(torch.device("cpu"), FAMILIES["z_image"].layout(transformer), FAMILIES["z_image"])
+    family, layout = FAMILIES["z_image"], FAMILIES["z_image"].layout(transformer)
+    model = Model(Source(family, Path(), Path(), "model"), layout, transformer.config, torch.device("cpu"))
+    (note,) = checks.slow_without_gpu(model)
     assert "Z-Image has 6.2 billion parameters" in note
-    assert not checks.slow_without_gpu(
-        torch.device("cuda"), FAMILIES["z_image"].layout(transformer), FAMILIES["z_image"]
-    )
+    assert not checks.slow_without_gpu(replace(model, device=torch.device("cuda")))
 
 
 @pytest.mark.parametrize(

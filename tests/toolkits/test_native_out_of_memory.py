@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from danceopd_ext.cli import run
-from danceopd_ext.toolkits.native import loop, previews, sources, targets, texts
+from danceopd_ext.engine import latents
+from danceopd_ext.engine import model as engine_model
+from danceopd_ext.toolkits.native import loop
 from danceopd_ext.toolkits.run import main
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import log_of, same_tensors, says, two_processes
@@ -44,7 +46,7 @@ def full_after(monkeypatch):
 
     def full_after(count):
         left, tries = [], []
-        load, step = previews.load_vae, loop.Run.one_step
+        load, step = engine_model.load_vae, loop.Run.one_step
 
         def loaded(*arguments):
             vae = load(*arguments)
@@ -62,7 +64,7 @@ def full_after(monkeypatch):
             left.append(full_after.vae() is not None)
             step(self)
 
-        monkeypatch.setattr(previews, "load_vae", loaded)
+        monkeypatch.setattr(engine_model, "load_vae", loaded)
         monkeypatch.setattr(loop.Run, "one_step", one_step)
         return left, tries
 
@@ -113,15 +115,15 @@ def told(capsys):
 
 
 def test_prompts_that_do_not_fit(preset, told, monkeypatch):
-    monkeypatch.setattr(texts, "load_text_pipeline", out_of_memory)
+    monkeypatch.setattr(engine_model, "load_text_pipeline", out_of_memory)
     says(told(preset("run")), "prompts", "text_encoder_batch_size = 1", 'mixed_precision = "bf16"')
 
 
 def test_pictures_that_do_not_fit(changed, pictures, told, monkeypatch):
-    monkeypatch.setattr(targets, "encode", out_of_memory)
+    monkeypatch.setattr(latents, "encode", out_of_memory)
     says(told(changed({"one": {}, "two": {}}, method="joint", prompts=pictures)), "pictures", "smaller resolution")
 
 
 def test_source_images_that_do_not_fit(edit_preset, told, monkeypatch):
-    monkeypatch.setattr(sources, "load_vae", out_of_memory)
+    monkeypatch.setattr(engine_model, "load_vae", out_of_memory)
     says(told(edit_preset()), "source images", "smaller ones or a smaller resolution")

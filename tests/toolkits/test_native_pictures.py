@@ -11,12 +11,13 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from danceopd_ext.data.items import Item
 from danceopd_ext.data.targets import load_target
+from danceopd_ext.engine import latents
+from danceopd_ext.engine import model as engine_model
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import decode
 from danceopd_ext.models.loading import find_source, load_vae
-from danceopd_ext.toolkits.native import targets, texts
+from danceopd_ext.toolkits.native.encoding import FEWER_PICTURES
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import log_of, says
 from tests.toolkits.fields import build
@@ -28,8 +29,8 @@ def test_latents_of_a_picture_are_the_pipelines_own(pipelines, pictures, tmp_pat
     keys = {"method": "joint", "prompts": pictures, "resolution": 16}
     preset = write_preset(tmp_path / "run", pipelines[family], {"one": {}, "two": {}}, **keys)
     built = build(preset)
-    (item,) = [item for item in built.prepared.plan.items() if item.target.path.name == "two1.png"]
-    found = built.data.latents.get(item)
+    (item,) = [item for item in built.plan.data.items() if item.target.path.name == "two1.png"]
+    found = built.data.encodings.pictures.get(item)
 
     vae = load_vae(find_source(str(pipelines[family])), torch.float32)
     cut = Image.fromarray(load_target(item.target, (16, 16)))
@@ -52,7 +53,7 @@ def test_every_sample_starts_from_its_own_picture(pipelines, pictures, tmp_path)
         items = [data.plan.routes[planned.route].items[i] for m in planned.micro_batches for i in m.item_ids]
         assert len(batch.targets) == len(items) == 4
         for target, item in zip(batch.targets, items, strict=True):
-            assert torch.equal(target, data.latents.get(item))
+            assert torch.equal(target, data.encodings.pictures.get(item))
 
 
 def test_two_processes_share_a_step_of_every_route(pipelines, pictures, tmp_path):
@@ -73,7 +74,7 @@ def test_two_processes_share_a_step_of_every_route(pipelines, pictures, tmp_path
 
 def test_pictures_are_encoded_once(taught, monkeypatch, tmp_path):
     loaded = []
-    monkeypatch.setattr(targets, "load_vae", lambda *found: loaded.append(1) or load_vae(*found))
+    monkeypatch.setattr(engine_model, "load_vae", lambda *found: loaded.append(1) or load_vae(*found))
     once = {"max_train_steps": 1, "train_batch_size": 1, "text_encoder_cache_dir": str(tmp_path / "cache")}
     taught("joint", "first", **once)
     taught("offpolicy", "second", **once)
@@ -82,16 +83,14 @@ def test_pictures_are_encoded_once(taught, monkeypatch, tmp_path):
 
 def test_pictures_that_do_not_fit_on_the_disk(monkeypatch, tmp_path):
     """A picture of 64 x 64 has 4 x 8 x 8 numbers of 4 bytes, and a header."""
-    family = SimpleNamespace(latent_shape=lambda config, scale, width, height: (4, height // scale, width // scale))
-    run = SimpleNamespace(source=SimpleNamespace(vae_scale_factor=8), family=family, config=None)
-    cache = SimpleNamespace(folder=tmp_path)
+    model = SimpleNamespace(latent_shape=lambda width, height: (4, height // 8, width // 8))
     for free, fits in ((1536, True), (1535, False)):
-        monkeypatch.setattr(targets.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(latents.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
         if fits:
-            targets.check_room(run, cache, [Item("a", 64, 64)])
+            latents.check_room(model, tmp_path, [(64, 64)], FEWER_PICTURES)
         else:
             with pytest.raises(UserError, match="encoded pictures need"):
-                targets.check_room(run, cache, [Item("a", 64, 64)])
+                latents.check_room(model, tmp_path, [(64, 64)], FEWER_PICTURES)
 
 
 def test_a_method_without_pictures_opens_none(taught, capsys, tmp_path):
@@ -144,6 +143,6 @@ def cut_off(path):
     ],
 )
 def test_a_picture_that_cannot_be_read(changed, refused, strong, pictures, tmp_path, monkeypatch, spoil, word):
-    monkeypatch.setattr(texts, "load_text_pipeline", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(engine_model, "load_text_pipeline", lambda *_: pytest.fail("a model was loaded"))
     spoil(tmp_path / "pictures" / "two1.png")
     says(refused(changed(strong, method="joint", prompts=pictures)), "two1.png", word)

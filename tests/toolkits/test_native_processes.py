@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from danceopd_ext.engine import devices
 from danceopd_ext.toolkits.native import processes
 
 
@@ -69,7 +70,7 @@ def test_none_is_missing_on_a_gpu_unless_it_is_forbidden(launched):
     launched.setattr(processes.torch.cuda, "is_available", lambda: True)
     assert processes.missing_processes() == 1
     launched.setenv("ACCELERATE_USE_CPU", "False")
-    assert processes.has_accelerator()
+    assert devices.has_accelerator()
     assert processes.missing_processes() == 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,10 +22,7 @@ def read(tmp_path):
 
     def read(content, folder=tmp_path, name="samples.txt", notes=None):
         (folder / name).write_text(content, encoding="utf-8")
-        source = SimpleNamespace(
-            family=SimpleNamespace(size_limits=lambda *_: SizeLimits(16, 1024)), vae_scale_factor=8
-        )
-        return read_preview_prompts(str(folder / name), source, {}, editor(), (64, 48), notes)
+        return read_preview_prompts(str(folder / name), SizeLimits(16, 1024), editor(), (64, 48), notes)
 
     return read
 

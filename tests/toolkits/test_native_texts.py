@@ -8,12 +8,13 @@ import torch
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.text_cache import TextCache
+from danceopd_ext.engine import prompts as engine_prompts
+from danceopd_ext.engine.fields import CheckpointField
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import find_source, load_text_pipeline, stream
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native import texts as native_texts
-from danceopd_ext.toolkits.native.build import CheckpointField
+from danceopd_ext.toolkits.native.encoding import FEWER_TEXTS
 from tests.tiny.calls import noise_for
 from tests.tiny.packed_pipelines import ALL, save_any
 
@@ -26,8 +27,9 @@ def encode(prompts):
 
 def room(cache, texts, free, monkeypatch):
     told = []
-    monkeypatch.setattr(native_texts.shutil, "disk_usage", lambda folder: Usage(0, 0, free))
-    native_texts.check_room(PromptCache(cache), [Prompt(text) for text in texts], encode, told.append)
+    monkeypatch.setattr(engine_prompts.shutil, "disk_usage", lambda folder: Usage(0, 0, free))
+    asked = [Prompt(text) for text in texts]
+    engine_prompts.check_room(PromptCache(cache), asked, encode, told.append, FEWER_TEXTS)
     return told
 
 
@@ -40,7 +42,7 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_large_cache_is_announced(tmp_path, monkeypatch):
-    monkeypatch.setattr(native_texts, "SHOWN_BYTES", 1000)
+    monkeypatch.setattr(engine_prompts, "SHOWN_BYTES", 1000)
     told = room(TextCache(tmp_path, "key"), ["a", "b"], 10**9, monkeypatch)
     assert len(told) == 1
     assert str(tmp_path) in told[0]

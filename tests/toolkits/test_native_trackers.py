@@ -144,7 +144,7 @@ def test_wandb_that_does_not_start(changed, wandb, monkeypatch, capsys):
     """A key that is not valid any more: nothing is loaded, and the other processes are not kept waiting."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_STAND_IN_FAILS", "permission denied\nmore")
-    monkeypatch.setattr(train_module, "encode_texts", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setattr(train_module, "encode_prompts", lambda *_: pytest.fail("it was loaded"))
     assert run(main, ["--config", str(changed(log_with="wandb"))]) == 2
     errors = capsys.readouterr().err
     says(errors, 'log_with = "wandb" does not start (permission denied)', "WANDB_MODE=offline")

@@ -93,13 +93,14 @@ def _broken_data(run: Run, route: str, batch: Batch, texts: list[str]) -> Iterat
     if not is_finite(batch.sigmas):
         yield "the noise levels of the model's scheduler are NaN or infinite. Check its scheduler_config.json"
     if broken := first_broken(batch.condition.empty):
-        yield f"the encoded empty prompt holds NaN or infinite numbers ({broken}, in {run.data.cache.folder}). {AGAIN}"
+        folder = run.data.encodings.prompts.folder
+        yield f"the encoded empty prompt holds NaN or infinite numbers ({broken}, in {folder}). {AGAIN}"
     for row, (item, text) in enumerate(zip(batch.condition.items, texts, strict=True)):
         if broken := first_broken(item):
             yield f"{_what(broken, item, text)} ({broken}, of route {route}, in {_folder(run, broken)}). {AGAIN}"
         target = batch.targets[row] if batch.targets else None
         if target is not None and not is_finite(target):
-            folder = run.data.latents.folder
+            folder = run.data.encodings.pictures.folder
             yield f'the encoded picture of "{few_letters(text)}" holds NaN or infinite numbers (in {folder}). {AGAIN}'
 
 
@@ -109,8 +110,8 @@ def _what(broken: str, item: PromptTensors, text: str) -> str:
 
 
 def _folder(run: Run, broken: str) -> str:
-    sources = run.data.sources if broken.startswith(SOURCE) else None
-    return str(sources.folder if sources else run.data.cache.folder)
+    sources = run.data.encodings.source_latents if broken.startswith(SOURCE) else None
+    return str(sources.folder if sources else run.data.encodings.prompts.folder)
 
 
 def _parties(run: Run) -> Parties:
@@ -118,7 +119,7 @@ def _parties(run: Run) -> Parties:
     scales = {name: teacher.guidance_scale for name, teacher in options.teachers.items()}
     return Parties(
         run.fields.base,
-        run.fields.voices,
+        run.fields.unguided_teachers,
         {**scales, STUDENT: options.student_guidance_scale},
         files_of(options.teachers),
         run.preset.training.mixed_precision,

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
-import diffusers
 import torch
 from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import DanceOPDSection, OptimizerSection
 from danceopd_ext.data.plan import Plan
-from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.targets import PictureFile, inspect_picture
+from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
-from danceopd_ext.foreign.json import read_object
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.method import METHODS
-from danceopd_ext.models.family import Family
-from danceopd_ext.models.loading import Source, check_parts, checkpoint_keys
-from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.earlier import refuse_overwriting, refuse_traps
 from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
@@ -39,12 +31,12 @@ def check_machine(preset: Preset, accelerator: Accelerator) -> None:
     check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps, preset.allow_local_code)
 
 
-def slow_without_gpu(device: torch.device, layout: Layout, family: Family) -> list[str]:
-    """A word on a large model that is about to be trained on a CPU, with the reason why there is no GPU if known."""
-    parameters = sum(outputs * inputs for outputs, inputs in layout.shapes.values())
-    if device.type != "cpu" or parameters < LARGE:
+def slow_without_gpu(model: Model) -> list[str]:
+    """A note on a large model that is about to be trained on a CPU, with the reason why there is no GPU if known."""
+    parameters = sum(outputs * inputs for outputs, inputs in model.layout.shapes.values())
+    if model.device.type != "cpu" or parameters < LARGE:
         return []
-    size = f"{family.title} has {parameters / 1e9:.1f} billion parameters"
+    size = f"{model.family.title} has {parameters / 1e9:.1f} billion parameters"
     told = f"torch has no GPU here: {size}, and a training step takes minutes to hours on a CPU. {why_no_gpu()}"
     return [told.rstrip(" .")]
 
@@ -76,67 +68,6 @@ def check_optimizer(section: OptimizerSection, device: torch.device, steps: int,
         schedule.step()
     except TypeError as error:
         raise UserError(f'lr_scheduler = "{section.lr_scheduler}" cannot be used here: {error}.') from error
-
-
-def check_attention(source: Source, config: Mapping, name: str) -> None:
-    """Select the attention backend on a model without weights. Raises UserError."""
-    if name != "sdpa":
-        with torch.device("meta"):
-            transformer = getattr(diffusers, source.family.transformer_class).from_config(config)
-        select_attention(source.family, transformer, name)
-
-
-def select_attention(family: Family, transformer: torch.nn.Module, name: str) -> None:
-    """Choose the attention backend. Raises UserError naming the key when it does not exist or does not work here."""
-    try:
-        family.select_attention(transformer, name)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        reason = str(error).strip().rstrip(".")
-        raise UserError(f'attn_mode = "{name}" does not work here: {reason}. Use "sdpa", which always does.') from error
-
-
-def check_weights(source: Source) -> None:
-    """Raise UserError for a weight file that is missing or only half downloaded, and for a configuration of a part that
-    nothing can be made of. Those on the hub are checked later."""
-    if source.hub:
-        return
-    check_transformer(source)
-    check_parts(source)
-    for folder in source.text_files:
-        if folder.name.startswith("text_encoder"):
-            _check_folder(folder)
-
-
-def check_transformer(source: Source) -> None:
-    """`check_weights` for a model of which only the transformer is used."""
-    if source.hub:
-        return
-    if source.transformer.is_file():
-        checkpoint_keys(source.transformer)
-    else:
-        _check_folder(source.transformer / "transformer")
-
-
-def _check_folder(folder: Path) -> None:
-    files = sorted(folder.glob("*.safetensors"))
-    for file in files:
-        checkpoint_keys(file)
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        _check_shards(index)
-    if not files:
-        pickles = " A .bin file can run code when opened, and is not read." if any(folder.glob("*.bin")) else ""
-        raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.{pickles}")
-
-
-def _check_shards(index: Path) -> None:
-    """Raise UserError unless every file that the index of a model in parts names is beside it."""
-    remedy = "Download the model again."
-    parts = read_object(index, "index of the model's parts", remedy).get("weight_map")
-    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise UserError(f"{index}: weight_map must be a table of tensor = file. {remedy}")
-    for part in sorted(set(parts.values())):
-        if part != PurePath(part).name or part in (".", "..") or not (index.parent / part).is_file():
-            raise UserError(f'{index}: there is no file "{part}" beside it, which holds a part of the model. {remedy}')
 
 
 def check_output(preset: Preset) -> list[str]:
@@ -179,19 +110,6 @@ def _fills(preset: Preset) -> list[str]:
 def tensorboard_folder(preset: Preset) -> Path:
     """Where TensorBoard's files of this run go."""
     return Path(preset.logging.logging_dir or Path(preset.saving.output_dir) / "logs") / preset.saving.output_name
-
-
-def source_rules(source: Source, config: Mapping) -> SourceImages:
-    """What the model does with source images, for checking data before anything is loaded."""
-    family, scale = source.family, source.vae_scale_factor
-    return SourceImages(
-        title=family.title,
-        maximum=family.max_sources,
-        fitted=lru_cache(maxsize=None)(lambda size, drawn: family.source_size(size, scale, drawn)),
-        area=family.scaled_area,
-        multiple=family.size_limits(config, scale).multiple,
-        editors=tuple(name for name, other in FAMILIES.items() if other.can_edit),
-    )
 
 
 def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, PictureFile]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.lora.algebra import compress, compression_loss
 from danceopd_ext.lora.weights import Lora
-
-if TYPE_CHECKING:
-    from danceopd_ext.toolkits.native.prepare import TeacherSource
+from danceopd_ext.toolkits.native.run_plan import FoundTeacher
 
 NOTHING = "teacher {}: this teacher changes nothing."
 #: ranks above this are those of a LoHa or LoKr as plain factors, which nobody trains
@@ -52,27 +49,32 @@ def cut_to_rank(start: Lora, rank: int, notes: list[str]) -> Lora:
     return cut
 
 
-def of_teacher(name: str, found: TeacherSource) -> Iterator[str]:
-    """Notes on the LoRA files of a teacher."""
-    for note in [*(found.lora.notes if found.lora else ()), *found.notes]:
+def of_teacher(name: str, lora: Lora | None, zero: Sequence[str]) -> Iterator[str]:
+    """Notes on the LoRA files of a teacher. `zero`: see `zero_files`."""
+    for note in [*(lora.notes if lora else ()), *zero]:
         yield f"teacher {name}: {note}"
-    if found.lora and found.lora.changes_nothing():
+    if lora and lora.changes_nothing():
         yield f"{NOTHING.format(name)} Its LoRA times its strength is zero, so it is the base"
 
 
 def without_effect(
-    options: DanceOPDSection, teachers: Mapping[str, TeacherSource], digests: Mapping[str, str], fresh: bool
+    options: DanceOPDSection,
+    teachers: Mapping[str, FoundTeacher],
+    loras: Mapping[str, Lora],
+    digests: Mapping[str, str],
+    fresh: bool,
 ) -> Iterator[str]:
     """Notes on teachers that teach nothing.
 
-    `digests`: teacher -> what it is, LoRA, strength and guidance included. `fresh`: the student starts as the base.
+    `loras`: teacher -> its LoRA. `digests`: teacher -> what it is, LoRA, strength and guidance included. `fresh`: the
+    student starts as the base.
     """
     names = {name: found for name, found in teachers.items() if options.routes.get(name, 1.0)}
     if options.method == "joint":
-        yield from _not_asked(names)
+        yield from _not_asked(names, loras)
         return
-    yield from _twins(names, digests)
-    if fresh and all(_is_student(found, options.student_guidance_scale) for found in names.values()):
+    yield from _twins(names, loras, digests)
+    if fresh and all(_is_student(one, loras.get(n), options.student_guidance_scale) for n, one in names.items()):
         yield "there is nothing to learn: every teacher is the base as the student sees it. Training only adds noise"
 
 
@@ -86,22 +88,24 @@ def same_as_base(identity: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _is_student(found: TeacherSource, student_guidance_scale: float) -> bool:
+def _is_student(found: FoundTeacher, lora: Lora | None, student_guidance_scale: float) -> bool:
     """Whether the teacher's field is that of a student that has not learnt anything yet."""
-    changed = found.checkpoint or (found.lora and not found.lora.changes_nothing())
+    changed = found.checkpoint or (lora and not lora.changes_nothing())
     return not changed and found.settings.guidance_scale == student_guidance_scale
 
 
-def _twins(teachers: Mapping[str, TeacherSource], digests: Mapping[str, str]) -> Iterator[str]:
+def _twins(
+    teachers: Mapping[str, FoundTeacher], loras: Mapping[str, Lora], digests: Mapping[str, str]
+) -> Iterator[str]:
     for one, other in combinations(teachers, 2):
-        own = teachers[one].lora or teachers[one].checkpoint
+        own = loras.get(one) or teachers[one].checkpoint
         if own and digests[one] == digests[other]:
             yield f"teachers {one} and {other} are the same: the same weights at the same strength and guidance"
 
 
-def _not_asked(teachers: Mapping[str, TeacherSource]) -> Iterator[str]:
+def _not_asked(teachers: Mapping[str, FoundTeacher], loras: Mapping[str, Lora]) -> Iterator[str]:
     for name, found in teachers.items():
-        if found.lora or found.checkpoint or found.settings.guidance_scale != 1:
+        if name in loras or found.checkpoint or found.settings.guidance_scale != 1:
             yield (
                 f'teacher {name}: method = "joint" learns from the pictures of its data alone. The weights and the '
                 "guidance_scale of its teacher are not used"

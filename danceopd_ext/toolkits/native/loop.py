@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import NoReturn
@@ -13,11 +14,11 @@ from accelerate import Accelerator
 from accelerate.utils import release_memory
 
 from danceopd_ext.data.text_cache import NoEntry
+from danceopd_ext.engine.batches import StepData
 from danceopd_ext.errors import Stopped, TrainingError, UserError
 from danceopd_ext.finite import first_broken, is_finite
 from danceopd_ext.method import METHODS, Method, Report, derive_seed
 from danceopd_ext.toolkits.blame import RATE
-from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.blame import blame
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
@@ -28,10 +29,10 @@ from danceopd_ext.toolkits.native.optimizers import (
     set_learning_rate,
 )
 from danceopd_ext.toolkits.native.output import Output
-from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared
 from danceopd_ext.toolkits.native.previews import Abandoned, Previews
 from danceopd_ext.toolkits.native.processes import any_process, average_gradients, whole_report
 from danceopd_ext.toolkits.native.resuming import read_state
+from danceopd_ext.toolkits.native.run_plan import STUDENT, RunPlan
 from danceopd_ext.toolkits.native.saving import Saved, Saving
 from danceopd_ext.toolkits.native.stop import StopRequest
 
@@ -52,18 +53,26 @@ NO_PREVIEWS = (
 class Run:
     """The loop and what it carries from step to step."""
 
-    def __init__(self, prepared: Prepared, accelerator: Accelerator, fields: Fields, data: StepData):
-        preset = prepared.preset
-        self.prepared, self.preset = prepared, preset
+    def __init__(
+        self,
+        plan: RunPlan,
+        accelerator: Accelerator,
+        fields: Fields,
+        data: StepData,
+        trackers: Mapping[str, str] | None = None,
+    ):
+        """trackers: the ids of this run in its trackers, which its states remember."""
+        preset = plan.preset
+        self.plan, self.preset = plan, preset
         self.accelerator, self.fields, self.data = accelerator, fields, data
         self.parameters = fields.adapters.student_parameters()
         optimizer, self.schedule = optimizer_of(preset, accelerator.device)(self.parameters)
         self.optimizer = accelerator.prepare(optimizer)
-        self.output = Output(prepared, fields.adapters, self.optimizer_state)
+        self.output = Output(plan, fields.adapters, self.optimizer_state, trackers or {})
         self.update = METHODS[preset.danceopd.method].update
         self.method = Method(**{field.name: getattr(preset.danceopd, field.name) for field in fields_of(Method)})
         self.step, self.total = 0, preset.training.max_train_steps
-        if prepared.resume:
+        if plan.resume:
             self.restore()
         self.first = self.step
         """The steps that were done before this run."""
@@ -73,8 +82,8 @@ class Run:
         """Held while weights, optimizer and step do not belong together, or are being saved."""
         self.saving = Saving(self.output, self.journal.say, lambda: self.stop.requested, lambda: self.learn(True))
         self.previews = None
-        if prepared.previews:
-            self.previews = Previews(prepared, fields, data, accelerator.device, lambda: self.stop.requested)
+        if plan.previews:
+            self.previews = Previews(plan, fields, data.conditions, lambda: self.stop.requested)
         self.learnt_with: list[torch.Tensor] = []
 
     def go(self) -> Path:
@@ -266,7 +275,7 @@ class Run:
 
     def what_is_left(self) -> str:
         """After a request to stop: the step, what is saved and how to go on."""
-        saving, resumed = self.saving, self.prepared.resume
+        saving, resumed = self.saving, self.plan.resume
         if self.step == self.first:
             what = f"in step {self.step + 1}, before anything was learnt: nothing is saved"
         elif saving.newest_step == self.step:
@@ -328,7 +337,7 @@ class Run:
 
     def restore(self) -> None:
         """Continue from the saved state; the learning rate and its schedule are the preset's."""
-        saved, adapters = self.prepared.resume, self.fields.adapters
+        saved, adapters = self.plan.resume, self.fields.adapters
         sizes = {name: tuple(weight.shape) for name, weight in adapters.state_dict(STUDENT).items()}
         state = read_state(saved, sizes, optimizer_of(self.preset, self.accelerator.device), self.accelerator.device)
         adapters.load_state(STUDENT, state.student)

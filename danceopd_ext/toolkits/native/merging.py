@@ -6,7 +6,7 @@ The average is that of the teachers' models: a teacher without a LoRA is the bas
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,25 +14,22 @@ from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
 from danceopd_ext.elsewhere import NoPlace, put
+from danceopd_ext.engine.model import Model
+from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.errors import TrainingError, UserError, printable
 from danceopd_ext.lora.algebra import merge
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.method import MERGES
-from danceopd_ext.models.loading import Source, find_source, load_layout, load_transformer
+from danceopd_ext.models.loading import load_transformer
 from danceopd_ext.toolkits.earlier import sole_writer
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
 from danceopd_ext.toolkits.native.checks import check_output
-from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank, of_teacher
+from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank
 from danceopd_ext.toolkits.native.output import lora_metadata
-from danceopd_ext.toolkits.native.prepare import (
-    TeacherSource,
-    check_mergeable,
-    fetch_weights,
-    find_teacher,
-    torch_dtype,
-)
+from danceopd_ext.toolkits.native.prepare import model_of
+from danceopd_ext.toolkits.native.run_plan import FoundTeacher
+from danceopd_ext.toolkits.native.teachers import check_mergeable, fetch_weights, find_teachers
 
 
 def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
@@ -40,50 +37,39 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
 
     Raises UserError for a teacher that is no change of weights, and for keys that only training has.
     """
-    started_at = time.time()
+    started_at, notes = time.time(), list(preset.notes)
     check_preset(preset)
-    source = find_source(
-        preset.model.pretrained_model_name_or_path, preset.model.model_type, preset.model.components_from
-    )
-    layout = load_layout(source)[0]
-    teachers = {name: find_teacher(name, t, source, layout) for name, t in preset.danceopd.teachers.items()}
-    check_mergeable(teachers, f'method = "{preset.danceopd.method}"')
-    notes = [*preset.notes, *check_output(preset)]
+    model, own = model_of(preset, accelerator, check=False), []
+    teachers, loras = find_teachers(preset.danceopd.teachers, model, own)
+    check_mergeable(loras, f'method = "{preset.danceopd.method}"')
+    notes += check_output(preset)
     accelerator.wait_for_everyone()  # what the first process writes is not an earlier run's to the others
     if has_checkpoint(teachers):
-        source = fetch_weights(source, teachers)
-    notes += [note for name, found in teachers.items() for note in of_teacher(name, found)]
+        model, teachers = fetch_weights(model, teachers)
     path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
     with sole_writer(path.parent, preset.saving.output_name, preset.danceopd.overwrite) as more:
-        for note in [*notes, *more]:
+        for note in [*notes, *own, *more]:
             accelerator.print(printable(f"note: {note}"))
         if accelerator.is_main_process:
-            path = write_merge(path, preset, source, layout, teachers, started_at)
+            path = write_merge(path, preset, model, all_loras(teachers, loras, model), started_at)
     accelerator.wait_for_everyone()
     return path
 
 
-def write_merge(
-    path: Path,
-    preset: Preset,
-    source: Source,
-    layout: Layout,
-    teachers: dict[str, TeacherSource],
-    started_at: float,
-) -> Path:
+def write_merge(path: Path, preset: Preset, model: Model, loras: list[Lora], started_at: float) -> Path:
     """Merge, write the file where there is room, and return its path.
 
     started_at: in seconds since the epoch, for its metadata.
     """
-    merged = merge(all_loras(teachers, source, layout), MERGES[preset.danceopd.method])
+    merged = merge(loras, MERGES[preset.danceopd.method])
     lora, lost = at_rank(merged, preset.network.network_dim)
     if lost:
         print(lost_by_rank("merge", preset.network.network_dim, lost))
     extra = {"ss_danceopd_forwards": 0, "ss_danceopd_merge_loss": lost}
-    metadata = lora_metadata(preset, source, layout, {}, extra, started_at=started_at)
+    metadata = lora_metadata(preset, model, {}, extra, started_at=started_at)
     dtype = torch_dtype(preset.saving.save_precision)
-    dialect = source.family.format_of(preset.saving.save_model_as, lora.modules)
-    return saved(lambda place: write_lora(place, lora, layout, dialect, metadata, dtype), path)
+    dialect = model.family.format_of(preset.saving.save_model_as, lora.modules)
+    return saved(lambda place: write_lora(place, lora, model.layout, dialect, metadata, dtype), path)
 
 
 def saved(write: Callable[[Path], object], wanted: Path) -> Path:
@@ -117,15 +103,15 @@ def check_preset(preset: Preset) -> None:
         raise UserError(f"{method}: no teacher is a LoRA, there is nothing to merge.")
 
 
-def has_checkpoint(teachers: dict[str, TeacherSource]) -> bool:
+def has_checkpoint(teachers: Mapping[str, FoundTeacher]) -> bool:
     """Whether weights are needed: LoRAs merge by themselves."""
     return any(found.checkpoint for found in teachers.values())
 
 
-def all_loras(teachers: dict[str, TeacherSource], source: Source, layout: Layout) -> list[Lora]:
+def all_loras(teachers: Mapping[str, FoundTeacher], loras: Mapping[str, Lora], model: Model) -> list[Lora]:
     """Each teacher's change of the base: a LoRA read, one extracted from a checkpoint, or none at all."""
-    base = None
-    if has_checkpoint(teachers):
-        base = load_transformer(source, torch.float32)
-    loras = {name: teacher_lora(name, found, base, layout, print) for name, found in teachers.items()}
-    return changes_of(teachers, loras)
+    base = load_transformer(model.source, torch.float32) if has_checkpoint(teachers) else None
+    changes = {
+        name: teacher_lora(name, found, loras.get(name), base, model.layout, print) for name, found in teachers.items()
+    }
+    return changes_of(teachers, changes)

@@ -9,24 +9,26 @@ from contextlib import suppress
 from pathlib import Path
 
 from danceopd_ext.config import Preset
+from danceopd_ext.engine.model import Model
+from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.files import remove
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.families import architecture_of
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.metadata import build_metadata
 from danceopd_ext.lora.write import write_lora
-from danceopd_ext.models.loading import Source
 from danceopd_ext.toolkits.metadata import danceopd_entries
-from danceopd_ext.toolkits.native.prepare import STUDENT, Prepared, torch_dtype
+from danceopd_ext.toolkits.native.run_plan import STUDENT, RunPlan
 from danceopd_ext.toolkits.native.state import save_state
 
 
 class Output:
     """Writes the run's results to output_dir. Only the main process writes."""
 
-    def __init__(self, prepared: Prepared, adapters: Adapters, optimizer_state: Callable[[], dict]):
-        self.prepared, self.adapters, self.optimizer_state = prepared, adapters, optimizer_state
-        self.saving = prepared.preset.saving
+    def __init__(
+        self, plan: RunPlan, adapters: Adapters, optimizer_state: Callable[[], dict], trackers: Mapping[str, str]
+    ):
+        self.plan, self.adapters, self.optimizer_state, self.trackers = plan, adapters, optimizer_state, trackers
+        self.saving = plan.preset.saving
         self.folder = Path(self.saving.output_dir)
         self.started_at = time.time()
         self.forwards = 0
@@ -45,13 +47,13 @@ class Output:
     def write_lora(self, path: Path, steps_done: int) -> None:
         """Write the student as it is now, and compare the file with it."""
         lora, metadata = self.adapters.state(STUDENT), self.metadata(steps_done)
-        dialect = self.prepared.family.format_of(self.saving.save_model_as, lora.modules)
-        write_lora(path, lora, self.prepared.layout, dialect, metadata, torch_dtype(self.saving.save_precision))
+        dialect = self.plan.family.format_of(self.saving.save_model_as, lora.modules)
+        write_lora(path, lora, self.plan.model.layout, dialect, metadata, torch_dtype(self.saving.save_precision))
 
     def write_state(self, path: Path, steps_done: int) -> None:
         """Write everything that resume needs."""
         student = self.adapters.state_dict(STUDENT)
-        save_state(path, steps_done, self.prepared.identity, student, self.optimizer_state(), self.prepared.trackers)
+        save_state(path, steps_done, self.plan.identity, student, self.optimizer_state(), self.trackers)
 
     def forget_loras(self, steps_done: int) -> None:
         """Remove the LoRAs of old steps, if the preset keeps only the last ones."""
@@ -78,8 +80,8 @@ class Output:
 
     def metadata(self, steps_done: int) -> dict[str, str]:
         """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
-        preset, plan = self.prepared.preset, self.prepared.plan
-        edits = [route.route for route in plan.summary() if route.sources and route.weight]
+        preset, data = self.plan.preset, self.plan.data
+        edits = [route.route for route in data.summary() if route.sources and route.weight]
         extra = {
             "ss_danceopd_forwards": self.forwards,
             "ss_danceopd_edit_routes": edits or None,
@@ -93,20 +95,18 @@ class Output:
         }
         return lora_metadata(
             preset,
-            self.prepared.source,
-            self.prepared.layout,
-            plan.weights,
+            self.plan.model,
+            data.weights,
             extra,
             started_at=self.started_at,
-            resolution=next(size for route in plan.summary() for size in route.sizes),
+            resolution=next(size for route in data.summary() for size in route.sizes),
             steps=preset.training.max_train_steps,
         )
 
 
 def lora_metadata(
     preset: Preset,
-    source: Source,
-    layout: Layout,
+    model: Model,
     weights: Mapping[str, float],
     extra: Mapping[str, object],
     **facts: object,
@@ -116,8 +116,8 @@ def lora_metadata(
     entries = danceopd_entries(preset.danceopd, weights)
     return build_metadata(
         title=saving.metadata_title or saving.output_name,
-        architecture=architecture_of(layout, source.family.architecture),
-        base_model=source.name,
+        architecture=architecture_of(model.layout, model.family.architecture),
+        base_model=model.source.name,
         rank=preset.network.network_dim,
         teachers=[f"{name} ({what})" for name, what in entries["ss_danceopd_teachers"].items()],
         author=saving.metadata_author,

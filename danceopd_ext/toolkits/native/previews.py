@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.targets import load_picture
 from danceopd_ext.disks import disk_problem
+from danceopd_ext.engine.conditions import Conditions
+from danceopd_ext.engine.drawing import draw
 from danceopd_ext.errors import few_letters
 from danceopd_ext.files import whole_file
-from danceopd_ext.method import Field, generator, rollout
+from danceopd_ext.method import Field, generator
 from danceopd_ext.models.decoding import NotFinite, decode_finite
-from danceopd_ext.models.loading import load_vae
 from danceopd_ext.pictures import draw_grid
-from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import Fields
-from danceopd_ext.toolkits.native.prepare import Prepared, torch_dtype
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
+from danceopd_ext.toolkits.native.run_plan import RunPlan
 
 
 class Abandoned(Exception):
@@ -30,16 +32,14 @@ class Abandoned(Exception):
 class Previews:
     """Draws the preview prompts. Base and teachers do not change, so they are drawn once."""
 
-    def __init__(
-        self, prepared: Prepared, fields: Fields, data: StepData, device: torch.device, stop: Callable[[], bool]
-    ):
+    def __init__(self, plan: RunPlan, fields: Fields, conditions: Conditions, stop: Callable[[], bool]):
         """stop: whether the user does not want to wait for the pictures any more."""
-        self.prepared, self.fields, self.data, self.device = prepared, fields, data, device
-        self.stop = stop
-        self.folder = Path(prepared.preset.saving.output_dir) / "sample"
+        self.preset, self.model, self.prompts = plan.preset, plan.model, plan.previews
+        self.fields, self.conditions, self.stop = fields, conditions, stop
+        self.folder = Path(plan.preset.saving.output_dir) / "sample"
         self.fixed: dict[str, list[np.ndarray]] = {}
         self.told: set[str] = set()
-        self.vae = load_vae(prepared.source, torch_dtype(prepared.preset.training.mixed_precision))
+        self.vae = plan.model.load_vae()
 
     def draw(self, step: int, say: Callable[[str], None]) -> Image.Image:
         """Draw all prompts, write `sample/NAME-step00000300.png`, and return the grid. Raises Abandoned."""
@@ -48,9 +48,9 @@ class Previews:
             self.fixed = {name: self._column(name, field, say) for name, field in columns.items()}
         student = self._column("student", self.fields.plain_student, say)
         columns = {**self._sources(), **self.fixed, "student": student}
-        prompts = [line.prompt for line in self.prepared.previews]
+        prompts = [line.prompt for line in self.prompts]
         grid = draw_grid(prompts, columns, title=f"step {step}")
-        self._save(grid, self.folder / f"{self.prepared.preset.saving.output_name}-step{step:08d}.png", say)
+        self._save(grid, self.folder / f"{self.preset.saving.output_name}-step{step:08d}.png", say)
         return grid
 
     def _save(self, grid: Image.Image, path: Path, say: Callable[[str], None]) -> None:
@@ -70,9 +70,9 @@ class Previews:
 
     def _sources(self) -> dict[str, list[np.ndarray]]:
         """The first source image of each prompt, as large as what is drawn; white where there is none."""
-        if not any(line.sources for line in self.prepared.previews):
+        if not any(line.sources for line in self.prompts):
             return {}
-        return {"source": [_source_picture(line) for line in self.prepared.previews]}
+        return {"source": [_source_picture(line) for line in self.prompts]}
 
     def _other_teachers(self) -> dict[str, Field]:
         return {name: field for name, field in self.fields.teachers.items() if field is not self.fields.base}
@@ -80,7 +80,7 @@ class Previews:
     def _column(self, name: str, field: Field, say: Callable[[str], None]) -> list[np.ndarray]:
         """A picture for each prompt; one that is not finite is black, which is said once, and training goes on."""
         column = []
-        for place, line in enumerate(self.prepared.previews):
+        for place, line in enumerate(self.prompts):
             if self.stop():
                 raise Abandoned
             try:
@@ -93,29 +93,30 @@ class Previews:
         return column
 
     def _not_finite(self, name: str, line: PreviewPrompt) -> str:
-        narrow = self.prepared.preset.training.mixed_precision == "fp16"
+        narrow = self.preset.training.mixed_precision == "fp16"
         remedy = ' fp16 may be too narrow for this model: try mixed_precision = "bf16".' if narrow else ""
         prompt = few_letters(line.prompt)
         return f'pictures: {name} gives NaN or infinite numbers for "{prompt}"; such pictures are black.{remedy}'
 
-    @torch.no_grad()
     def _picture(self, field: Field, line: PreviewPrompt, place: int) -> np.ndarray:
         """uint8 [H, W, 3]: the field's own sampler, on the pipeline's sigma grid. Raises NotFinite."""
         rng = torch.Generator("cpu").manual_seed(line.seed) if line.seed is not None else self._own_noise(place)
-        noise = torch.randn((1, *self.data.latent_shape(line.width, line.height)), generator=rng).to(self.device)
-        condition = self.data.conditions([line.prompt], line.negative_prompt, [line.sources], (line.width, line.height))
-        sigmas = self.data.sigmas(line.width, line.height, line.steps)
-        end = torch.tensor([[line.steps]])
-        guided = self.prepared.family.guided(field, line.guidance_scale)
-        latents = rollout(guided, noise, sigmas, condition, end)[:, 0]
-        self.vae.to(self.device)
+        model, size = self.model, (line.width, line.height)
+        noise = torch.randn((1, *model.latent_shape(*size)), generator=rng).to(model.device)
+        condition = self.conditions.of([Prompt(line.prompt, line.sources, size)], line.negative_prompt)
+        guided = model.family.guided(field, line.guidance_scale)
+        return draw(guided, self.vae, noise, model.sigmas(*size, line.steps), condition, self._decode)[0]
+
+    def _decode(self, vae: Any, latents: torch.Tensor) -> np.ndarray:
+        """As decode_finite, with the VAE on the device for no longer than that."""
+        vae.to(self.model.device)
         try:
-            return decode_finite(self.vae, latents)[0]
+            return decode_finite(vae, latents)
         finally:
-            self.vae.to("cpu")
+            vae.to("cpu")
 
     def _own_noise(self, place: int) -> torch.Generator:
-        return generator(self.prepared.preset.training.seed, "preview", place)
+        return generator(self.preset.training.seed, "preview", place)
 
 
 def _source_picture(line: PreviewPrompt) -> np.ndarray:

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import psutil
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
+from danceopd_ext.engine.devices import has_accelerator
 from danceopd_ext.errors import Stopped, UserError
 from danceopd_ext.method import Report
 from danceopd_ext.toolkits.launched import STARTED_BY, words_of
@@ -59,23 +60,6 @@ def whole_report(accelerator: Accelerator, report: Report) -> Report:
     counts = {name: int(value) for name, value in zip(names, total[2:], strict=True)}
     loss, sigma = (value / accelerator.num_processes for value in total[:2])
     return replace(report, loss=loss, mean_query_sigma=sigma, **counts)
-
-
-def has_accelerator() -> bool:
-    """Whether there is a GPU or another device to train on, and `accelerate launch --cpu` does not forbid it."""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
-        return False
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or _has("xpu")
-
-
-def best_device() -> torch.device:
-    """The device that a run trains on: what accelerate picks."""
-    return PartialState(cpu=not has_accelerator()).device
-
-
-def _has(kind: str) -> bool:
-    backend = getattr(torch, kind, None)
-    return backend is not None and backend.is_available()
 
 
 def asked_for(command: Sequence[str], option: str = "num_processes") -> int:

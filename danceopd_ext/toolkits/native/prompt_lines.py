@@ -19,7 +19,6 @@ from danceopd_ext.data.textfiles import find_beside, unquoted
 from danceopd_ext.data.ui_syntax import syntax_notes
 from danceopd_ext.errors import UserError, few, few_letters, readable
 from danceopd_ext.models.family import SizeLimits
-from danceopd_ext.models.loading import Source
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS
 
 #: key -> the value's name here and its type
@@ -114,20 +113,19 @@ def _text(setting: Setting) -> str:
 
 def read_preview_prompts(
     path: str,
-    source: Source,
-    config: dict,
+    limits: SizeLimits,
     sources: SourceImages,
     resolution: Size,
     notes: list[str] | None = None,
 ) -> list[PreviewPrompt]:
-    """All prompts of the file. `sources`: what the model does with source images; it knows theirs afterwards. `notes`
-    gets what is not drawn as the file says.
+    """Return all prompts of the file. `limits`: the sizes that the model draws. `sources`: what the model does with
+    source images; it knows theirs afterwards. `notes` gets what is not drawn as the file says.
 
     A prompt without a size has `resolution`, (width, height), or as an edit the proportions of its source image at
     about that area, like the prompts of a route. Raises UserError naming the file and place, also for what the model
     cannot draw.
     """
-    file, limits = Path(path), source.family.size_limits(config, source.vae_scale_factor)
+    file = Path(path)
     entries, more = read_sample_file(file)
     if not entries:
         raise UserError(f"{path} (sample_prompts) has no prompt.")

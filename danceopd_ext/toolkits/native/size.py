@@ -10,30 +10,29 @@ import torch
 
 from danceopd_ext.config import Preset
 from danceopd_ext.data.plan import Plan
+from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.layout import Layout
-from danceopd_ext.models.loading import Source
 
 #: bytes of a latent's number: rollouts are float32
 NUMBER = 4
 
 
-def check_step(preset: Preset, plan: Plan, source: Source, config: dict, device: torch.device) -> None:
+def check_step(preset: Preset, data: Plan, model: Model) -> None:
     """Raise UserError for an optimizer step whose latents alone are larger than the device's whole memory.
 
     Everything else, the model included, comes on top: what passes may still not fit.
     """
     samples = preset.training.gradient_accumulation_steps * max(
-        item.batch_size or preset.training.train_batch_size for item in plan.items()
+        item.batch_size or preset.training.train_batch_size for item in data.items()
     )
-    sizes = {item.size for item in plan.items()}
-    shapes = [source.family.latent_shape(config, source.vae_scale_factor, *size) for size in sizes]
+    shapes = [model.latent_shape(*size) for size in {item.size for item in data.items()}]
     needed = samples * states_of_a_sample(preset) * max(map(math.prod, shapes)) * NUMBER
-    memory = memory_of(device)
+    memory = memory_of(model.device)
     if needed > memory:
         raise UserError(
             f"the {samples:,} samples of a step have latents of {needed / 2**30:,.0f} GiB, and the memory of this "
-            f"{'machine' if device.type == 'cpu' else 'GPU'} is {memory / 2**30:,.0f} GiB. Use a smaller "
+            f"{'machine' if model.device.type == 'cpu' else 'GPU'} is {memory / 2**30:,.0f} GiB. Use a smaller "
             f"{_remedies(preset)}."
         )
 
@@ -63,9 +62,9 @@ def memory_of(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def rank_notes(rank: int, targets: Sequence[str], layout: Layout) -> list[str]:
+def rank_notes(rank: int, layers: Sequence[str], layout: Layout) -> list[str]:
     """A note on a rank above the smaller side of every trained layer, where a lower one holds every change."""
-    useful = max(min(layout.shapes[layer]) for layer in targets)
+    useful = max(min(layout.shapes[layer]) for layer in layers)
     if rank <= useful:
         return []
     return [

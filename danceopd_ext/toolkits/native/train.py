@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,21 +13,24 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
 from danceopd_ext.config import Preset
+from danceopd_ext.engine.devices import has_accelerator
 from danceopd_ext.errors import TrainingError, UserError, printable
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.toolkits.earlier import sole_writer
-from danceopd_ext.toolkits.native.batches import StepData
 from danceopd_ext.toolkits.native.build import build_fields
 from danceopd_ext.toolkits.native.checks import tensorboard_folder
+from danceopd_ext.toolkits.native.encoding import (
+    encode_pictures,
+    encode_prompts,
+    encode_source_images,
+    open_caches,
+    step_data,
+)
 from danceopd_ext.toolkits.native.loop import Run
 from danceopd_ext.toolkits.native.merging import merge_teachers
-from danceopd_ext.toolkits.native.optimizers import default_optimizer
-from danceopd_ext.toolkits.native.prepare import Prepared, prepare
-from danceopd_ext.toolkits.native.processes import has_accelerator
+from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.rates import used
-from danceopd_ext.toolkits.native.sources import encode_sources, open_sources
-from danceopd_ext.toolkits.native.targets import encode_targets, open_targets
-from danceopd_ext.toolkits.native.texts import encode_texts, open_cache
+from danceopd_ext.toolkits.native.run_plan import RunPlan
 from danceopd_ext.toolkits.native.trackers import TRACKERS, start_trackers
 
 
@@ -39,43 +43,36 @@ def train(preset: Preset) -> Path:
     accelerator = make_accelerator(preset)
     if preset.danceopd.merges:
         return merge_teachers(preset, accelerator)
-    preset.optimizer.optimizer_type = preset.optimizer.optimizer_type or default_optimizer(accelerator.device)
-    prepared = prepare(preset, accelerator)
-    saving = preset.saving
+    plan, saving = prepare(preset, accelerator), preset.saving
     with sole_writer(Path(saving.output_dir), saving.output_name, preset.danceopd.overwrite, saving.resume) as more:
-        prepared.notes += more
-        return train_prepared(prepared, accelerator)
+        return train_planned(replace(plan, notes=[*plan.notes, *more]), accelerator)
 
 
-def train_prepared(prepared: Prepared, accelerator: Accelerator) -> Path:
+def train_planned(plan: RunPlan, accelerator: Accelerator) -> Path:
     """`train` from the first line that it writes."""
-    preset = prepared.preset
-    tell(prepared, accelerator)
+    tell(plan, accelerator)
 
     def say(line: str) -> None:
         if accelerator.is_main_process:
             tqdm.write(printable(line, keep="\n"))
 
-    output_dir = Path(preset.saving.output_dir)
-    cache_dir = preset.dataset.text_encoder_cache_dir or str(output_dir / "cache")
-    cache, sources = open_cache(prepared, cache_dir), open_sources(prepared, cache_dir)
-    latents = open_targets(prepared, cache_dir)
-    continued = prepared.resume.trackers if prepared.resume else {}
-    prepared.trackers = start_trackers(preset, accelerator, continued, prepared.offline)
+    preset, output_dir = plan.preset, Path(plan.preset.saving.output_dir)
+    encodings = open_caches(plan, preset.dataset.text_encoder_cache_dir or output_dir / "cache")
+    trackers = start_trackers(preset, accelerator, plan.resume.trackers if plan.resume else {}, plan.offline)
     with encoding("prompts", 'set text_encoder_batch_size = 1 and mixed_precision = "bf16"'):
-        encode_texts(prepared, cache, accelerator, say)
+        encode_prompts(plan, encodings, accelerator, say)
     with encoding("source images", "use smaller ones or a smaller resolution"):
-        encode_sources(prepared, sources, accelerator, say)
+        encode_source_images(plan, encodings, accelerator, say)
     with encoding("pictures", "use a smaller resolution"):
-        encode_targets(prepared, latents, accelerator, say)
+        encode_pictures(plan, encodings, accelerator, say)
     output_dir.mkdir(parents=True, exist_ok=True)
-    data = StepData(prepared, cache, accelerator, latents, sources)
+    data = step_data(plan, encodings, accelerator)
     with out_of_memory(
         TrainingError,
         "out of GPU memory: the model and its teachers do not fit. Close other programs that use the GPU, set "
         "extract_rank for teachers with a checkpoint, or use a smaller model. Nothing was learnt yet.",
     ):
-        run = Run(prepared, accelerator, build_fields(prepared, accelerator, say), data)
+        run = Run(plan, accelerator, build_fields(plan, accelerator, say), data, trackers)
     return run.go()
 
 
@@ -112,22 +109,22 @@ def make_accelerator(preset: Preset) -> Accelerator:
     return accelerator
 
 
-def tell(prepared: Prepared, accelerator: Accelerator) -> None:
+def tell(plan: RunPlan, accelerator: Accelerator) -> None:
     """What is about to happen, in a few lines."""
-    preset = prepared.preset
+    preset, model = plan.preset, plan.model
 
     def say(line: str) -> None:
         accelerator.print(printable(line, keep="\n"))
 
-    for note in [*preset.notes, *prepared.notes]:
+    for note in [*preset.notes, *plan.notes]:
         say(f"note: {note}")
-    say(f"model    {prepared.source.name} ({prepared.family.title}), {preset.training.mixed_precision} precision, "
+    say(f"model    {model.source.name} ({model.family.title}), {preset.training.mixed_precision} precision, "
         f"{accelerator.device.type}, {accelerator.num_processes} process(es)")  # fmt: skip
-    for route in prepared.plan.summary():
+    for route in plan.data.summary():
         say(f"route    {route}")
-    samples = sum(len(part.texts) for part in prepared.plan.parts(0))
+    samples = sum(len(part.texts) for part in plan.data.parts(0))
     say(f"method   {preset.danceopd.method}")
-    say(f"student  rank {preset.network.network_dim} on {len(prepared.targets)} layers, {samples} samples a step, "
+    say(f"student  rank {preset.network.network_dim} on {len(plan.student_layers)} layers, {samples} samples a step, "
         f"{used(preset.optimizer, preset.training.max_train_steps)}")  # fmt: skip
-    if prepared.resume:
-        say(f"resume   {stem(str(prepared.resume.folder))}: {prepared.resume.step} steps are done")
+    if plan.resume:
+        say(f"resume   {stem(str(plan.resume.folder))}: {plan.resume.step} steps are done")

@@ -11,13 +11,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from safetensors.torch import load_file
 
+from danceopd_ext.engine.fields import AdapterField
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.method import Batch, Method, distil
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import Source, load_transformer
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.native.build import AdapterField
 
 SD3 = FAMILIES["sd3"]
 TEACHER, STUDENT = "teacher", "student"

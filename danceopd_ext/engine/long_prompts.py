@@ -1,29 +1,28 @@
-"""Tells which prompts are longer than the model reads: the rest of them is lost, in training as in the pipeline."""
+"""Reports prompts that are longer than the model reads: their end is lost, in training as in the pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from danceopd_ext.data.plan import Prompt
+from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import counted, few, few_letters, readable
 from danceopd_ext.models.loading import asked_of
-from danceopd_ext.toolkits.native.prepare import Prepared
 
 
-def long_prompts(prepared: Prepared, pipeline: Any, prompts: Sequence[Prompt]) -> list[str]:
-    """Return a note on the prompts that are cut, with the file of each where the prompt is as the file has it.
+def long_prompts(model: Model, pipeline: Any, prompts: Sequence[Prompt], files: Mapping[str, str]) -> list[str]:
+    """Return a note on the prompts that are cut.
 
-    `pipeline` holds the tokenizers.
+    `pipeline` holds the tokenizers. `files`: prompt -> the file that it is in, if it is there word for word.
     """
-    family = prepared.family
-    files = {item.text: item.source for item in prepared.plan.items()}
+    family = model.family
     cut: dict[str, str] = {}
     for prompt in prompts:
         text = prompt.text
-        with asked_of(prepared.source):
+        with asked_of(model.source):
             length = family.text_length(pipeline, text)
-        room = family.text_room(pipeline, prepared.config, len(prompt.sources))
+        room = family.text_room(pipeline, model.config, len(prompt.sources))
         if length > room:
             where = files.get(text) or f'"{few_letters(text)}"'
             cut[text] = f"{where} ({room:,} of {length:,} tokens are read)"

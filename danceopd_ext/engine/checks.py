@@ -1,0 +1,77 @@
+"""Checks a model's files and its attention backend before weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+
+import diffusers
+import torch
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.json import read_object
+from danceopd_ext.models.family import Family
+from danceopd_ext.models.loading import Source, check_parts, checkpoint_keys
+
+
+def check_weights(source: Source) -> None:
+    """Raise UserError for a weight file that is missing or incomplete, or a configuration that describes no model.
+
+    A model that is still on the hub is not checked: its files are not here yet.
+    """
+    if source.hub:
+        return
+    check_transformer(source)
+    check_parts(source)
+    for folder in source.text_files:
+        if folder.name.startswith("text_encoder"):
+            _check_folder(folder)
+
+
+def check_transformer(source: Source) -> None:
+    """Check the transformer's files as `check_weights` does, for a model of which nothing else is used."""
+    if source.hub:
+        return
+    if source.transformer.is_file():
+        checkpoint_keys(source.transformer)
+    else:
+        _check_folder(source.transformer / "transformer")
+
+
+def _check_folder(folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        checkpoint_keys(file)
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        _check_shards(index)
+    if not files:
+        pickles = " A .bin file can run code when opened, and is not read." if any(folder.glob("*.bin")) else ""
+        raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.{pickles}")
+
+
+def _check_shards(index: Path) -> None:
+    """Raise UserError unless every file that the index of a sharded model names is beside it."""
+    remedy = "Download the model again."
+    parts = read_object(index, "index of the model's parts", remedy).get("weight_map")
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise UserError(f"{index}: weight_map must be a table of tensor = file. {remedy}")
+    for part in sorted(set(parts.values())):
+        if part != PurePath(part).name or part in (".", "..") or not (index.parent / part).is_file():
+            raise UserError(f'{index}: there is no file "{part}" beside it, which holds a part of the model. {remedy}')
+
+
+def check_attention(family: Family, config: Mapping, name: str) -> None:
+    """Select the attention backend on a model without weights. Raises UserError (see `select_attention`)."""
+    if name != "sdpa":
+        with torch.device("meta"):
+            transformer = getattr(diffusers, family.transformer_class).from_config(config)
+        select_attention(family, transformer, name)
+
+
+def select_attention(family: Family, transformer: torch.nn.Module, name: str) -> None:
+    """Choose the attention backend. Raises UserError naming the key if it does not exist or does not work here."""
+    try:
+        family.select_attention(transformer, name)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        reason = str(error).strip().rstrip(".")
+        raise UserError(f'attn_mode = "{name}" does not work here: {reason}. Use "sdpa", which always does.') from error

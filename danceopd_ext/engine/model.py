@@ -1,0 +1,139 @@
+"""The model as everything else sees it: where its files are, what its configuration says, and how it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+
+from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.engine.checks import check_attention, check_weights, select_attention
+from danceopd_ext.engine.precision import torch_dtype
+from danceopd_ext.lora.layout import Layout
+from danceopd_ext.models.family import Family, SizeLimits
+from danceopd_ext.models.loading import (
+    Source,
+    fetch,
+    find_source,
+    load_layout,
+    load_scheduler,
+    load_text_pipeline,
+    load_transformer,
+    load_vae,
+)
+from danceopd_ext.models.registry import FAMILIES
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model whose files were found and checked; its weights are loaded when one of the `load_` methods is called.
+
+    `layout`: the layers that a LoRA can change. `config`: the transformer's configuration. `precision`: a word of
+    mixed_precision. `attention`: the attention backend.
+    """
+
+    source: Source
+    layout: Layout
+    config: Mapping[str, Any]
+    device: torch.device
+    precision: str = "no"
+    attention: str = "sdpa"
+
+    @property
+    def family(self) -> Family:
+        return self.source.family
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are loaded in, and velocities are computed in."""
+        return torch_dtype(self.precision)
+
+    @cached_property
+    def pixels_per_latent(self) -> int:
+        """How many pixels one latent is wide."""
+        return self.source.vae_scale_factor
+
+    @cached_property
+    def size_limits(self) -> SizeLimits:
+        """The sizes of picture that the model can make."""
+        return self.family.size_limits(self.config, self.pixels_per_latent)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return (C, H, W) of the latents of a picture of width x height pixels."""
+        return self.family.latent_shape(self.config, self.pixels_per_latent, width, height)
+
+    def sigmas(self, width: int, height: int, steps: int) -> torch.Tensor:
+        """Return the pipeline's own sigma grid for this picture size: [steps + 1], falling to 0, on the CPU."""
+        key = (width, height, steps)
+        if key not in self._grids:
+            latent_hw = self.latent_shape(width, height)[1:]
+            self._grids[key] = self.family.sigmas(self._scheduler, self.config, steps, latent_hw)
+        return self._grids[key]
+
+    @cached_property
+    def _grids(self) -> dict[tuple[int, int, int], torch.Tensor]:
+        return {}
+
+    @cached_property
+    def _scheduler(self) -> Any:
+        return load_scheduler(self.source)
+
+    def source_images(self) -> SourceImages:
+        """Return the model's rules for source images, with which data is checked before anything is loaded."""
+        family, scale = self.family, self.pixels_per_latent
+        return SourceImages(
+            title=family.title,
+            maximum=family.max_sources,
+            fitted=lru_cache(maxsize=None)(lambda size, drawn: family.source_size(size, scale, drawn)),
+            area=family.scaled_area,
+            multiple=self.size_limits.multiple,
+            editors=tuple(name for name, other in FAMILIES.items() if other.can_edit),
+        )
+
+    def load_transformer(self) -> torch.nn.Module:
+        """Load the transformer on the CPU, with its attention backend. Raises UserError."""
+        transformer = load_transformer(self.source, self.dtype)
+        select_attention(self.family, transformer, self.attention)
+        return transformer
+
+    def load_text_encoders(self) -> Any:
+        """Load the pipeline's text encoders and tokenizers, on the device or streamed to it. Raises UserError."""
+        return load_text_pipeline(self.source, self.dtype, self.device)
+
+    def load_vae(self, dtype: torch.dtype | None = None) -> Any:
+        """Load the VAE on the CPU, in the model's dtype if none is given. Raises UserError."""
+        return load_vae(self.source, dtype or self.dtype)
+
+    def fetched(self, download=fetch) -> Model:
+        """Return the same model with its files here: what is still on the hub is downloaded now. Raises UserError."""
+        model = replace(self, source=download(self.source))
+        check_weights(model.source)
+        return model
+
+
+def find_model(
+    where: str,
+    model_type: str | None,
+    components_from: str | None,
+    *,
+    device: torch.device,
+    precision: str = "no",
+    attention: str = "sdpa",
+    key: str = "pretrained_model_name_or_path",
+    check: bool = True,
+) -> Model:
+    """Find and check a model; of a hub model only a few small files are downloaded (see models.loading.find_source).
+
+    `key`: what the user calls `where`. `check`: whether the model is going to be asked; a merge of LoRAs needs no more
+    than its configuration. Raises UserError.
+    """
+    source = find_source(where, model_type, components_from, key=key)
+    if check:
+        check_weights(source)
+    layout, config = load_layout(source)
+    if check:
+        check_attention(source.family, config, attention)
+    return Model(source, layout, config, device, precision, attention)

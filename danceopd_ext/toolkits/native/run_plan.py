@@ -1,0 +1,83 @@
+"""What a run trains: everything that was found out about the preset before the first weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from danceopd_ext.config import Preset, Teacher
+from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.targets import PictureFile
+from danceopd_ext.engine.model import Model
+from danceopd_ext.lora.weights import Lora
+from danceopd_ext.models.family import Family
+from danceopd_ext.models.loading import Source
+from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
+from danceopd_ext.toolkits.native.state import SavedState
+
+#: the name of the student's adapter; a teacher cannot be called so
+STUDENT = "student"
+
+
+@dataclass
+class Loras:
+    """The LoRAs that were read, until the model holds them: the only part of a plan that is used up.
+
+    `teachers`: name -> its LoRA, for teachers that have one. `start`: what the student starts from.
+    """
+
+    teachers: dict[str, Lora] = field(default_factory=dict)
+    start: Lora | None = None
+
+    def free(self) -> None:
+        """Forget them, so that their memory is free."""
+        self.teachers, self.start = {}, None
+
+
+@dataclass(frozen=True)
+class FoundTeacher:
+    """A teacher of the preset whose files were found: its LoRA is in `Loras`, its checkpoint is not loaded yet.
+
+    Without either it is the base.
+    """
+
+    settings: Teacher
+    checkpoint: Source | None = None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run whose input is sound.
+
+    `data`: which samples each step trains. `student_layers`: the names of the layers that the student changes.
+    `source_images`: the model's rules for them, and those that the run uses. `pictures`: the picture files that the
+    method starts from. `resume`: the state that the run continues. `identity`: what must be equal for a saved state to
+    be continued. `offline`: whether W&B records this run offline because its server does not answer.
+    """
+
+    preset: Preset
+    model: Model
+    data: Plan
+    teachers: Mapping[str, FoundTeacher]
+    loras: Loras
+    student_layers: Sequence[str]
+    previews: Sequence[PreviewPrompt]
+    source_images: SourceImages
+    pictures: Mapping[Path, PictureFile]
+    notes: Sequence[str]
+    identity: Mapping[str, object] = field(default_factory=dict)
+    resume: SavedState | None = None
+    offline: bool = False
+
+    @property
+    def family(self) -> Family:
+        return self.model.family
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a field that training asks has guidance in it."""
+        options = self.preset.danceopd
+        scales = [options.student_guidance_scale, *(teacher.guidance_scale for teacher in options.teachers.values())]
+        return any(scale != 1 for scale in scales)
