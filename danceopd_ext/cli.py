@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from danceopd_ext.endings import refused, show
-from danceopd_ext.errors import Stopped, TrainingError, UserError, few_letters, nearest, readable
-from danceopd_ext.ranges import RANK, SHOWN_DIGITS, Range, shown
+from danceopd_ext.errors import Stopped, TrainingError, UserError, nearest, readable
+from danceopd_ext.ranges import RANK
 from danceopd_ext.screen import last_word
 from danceopd_ext.toolkits.launched import is_first_process
+from danceopd_ext.whole_numbers import whole
 
 DTYPES = ("fp16", "bf16", "float")
 
@@ -81,26 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--ignore_other_parts", action="store_true", help="leave changes of biases and norms out")
     convert.set_defaults(command=_convert)
     return parser
-
-
-def whole(within: Range, example: int = 4) -> Callable[[str], int]:
-    """What reads a whole number of this range for argparse, which prints its errors with the option's name."""
-
-    def number(text: str) -> int:
-        digits = text.removeprefix("-")
-        is_number = digits.isdecimal() and digits.isascii() and len(digits) <= SHOWN_DIGITS
-        if not is_number or int(text) < within.minimum:
-            what = f"is no whole number from {shown(within.minimum)}: give one, such as {example}."
-            raise argparse.ArgumentTypeError(f"{few_letters(text)} {what}")
-        if wrong := within.wrong(int(text)):
-            raise argparse.ArgumentTypeError(f"{text}: it {wrong}.")
-        return int(text)
-
-    return number
-
-
-#: a whole number from 1, for what has no limit of its own
-positive = whole(Range(minimum=1, maximum=10**9))
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:

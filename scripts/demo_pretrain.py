@@ -21,10 +21,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from danceopd_ext.cli import whole
 from danceopd_ext.demo.pretrain.omni_stages import Sizes, Stages
 from danceopd_ext.demo.pretrain.omni_teachers import LORA_TEACHERS
 from danceopd_ext.ranges import SEED, STEPS, Range
+from danceopd_ext.whole_numbers import whole
 
 #: stage -> a file in --out that is there when it is made; in the order in which they need each other
 STAGES = {

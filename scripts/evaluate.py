@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from danceopd_ext import machine
-from danceopd_ext.cli import positive, run, whole
+from danceopd_ext.cli import run
 from danceopd_ext.engine.devices import best_device
 from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.engine.model import find_model
@@ -41,6 +41,7 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.loading import Source
 from danceopd_ext.quiet import quieten
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS, Range
+from danceopd_ext.whole_numbers import positive, whole
 
 PRECISIONS = ("no", "fp16", "bf16")
 

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 
 from danceopd_ext.benchmark.command import arguments as benchmark_arguments
 from danceopd_ext.benchmark.random_model import TRANSFORMERS, make_random
-from danceopd_ext.cli import whole
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.demo import LORAS, PROMPTS
 from danceopd_ext.ranges import PIXELS, RANK, STEPS
+from danceopd_ext.whole_numbers import whole
 
 ROOT = Path(__file__).resolve().parents[1]
 #: the larger factor of ai-toolkit's default: w1 is FACTOR x FACTOR, w2 takes the rest

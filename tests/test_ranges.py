@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext.cli import positive, whole
 from danceopd_ext.config import pairs
 from danceopd_ext.config.danceopd import Teacher
 from danceopd_ext.config.fields import check_ranges, key_types
@@ -25,6 +24,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import PIXELS, Range, shown, written
 from danceopd_ext.toolkits.hosted.numbers import ANY, LIMITS
 from danceopd_ext.toolkits.native.prompt_lines import parse_line
+from danceopd_ext.whole_numbers import positive, whole
 
 #: no float, no index and no allocator holds them; Python itself does not write the last one down
 HUGE = (10**18, 10**40, 10**400, 10**5000)

@@ -29,8 +29,8 @@ from danceopd_ext import machine
 from danceopd_ext.benchmark.measure import ROWS, Measurement, measure
 from danceopd_ext.benchmark.random_model import TRANSFORMERS, make_random
 from danceopd_ext.benchmark.ways import WAYS
-from danceopd_ext.cli import whole
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range
+from danceopd_ext.whole_numbers import whole
 
 ROOT = Path(__file__).resolve().parents[2]
 SAME = 1e-4  # gradients that differ by a smaller share differ by the order of roundings alone

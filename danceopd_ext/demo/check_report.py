@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..cli import whole
+from danceopd_ext.whole_numbers import whole
+
 from ..files import whole_file
 from ..ranges import SEED, Range
 from .check_pictures import draw_edits, draw_kinds

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cli import positive, whole
+from danceopd_ext.whole_numbers import positive, whole
+
 from ..demo.edit_check import score_edits
 from ..demo.edits import EDIT_KINDS, Edit
 from ..demo.omni_draw import draw

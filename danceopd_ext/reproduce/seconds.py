@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
-from ..cli import whole
+from danceopd_ext.whole_numbers import whole
+
 from ..ranges import STEPS
 from .budgets import BUDGETS
 from .command import only

@@ -29,12 +29,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from danceopd_ext.cli import run, whole  # noqa: E402 - the project is found by the line above
+from danceopd_ext.cli import run  # noqa: E402 - the project is found by the line above
 from danceopd_ext.errors import TrainingError  # noqa: E402
 from danceopd_ext.files import whole_file  # noqa: E402
 from danceopd_ext.ranges import STEPS  # noqa: E402
 from danceopd_ext.toolkits.native.journal import Journal  # noqa: E402
 from danceopd_ext.toolkits.run import main as train  # noqa: E402
+from danceopd_ext.whole_numbers import whole  # noqa: E402
 
 #: steps before these are not judged: caches fill, allocators settle; at least so many, and this share of the run
 WARM_UP, WARM_UP_SHARE = 50, 0.1

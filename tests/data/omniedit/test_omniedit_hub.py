@@ -9,7 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from danceopd_ext.cli import run
-from tests.scripts.omniedit_data import table, with_pictures, write_data
+from tests.data.omniedit.rows import table, with_pictures, write_data
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from danceopd_ext.cli import run
-from tests.scripts.omniedit_data import files, with_pictures, without_place, write_data
+from tests.data.omniedit.rows import files, with_pictures, without_place, write_data
 
 
 @pytest.fixture

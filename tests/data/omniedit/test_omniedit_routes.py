@@ -11,7 +11,7 @@ from PIL import Image
 from danceopd_ext.cli import run
 from danceopd_ext.data.dataset_toml import read_dataset_config
 from danceopd_ext.errors import UserError
-from tests.scripts.omniedit_data import table, with_pictures, write_data
+from tests.data.omniedit.rows import table, with_pictures, write_data
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.scripts.omniedit_data import table, write_data
+from tests.data.omniedit.rows import table, write_data
 
 LOCAL = ("addition", "removal", "swap", "obj_swap", "attribute_modification")
 #: they have the letters of global ones within

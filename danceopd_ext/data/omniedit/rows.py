@@ -1,0 +1,48 @@
+"""Reads the rows of edit data: of local files, or of a dataset on the hub, file by file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from danceopd_ext.data.tables import Row, read_rows
+from danceopd_ext.errors import UserError
+
+
+def rows_of(data: str, hub: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Row, Path]]:
+    """(where, row, folder of its pictures) of a local file or folder, or of the files of a hub dataset one by one."""
+    path = Path(data)
+    if not hub:
+        yield from ((where, row, path if os.path.isdir(path) else path.parent) for where, row in read_rows(path))
+    for name, _ in hub:
+        file = download(data, name)
+        yield from ((where, row, file.parent) for where, row in read_rows(file))
+
+
+def hub_files(name: str) -> list[tuple[str, str]]:
+    """The .parquet files of a hub dataset's training split, each with the digest of its content. Raises UserError."""
+    from huggingface_hub import HfApi
+
+    try:
+        tree = HfApi().list_repo_tree(name, repo_type="dataset", recursive=True)
+        files = sorted((entry.path, entry.blob_id) for entry in tree if entry.path.endswith(".parquet"))
+    except Exception as error:  # the hub client raises its own, transport and OS errors
+        raise UserError(f"{name} is no file or folder here, and {not_given(error)}.") from None
+    if not files:
+        raise UserError(f"{name}: the dataset has no .parquet file.")
+    return [file for file in files if "train" in file[0]] or files
+
+
+def download(name: str, file: str) -> Path:
+    """A file of a hub dataset, fetched when it is needed. Raises UserError."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file, repo_type="dataset"))
+    except Exception as error:
+        raise UserError(f"{name}/{file}: {not_given(error)}. Start again later: what is there stays.") from None
+
+
+def not_given(error: Exception) -> str:
+    return f"the hub does not give it ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"

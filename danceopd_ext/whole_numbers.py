@@ -1,0 +1,29 @@
+"""Reads whole numbers of the command line, within limits."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from danceopd_ext.errors import few_letters
+from danceopd_ext.ranges import SHOWN_DIGITS, Range, shown
+
+
+def whole(within: Range, example: int = 4) -> Callable[[str], int]:
+    """What reads a whole number of this range for argparse, which prints its errors with the option's name."""
+
+    def number(text: str) -> int:
+        digits = text.removeprefix("-")
+        is_number = digits.isdecimal() and digits.isascii() and len(digits) <= SHOWN_DIGITS
+        if not is_number or int(text) < within.minimum:
+            what = f"is no whole number from {shown(within.minimum)}: give one, such as {example}."
+            raise argparse.ArgumentTypeError(f"{few_letters(text)} {what}")
+        if wrong := within.wrong(int(text)):
+            raise argparse.ArgumentTypeError(f"{text}: it {wrong}.")
+        return int(text)
+
+    return number
+
+
+#: a whole number from 1, for what has no limit of its own
+positive = whole(Range(minimum=1, maximum=10**9))
