@@ -30,9 +30,9 @@ from danceopd_ext.benchmark.measure import ROWS, Measurement, measure
 from danceopd_ext.benchmark.random_model import TRANSFORMERS, make_random
 from danceopd_ext.benchmark.ways import WAYS
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range
+from danceopd_ext.subprocesses import environment
 from danceopd_ext.whole_numbers import whole
 
-ROOT = Path(__file__).resolve().parents[2]
 SAME = 1e-4  # gradients that differ by a smaller share differ by the order of roundings alone
 THREADS = Range(minimum=1, maximum=1024)
 SIZES = {"demo": (64, 32), "small": (128, 8), "real": (1024, 128)}  # pixels, rank of the student
@@ -80,10 +80,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def in_its_own_process(words: Sequence[str], args: argparse.Namespace) -> str:
     """Start this program again, so that the peak of memory is this work's alone; return its last line."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    own = {"OMP_NUM_THREADS": str(args.threads), "PYTHONUTF8": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "danceopd_ext.benchmark", *words]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, **own})
+    own = environment(OMP_NUM_THREADS=str(args.threads))
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=own)
     if done.returncode:
         sys.exit(f"{shlex.join(words)} failed with exit code {done.returncode}:\n{done.stderr[-4000:]}")
     return (done.stdout.splitlines() or [""])[-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -13,13 +12,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from danceopd_ext.subprocesses import ROOT, environment
+
 from ..errors import TrainingError
 from ..files import whole_file
 from ..foreign.json import parse_lines
 from ..foreign.text import read_text
 from .presets import NAME, Run
 
-ROOT = Path(__file__).resolve().parents[2]
 TOLD = "train.log"
 #: starts the training of a preset: (run, its arguments, a file for what it tells) -> exit code
 Start = Callable[[Run, Sequence[str], Path], int]
@@ -97,12 +97,10 @@ def newest_state(folder: Path) -> Path | None:
 def start_process(run: Run, arguments: Sequence[str], told: Path) -> int:
     """Start `train_danceopd.py` on one thread, in an interpreter of its own, from the current directory."""
     script = ["-m", "danceopd_ext.reproduce.full_rollout"] if run.full_rollout else [str(ROOT / "train_danceopd.py")]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    offline = {"HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1", "PYTHONPATH": path}
-    environment = {**os.environ, **offline, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    own = environment(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     with open(told, "a", encoding="utf-8") as file:
         command = [sys.executable, *script, *arguments]
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=own, stdout=file, stderr=subprocess.STDOUT)
         STARTED.add(process)
         if STOPPING.is_set():
             process.terminate()
