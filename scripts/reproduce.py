@@ -1,8 +1,4 @@
-"""The paper's tables in the demo world: `python scripts/reproduce.py TABLE [--seeds 3] [--budget quick]`.
-
-Tables: composition, local-global, style, guidance, ablations. Trains what is missing, resumes what was cut off, draws,
-scores, and writes Markdown, CSV, plots and picture grids into outputs/reproduce/results.
-"""
+"""Makes the paper's tables in the demo world: `python scripts/reproduce.py --help`."""
 
 import sys
 from pathlib import Path
@@ -10,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from danceopd_ext.cli import run
-from danceopd_ext.reproduce.command import main
+from danceopd_ext.reproduce.dispatch import main
 
 if __name__ == "__main__":
     sys.exit(run(main))

@@ -11,4 +11,5 @@
 - `claims`, `page`: the paper's claims beside what came out
 - `command`: all of it, in order
 - `repeats`, `seconds`: how much of a model's faults is chance; what a step of each row takes
+- `dispatch`: what the first word of the command line starts
 """

@@ -26,6 +26,12 @@ from .runner import Start, cost_of, train_missing
 from .sources import find_sources
 from .tables import TABLES, Table
 
+OTHERS = """\
+commands beside the tables, each with --help:
+  join TABLE RESULTS MORE   put rows that were made apart into a table
+  repeats                   draw edits again with other noise: how much of a model's faults is chance
+  seconds TABLE             measure a step of each row on a machine that does nothing else
+"""
 #: option -> the numbers that it takes
 LIMITS = {
     "seeds": Range(minimum=1, maximum=1000),
@@ -36,7 +42,12 @@ LIMITS = {
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/reproduce.py", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="scripts/reproduce.py",
+        description=__doc__,
+        epilog=OTHERS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every method (default: 3)")
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="how much is trained and drawn")

@@ -1,4 +1,4 @@
-"""`scripts/reproduce/join.py`: puts rows that were made apart (with --only, on another day or machine) into a table."""
+"""`scripts/reproduce.py join`: puts rows that were made apart (with --only, on another day or machine) into a table."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def join_grids(file: Path, other: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Join, and write the page anew. Raises UserError."""
-    parser = argparse.ArgumentParser(prog="scripts/reproduce/join.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/reproduce.py join", description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("results", type=Path, help="folder of the table that gets more rows")
     parser.add_argument("more", type=Path, help="folder of the same table with the other rows")

@@ -1,4 +1,4 @@
-"""`scripts/reproduce/repeats.py`: how much of a model's wrong edits is chance, by drawing each with other noise.
+"""`scripts/reproduce.py repeats`: how much of a model's wrong edits is chance, by drawing each with other noise.
 
 A model that learns from many pictures of a teacher can be better than it if the teacher is wrong now and then, in each
 picture elsewhere: what it sees most often is right. So the median of a teacher's drawings of an edit is scored as well.
@@ -69,7 +69,7 @@ def chosen_edits(split: str, per_kind: int) -> list[Edit]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/reproduce/repeats.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/reproduce.py repeats", description=__doc__)
     parser.add_argument("--lora", nargs="+", default=[], metavar="NAME=FILE", help="models beside the edit teacher")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which edits (default: test)")
     parser.add_argument("--edits", type=positive, default=128, help="of each kind (default: 128)")

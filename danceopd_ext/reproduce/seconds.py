@@ -1,4 +1,4 @@
-"""`scripts/reproduce/seconds.py TABLE`: what a step of each row takes, on a machine that does nothing else.
+"""`scripts/reproduce.py seconds TABLE`: what a step of each row takes, on a machine that does nothing else.
 
 The seconds in the tables are of trainings beside other work, and rows of equal work differ by half there. Here each row
 trains alone for a few steps, one after the other.
@@ -46,7 +46,7 @@ def step_cost(run: Run) -> StepCost:
 
 def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     """Train, print the table and write it as TABLE-seconds.md. `start` as in `command.main`. Raises UserError."""
-    parser = argparse.ArgumentParser(prog="scripts/reproduce/seconds.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/reproduce.py seconds", description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="samples of a step (default: quick)")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="the rows (default: all that are trained)")
