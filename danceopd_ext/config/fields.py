@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union
 
 from danceopd_ext.config.model_types import explain_model_type
@@ -38,6 +38,11 @@ def key(
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def one_of(words: Iterable[str]) -> Any:
+    """The type of a key that takes one of these words, for words that another part of the project knows."""
+    return Literal[tuple(words)]
 
 
 def key_types(cls: type) -> dict[str, Any]:

@@ -6,13 +6,11 @@ The names are those of the toolkits' registries; this module only knows them, so
 from __future__ import annotations
 
 from danceopd_ext.errors import nearest
+from danceopd_ext.models.registry import FAMILIES
 
 #: toolkit -> its model types
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
-    "native": (
-        "sd3", "z_image", "z_image_omni", "flux", "flux_kontext", "flux_2", "flux_2_klein", "qwen_image",
-        "qwen_image_edit", "qwen_image_edit_plus",
-    ),
+    "native": tuple(FAMILIES),
     "sd-scripts": ("sd3", "flux", "chroma", "lumina", "hunyuan_image", "anima"),
     "musubi-tuner": ("z_image", "flux_kontext", "flux_2", "qwen_image", "qwen_image_edit"),
 }  # fmt: skip
@@ -25,16 +23,8 @@ NOT_FLOW = (
 #: the same, as whole names
 NOT_FLOW_EITHER = ("sd", "xl", "stablediffusion", "cascade")
 
-#: other words for a model, without signs -> its model_type
-OTHER_WORDS = {
-    "sd3medium": "sd3", "sd35": "sd3", "sd35medium": "sd3", "sd35large": "sd3", "stablediffusion3": "sd3",
-    "stablediffusion35": "sd3", "zimageturbo": "z_image", "zimagebase": "z_image", "zit": "z_image",
-    "flux1": "flux", "fluxdev": "flux", "flux1dev": "flux", "fluxschnell": "flux", "flux1schnell": "flux",
-    "kontext": "flux_kontext", "flux1kontext": "flux_kontext", "fluxkontextdev": "flux_kontext",
-    "flux2dev": "flux_2", "klein": "flux_2_klein", "flux2klein4b": "flux_2_klein", "flux2klein9b": "flux_2_klein",
-    "qwen": "qwen_image", "qwenimageedit2509": "qwen_image_edit_plus", "qwenimageedit2511": "qwen_image_edit_plus",
-    "qwenedit": "qwen_image_edit", "lumina2": "lumina", "luminaimage2": "lumina", "hunyuanimage21": "hunyuan_image",
-}  # fmt: skip
+#: other words for models that only a toolkit has, without signs -> their model_type
+OTHER_WORDS = {"lumina2": "lumina", "luminaimage2": "lumina", "hunyuanimage21": "hunyuan_image"}
 
 #: how a model type of one toolkit is written in another
 ELSEWHERE = {
@@ -69,7 +59,9 @@ def explain_model_type(word: str, toolkit: str) -> str:
 def _known(plain: str) -> str | None:
     """The model_type that is written so, whatever its signs, or that has this other word."""
     names = {name.replace("_", ""): name for names in MODEL_TYPES.values() for name in names}
-    return names.get(plain) or OTHER_WORDS.get(plain)
+    if plain in names or plain in OTHER_WORDS:
+        return names.get(plain) or OTHER_WORDS[plain]
+    return next((name for name, family in FAMILIES.items() if plain in family.other_words), None)
 
 
 def _places(name: str) -> dict[str, str]:

@@ -11,9 +11,10 @@ from typing import Literal
 
 from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schema, in a file of its own
-from danceopd_ext.config.fields import check_ranges, key
+from danceopd_ext.config.fields import check_ranges, key, one_of
 from danceopd_ext.config.rates import default_rate
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every
 
 
@@ -21,13 +22,7 @@ from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every
 class ModelSection:
     """Which model is trained, and how it runs."""
 
-    model_type: (
-        Literal[
-            "sd3", "z_image", "z_image_omni", "flux", "flux_kontext", "flux_2", "flux_2_klein", "qwen_image",
-            "qwen_image_edit", "qwen_image_edit_plus",
-        ]
-        | None
-    ) = key(None, "Model family; detected from the model where left out.")  # fmt: skip
+    model_type: one_of(FAMILIES) | None = key(None, "Model family; detected from the model where left out.")
     pretrained_model_name_or_path: str = key(
         "", "The base model: a hub id, a diffusers folder or a single .safetensors file.", path="found"
     )

@@ -12,8 +12,8 @@ import torch
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.engine.checks import check_attention, check_weights, select_attention
 from danceopd_ext.engine.precision import torch_dtype
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.models.family import Family, SizeLimits
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import (
     Source,
     fetch,

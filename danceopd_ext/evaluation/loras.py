@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import combine
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.ranges import STRENGTH
 
 #: the column without a LoRA

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from danceopd_ext.errors import UserError, few_letters
-from danceopd_ext.lora.dialects import (
-    OTHER_PARTS,
-    OUR_NAMES,
-    Parsed,
-    guess_family,
-    is_zero,
-    looks_like_model,
-    not_a_lora,
-)
-from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.dialects import OTHER_PARTS, Parsed, is_zero, not_a_lora
+from danceopd_ext.lora.families import guess_family, looks_like_model, title
 from danceopd_ext.lora.source import Source
+from danceopd_ext.models.layout import Layout
 
 
 def few(keys: Iterable[str], count: int = 3) -> str:
@@ -42,7 +35,7 @@ def check_keys(
 ) -> None:
     """Raise UserError unless every key belongs to a complete change of a linear layer, or may be left out."""
     path, keys = source.path, source.tensors
-    ours = OUR_NAMES.get(layout.family, layout.family)
+    ours = title(layout)
     looks = guess_family(keys)
     alike = looks is None or ours.startswith(looks) or ours in looks
     other_family = "" if alike else f" It looks like a LoRA of {looks}."

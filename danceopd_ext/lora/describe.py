@@ -10,11 +10,11 @@ import torch
 
 from danceopd_ext.errors import UserError, few_letters, printable
 from danceopd_ext.lora.checks import check_keys, few, left_out
-from danceopd_ext.lora.dialects import OTHER_PARTS, OUR_NAMES, PREFIXES, Group, Parsed, guess_family, parse
-from danceopd_ext.lora.families import candidates, distinct, sizes_of, titles
-from danceopd_ext.lora.layout import Layout
+from danceopd_ext.lora.dialects import OTHER_PARTS, PREFIXES, Group, Parsed, parse
+from danceopd_ext.lora.families import candidates, distinct, guess_family, sizes_of, titles
 from danceopd_ext.lora.read import check_lora
 from danceopd_ext.lora.source import Source
+from danceopd_ext.models.layout import Layout
 
 _SHOWN_KEYS = 12
 _LONG_VALUE = 200
@@ -37,7 +37,7 @@ def find_layout(source: Source, layouts: Mapping[str, Layout]) -> Layout:
         _check_kind(source)
         looks = guess_family(source.tensors)
         hint = f" They look like {looks}." if looks else ""
-        names = ", ".join(OUR_NAMES.get(name, name) for name in layouts)
+        names = titles(layouts.values(), ", ")
         raise UserError(
             f"{source.path}: its layers fit no family known here ({names}); first keys: {few(source.tensors)}.{hint}"
         )

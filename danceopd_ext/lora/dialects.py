@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-from danceopd_ext.lora.layout import Layout
+from danceopd_ext.models.layout import Layout
 
 #: taken off one after the other; a longer one stands before its own beginning
 PREFIXES = (
@@ -103,32 +103,6 @@ _BESIDE_KEYS = (
     ("auxiliary", re.compile(r"^_aux\.")),
     ("marker", re.compile(r"(^|\.)scaled_fp8$")),
 )
-
-#: families whose blocks have the same names in diffusers
-_ALIKE = "Stable Diffusion 3, FLUX.1 or Qwen-Image"
-_FAMILY_SIGNS = (
-    ("FLUX.2", r"to_qkv_mlp_proj|ff(_context)?[._]linear_(in|out)|(double|single)_stream_modulation"),
-    ("FLUX", r"double_blocks|single_blocks|single_transformer_blocks"),
-    ("Qwen-Image", r"transformer_blocks[._]\d+[._](img_mlp|txt_mlp|img_mod|txt_mod)"),
-    ("SD 1.5 or SDXL", r"(down|up)_blocks[._]\d|mid_block|input_blocks|output_blocks"),
-    ("Stable Diffusion 3", r"joint_blocks|transformer_blocks[._]\d+[._]attn2"),
-    (_ALIKE, r"transformer_blocks[._]\d+[._](attn|ff|norm1|ff_context|norm1_context)"),
-    ("Z-Image", r"noise_refiner|context_refiner|(^|[._])layers[._]\d+[._](attention|feed_forward|adaLN)"),
-    ("Wan", r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)"),
-)
-
-OUR_NAMES = {
-    "sd3": "Stable Diffusion 3",
-    "z_image": "Z-Image",
-    "z_image_omni": "Z-Image-Omni",
-    "flux": "FLUX.1",
-    "flux_kontext": "FLUX.1",
-    "flux_2": "FLUX.2",
-    "flux_2_klein": "FLUX.2",
-    "qwen_image": "Qwen-Image",
-    "qwen_image_edit": "Qwen-Image",
-    "qwen_image_edit_plus": "Qwen-Image",
-}
 
 
 @dataclass
@@ -291,17 +265,3 @@ def not_a_lora(name: str) -> str:
             " (with extract_rank it becomes a LoRA), or use a plain LoRA."
         )
     return f"{name} is not low-rank: {METHODS[name]}. {remedy}"
-
-
-def looks_like_model(keys: Iterable[str]) -> bool:
-    """Whether keys without a LoRA's are those of a whole model: weights of layers that a family has."""
-    return guess_family(key for key in keys if key.endswith((".weight", ".bias"))) is not None
-
-
-def guess_family(keys: Iterable[str]) -> str | None:
-    """Name the model family that the keys look like, for messages; None when they look like none we know."""
-    keys = list(keys)
-    for family, sign in _FAMILY_SIGNS:
-        if any(re.search(sign, key) for key in keys):
-            return family
-    return None

@@ -7,16 +7,25 @@ Families share layer names, so names alone do not tell: FLUX.1's double blocks a
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from danceopd_ext.lora.dialects import OUR_NAMES, Group, parse
-from danceopd_ext.lora.layout import Layout, Published
+from danceopd_ext.lora.dialects import Group, parse
+from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.models.layout import Layout, Published
+from danceopd_ext.models.registry import FAMILIES
 
 #: parts whose numbers of columns, multiplied, are a layer's inputs
 _INPUTS = (("down",), ("diff",), ("hada_w1_b",), *((w1, w2) for w1 in ("lokr_w1", "lokr_w1_b") for w2 in ("lokr_w2", "lokr_w2_b")))  # fmt: skip  # noqa: E501
+
+#: other architectures that people's LoRA files are made for, and a pattern that some key of these files matches
+_ELSEWHERE = (
+    ("SD 1.5 or SDXL", r"(down|up)_blocks[._]\d|mid_block|input_blocks|output_blocks"),
+    ("Wan", r"(^|[._])blocks[._]\d+[._](self_attn|cross_attn|ffn)"),
+)
 
 
 def candidates(tensors: Mapping[str, torch.Tensor], layouts: Iterable[Layout]) -> list[Layout]:
@@ -54,9 +63,41 @@ def distinct(found: Sequence[Layout], tensors: Mapping[str, torch.Tensor]) -> li
     return list(kept.values())
 
 
-def titles(layouts: Sequence[Layout]) -> str:
+def title(layout: Layout) -> str:
+    """What messages call files of this layout."""
+    return layout.title or layout.family
+
+
+def titles(layouts: Iterable[Layout], between: str = " or ") -> str:
     """The names of families, for a person: `FLUX.1 or Qwen-Image`."""
-    return " or ".join(dict.fromkeys(OUR_NAMES.get(layout.family, layout.family) for layout in layouts))
+    return between.join(dict.fromkeys(map(title, layouts)))
+
+
+def looks_like_model(keys: Iterable[str]) -> bool:
+    """Whether keys without a LoRA's are those of a whole model: weights of layers that a family has."""
+    return guess_family(key for key in keys if key.endswith((".weight", ".bias"))) is not None
+
+
+def guess_family(keys: Iterable[str]) -> str | None:
+    """Name the model family that the keys look like, for messages; None when they look like none we know.
+
+    Later families are asked first: they have names of earlier ones, and more.
+    """
+    keys = list(keys)
+    newest_first = list(FAMILIES.values())[::-1]
+    signs = [*_ELSEWHERE, *((one.sign_title or one.file_title or one.title, one.sign) for one in newest_first)]
+    found = next((name for name, sign in signs if sign and _any_match(sign, keys)), None)
+    return found or _alternatives([one for one in FAMILIES.values() if _any_match(one.shared_sign, keys)])
+
+
+def _alternatives(families: Sequence[LayerNames]) -> str | None:
+    """`A, B or C`; None for no family."""
+    *first, last = dict.fromkeys(one.file_title or one.title for one in families) or [None]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _any_match(pattern: str, keys: Iterable[str]) -> bool:
+    return bool(pattern) and any(re.search(pattern, key) for key in keys)
 
 
 def sizes_of(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> list[Published]:

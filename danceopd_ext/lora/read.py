@@ -16,9 +16,9 @@ from danceopd_ext.lora.changes import build_change, check_numbers, shape_of, wit
 from danceopd_ext.lora.checks import check_keys, few, left_out
 from danceopd_ext.lora.dialects import REFUSED, Group, Parsed, parse, plain
 from danceopd_ext.lora.dora import Dora
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.source import Source, open_source
 from danceopd_ext.lora.weights import Change, Lora, LowRank, in_pieces, stacked
+from danceopd_ext.models.layout import Layout
 
 #: numbers of a layer up to which two changes are compared one by one, and not by what they add up to
 _COMPARED = 2**26

@@ -19,11 +19,11 @@ from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.tensors import read_tensors
 from danceopd_ext.lora.algebra import low_rank
 from danceopd_ext.lora.checks import few
-from danceopd_ext.lora.layout import Layout, is_outer
 from danceopd_ext.lora.metadata import with_hashes
 from danceopd_ext.lora.read import is_swapped, swap_halves, to_lora
 from danceopd_ext.lora.source import Source
 from danceopd_ext.lora.weights import Lora, LowRank
+from danceopd_ext.models.layout import Layout, is_outer
 
 FORMATS = ("kohya", "diffusers", "comfyui")
 

@@ -20,13 +20,10 @@ from torch.nn.modules import module as torch_modules
 from danceopd_ext.errors import MissingFile, UserError, few_letters
 from danceopd_ext.foreign.files import MIB
 from danceopd_ext.foreign.json import read_object, shown
+from danceopd_ext.models.registry import FAMILIES
 
-#: the parts of a pipeline, and those of them that encode prompts
+#: the parts of every pipeline, beside those that encode prompts
 PARTS = ("transformer", "vae", "scheduler")
-TEXT_PARTS = (
-    "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
-    "processor", "siglip", "siglip_processor",
-)  # fmt: skip
 
 #: bytes of a configuration; modules of a part of a model (the largest have a few thousand), and numbers in its weights
 MOST_BYTES, MOST_MODULES, MOST_NUMBERS = 4 * MIB, 8000, 10**12
@@ -129,7 +126,8 @@ def on_paper(cls: Any, config: Mapping[str, Any], file: Path) -> torch.nn.Module
 
 def check_index(index: Mapping[str, Any], file: Path) -> None:
     """Raise UserError where a part in a pipeline's index is not named as [library, class], as diffusers expects it."""
-    for part in (*PARTS, *TEXT_PARTS):
+    text_parts = (part for family in FAMILIES.values() for part in family.text_parts)
+    for part in dict.fromkeys((*PARTS, *text_parts)):
         names = index.get(part)
         pair = isinstance(names, list) and len(names) == 2 and all(isinstance(one, str | None) for one in names)
         if names is not None and not pair:

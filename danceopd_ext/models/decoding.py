@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from danceopd_ext.models.latents import LatentScale
+from danceopd_ext.models.registry import FAMILIES
+
 
 class NotFinite(Exception):
     """Where the numbers of a picture should be, there is NaN or infinity: the model is broken, or fp16 too narrow."""
@@ -47,69 +50,7 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     return _scale(vae).encode(vae, pixels.to(vae.device, vae.dtype))
 
 
-def pixels_per_latent(vae_class: str, config: Any) -> int:
-    """How many pixels one latent of this VAE is wide, from its configuration."""
-    if vae_class == "AutoencoderKLQwenImage":
-        return 2 ** len(config["temperal_downsample"])
-    return 2 ** (len(config["block_out_channels"]) - 1)
-
-
-class _Shifted:
-    """AutoencoderKL: one factor and one shift."""
-
-    @staticmethod
-    def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        return vae.decode(latents, return_dict=False)[0]
-
-    @staticmethod
-    def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-        latents = vae.encode(pixels).latent_dist.mode()
-        return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-
-
-class _OfFrames:
-    """AutoencoderKLQwenImage: a video VAE, here of one frame, with a mean and a deviation for each channel."""
-
-    @staticmethod
-    def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        both = (vae.config.latents_mean, vae.config.latents_std)
-        mean, deviation = (torch.tensor(values).view(1, -1, 1, 1, 1).to(like) for values in both)
-        return mean, deviation
-
-    @classmethod
-    def decode(cls, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        mean, deviation = cls._statistics(vae, latents)
-        # the pipeline divides by the inverse of the deviation, which rounds differently from a product
-        latents = latents.unsqueeze(2) / (1.0 / deviation) + mean
-        return vae.decode(latents, return_dict=False)[0][:, :, 0]
-
-    @classmethod
-    def encode(cls, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-        latents = vae.encode(pixels.unsqueeze(2)).latent_dist.mode()
-        mean, deviation = cls._statistics(vae, latents)
-        return ((latents - mean) / deviation).squeeze(2)
-
-
-class _OfSquares:
-    """AutoencoderKLFlux2: squares of 2 x 2 latents become channels, which a batch norm brings to one scale."""
-
-    @staticmethod
-    def _statistics(vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = vae.bn.running_mean.view(1, -1, 1, 1).to(like)
-        return mean, torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).to(like)
-
-    @classmethod
-    def decode(cls, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        mean, deviation = cls._statistics(vae, latents)
-        return vae.decode(torch.pixel_shuffle(latents * deviation + mean, 2), return_dict=False)[0]
-
-    @classmethod
-    def encode(cls, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-        latents = torch.pixel_unshuffle(vae.encode(pixels).latent_dist.mode(), 2)
-        mean, deviation = cls._statistics(vae, latents)
-        return (latents - mean) / deviation
-
-
-def _scale(vae: Any) -> type:
-    return {"AutoencoderKLQwenImage": _OfFrames, "AutoencoderKLFlux2": _OfSquares}.get(type(vae).__name__, _Shifted)
+def _scale(vae: Any) -> LatentScale:
+    """The scale of the families with a VAE of this class."""
+    scales = (family.latent_scale for family in FAMILIES.values() if family.vae_class == type(vae).__name__)
+    return next(scales, LatentScale())

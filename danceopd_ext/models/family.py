@@ -18,7 +18,7 @@ from PIL import Image
 from danceopd_ext.errors import UserError
 from danceopd_ext.method import Field, guided
 from danceopd_ext.models.conditions import PromptTensors, TextConditions
-from danceopd_ext.models.decoding import encode, pixels_per_latent
+from danceopd_ext.models.latents import LatentScale
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.resizing import Size
 from danceopd_ext.rgb import as_rgb
@@ -55,10 +55,18 @@ class Family(LayerNames, ABC):
     pipeline_class: str
     transformer_class: str
     vae_class: str = "AutoencoderKL"
+    #: the scale in which the transformer has the latents of this VAE
+    latent_scale: LatentScale = LatentScale()
+    #: folders of the pipeline that decide what its text encoders give
+    text_parts: tuple[str, ...] = (
+        "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
+    )  # fmt: skip
     #: hub id that supplies what a single .safetensors file does not contain
     default_components: str
     #: substrings of tensor names that only this family's checkpoints have
     checkpoint_marks: tuple[str, ...]
+    #: substrings of tensor names that a checkpoint of this family does not have, where another family's has both
+    other_marks: tuple[str, ...] = ()
 
     #: how many source images a sample may have; more than none makes it an edit family
     max_sources: int = 0
@@ -98,10 +106,16 @@ class Family(LayerNames, ABC):
         if not 0 < len(sources.images) <= self.max_sources:
             takes = f"1 to {self.max_sources}" if self.max_sources else "no"
             raise UserError(f"{self.title} takes {takes} source images, not {len(sources.images)}.")
-        scale = pixels_per_latent(self.vae_class, vae.config)
+        scale = self.latent_scale.pixels_per_latent(vae.config)
         images = [as_rgb(image, f"{self.title}: a source image cannot be used") for image in sources.images]
         pictures = [self.source_picture(image, scale, sources.drawn) for image in images]
-        return {f"source_{i}": encode(vae, as_pixels(p))[0].cpu().contiguous() for i, p in enumerate(pictures)}
+        encoded = [self.encode(vae, as_pixels(picture))[0].cpu().contiguous() for picture in pictures]
+        return {f"source_{i}": latents for i, latents in enumerate(encoded)}
+
+    @torch.no_grad()
+    def encode(self, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """The latents [B, C, H, W] of pictures [B, 3, height, width] in -1..1: the middle of the VAE's distribution."""
+        return self.latent_scale.encode(vae, pixels.to(vae.device, vae.dtype))
 
     def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
         """An RGB source image in the size in which the pipeline would encode it to draw `drawn`. Raises UserError."""
@@ -148,7 +162,11 @@ class Family(LayerNames, ABC):
 
     def knows_checkpoint(self, tensor_names: Sequence[str]) -> bool:
         """Whether a checkpoint with these tensors can be of this family."""
-        return any(mark in name for name in tensor_names for mark in self.checkpoint_marks)
+        own, others = (
+            any(mark in name for name in tensor_names for mark in marks)
+            for marks in (self.checkpoint_marks, self.other_marks)
+        )
+        return own and not others
 
     def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
         """(C, H, W) of the latents of a picture of width x height pixels."""

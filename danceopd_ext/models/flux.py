@@ -90,6 +90,7 @@ class FluxKontext(Flux):
     """FLUX.1 Kontext: tokens of a source image follow those of the picture, told apart by the first axis of places."""
 
     name = "flux_kontext"
+    other_words = ("kontext", "flux1kontext", "fluxkontextdev")
     title = "FLUX.1 Kontext"
     pipeline_class = "FluxKontextPipeline"
     default_components = "black-forest-labs/FLUX.1-Kontext-dev"

@@ -16,6 +16,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models.conditions import PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Family, SizeLimits, Sources
 from danceopd_ext.models.flux_2_names import Flux2Names
+from danceopd_ext.models.latents import LatentScale
 from danceopd_ext.models.packing import even_sigmas, in_groups, stacked
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, shrunk
 
@@ -25,12 +26,30 @@ SOURCE_STEP = 10
 SMALLEST_SIDE, LONGEST_RATIO = 64, 8
 
 
+class SquareScale(LatentScale):
+    """AutoencoderKLFlux2's: squares of 2 x 2 latents become channels, which a batch norm brings to one scale."""
+
+    def decode(self, vae: Any, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        mean, deviation = self._statistics(vae, latents_BCHW)
+        return vae.decode(torch.pixel_shuffle(latents_BCHW * deviation + mean, 2), return_dict=False)[0]
+
+    def encode(self, vae: Any, pixels_B3PQ: torch.Tensor) -> torch.Tensor:
+        latents = torch.pixel_unshuffle(vae.encode(pixels_B3PQ).latent_dist.mode(), 2)
+        mean, deviation = self._statistics(vae, latents)
+        return (latents - mean) / deviation
+
+    def _statistics(self, vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = vae.bn.running_mean.view(1, -1, 1, 1).to(like)
+        return mean, torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).to(like)
+
+
 class Flux2(Flux2Names, Family):
     """The transformer takes sigma as its time and gives dz/dsigma as it is; dev is told a guidance scale."""
 
     pipeline_class = "Flux2Pipeline"
     transformer_class = "Flux2Transformer2DModel"
     vae_class = "AutoencoderKLFlux2"
+    latent_scale = SquareScale()
     default_components = "black-forest-labs/FLUX.2-dev"
     checkpoint_marks = ("single_stream_modulation.lin",)
     embedded_guidance = 4.0
@@ -110,6 +129,7 @@ class Flux2Klein(Flux2):
     """FLUX.2 Klein: another text encoder, no guidance embedding; the base models are guided by the empty prompt."""
 
     name = "flux_2_klein"
+    other_words = ("klein", "flux2klein4b", "flux2klein9b")
     title = "FLUX.2 Klein"
     architecture = "Flux.2-klein-4b"
     pipeline_class = "Flux2KleinPipeline"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.layer_names import Blocks, LayerNames
+from danceopd_ext.models.layout import Published
 
 DOUBLE = {
     "attn.to_q": "img_attn.qkv",
@@ -34,7 +34,10 @@ class Flux2Names(LayerNames):
     """Block names are FLUX.1's, but blocks have no modulation of their own and the MLPs are gated."""
 
     name = "flux_2"
+    other_words = ("flux2dev",)
     title = "FLUX.2"
+    file_title = "FLUX.2"
+    sign = r"to_qkv_mlp_proj|ff(_context)?[._]linear_(in|out)|(double|single)_stream_modulation"
     architecture = "Flux.2-dev"
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danceopd_ext.lora.layout import Published
-from danceopd_ext.models.layer_names import Blocks, LayerNames
+from danceopd_ext.models.layer_names import DIFFUSERS_BLOCKS, Blocks, LayerNames
+from danceopd_ext.models.layout import Published
 
 DOUBLE = {
     "attn.to_q": "img_attn.qkv",
@@ -66,7 +66,13 @@ class FluxNames(LayerNames):
     """`linear1` of a single block is q, k, v and the first half of the MLP, which is four times as large as q."""
 
     name = "flux"
+    other_words = ("flux1", "fluxdev", "flux1dev", "fluxschnell", "flux1schnell")
     title = "FLUX.1"
+    file_title = "FLUX.1"
+    # FLUX.2 has the same names and more, and is asked first
+    sign = r"double_blocks|single_blocks|single_transformer_blocks"
+    sign_title = "FLUX"
+    shared_sign = DIFFUSERS_BLOCKS
     architecture = "flux-1-dev"
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",

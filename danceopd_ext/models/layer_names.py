@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from danceopd_ext.lora.layout import Layout, Published, is_outer
+from danceopd_ext.models.layout import Layout, Published, is_outer
 
 #: layers that one native layer fuses stand in it in this order, whatever order they are met in
 FUSED_ORDER = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "proj_mlp")
+
+#: names of layers in the blocks of several architectures in diffusers
+DIFFUSERS_BLOCKS = r"transformer_blocks[._]\d+[._](attn|ff|norm1|ff_context|norm1_context)"
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,18 @@ class LayerNames:
 
     #: short name; a family's is the preset's model_type
     name: str
+    #: other words that people use for the model, small letters and digits only
+    other_words: Sequence[str] = ()
     #: for messages
     title: str
+    #: what messages call LoRA files made for these layers, which several families can share; by default the title
+    file_title: str = ""
+    #: a pattern that some layer's name in its LoRA files and checkpoints matches, and none in those of earlier families
+    sign: str = ""
+    #: what messages call a file with this sign, by default `file_title`
+    sign_title: str = ""
+    #: a pattern of names of layers that other architectures have as well
+    shared_sign: str = ""
     #: value of modelspec.architecture without "/lora"
     architecture: str
     #: endings of the linear layers that a LoRA is put on by default
@@ -44,7 +57,7 @@ class LayerNames:
     outer: Mapping[str, str]
     #: endings -> outputs per input, for parts of unequal size and to tell apart architectures of the same names
     ratios: Mapping[str, int] = {}
-    #: which names LoRA files use; see lora.layout
+    #: which names LoRA files use; see models.layout
     file_names: Mapping[str, str] = {}
     #: names of single tools, "{}" the block's index -> the native layer, and how many of its first parts it fuses
     tool_names: Mapping[str, tuple[str, int | None]] = {}
@@ -54,6 +67,10 @@ class LayerNames:
     sizes: Sequence[Published] = ()
     #: LoRA format -> what other programs do with layers outside of blocks in it, where they go wrong
     outer_fate: Mapping[str, str] = {}
+
+    def same_layers(self, other: LayerNames) -> bool:
+        """Whether LoRA files for both have the same layers."""
+        return self.blocks == other.blocks and self.outer == other.outer
 
     def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Native layer name -> the diffusers layers that it fuses, for these diffusers layer names."""
@@ -107,6 +124,7 @@ class LayerNames:
         native = self.native_names(layers)
         return Layout(
             family=self.name,
+            title=self.file_title or self.title,
             shapes=shapes,
             native=native,
             swapped=self.swapped_layers(layers),

@@ -25,18 +25,16 @@ from danceopd_ext.foreign.files import check_file
 from danceopd_ext.foreign.hub import not_here, repository_of, why_not
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.foreign.tensors import read_header, read_tensors
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.models.configuration import (
     REMEDY,
-    TEXT_PARTS,
     built_from,
     check_text_encoder,
     on_paper,
     read_configuration,
     within_limits,
 )
-from danceopd_ext.models.decoding import pixels_per_latent
 from danceopd_ext.models.family import Family, PromptTensors, Sources, flow_match_shift
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 from danceopd_ext.models.trial import bound, load_tokenizers
@@ -66,14 +64,14 @@ class Source:
     @property
     def text_files(self) -> list[Path]:
         """The folders that decide what the text encoders give; a cache is keyed by their content."""
-        return [self.components / part for part in TEXT_PARTS if (self.components / part).is_dir()]
+        return [self.components / part for part in self.family.text_parts if (self.components / part).is_dir()]
 
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent, from the VAE's configuration alone."""
         config = read_configuration(self.components, "vae", library_class(self.family.vae_class))
         with built_from(self.components / "vae" / "config.json"):
-            pixels = pixels_per_latent(self.family.vae_class, config)
+            pixels = self.family.latent_scale.pixels_per_latent(config)
             if not 0 < pixels <= MOST_PIXELS:
                 raise ValueError(f"a latent of it is {pixels:.0e} pixels wide")
             return pixels
@@ -208,7 +206,7 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
         pipeline.to("cpu")
         torch.cuda.empty_cache()
     for name, part in pipeline.components.items():
-        if name.startswith(("text_encoder", "siglip")) and isinstance(part, torch.nn.Module):
+        if name in source.family.text_parts and isinstance(part, torch.nn.Module):
             stream(part, torch.device(device))
     return pipeline
 

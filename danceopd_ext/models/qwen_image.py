@@ -19,6 +19,7 @@ from danceopd_ext.method import Field
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
 from danceopd_ext.models.guidance import keeping_length
+from danceopd_ext.models.latents import LatentScale
 from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
@@ -28,12 +29,36 @@ from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
 LONGEST_EDIT = 4096 - 256
 
 
+class FrameScale(LatentScale):
+    """AutoencoderKLQwenImage's: a video VAE, here of one frame, with a mean and a deviation for each channel."""
+
+    def decode(self, vae: Any, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        mean, deviation = self._statistics(vae, latents_BCHW)
+        # the pipeline divides by the inverse of the deviation, which rounds differently from a product
+        latents = latents_BCHW.unsqueeze(2) / (1.0 / deviation) + mean
+        return vae.decode(latents, return_dict=False)[0][:, :, 0]
+
+    def encode(self, vae: Any, pixels_B3PQ: torch.Tensor) -> torch.Tensor:
+        latents = vae.encode(pixels_B3PQ.unsqueeze(2)).latent_dist.mode()
+        mean, deviation = self._statistics(vae, latents)
+        return ((latents - mean) / deviation).squeeze(2)
+
+    def pixels_per_latent(self, config: Any) -> int:
+        return 2 ** len(config["temperal_downsample"])
+
+    def _statistics(self, vae: Any, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        both = (vae.config.latents_mean, vae.config.latents_std)
+        mean, deviation = (torch.tensor(values).view(1, -1, 1, 1, 1).to(like) for values in both)
+        return mean, deviation
+
+
 class QwenImage(QwenImageNames, Family):
     """The transformer takes sigma as its time and gives dz/dsigma as it is; texts are padded and masked."""
 
     pipeline_class = "QwenImagePipeline"
     transformer_class = "QwenImageTransformer2DModel"
     vae_class = "AutoencoderKLQwenImage"
+    latent_scale = FrameScale()
     default_components = "Qwen/Qwen-Image"
     checkpoint_marks = ("transformer_blocks.0.img_mlp.net.0.proj.",)
     longest_text = 1024
@@ -98,12 +123,14 @@ class QwenImageEdit(QwenImage):
     """
 
     name = "qwen_image_edit"
+    other_words = ("qwenedit",)
     title = "Qwen-Image-Edit"
     architecture = "qwen-image-edit"
     pipeline_class = "QwenImageEditPipeline"
     default_components = "Qwen/Qwen-Image-Edit"
     max_sources = 1
     text_sees_sources = True
+    text_parts = (*QwenImage.text_parts, "processor")
     #: pixels of a source for the VAE and for the text encoder
     source_area, glance_area = SOURCE_AREA, SOURCE_AREA
 
@@ -137,6 +164,7 @@ class QwenImageEditPlus(QwenImageEdit):
     """Qwen-Image-Edit-2509 and later: several source images, numbered in the prompt, seen at low resolution."""
 
     name = "qwen_image_edit_plus"
+    other_words = ("qwenimageedit2509", "qwenimageedit2511")
     title = "Qwen-Image-Edit-Plus"
     architecture = "qwen-image-edit-plus"
     pipeline_class = "QwenImageEditPlusPipeline"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from danceopd_ext.lora.layout import Published
-from danceopd_ext.models.layer_names import Blocks, LayerNames
+from danceopd_ext.models.layer_names import DIFFUSERS_BLOCKS, Blocks, LayerNames
+from danceopd_ext.models.layout import Published
 
 ATTENTION = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
@@ -21,7 +21,11 @@ class QwenImageNames(LayerNames):
     """The same names everywhere."""
 
     name = "qwen_image"
+    other_words = ("qwen",)
     title = "Qwen-Image"
+    file_title = "Qwen-Image"
+    sign = r"transformer_blocks[._]\d+[._](img_mlp|txt_mlp|img_mod|txt_mod)"
+    shared_sign = DIFFUSERS_BLOCKS
     architecture = "qwen-image"
     lora_targets = ATTENTION + MLP
     default_format = "kohya"

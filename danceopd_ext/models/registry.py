@@ -1,56 +1,90 @@
-"""The model families by name. A new family is a file beside this one and a line here."""
+"""The model families by name. A new family is a file beside this one and a line in `CLASSES`.
+
+Nothing is imported until a family is asked for: presets are read with the names alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from danceopd_ext.models.family import Family
-from danceopd_ext.models.flux import Flux, FluxKontext
-from danceopd_ext.models.flux_2 import Flux2, Flux2Klein
-from danceopd_ext.models.flux_2_names import Flux2Names
-from danceopd_ext.models.flux_names import FluxNames
-from danceopd_ext.models.layer_names import LayerNames
-from danceopd_ext.models.qwen_image import QwenImage, QwenImageEdit, QwenImageEditPlus
-from danceopd_ext.models.qwen_image_names import QwenImageNames
-from danceopd_ext.models.sd3 import StableDiffusion3
-from danceopd_ext.models.z_image import ZImage
-from danceopd_ext.models.z_image_omni import ZImageOmni
+if TYPE_CHECKING:
+    from danceopd_ext.models.family import Family
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        StableDiffusion3(),
-        ZImageOmni(),
-        ZImage(),
-        Flux(),
-        FluxKontext(),
-        Flux2(),
-        Flux2Klein(),
-        QwenImage(),
-        QwenImageEdit(),
-        QwenImageEditPlus(),
-    )
+#: model_type -> the module and class of the family. The first of several that a file can be of is taken, so a family
+#: that only draws stands before one that also edits.
+CLASSES: dict[str, str] = {
+    "sd3": "danceopd_ext.models.sd3:StableDiffusion3",
+    "z_image": "danceopd_ext.models.z_image:ZImage",
+    "z_image_omni": "danceopd_ext.models.z_image_omni:ZImageOmni",
+    "flux": "danceopd_ext.models.flux:Flux",
+    "flux_kontext": "danceopd_ext.models.flux:FluxKontext",
+    "flux_2": "danceopd_ext.models.flux_2:Flux2",
+    "flux_2_klein": "danceopd_ext.models.flux_2:Flux2Klein",
+    "qwen_image": "danceopd_ext.models.qwen_image:QwenImage",
+    "qwen_image_edit": "danceopd_ext.models.qwen_image:QwenImageEdit",
+    "qwen_image_edit_plus": "danceopd_ext.models.qwen_image:QwenImageEditPlus",
 }
+
+
+@functools.cache
+def _made(name: str, place: str) -> Family:
+    """The family at `module:class`, which must call itself `name`."""
+    module, _, cls = place.partition(":")
+    family = getattr(importlib.import_module(module), cls)()
+    if family.name != name:
+        raise ValueError(f"{place} is registered as {name} and calls itself {family.name}")
+    return family
+
+
+class _Families(Mapping[str, "Family"]):
+    """Every family of `CLASSES`, by its model_type."""
+
+    def __getitem__(self, name: str) -> Family:
+        return _made(name, CLASSES[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(CLASSES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in CLASSES
+
+    def __len__(self) -> int:
+        return len(CLASSES)
+
+
+class _Architectures(Mapping[str, "Family"]):
+    """The families whose LoRA files differ: of those that share their layers, the first."""
+
+    def _found(self) -> dict[str, Family]:
+        found: dict[str, Family] = {}
+        for name, family in FAMILIES.items():
+            if not any(family.same_layers(earlier) for earlier in found.values()):
+                found[name] = family
+        return found
+
+    def __getitem__(self, name: str) -> Family:
+        return self._found()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __len__(self) -> int:
+        return len(self._found())
+
+
+FAMILIES: Mapping[str, Family] = _Families()
 
 #: every architecture whose LoRA files are read and written, by name; the first wins where names cannot tell
-NAMES: dict[str, LayerNames] = {
-    names.name: names
-    for names in (
-        StableDiffusion3(),
-        ZImage(),
-        ZImageOmni(),
-        FluxNames(),
-        Flux2Names(),
-        QwenImageNames(),
-    )
-}
+NAMES: Mapping[str, Family] = _Architectures()
 
 
-def names_of(model_type: str) -> LayerNames:
-    """The layer names of a family's LoRA files, by its name in `NAMES` or `FAMILIES`. Raises KeyError."""
-    if model_type in NAMES:
-        return NAMES[model_type]
-    return next(names for names in NAMES.values() if isinstance(FAMILIES[model_type], type(names)))
+def names_of(model_type: str) -> Family:
+    """The entry of `NAMES` for a family's LoRA files. Raises KeyError."""
+    family = FAMILIES[model_type]
+    return next(names for names in NAMES.values() if family.same_layers(names))
 
 
 def family_of_pipeline(class_name: str) -> Family | None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
-from danceopd_ext.models.layer_names import Blocks
+from danceopd_ext.models.layer_names import DIFFUSERS_BLOCKS, Blocks
+from danceopd_ext.models.layout import Published
 
 #: inside a block: diffusers ending -> native ending
 BLOCK_NAMES = {
@@ -47,7 +47,13 @@ class StableDiffusion3(Family):
     """The transformer takes 1000 * sigma as its time and gives dz/dsigma as it is."""
 
     name = "sd3"
+    other_words = (
+        "sd3medium", "sd35", "sd35medium", "sd35large", "stablediffusion3", "stablediffusion35",
+    )  # fmt: skip
     title = "Stable Diffusion 3 / 3.5"
+    file_title = "Stable Diffusion 3"
+    sign = r"joint_blocks|transformer_blocks[._]\d+[._]attn2"
+    shared_sign = DIFFUSERS_BLOCKS
     architecture = "stable-diffusion-v3"
     pipeline_class = "StableDiffusion3Pipeline"
     transformer_class = "SD3Transformer2DModel"

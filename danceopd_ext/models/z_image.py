@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
+from danceopd_ext.models.layout import Published
 
 #: inside a context refiner block: diffusers name -> native name
 REFINER = {
@@ -40,7 +40,10 @@ class ZImage(Family):
     """The transformer takes 1 - sigma as its time and gives -dz/dsigma; captions are a list, each of its own length."""
 
     name = "z_image"
+    other_words = ("zimageturbo", "zimagebase", "zit")
     title = "Z-Image"
+    sign_title = "Z-Image"
+    sign = r"noise_refiner|context_refiner|(^|[._])layers[._]\d+[._](attention|feed_forward|adaLN)"
     architecture = "z-image"
     pipeline_class = "ZImagePipeline"
     transformer_class = "ZImageTransformer2DModel"
@@ -57,6 +60,7 @@ class ZImage(Family):
     outer_fate = {"kohya": "diffusers leaves some out"}  # noqa: RUF012
     sizes = (Published("Z-Image", 3840, {"layers": 30, "noise_refiner": 2, "context_refiner": 2}),)
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
+    other_marks = ("siglip_pad_token",)  # of the variant that edits
 
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None

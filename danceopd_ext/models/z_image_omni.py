@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from danceopd_ext.lora.layout import Published
 from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux_2 import check_source
 from danceopd_ext.models.layer_names import Blocks
+from danceopd_ext.models.layout import Published
 from danceopd_ext.models.packing import in_groups
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, scaled_to
 from danceopd_ext.models.z_image import REFINER, ZImage, room_in_places, within_places
@@ -41,8 +41,10 @@ class ZImageOmni(ZImage):
     outer = {**ZImage.outer, "siglip_embedder.1": "siglip_embedder.1"}  # noqa: RUF012
     sizes = (Published("Z-Image-Omni", 3840, {**ZImage.sizes[0].depths, "siglip_refiner": 2}),)
     checkpoint_marks = ("siglip_pad_token",)
+    other_marks = ()
     max_sources = 8
     text_sees_sources = True
+    text_parts = (*ZImage.text_parts, "siglip", "siglip_processor")
 
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None

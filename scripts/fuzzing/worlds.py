@@ -15,9 +15,9 @@ from PIL import Image
 
 from danceopd_ext.demo import PIPELINE
 from danceopd_ext.engine.model import Model, find_model
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import to_tensors
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.registry import NAMES
 
 SMALL: Mapping[str, tuple[str, dict[str, Any]]] = {

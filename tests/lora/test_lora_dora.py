@@ -14,12 +14,12 @@ from danceopd_ext.lora import algebra
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.describe import describe
 from danceopd_ext.lora.dora import Dora
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.lycoris import Kronecker
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Change, Lora, LowRank
 from danceopd_ext.lora.write import write_lora
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.toolkits.hosted.teachers import network_tensors
 
 Q, W2 = "layers.0.attention.to_q", "layers.1.feed_forward.w2"  # 32 x 32, and not square

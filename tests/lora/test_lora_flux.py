@@ -10,11 +10,11 @@ from tiny_lora import deltas_equal, keyed, layout, random_lora, save
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.describe import find_layout
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import unread, write_lora
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.registry import NAMES
 
 BLOCK = "single_transformer_blocks.1."

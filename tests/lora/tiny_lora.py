@@ -15,8 +15,8 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora, LowRank
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.registry import NAMES
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import write_lora
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import find_source, load_layout
 
 

@@ -14,9 +14,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import write_lora
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
 from danceopd_ext.toolkits.musubi.seams import SEAMS

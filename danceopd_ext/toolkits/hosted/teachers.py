@@ -11,11 +11,11 @@ import torch
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import combine, low_rank
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import balanced, to_tensors
 from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.toolkits.hosted.switch import STUDENT
 from danceopd_ext.toolkits.hosted.telling import tell
 

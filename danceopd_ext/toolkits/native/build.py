@@ -13,9 +13,9 @@ from danceopd_ext.engine.fields import AdapterField, CheckpointField, same_weigh
 from danceopd_ext.engine.model import Model
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.algebra import extract
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import load_transformer
 from danceopd_ext.toolkits.native.effects import NOTHING
 from danceopd_ext.toolkits.native.run_plan import STUDENT, FoundTeacher, RunPlan

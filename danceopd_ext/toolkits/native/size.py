@@ -12,7 +12,7 @@ from danceopd_ext.config import Preset
 from danceopd_ext.data.plan import Plan
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.layout import Layout
+from danceopd_ext.models.layout import Layout
 
 #: bytes of a latent's number: rollouts are float32
 NUMBER = 4

@@ -10,9 +10,9 @@ from danceopd_ext.engine.checks import check_transformer
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import check_additive, combine
-from danceopd_ext.lora.layout import Layout
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
 from danceopd_ext.toolkits.native.effects import of_teacher, zero_files
 from danceopd_ext.toolkits.native.run_plan import STUDENT, FoundTeacher

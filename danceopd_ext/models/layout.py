@@ -41,6 +41,7 @@ class Layout:
     `convolutions`: names, of both kinds, of layers that are not linear and that LoRA files change all the same.
     `sizes`: the published sizes of the architecture.
     `outer_fate`: LoRA format -> what other programs do, in it, with layers outside of blocks, where they go wrong.
+    `title`: what messages call such files.
     """
 
     family: str
@@ -54,6 +55,7 @@ class Layout:
     convolutions: frozenset[str] = frozenset()
     sizes: Sequence[Published] = ()
     outer_fate: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
 
     def shares(self, parts: Sequence[str]) -> list[int]:
         """How the outputs of a native layer are divided among the diffusers layers that it fuses."""
