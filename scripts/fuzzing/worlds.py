@@ -107,5 +107,5 @@ class World:
         from safetensors.torch import save_file
 
         save_file(self.loras["z_image_omni", "kohya"], self.folder / "style.safetensors")
-        _ = (self.source, self.model, self.references)
+        _ = (self.model, self.references)
         return self
