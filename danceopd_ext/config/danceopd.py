@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from danceopd_ext.config.fields import check_ranges, key
+from danceopd_ext.config.fields import check_ranges, key, one_of
+from danceopd_ext.config.toolkits import NATIVE, TOOLKITS, quoted, with_source
 from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import GUIDANCE, RANK, SAMPLES, SOLVER_STEPS, STRENGTH, Range
 
+VARIABLES = [toolkit.source.variable for toolkit in with_source().values()]
 FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
 
 
@@ -80,13 +82,14 @@ class Teacher:
 class DanceOPDSection:
     """The method, and what sd-scripts has no word for."""
 
-    toolkit: Literal["native", "sd-scripts", "musubi-tuner"] = key(
-        "native", "Who owns the training loop: this package, or your checkout of kohya's sd-scripts or musubi-tuner."
+    toolkit: one_of(TOOLKITS) = key(
+        NATIVE.name,
+        f"Who owns the training loop: this package, or your checkout of kohya's {' or '.join(with_source())}.",
     )
     toolkit_dir: str | None = key(
         None,
-        "The folder of the toolkit's checkout. Default: SD_SCRIPTS_DIR or MUSUBI_TUNER_DIR in the environment, then "
-        "the current directory. A preset can name only a git clone or a release that is not in its own folder.",
+        f"The folder of the toolkit's checkout. Default: {' or '.join(VARIABLES)} in the environment, then the current "
+        "directory. A preset can name only a git clone or a release that is not in its own folder.",
         path="found",
     )
     overwrite: bool = key(
@@ -164,7 +167,7 @@ class DanceOPDSection:
             )
         self._check_method()
         self._check_datasets()
-        if self.toolkit == "native":
+        if self.toolkit == NATIVE.name:
             self._check_native()
         else:
             self._check_hosted()
@@ -197,14 +200,15 @@ class DanceOPDSection:
     def _check_native(self) -> None:
         if self.toolkit_dir:
             raise UserError(
-                f'toolkit_dir = "{self.toolkit_dir}" belongs to toolkit = "sd-scripts" or "musubi-tuner"; here '
-                'toolkit = "native". Name the toolkit, or remove toolkit_dir.'
+                f'toolkit_dir = "{self.toolkit_dir}" belongs to toolkit = {quoted(with_source())}; here '
+                f'toolkit = "{NATIVE.name}". Name the toolkit, or remove toolkit_dir.'
             )
 
     def _check_datasets(self) -> None:
-        if self.datasets and self.toolkit != "musubi-tuner":
+        if self.datasets and not TOOLKITS[self.toolkit].datasets:
+            takers = quoted({name: toolkit for name, toolkit in TOOLKITS.items() if toolkit.datasets})
             raise UserError(
-                f'[danceopd.datasets] belongs to toolkit = "musubi-tuner"; with toolkit = "{self.toolkit}" a subset in '
+                f'[danceopd.datasets] belongs to toolkit = {takers}; with toolkit = "{self.toolkit}" a subset in '
                 "the dataset file names its teacher with custom_attributes.teacher."
             )
 
@@ -214,7 +218,7 @@ class DanceOPDSection:
         if self.method != "danceopd":
             raise UserError(
                 f'method = "{self.method}": with {where} only method = "danceopd" runs, on the micro-batches that the '
-                'toolkit hands over. Use toolkit = "native" for this method.'
+                f'toolkit hands over. Use toolkit = "{NATIVE.name}" for this method.'
             )
         if self.lora_targets:
             raise UserError(
@@ -231,5 +235,5 @@ class DanceOPDSection:
                 raise UserError(
                     f"[danceopd.teachers.{name}] checkpoint: {where} takes LoRA teachers only, on the one transformer. "
                     "Turn the checkpoint into a LoRA first, for example with the toolkit's own extraction script, or "
-                    'use toolkit = "native".'
+                    f'use toolkit = "{NATIVE.name}".'
                 )

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union
 
 from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.toml_text import toml_text
+from danceopd_ext.config.toolkits import NATIVE
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.ranges import Range, written
 
@@ -100,7 +101,7 @@ def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | N
     wanted = type_name(annotation).replace("\\|", "or")
     hint = ""
     if name == "model_type" and isinstance(value, str):
-        hint = explain_model_type(value, "native")
+        hint = explain_model_type(value, NATIVE.name)
     elif typing.get_origin(annotation) is Literal and isinstance(value, str):
         hint = right_word(value, annotation, meant)
     elif annotation == list[str] and isinstance(value, str):

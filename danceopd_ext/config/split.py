@@ -13,6 +13,7 @@ from danceopd_ext.config.foreign_keys import is_gui_key
 from danceopd_ext.config.load import TABLES, build_section, entries, flat_keys, is_table, parse_flag, read_preset
 from danceopd_ext.config.local_code import split_off
 from danceopd_ext.config.strangers import gui_notes
+from danceopd_ext.config.toolkits import NATIVE, TOOLKITS
 from danceopd_ext.errors import UserError, nearest
 
 
@@ -53,7 +54,7 @@ def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None)
     local, flags = split_off(flags)
     document = read_preset(path)
     toolkit = _toolkit(document, flags)
-    if toolkit == "native":
+    if TOOLKITS[toolkit].source is None:
         return None
     ours, theirs = _split(document, path)
     told = "toolkit_dir" in flags
@@ -84,7 +85,7 @@ def _toolkit(document: Mapping[str, Any], flags: Mapping[str, list[str]]) -> str
     if "toolkit" in flags:
         return parse_flag("toolkit", flags["toolkit"])
     sections = [document, *(value for value in document.values() if isinstance(value, dict))]
-    given = next((section["toolkit"] for section in sections if section.get("toolkit")), "native")
+    given = next((section["toolkit"] for section in sections if section.get("toolkit")), NATIVE.name)
     return convert("toolkit", given, key_types(DanceOPDSection)["toolkit"])
 
 

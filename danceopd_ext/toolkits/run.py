@@ -12,6 +12,7 @@ from pathlib import Path
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.config.split import HostedPreset, split_preset
+from danceopd_ext.config.toolkits import TOOLKITS, quoted, with_source
 from danceopd_ext.errors import MissingFile, Stopped, UserError, nearest
 from danceopd_ext.foreign.text import read_text
 from danceopd_ext.screen import lasting_screen
@@ -21,10 +22,10 @@ from danceopd_ext.toolkits.native.stop import Interruptible, ask, end_process
 #: seconds that the first process has to tell what is wrong
 HEAD_START = 5.0
 
-USAGE = """usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
+USAGE = f"""usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
 Trains one LoRA from the teachers that the preset names. Every preset key is also an argument and then wins over the
-file; the README lists them all. With toolkit = "sd-scripts" or "musubi-tuner" so is every argument of that toolkit.
+file; the README lists them all. With toolkit = {quoted(with_source())} so is every argument of that toolkit.
 
   -h, --help   print this, and train nothing, wherever it stands"""
 NOTHING_LEARNT = (
@@ -155,9 +156,5 @@ def train_hosted(preset: HostedPreset) -> list[str]:
 
     for note in preset.notes:
         tell(f"note: {note}")
-    if preset.toolkit == "sd-scripts":
-        from danceopd_ext.toolkits.sd_scripts.run import train
-    else:
-        from danceopd_ext.toolkits.musubi.run import train
-    path = train(preset)
+    path = TOOLKITS[preset.toolkit].part(".run:train")(preset)
     return [line for line in (f"done: {path}", convert_line(preset.toolkit, preset.model_type, path)) if line]

@@ -19,15 +19,13 @@ from safetensors.torch import load_file
 
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.engine.batches import StepData
-from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.musubi import resume as musubi_resume
+from danceopd_ext.toolkits.hosted import resume
 from danceopd_ext.toolkits.native.build import Fields, build_fields
 from danceopd_ext.toolkits.native.encoding import all_prompts, encode_prompts, open_caches, step_data
 from danceopd_ext.toolkits.native.loop import Run
 from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.run_plan import STUDENT, RunPlan
 from danceopd_ext.toolkits.native.state import open_state
-from danceopd_ext.toolkits.sd_scripts import resume as sd_resume
 from fuzzing.models import fresh_accelerator, write_run
 from fuzzing.octets import damaged, replace_file
 from fuzzing.presets import native_preset
@@ -193,17 +191,17 @@ def toolkit_state_case(rng: Random, world: World, folder: Path) -> Case:
     state = folder / "fused-state"
     state.mkdir()
     content: Any = {"step": 2, "micro_batch": 0, "loss": 0.5}
-    torch.save(content, state / musubi_resume.PROGRESS_FILE)
+    torch.save(content, state / resume.PROGRESS_FILE)
     kind, told = rng.random(), []
     if kind < 0.6:
         told = [odd_object(content, rng)]
-        torch.save(rng.choice((content, content, content, [content], 5, None)), state / musubi_resume.PROGRESS_FILE)
+        torch.save(rng.choice((content, content, content, [content], 5, None)), state / resume.PROGRESS_FILE)
     elif kind < 0.8:
-        data, what = damaged((state / musubi_resume.PROGRESS_FILE).read_bytes(), rng)
-        (state / musubi_resume.PROGRESS_FILE).write_bytes(data)
+        data, what = damaged((state / resume.PROGRESS_FILE).read_bytes(), rng)
+        (state / resume.PROGRESS_FILE).write_bytes(data)
         told = [what]
     else:
-        told = [replace_file(rng.choice((state, state / musubi_resume.PROGRESS_FILE)), rng)]
+        told = [replace_file(rng.choice((state, state / resume.PROGRESS_FILE)), rng)]
     place = rng.choice(("fused-state", "fused-state", "fused-state", "folder", odd_text(rng)))
     args = SimpleNamespace(
         resume=place, resume_from_huggingface=False, max_train_steps=4, max_train_epochs=None, output_dir="out",
@@ -211,13 +209,8 @@ def toolkit_state_case(rng: Random, world: World, folder: Path) -> Case:
     )  # fmt: skip
 
     def run(stage: Stage) -> None:
-        stage("sd-scripts")
-        try:
-            sd_resume.take_resume(SimpleNamespace(**vars(args))).nothing(torch.nn.Linear(1, 1))
-        except UserError as refusal:
-            print(refusal)
-        stage("musubi-tuner")
-        musubi_resume.check_state(args)
+        stage("hosted")
+        resume.take_resume(args).nothing(torch.nn.Linear(1, 1))
 
     return Case(run, [*told, place[:40]], ["fused-state", "resume"])
 

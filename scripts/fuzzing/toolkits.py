@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.numbers import check_numbers
 from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_precision
@@ -18,9 +19,9 @@ from danceopd_ext.toolkits.hosted.telling import introduction
 from danceopd_ext.toolkits.musubi import run as musubi
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES as MUSUBI_RULES
-from danceopd_ext.toolkits.musubi.registry import find_architecture
 from danceopd_ext.toolkits.sd_scripts import run as sd_scripts
 from danceopd_ext.toolkits.sd_scripts.refused import RULES as SD_RULES
+from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from fuzzing.targets import Stage
 
 
@@ -92,7 +93,7 @@ def toolkit_library() -> dict[str, ModuleType]:
     package, util = ModuleType("library"), ModuleType("library.train_util")
     util.get_optimizer, util.get_scheduler_fix = _optimizer, lambda args, optimizer, processes: None
     package.train_util = util
-    networks = ["networks", *(architecture.network_module for architecture in sd_scripts.ARCHITECTURES.values())]
+    networks = ["networks", *(architecture.network_module for architecture in ARCHITECTURES.values())]
     return {"library": package, "library.train_util": util, **{name: ModuleType(name) for name in networks}}
 
 
@@ -101,7 +102,7 @@ def _optimizer(args: argparse.Namespace, parameters: list) -> tuple[str, str, An
 
 
 def _check_sd_scripts(preset: HostedPreset, stage: Stage) -> None:
-    architecture = sd_scripts.architecture_of(preset)
+    architecture = find_architecture(preset)
     preset, _ = sd_scripts.take_sizes(preset)
     arguments = build_arguments(PARSER, preset)
     refuse(arguments, (*SD_RULES, *architecture.refused))
@@ -113,7 +114,7 @@ def _check_sd_scripts(preset: HostedPreset, stage: Stage) -> None:
 
 
 def _check_musubi(preset: HostedPreset, stage: Stage) -> None:
-    architecture = find_architecture(preset.model_type)
+    architecture = find_architecture(preset)
     arguments = build_arguments(PARSER, preset, musubi.OURS)
     refuse(arguments, MUSUBI_RULES)
     args = arguments.namespace

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import replace
 
 import pytest
 
 from danceopd_ext.config.fields import key_types
 from danceopd_ext.config.load import load_preset
-from danceopd_ext.config.model_types import ELSEWHERE, MODEL_TYPES, OTHER_WORDS, explain_model_type
+from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.schema import SECTIONS
 from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.config.toolkits import NATIVE, TOOLKITS, with_source
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES as MUSUBI
-from danceopd_ext.toolkits.musubi.registry import find_architecture
-from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES as SD_SCRIPTS
-from danceopd_ext.toolkits.sd_scripts.run import architecture_of
+from danceopd_ext.toolkits.hosted.architecture import Architectures, find_architecture
 
 
 def test_the_names_are_those_of_the_registries():
-    assert set(MODEL_TYPES["native"]) == set(FAMILIES)
     (literal, _) = typing.get_args(key_types(SECTIONS["model"])["model_type"])
-    assert MODEL_TYPES["native"] == typing.get_args(literal)
-    assert MODEL_TYPES["sd-scripts"] == tuple(SD_SCRIPTS)
-    assert MODEL_TYPES["musubi-tuner"] == tuple(MUSUBI)
-    known = {name for names in MODEL_TYPES.values() for name in names}
-    assert set(OTHER_WORDS.values()) | {name for name, _ in ELSEWHERE} <= known
+    assert typing.get_args(literal) == tuple(FAMILIES) == tuple(NATIVE.models)
+    for toolkit in with_source().values():
+        assert all(found.model_type == name for name, found in Architectures(toolkit).items())
+    known = {name for toolkit in TOOLKITS.values() for name in toolkit.models}
+    for toolkit in TOOLKITS.values():
+        assert set(toolkit.other_words.values()) | set(toolkit.spelled) <= known
 
 
-@pytest.mark.parametrize("toolkit", MODEL_TYPES)
+def test_every_other_word_of_a_family_means_that_family():
+    for name, family in FAMILIES.items():
+        for word in vars(type(family)).get("other_words", ()):
+            assert f'Did you mean "{name}"?' in explain_model_type(word, "native")
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
 @pytest.mark.parametrize(
     "word", ["sdxl", "SDXL 1.0", "sd15", "sd1.5", "sd2", "pony", "Pony-V6-XL", "illustrious", "kolors", "pixart_sigma"]
 )
@@ -66,8 +71,8 @@ def test_it_is_said_natively_and_in_a_toolkit(tmp_path):
     path.write_text('model_type = "sdxl"\npretrained_model_name_or_path = "x"\n[danceopd.teachers.base]\n')
     with pytest.raises(UserError, match="sdxl is not a flow-matching model"):
         load_preset(path)
-    with pytest.raises(UserError, match="sdxl is not a flow-matching model"):
-        find_architecture("sdxl")
     preset = HostedPreset(path=path, toolkit="sd-scripts", danceopd=None, model_type="z_image", values={}, flags={})
+    with pytest.raises(UserError, match="sdxl is not a flow-matching model"):
+        find_architecture(replace(preset, toolkit="musubi-tuner", model_type="sdxl"))
     with pytest.raises(UserError, match=r'z_image is trained with toolkit = "native"'):
-        architecture_of(preset)
+        find_architecture(preset)

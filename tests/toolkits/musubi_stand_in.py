@@ -211,6 +211,9 @@ class StandInTrainer:
                     optimizer.step()
                     lr_scheduler.step()
                     optimizer.zero_grad(set_to_none=True)
+                    self.on_post_optimizer_step(
+                        args, accelerator, network, transformer, accelerator.sync_gradients, self.global_step
+                    )
                 self.global_step += int(accelerator.sync_gradients)
                 self.losses.append(float(loss.detach()))
                 self.metrics.append(metrics)
@@ -281,6 +284,9 @@ class StandInTrainer:
 
     def on_train_start(self, args, accelerator, network, transformer, optimizer):
         self.calls.append("on_train_start")
+
+    def on_post_optimizer_step(self, args, accelerator, network, transformer, sync_gradients, global_step):
+        """Nothing is due."""
 
     def process_batch(
         self, args, accelerator, transformer, network, batch, latents, noise, noise_scheduler, dit_dtype,

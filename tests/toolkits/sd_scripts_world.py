@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import save_file
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.conditions import Conditions
-from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 from danceopd_ext.toolkits.sd_scripts.trainer import trainer_class
 from tests.toolkits import sd_scripts_stand_in as sd
 from tests.toolkits.sd_scripts_datasets import Dataset, DatasetGroup, Subset
@@ -30,7 +30,7 @@ class Adapter:
 
 
 ARCHITECTURE = Architecture(
-    model_type="toy", title="Toy", script="none", trainer="none", adapter=lambda args, trainer: Adapter(),
+    model_type="toy", title="Toy", script="none", trainer="none", adapter=lambda trainer, args: Adapter(),
     network_module="networks.toy", latent_channels=1,
 )  # fmt: skip
 ARGUMENTS = {

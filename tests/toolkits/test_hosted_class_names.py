@@ -12,8 +12,7 @@ import torch
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.preflight import check_lora_files, check_optimizer
-from danceopd_ext.toolkits.musubi.resume import check_state
-from danceopd_ext.toolkits.sd_scripts.resume import take_resume
+from danceopd_ext.toolkits.hosted.resume import take_resume
 
 PRESET = Path("p.toml")
 GIFT = """
@@ -122,11 +121,10 @@ def resumed(folder, **more) -> Namespace:
     return Namespace(**given | {"resume": str(folder), "max_train_steps": 5, "max_train_epochs": None} | more)
 
 
-@pytest.mark.parametrize("check", [check_state, take_resume], ids=["musubi", "sd-scripts"])
-def test_a_state_is_checked_before_accelerate_unpickles_it(tmp_path, check):
+def test_a_state_is_checked_before_accelerate_unpickles_it(tmp_path):
     """accelerate opens what is registered with it as any pickle."""
     with pytest.raises(UserError, match="resume_from_huggingface"):
-        check(resumed("owner/name", resume_from_huggingface=True))
+        take_resume(resumed("owner/name", resume_from_huggingface=True))
     marker = tmp_path / "ran"
 
     class Bomb:
@@ -135,5 +133,5 @@ def test_a_state_is_checked_before_accelerate_unpickles_it(tmp_path, check):
 
     torch.save({"step": 1, "loss": 0.0, "more": Bomb()}, tmp_path / "custom_checkpoint_0.pkl")
     with pytest.raises(UserError, match="damaged"):
-        check(resumed(tmp_path))
+        take_resume(resumed(tmp_path))
     assert not marker.exists()

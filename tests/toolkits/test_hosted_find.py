@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from danceopd_ext.config.toolkits import with_source
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted import find
 from danceopd_ext.toolkits.hosted.commit import read_commit
-from danceopd_ext.toolkits.hosted.find import MARKS, TESTED, Checkout, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
 
+SOURCES = {name: toolkit.source for name, toolkit in with_source().items()}
 COMMIT, OTHER = "0123456789" * 4, "f" * 40
 
 
@@ -20,7 +22,7 @@ def checkout(tmp_path):
 
     def checkout(toolkit: str = "sd-scripts", name: str | None = None) -> Path:
         folder = tmp_path / (name or toolkit)
-        for mark in MARKS[toolkit]:
+        for mark in SOURCES[toolkit].marks:
             (folder / mark).parent.mkdir(parents=True, exist_ok=True)
             (folder / mark).touch()
         return folder
@@ -158,7 +160,7 @@ def test_version_of_sd_scripts(checkout):
         found
     )
     assert "\n" not in version_note(found)
-    for tested in TESTED["sd-scripts"]:
+    for tested in SOURCES["sd-scripts"].tested:
         write(folder / ".git/HEAD", tested.commit)
         found = find_toolkit("sd-scripts", str(folder))
         assert (found.version, found.tested) == (tested.commit[:8], True)
@@ -172,9 +174,9 @@ def test_version_of_sd_scripts(checkout):
         ("0.3.4", None, "0.3.4", True),
         ("0.3.5", None, "0.3.5", False),
         ("0.3.4", COMMIT, "0.3.4 (01234567)", False),
-        ("0.3.4", TESTED["musubi-tuner"][0].commit, "0.3.4 (30c658c4)", True),
-        ("0.3.4", TESTED["musubi-tuner"][1].commit, "0.3.4 (fe4818da)", True),
-        ("0.3.5", TESTED["musubi-tuner"][1].commit, "0.3.5 (fe4818da)", False),
+        ("0.3.4", SOURCES["musubi-tuner"].tested[0].commit, "0.3.4 (30c658c4)", True),
+        ("0.3.4", SOURCES["musubi-tuner"].tested[1].commit, "0.3.4 (fe4818da)", True),
+        ("0.3.5", SOURCES["musubi-tuner"].tested[1].commit, "0.3.5 (fe4818da)", False),
         (None, COMMIT, "unknown (01234567)", False),
     ],
 )
@@ -192,8 +194,8 @@ def test_version_of_musubi_tuner(checkout, number, commit, version, tested):
 
 
 def test_tested_commits_are_whole():
-    every = [tested for versions in TESTED.values() for tested in versions]
+    every = [tested for source in SOURCES.values() for tested in source.tested]
     assert {len(tested.commit) for tested in every} == {40}
     assert all(tested.commit.startswith(tested.name.split()[-1]) for tested in every)
-    assert [len(versions) for versions in TESTED.values()] == [3, 2]
-    assert set(TESTED) == set(MARKS) == set(find.VARIABLES)
+    assert [len(source.tested) for source in SOURCES.values()] == [3, 2]
+    assert len({source.variable for source in SOURCES.values()}) == len(SOURCES)

@@ -13,11 +13,9 @@ from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.toolkits.hosted import trackers
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
-from danceopd_ext.toolkits.hosted.outcome import NEEDS, convert_line
+from danceopd_ext.toolkits.hosted.outcome import convert_line
 from danceopd_ext.toolkits.hosted.saved import Saved, saved_at, saved_since
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
-from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES as MUSUBI
-from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES as SD_SCRIPTS
 
 MUSUBI_ARGUMENTS = {
     "gradient_checkpointing": False, "fp8_base": True, "fp8_scaled": False, "blocks_to_swap": 8, "network_dim": 16,
@@ -181,8 +179,3 @@ def test_the_convert_command_for_the_program_that_needs_it(toolkit, model_type, 
     told = convert_line(toolkit, model_type, Path("o/a b.safetensors"))
     assert told == (line and line.replace("o/", str(Path("o/a"))[:2]))
     assert convert_line(toolkit, model_type, Path("a.ckpt")) is None
-
-
-def test_conversions_are_of_models_that_there_are():
-    known = {"musubi-tuner": MUSUBI, "sd-scripts": SD_SCRIPTS}
-    assert all(model_type in known[toolkit] for toolkit, model_type in NEEDS)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
+from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.config.toolkits import MUSUBI
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.hosted.architecture import find_architecture
+from danceopd_ext.toolkits.musubi.adapters.flux_2 import Flux2Adapter
+from danceopd_ext.toolkits.musubi.adapters.flux_kontext import FluxKontextAdapter
+from danceopd_ext.toolkits.musubi.adapters.qwen_image import QwenImageAdapter, QwenImageEditAdapter
+from danceopd_ext.toolkits.musubi.adapters.z_image import ZImageAdapter
 from danceopd_ext.toolkits.musubi.defaults import complete
-from danceopd_ext.toolkits.musubi.flux_2 import Flux2Adapter
-from danceopd_ext.toolkits.musubi.flux_kontext import FluxKontextAdapter
-from danceopd_ext.toolkits.musubi.qwen_image import QwenImageAdapter, QwenImageEditAdapter
-from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES, find_architecture
+from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
 from danceopd_ext.toolkits.musubi.routes import check_guidance
-from danceopd_ext.toolkits.musubi.z_image import ZImageAdapter
 
 
 class Trainer:
@@ -241,6 +245,7 @@ def test_guidance_is_refused_where_the_text_encoder_reads_the_source_image():
 def test_every_model_type_has_its_row():
     kinds = {name: architecture.adapter for name, architecture in ARCHITECTURES.items()}
     assert {name: kind for name, (kind, *_) in BATCHES.items()}.items() <= kinds.items()
-    assert find_architecture("flux_kontext").names.title == "FLUX.1"
-    with pytest.raises(UserError, match=r"there are .*flux_kontext, flux_2, qwen_image, qwen_image_edit"):
-        find_architecture("flux")
+    assert ARCHITECTURES["flux_kontext"].names.title == "FLUX.1"
+    preset = HostedPreset(path=Path("p"), toolkit=MUSUBI.name, danceopd=None, model_type="flux", values={}, flags={})
+    with pytest.raises(UserError, match=r"is not one of .*flux_kontext, flux_2, qwen_image, qwen_image_edit"):
+        find_architecture(preset)

@@ -167,7 +167,7 @@ def test_a_resumed_run_does_the_steps_that_were_left(train, lora, tmp_path):
 
 def test_a_state_of_another_trainer_is_refused(train, lora, tmp_path):
     (tmp_path / "state").mkdir()
-    with pytest.raises(UserError, match=r"no state of a danceopd run"):
+    with pytest.raises(UserError, match=r"is not a state of a DanceOPD run"):
         train(section(lora), resume=str(tmp_path / "state"))
 
 

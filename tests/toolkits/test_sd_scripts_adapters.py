@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from danceopd_ext.toolkits.hosted.conditions import Conditions
-from danceopd_ext.toolkits.sd_scripts.anima import AnimaAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.anima import AnimaAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.flux import FluxAdapter, image_ids, pack, unpack
+from danceopd_ext.toolkits.sd_scripts.adapters.hunyuan_image import HunyuanImageAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.lumina import LuminaAdapter
 from danceopd_ext.toolkits.sd_scripts.data import mend_cached_texts
-from danceopd_ext.toolkits.sd_scripts.flux import FluxAdapter, image_ids, pack, unpack
-from danceopd_ext.toolkits.sd_scripts.hunyuan_image import HunyuanImageAdapter
-from danceopd_ext.toolkits.sd_scripts.lumina import LuminaAdapter
 
 SIGMA = torch.tensor([0.75, 0.2503])
 

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.sd_scripts import network_args
-from danceopd_ext.toolkits.sd_scripts.files import BLOCKS, INSIDE, MODELS, PARTS, check_files, most_swapped
+from danceopd_ext.toolkits.sd_scripts.files import PARTS, check_files, most_swapped
 from danceopd_ext.toolkits.sd_scripts.network_args import check_network_args
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 
 PRESET = Path("p.toml")
+INSIDE = ARCHITECTURES["sd3"].inside
 OPTIONS = DanceOPDSection(toolkit="sd-scripts", teachers={"base": Teacher()})
 T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
 CLIP = {"text_model.encoder.layers.0.mlp.fc1.weight": (1,)}
@@ -102,8 +103,9 @@ def check(tmp_path):
 
 
 def test_every_architecture_and_every_file_is_known():
-    assert set(MODELS) == set(BLOCKS) == set(RIGHT) == set(ARCHITECTURES)
+    assert set(RIGHT) == set(ARCHITECTURES)
     for name, architecture in ARCHITECTURES.items():
+        assert architecture.kinds and architecture.blocks
         assert set(architecture.files) == set(RIGHT[name])
         assert set(architecture.files[1:]) <= set(PARTS)
 
@@ -200,7 +202,7 @@ def test_how_many_blocks_can_be_swapped(counts, most):
 
 @pytest.mark.parametrize("model_type", RIGHT)
 def test_too_many_swapped_blocks(check, model_type):
-    most = 2 if len(BLOCKS[model_type]) == 1 else 6
+    most = 2 if len(ARCHITECTURES[model_type].blocks) == 1 else 6
     assert check(model_type, blocks_to_swap=most) is None
     assert f"blocks_to_swap = {most + 1}" in check(model_type, blocks_to_swap=most + 1)
     assert f"Write {most} or less." in check(model_type, blocks_to_swap=most + 1)

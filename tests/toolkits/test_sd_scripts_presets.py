@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.config.split import split_preset
-from danceopd_ext.toolkits.hosted.find import MARKS, find_toolkit
+from danceopd_ext.config.toolkits import SD_SCRIPTS
+from danceopd_ext.toolkits.hosted.find import find_toolkit
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "presets").glob("sd_scripts_*.toml"))
 
@@ -24,7 +25,7 @@ def test_there_is_one_for_every_architecture():
 
 def test_it_runs_from_inside_any_checkout(preset, tmp_path):
     """A folder that the preset names would win over the one that the user started in."""
-    for mark in MARKS["sd-scripts"]:
+    for mark in SD_SCRIPTS.source.marks:
         (tmp_path / "my-sd-scripts" / mark).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "my-sd-scripts" / mark).touch()
     assert preset.danceopd.toolkit_dir is None

@@ -13,15 +13,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from danceopd_ext.config.toolkits import SD_SCRIPTS
 from danceopd_ext.data.items import Item
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.border import Call, Changed, Seams, changed, check_seams
-from danceopd_ext.toolkits.hosted.find import TESTED, Checkout
-from danceopd_ext.toolkits.sd_scripts.anima import AnimaAdapter
-from danceopd_ext.toolkits.sd_scripts.flux import FluxAdapter
+from danceopd_ext.toolkits.hosted.find import Checkout
+from danceopd_ext.toolkits.sd_scripts.adapters.anima import AnimaAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.flux import FluxAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import named_entries
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import check_script
-from danceopd_ext.toolkits.sd_scripts.sd3 import named_entries
 from danceopd_ext.toolkits.sd_scripts.seams import COMMON, METHODS
 from danceopd_ext.toolkits.sd_scripts.trainer import trainer_class
 from tests.toolkits import sd_scripts_stand_in as sd
@@ -33,7 +34,7 @@ MODULE = "danceopd_ext.toolkits.sd_scripts.prompt_dataset"
 
 
 def test_every_tested_version_is_played():
-    dates = [tested.name for tested in TESTED["sd-scripts"]]
+    dates = [tested.name for tested in SD_SCRIPTS.source.tested]
     assert [any(version in name for name in dates) for version in VERSIONS] == [True] * len(dates)
 
 

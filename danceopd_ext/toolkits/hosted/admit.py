@@ -20,15 +20,10 @@ from pathlib import Path
 
 from danceopd_ext.config.local_code import FLAG
 from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.config.toolkits import TOOLKITS
 from danceopd_ext.errors import UserError, printable
 from danceopd_ext.toolkits.hosted.commit import read_commit, read_remotes, read_small
-from danceopd_ext.toolkits.hosted.find import TESTED, VARIABLES, Checkout
-
-#: a toolkit -> a file of its packaging, and what is in it
-PACKAGING = {
-    "sd-scripts": ("setup.py", re.compile(r"""\bname\s*=\s*["']library["']""")),
-    "musubi-tuner": ("pyproject.toml", re.compile(r"""^name\s*=\s*["']musubi-tuner["']""", re.MULTILINE)),
-}
+from danceopd_ext.toolkits.hosted.find import Checkout
 
 
 def admit(checkout: Checkout, preset: HostedPreset, cwd: Path | None = None) -> str:
@@ -54,14 +49,15 @@ def admit(checkout: Checkout, preset: HostedPreset, cwd: Path | None = None) -> 
 
 def kind_of(checkout: Checkout) -> str:
     """What the folder shows itself as: "git clone of owner/name", "release", or "" for neither."""
+    source = TOOLKITS[checkout.toolkit].source
     remotes = [name for name in read_remotes(checkout.folder) if name.rpartition("/")[2].lower() == checkout.toolkit]
     commit = read_commit(checkout.folder)
     if remotes and commit:
         return f"git clone of {remotes[0]}"
-    if any(commit == one.commit for one in TESTED[checkout.toolkit]):
+    if any(commit == one.commit for one in source.tested):
         return "git clone"
-    file, pattern = PACKAGING[checkout.toolkit]
-    packaged = pattern.search(read_small(checkout.folder / file))
+    file, pattern = source.packaging
+    packaged = re.search(pattern, read_small(checkout.folder / file))
     return "release" if packaged and not (checkout.folder / ".git").exists() else ""
 
 
@@ -79,8 +75,9 @@ def _is_together(folder: Path, preset: Path) -> bool:
 
 def _refusal(checkout: Checkout, preset: Path, why: str) -> str:
     who = f"{preset}: toolkit_dir" if checkout.named_by else "the current directory"
+    variable = TOOLKITS[checkout.toolkit].source.variable
     return (
         f"{who}: running {checkout.toolkit} from {checkout.folder} would run the code in it, and {why}. If it is your "
-        f'own and you trust it, say so: --toolkit_dir "{checkout.folder}", or {VARIABLES[checkout.toolkit]} in the '
-        f"environment, or {FLAG}."
+        f'own and you trust it, say so: --toolkit_dir "{checkout.folder}", or {variable} in the environment, or '
+        f"{FLAG}."
     )

@@ -7,51 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from danceopd_ext.config.toolkits import TOOLKITS, Source, with_source
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.toolkits.hosted.commit import read_commit
 
-#: files that are in every checkout of a toolkit, and in none of the other's
-MARKS = {
-    "sd-scripts": ("train_network.py", "library/train_util.py"),
-    "musubi-tuner": ("src/musubi_tuner/networks/lora.py", "src/musubi_tuner/dataset/config_utils.py"),
-}
 
-#: the variable in the environment that names the checkout
-VARIABLES = {"sd-scripts": "SD_SCRIPTS_DIR", "musubi-tuner": "MUSUBI_TUNER_DIR"}
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A version that our trainers were run with. version: as the toolkit calls it, empty where it has no numbers."""
-
-    version: str
-    commit: str
-    name: str
-
-
-#: oldest first
-TESTED: dict[str, tuple[Tested, ...]] = {
-    "sd-scripts": (
-        Tested("", "18e62515c49fe502ca31b30ea2214a97a2e99633", "2025-08, commit 18e62515"),
-        Tested("", "48d368fa557731ad0488c07304dfeba8c07910eb", "2026-02, commit 48d368fa"),
-        Tested("", "6721028c79ee85a78b3a06dfd8954dae310a1cce", "v0.11.1 of 2026-06, commit 6721028c"),
-    ),
-    "musubi-tuner": (
-        Tested("0.3.4", "30c658c4f4b0bf05038b3346eff9670259b10fc7", "0.3.4, commit 30c658c"),
-        Tested("0.3.4", "fe4818daf4e41bc6d98959a35f55627f07f70d90", "0.3.4 of 2026-07, commit fe4818d"),
-    ),
-}
+def _source(toolkit: str) -> Source:
+    return TOOLKITS[toolkit].source
 
 
 def tested_with(toolkit: str) -> str:
     """`tested with ...`: the versions, for a message."""
-    return "tested with " + "; ".join(tested.name for tested in TESTED[toolkit])
+    return "tested with " + "; ".join(tested.name for tested in _source(toolkit).tested)
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A toolkit's folder. version: for people; "unknown" where nothing says it. tested: it is one of TESTED.
+    """A toolkit's folder. version: for people; "unknown" where nothing says it. tested: it is one of those in its row.
 
     named_by: "toolkit_dir", or the variable in the environment that names it; "" where it is the current directory.
     """
@@ -70,7 +43,7 @@ def find_toolkit(
 
     Raises UserError where a folder was named and is not it, or where none of the three is.
     """
-    variable, here = VARIABLES[toolkit], cwd or Path.cwd()
+    variable, here = _source(toolkit).variable, cwd or Path.cwd()
     if toolkit_dir:
         return replace(describe(toolkit, _named(toolkit, toolkit_dir, "toolkit_dir", here)), named_by="toolkit_dir")
     if environ.get(variable):
@@ -87,7 +60,7 @@ def find_toolkit(
 def describe(toolkit: str, folder: Path) -> Checkout:
     """The checkout at a folder that is one."""
     commit, number = read_commit(folder), _number(folder)
-    known = TESTED[toolkit]
+    known = _source(toolkit).tested
     same = [one for one in known if commit == one.commit or (not commit and one.version and number == one.version)]
     if not any(one.version for one in known):
         return Checkout(folder, commit[:8] if commit else "unknown", bool(same), toolkit)
@@ -107,7 +80,7 @@ def version_note(checkout: Checkout) -> str | None:
 
 
 def _is(toolkit: str, folder: Path) -> bool:
-    return all(os.path.isfile(folder / mark) for mark in MARKS[toolkit])
+    return all(os.path.isfile(folder / mark) for mark in _source(toolkit).marks)
 
 
 def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
@@ -116,14 +89,13 @@ def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
     if _is(toolkit, folder):
         return folder
     there = "does not exist" if not os.path.exists(folder) else f"is not a checkout of kohya-ss/{toolkit}"
-    raise UserError(
-        f'{origin} = "{text}" {there}: the right folder has {" and ".join(MARKS[toolkit])}.{_hint(toolkit, folder)}'
-    )
+    marks = " and ".join(_source(toolkit).marks)
+    raise UserError(f'{origin} = "{text}" {there}: the right folder has {marks}.{_hint(toolkit, folder)}')
 
 
 def _hint(toolkit: str, folder: Path) -> str:
     """What the folder is instead, if that tells where the right one is."""
-    for other in MARKS:
+    for other in with_source():
         if other != toolkit and _is(other, folder):
             return f' {folder} is {other}: write toolkit = "{other}" to use that.'
     try:

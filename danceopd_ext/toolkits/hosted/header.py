@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +25,21 @@ class Kind:
     """A kind of model. title: for messages.
 
     marks: parts of names that a file of it has, all of them. never: parts that it does not have. not_wide: (end of a
-    name, size of its last axis) that it does not have: what tells apart two models of the same names.
+    name, size of its last axis) that it does not have: what tells apart two models of the same names. sign: a pattern
+    that some name matches, beside the marks.
     """
 
     title: str
     marks: tuple[str, ...]
     never: tuple[str, ...] = ()
     not_wide: tuple[str, int] | None = None
+    sign: str = ""
 
     def fits(self, header: Header) -> bool:
         """Whether the file can be one of this kind."""
         if not all(any(mark in name for name in header) for mark in self.marks):
+            return False
+        if not any(re.search(self.sign, name) for name in header):
             return False
         if any(part in name for part in self.never for name in header):
             return False

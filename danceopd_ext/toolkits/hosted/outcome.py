@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: (toolkit, model_type) -> program and the dialect it needs, where it does not load the file as the toolkit saves it
-NEEDS: dict[tuple[str, str], tuple[str, str]] = {
-    ("musubi-tuner", "z_image"): ("ComfyUI", "comfyui"),
-    ("sd-scripts", "sd3"): ("diffusers", "diffusers"),
-}
+from danceopd_ext.config.toolkits import TOOLKITS
+from danceopd_ext.toolkits.hosted.architecture import Architectures
 
 
 def convert_line(toolkit: str, model_type: str | None, path: Path) -> str | None:
     """A line with the `convert` command for the program that needs it; None: all load the file as it is."""
-    need = NEEDS.get((toolkit, model_type or ""))
+    architectures = Architectures(TOOLKITS[toolkit])
+    need = architectures[model_type].needs_conversion if model_type in architectures else None
     if need is None or path.suffix != ".safetensors":
         return None
     program, dialect = need

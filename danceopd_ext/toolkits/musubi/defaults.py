@@ -10,8 +10,8 @@ import torch
 
 from danceopd_ext.config.rates import default_rate
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
-from danceopd_ext.toolkits.musubi.registry import Architecture
 
 #: one of these must be on; the first one is where none is
 ATTENTION = ("sdpa", "flash_attn", "xformers", "flash3")

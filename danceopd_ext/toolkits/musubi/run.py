@@ -15,6 +15,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.ranges import SAMPLES, SHOWN_DIGITS, written
 from danceopd_ext.toolkits.hosted.admit import admit
+from danceopd_ext.toolkits.hosted.architecture import Architecture, find_architecture
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
 from danceopd_ext.toolkits.hosted.documents import check_sample_prompts
@@ -34,7 +35,6 @@ from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES
-from danceopd_ext.toolkits.musubi.registry import Architecture, find_architecture
 from danceopd_ext.toolkits.musubi.seams import SEAMS
 from danceopd_ext.toolkits.musubi.trainer import Settings, trainer_class
 
@@ -47,7 +47,7 @@ OURS = ("resolution", "train_batch_size", "text_encoder_cache_dir")
 
 def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError for what is wrong with preset, checkout, files or data."""
-    architecture = find_architecture(preset.model_type)
+    architecture = find_architecture(preset)
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
     tell(admit(checkout, preset))
     module = import_trainer(checkout, architecture)
@@ -84,7 +84,7 @@ def train(preset: HostedPreset) -> Path:
 def import_trainer(checkout: Checkout, architecture: Architecture) -> ModuleType:
     """musubi's training script of the architecture. Raises UserError."""
     sources = checkout.folder / "src"  # and the package itself: network modules are named without it
-    return import_script(checkout, [sources, sources / "musubi_tuner"], architecture.module)
+    return import_script(checkout, [sources, sources / "musubi_tuner"], architecture.script)
 
 
 def parser_of(module: ModuleType, architecture: Architecture) -> argparse.ArgumentParser:

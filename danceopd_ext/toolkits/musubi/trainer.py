@@ -16,17 +16,19 @@ from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.weights import check_weights
 from danceopd_ext.method import derive_seed
+from danceopd_ext.toolkits.hosted.architecture import Architecture
+from danceopd_ext.toolkits.hosted.attach import attach_teachers
 from danceopd_ext.toolkits.hosted.border import Changed, Given, unpacked
 from danceopd_ext.toolkits.hosted.distiller import Distiller, Progress
+from danceopd_ext.toolkits.hosted.resume import Replay, take_resume
 from danceopd_ext.toolkits.hosted.session import Session
 from danceopd_ext.toolkits.hosted.switch import Switch
+from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
 from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.metadata import hosted_entries
-from danceopd_ext.toolkits.musubi.attach import attach_teachers
 from danceopd_ext.toolkits.musubi.compiling import allow_voices
 from danceopd_ext.toolkits.musubi.data import ROUTE
-from danceopd_ext.toolkits.musubi.registry import Architecture
-from danceopd_ext.toolkits.musubi.resume import FastForward, check_state
+from danceopd_ext.toolkits.musubi.networks import network_maker
 from danceopd_ext.toolkits.musubi.sources import Sources
 from danceopd_ext.toolkits.musubi.swap import block_swap
 
@@ -56,11 +58,12 @@ class DanceOPDMixin:
         self.weights = check_weights(settings.options.routes, list(settings.options.teachers))
         self.progress = Progress()
         self.session: Session | None = None
+        self.replay: Replay | None = None
 
     def _validate_args_and_init(self, *given: Any, **named: Any) -> bool:
         call = Given(super()._validate_args_and_init, given, named)
         args = call["args"]
-        check_state(args)
+        self.replay = take_resume(args)
         if args.dataset_config is None and self.settings.options.prompts:
             args.dataset_config = ""  # musubi only asks whether it is None
         return call.passed_on()
@@ -90,10 +93,16 @@ class DanceOPDMixin:
         call = Given(super().on_transformer_loaded, given, named)
         call.passed_on()
         args, accelerator, transformer = call.several("args", "accelerator", "transformer")
-        architecture = self.settings.architecture
         self.teachers = attach_teachers(
-            self.settings.options, architecture.names, architecture.title, transformer, accelerator
+            self.settings.options,
+            self.settings.architecture,
+            network_maker(transformer),
+            transformer,
+            accelerator.device,
+            autocast_dtype(accelerator.mixed_precision),
         )
+        for name, network in self.teachers.items():
+            accelerator.print(f"teacher {name}: {len(network.unet_loras)} layers")
         allow_voices(args, len(self.teachers))
 
     def _build_optimizer_and_dataloader(self, *given: Any, **named: Any):
@@ -105,9 +114,9 @@ class DanceOPDMixin:
 
     def _prepare_with_accelerator(self, *given: Any, **named: Any):
         made = unpacked(super()._prepare_with_accelerator(*given, **named), 7, "_prepare_with_accelerator")
-        self.lr_scheduler, self.adapter.network_dtype = made[4], made[6]
-        if not hasattr(self.lr_scheduler, "step") or not isinstance(self.adapter.network_dtype, torch.dtype):
-            raise Changed("_prepare_with_accelerator returns the schedule and the network's dtype in other places")
+        self.adapter.network_dtype = made[6]
+        if not isinstance(self.adapter.network_dtype, torch.dtype):
+            raise Changed("_prepare_with_accelerator returns the network's dtype in another place")
         return made
 
     def _register_hooks_and_resume(self, *given: Any, **named: Any):
@@ -118,8 +127,7 @@ class DanceOPDMixin:
     def on_train_start(self, *given: Any, **named: Any):
         call = Given(super().on_train_start, given, named)
         call.passed_on()
-        args, accelerator, network = call.several("args", "accelerator", "network")
-        transformer, optimizer = call.several("transformer", "optimizer")
+        args, accelerator, network, transformer = call.several("args", "accelerator", "network", "transformer")
         self.adapter.empty = self.sources.empty(accelerator.device)
         swap = block_swap(accelerator.unwrap_model(transformer), args.blocks_to_swap)
         self.distiller = Distiller(
@@ -130,16 +138,15 @@ class DanceOPDMixin:
             args.seed,
             progress=self.progress,
         )
-        self.fast_forward = FastForward(self.progress.step, args, accelerator, optimizer, self.lr_scheduler)
         self.session = Session(args, self.distiller)
 
     def process_batch(self, *given: Any, **named: Any) -> tuple[torch.Tensor, dict[str, float]]:
         """musubi's seam of a micro-batch: its loss, and what to log of it."""
         call = Given(super().process_batch, given, named)
         transformer, batch, latents = call.several("transformer", "batch", "latents")
-        skipped = self.fast_forward.skip()
-        if skipped is not None:
-            return skipped, {}
+        args, accelerator = call.several("args", "accelerator")
+        if self.replay and not self.replay.is_over(args, accelerator):
+            return self.replay.nothing(accelerator.unwrap_model(call["network"])), {}
         self.session.begin()
         routes = list(self.settings.options.teachers)
         conditions = {name: entry for name, entry in batch.items() if name != ROUTE}
@@ -148,9 +155,18 @@ class DanceOPDMixin:
         self.session.end()
         return loss, dict(self.distiller.logs)
 
+    def on_post_optimizer_step(self, *given: Any, **named: Any) -> None:
+        call = Given(super().on_post_optimizer_step, given, named)
+        call.passed_on()
+        accelerator, has_stepped, steps_before = call.several("accelerator", "sync_gradients", "global_step")
+        if self.replay and has_stepped:
+            self.replay.after_step(steps_before + 1, accelerator)
+
     def sample_images(self, *given: Any, **named: Any) -> None:
         call = Given(super().sample_images, given, named)
         accelerator, transformer = call.several("accelerator", "transformer")
+        if self.replay and self.replay.quiet:
+            return
 
         def learn_again() -> None:
             prepare = getattr(accelerator.unwrap_model(transformer), "switch_block_swap_for_training", None)

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from danceopd_ext.config.rates import default_rate
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
-from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 
 #: instead of the toolkit's own default, where nothing is given
 OWN: dict[str, Any] = {

@@ -6,10 +6,14 @@ The toolkit loads whatever it is given, encodes the texts for minutes, and then 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 from danceopd_ext.config.schema import DanceOPDSection
+from danceopd_ext.config.toolkits import with_source
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.registry import NAMES
+from danceopd_ext.toolkits.hosted.architecture import MODEL, Architecture
 from danceopd_ext.toolkits.hosted.header import (
     Header,
     Kind,
@@ -21,24 +25,10 @@ from danceopd_ext.toolkits.hosted.header import (
 )
 from danceopd_ext.toolkits.hosted.preflight import check_teachers
 from danceopd_ext.toolkits.hosted.teachers import Linears
-from danceopd_ext.toolkits.sd_scripts.registry import Architecture
+from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 
 _CLIP, _CLIP_WIDTH = "text_model.encoder.layers.0.", "token_embedding.weight"
 _T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
-_FLUX = "double_blocks.0.img_attn.qkv.weight"
-
-#: model_type -> what pretrained_model_name_or_path is a file of; diffusers' own folders are left to the toolkit
-MODELS: dict[str, tuple[Kind, ...]] = {
-    "sd3": (Kind("Stable Diffusion 3 / 3.5", ("model.diffusion_model.joint_blocks.0.",)),),
-    "flux": (
-        Kind("FLUX.1", (_FLUX,), ("distilled_guidance_layer.", "double_stream_modulation", "byt5_in.")),
-        Kind("FLUX.1", ("single_transformer_blocks.0.", "time_text_embed."), ("distilled_guidance_layer.",)),
-    ),
-    "chroma": (Kind("Chroma", ("double_blocks.0.", "distilled_guidance_layer.")),),
-    "lumina": (Kind("Lumina Image 2.0", ("cap_embedder.0.", "noise_refiner.0."), ("cap_pad_token",)),),
-    "hunyuan_image": (Kind("HunyuanImage-2.1", ("double_blocks.0.", "byt5_in.")),),
-    "anima": (Kind("Anima", ("blocks.0.adaln_modulation_self_attn.", "llm_adapter.")),),
-}
 #: argument -> what its file holds
 PARTS: dict[str, Kind] = {
     "clip_l": Kind("CLIP-L", (_CLIP,), ("joint_blocks.",), (_CLIP_WIDTH, 1280)),
@@ -55,45 +45,44 @@ PARTS: dict[str, Kind] = {
         "a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", "joint_blocks.", "double_blocks.")
     ),
 }
-#: models that people take for one of these
-OTHERS = (
-    Kind("Stable Diffusion 3's transformer alone, and sd-scripts needs the whole checkpoint", ("joint_blocks.0.",)),
-    Kind("FLUX.2", ("double_blocks.0.", "double_stream_modulation")),
-    Kind("Z-Image, which musubi-tuner trains", ("noise_refiner.0.", "cap_pad_token")),
-    Kind("Qwen-Image, which musubi-tuner trains", ("transformer_blocks.0.img_mod.",)),
-    Kind("Stable Diffusion 1 or XL, which is not a flow model", ("input_blocks.0.", "output_blocks.0.")),
-)
-KNOWN = (*(kind for kinds in MODELS.values() for kind in kinds), *PARTS.values(), *OTHERS)
-#: where the toolkit also opens folders and files of another format: a model_type, an argument, or both
-FOLDERS = ("flux", "qwen3", ("anima", "vae"))
+#: models that people take for one of these and that nobody here trains
+OTHERS = (Kind("Stable Diffusion 1 or XL, which is not a flow model", ("input_blocks.0.", "output_blocks.0.")),)
 #: what the names of a model's layers may begin with
 PREFIXES = ("model.diffusion_model.", "net.")
-#: parts of SD3 that can be in the checkpoint -> what names begin with there
-INSIDE = {
-    "clip_l": "text_encoders.clip_l.", "clip_g": "text_encoders.clip_g.", "t5xxl": "text_encoders.t5xxl.",
-    "vae": "first_stage_model.",
-}  # fmt: skip
-#: model_type -> its lists of blocks
-BLOCKS = {
-    "sd3": ("joint_blocks",), "lumina": ("layers",), "anima": ("blocks",),
-    "flux": ("double_blocks", "single_blocks"), "chroma": ("double_blocks", "single_blocks"),
-    "hunyuan_image": ("double_blocks", "single_blocks"),
-}  # fmt: skip
+
+
+def known_kinds() -> Iterator[Kind]:
+    """What a file can be, for a message: of this toolkit's models, of families that others train, and the rest."""
+    for architecture in ARCHITECTURES.values():
+        yield from architecture.kinds
+    yield from PARTS.values()
+    for architecture in ARCHITECTURES.values():
+        yield from architecture.mistaken
+    yield from _families_of_others()
+    yield from OTHERS
+
+
+def _families_of_others() -> Iterator[Kind]:
+    """A kind for each sign of families that this toolkit does not train; later families are asked first."""
+    strangers = [family for name, family in NAMES.items() if name not in ARCHITECTURES]
+    for sign, family in {family.sign: family for family in reversed(strangers)}.items():
+        places = [toolkit for toolkit, row in with_source().items() if family.name in row.models]
+        who = f", which {places[0]} trains" if places else ""
+        yield Kind(f"{family.sign_title or family.title}{who}", (), sign=sign)
 
 
 def check_files(args: Namespace, options: DanceOPDSection, architecture: Architecture, preset: Path) -> None:
     """Raise UserError where a file is not what its argument asks for, or a teacher does not fit the model."""
-    kinds = MODELS[architecture.model_type]
-    model = architecture.model_type
-    header = check_kind(
-        _named("pretrained_model_name_or_path", args, preset), _model(args), kinds, KNOWN, model in FOLDERS
-    )
-    for name in architecture.files[1:]:
+    headers = {}
+    for name in architecture.files:
+        wanted = architecture.kinds if name == MODEL else [PARTS[name]]
         if getattr(args, name):
-            others = name in FOLDERS or (model, name) in FOLDERS
-            check_kind(_named(name, args, preset), Path(getattr(args, name)), [PARTS[name]], KNOWN, others)
-        elif header is not None and name not in architecture.required:
-            _check_inside(name, header, args, preset)
+            others = name in architecture.folders
+            place = Path(getattr(args, name))
+            headers[name] = check_kind(_named(name, args, preset), place, wanted, known_kinds(), others)
+        elif headers[MODEL] is not None and name not in architecture.required:
+            _check_inside(name, headers[MODEL], architecture, args, preset)
+    header = headers[MODEL]
     linears = _layers(header, architecture)
     if linears:
         _check_swap(args, architecture, linears, preset)
@@ -109,9 +98,9 @@ def _named(name: str, args: Namespace, preset: Path) -> str:
     return f'{preset}: {name} = "{getattr(args, name)}"'
 
 
-def _check_inside(name: str, header: Header, args: Namespace, preset: Path) -> None:
+def _check_inside(name: str, header: Header, architecture: Architecture, args: Namespace, preset: Path) -> None:
     """Raise UserError where a part was not given and the checkpoint does not have it either."""
-    if not any(key.startswith(INSIDE[name]) for key in header):
+    if not any(key.startswith(architecture.inside[name]) for key in header):
         raise UserError(
             f"{preset}: {name} is missing: {_model(args)} does not contain {PARTS[name].title}. Name its file with "
             f"{name}."
@@ -123,7 +112,7 @@ def _layers(header: Header | None, architecture: Architecture) -> Linears | None
     if header is None:
         return None
     linears = linear_shapes(header, PREFIXES)
-    return linears if all(count_blocks(linears, name) for name in BLOCKS[architecture.model_type]) else None
+    return linears if all(count_blocks(linears, name) for name in architecture.blocks) else None
 
 
 def most_swapped(counts: list[int]) -> int:
@@ -137,7 +126,7 @@ def most_swapped(counts: list[int]) -> int:
 
 def _check_swap(args: Namespace, architecture: Architecture, linears: Linears, preset: Path) -> None:
     swapped = getattr(args, "blocks_to_swap", None) or 0
-    most = most_swapped([count_blocks(linears, name) for name in BLOCKS[architecture.model_type]])
+    most = most_swapped([count_blocks(linears, name) for name in architecture.blocks])
     if not 0 <= swapped <= most:
         raise UserError(
             f"{preset}: blocks_to_swap = {swapped}: of this {architecture.title} 0 to {most} blocks can be swapped. "

@@ -19,11 +19,11 @@ from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.border import taken, unpacked
 from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.sd_scripts.data import TEACHER
-from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 from danceopd_ext.toolkits.sd_scripts.text_files import remove_damaged
 
 #: what the toolkit is told to call

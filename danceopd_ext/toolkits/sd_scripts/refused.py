@@ -22,6 +22,9 @@ QUERY_DECIDES = "noise levels are not drawn: the student is asked on its own way
 SET_QUERY = "Remove it; query in [danceopd] says where."
 OWN_GRID = "the student takes the steps of the toolkit's own sampler, which has a shift of its own."
 
+#: a reason of single models
+NO_FP8 = "sd-scripts ignores it for this model."
+
 RULES: tuple[Rule, ...] = (
     # the text encoders
     *rules("network_train_text_encoder_only text_encoder_lr", switched_on, ONLY_TRANSFORMER),

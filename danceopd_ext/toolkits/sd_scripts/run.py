@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.resolutions import parse_resolution
@@ -19,6 +18,7 @@ from danceopd_ext.files import check_writable
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.toolkits.hosted.admit import admit
+from danceopd_ext.toolkits.hosted.architecture import Architecture, find_architecture
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
 from danceopd_ext.toolkits.hosted.documents import check_sample_prompts, read_document
@@ -41,7 +41,6 @@ from danceopd_ext.toolkits.sd_scripts.defaults import completed
 from danceopd_ext.toolkits.sd_scripts.files import check_files
 from danceopd_ext.toolkits.sd_scripts.network_args import check_network_args
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
-from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES, Architecture
 from danceopd_ext.toolkits.sd_scripts.seams import METHODS, seams_of
 from danceopd_ext.toolkits.sd_scripts.trainer import trainer_class
 
@@ -53,8 +52,8 @@ DATA_PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 
 def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError before anything is loaded, wherever that can be known."""
-    architecture = architecture_of(preset)
-    checkout = find_toolkit("sd-scripts", preset.danceopd.toolkit_dir)
+    architecture = find_architecture(preset)
+    checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
     tell(admit(checkout, preset))
     check_script(checkout, architecture)
     script = import_script(checkout, [checkout.folder], architecture.script)
@@ -84,23 +83,12 @@ def train(preset: HostedPreset) -> Path:
     return saved_lora(trainer, Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}", checkout.toolkit)
 
 
-def architecture_of(preset: HostedPreset) -> Architecture:
-    """The row of the preset's model_type. Raises UserError."""
-    known = ", ".join(ARCHITECTURES)
-    if preset.model_type is None:
-        raise UserError(f'{preset.path}: model_type is missing: with toolkit = "sd-scripts" it is one of {known}.')
-    if preset.model_type not in ARCHITECTURES:
-        hint = explain_model_type(preset.model_type, "sd-scripts")
-        raise UserError(f'{preset.path}: model_type = "{preset.model_type}" is not one of {known}.{hint}')
-    return ARCHITECTURES[preset.model_type]
-
-
 def check_script(checkout: Checkout, architecture: Architecture) -> None:
     """Raise UserError where this version of the toolkit is too old for the architecture."""
     if not (checkout.folder / f"{architecture.script}.py").is_file():
         raise UserError(
-            f"sd-scripts at {checkout.folder} (version {checkout.version}) cannot train {architecture.title}: it has "
-            f"no {architecture.script}.py. Update sd-scripts; {tested_with('sd-scripts')}."
+            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) cannot train {architecture.title}: "
+            f"it has no {architecture.script}.py. Update {checkout.toolkit}; {tested_with(checkout.toolkit)}."
         )
 
 

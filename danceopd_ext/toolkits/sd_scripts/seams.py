@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.border import Call, Seams
-from danceopd_ext.toolkits.sd_scripts.registry import Architecture
 
 #: overridden or called here -> parameters that are relied on
 METHODS: dict[str, tuple[str, ...]] = {

@@ -4,7 +4,7 @@ The toolkit's `train(args)` runs as it is, and calls these methods of its own cl
 balanced in `assert_extra_args`, teachers are attached in `post_process_network`, and each micro-batch's loss is made in
 `get_noise_pred_and_target`, where latents and text conditions are known.
 
-An architecture plugs in with an adapter and a row in `registry`:
+A model plugs in with an adapter and its `Architecture`, in one file of `adapters`, and a line in the toolkit's row:
 
     @dataclass(frozen=True)
     class MyAdapter:
@@ -26,20 +26,21 @@ import torch
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.weights import check_weights
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.architecture import Architecture
+from danceopd_ext.toolkits.hosted.attach import attach_teachers
 from danceopd_ext.toolkits.hosted.border import Given
 from danceopd_ext.toolkits.hosted.conditions import Entry
 from danceopd_ext.toolkits.hosted.distiller import Distiller
+from danceopd_ext.toolkits.hosted.resume import Replay, take_resume
 from danceopd_ext.toolkits.hosted.session import Session
 from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
 from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.metadata import hosted_entries
-from danceopd_ext.toolkits.sd_scripts.attach import attach_teachers
 from danceopd_ext.toolkits.sd_scripts.captions import settle_captions
 from danceopd_ext.toolkits.sd_scripts.data import TEACHER, assign_routes, balance, forget_pictures, mend_cached_texts
 from danceopd_ext.toolkits.sd_scripts.empty_prompt import Watched, encode_empty_prompt, needs_empty_prompt
-from danceopd_ext.toolkits.sd_scripts.registry import Architecture
-from danceopd_ext.toolkits.sd_scripts.resume import Replay, take_resume
+from danceopd_ext.toolkits.sd_scripts.networks import network_maker
 from danceopd_ext.toolkits.sd_scripts.swap import block_swap
 
 #: graphs that torch.compile may keep for each voice: it makes one for every size and number of samples
@@ -97,13 +98,13 @@ class DanceOPDMixin:
         if note := self.architecture.mend(unet):
             tell(note)
         dtype = autocast_dtype(args.mixed_precision)
-        teachers = attach_teachers(
-            self.options, self.architecture, call["text_encoders"], unet, accelerator.device, dtype
-        )
+        encoders = call["text_encoders"]
+        make = network_maker(self.architecture, encoders, unet)
+        teachers = attach_teachers(self.options, self.architecture, make, unet, accelerator.device, dtype, encoders)
         swap = block_swap(unet, getattr(args, "blocks_to_swap", None), self.options.student_guidance_scale)
         self.distiller = Distiller(
             self.options,
-            self.architecture.adapter(args, self),
+            self.architecture.adapter(self, args),
             Switch(call["network"], teachers, swap),
             accelerator,
             args.seed,
@@ -122,7 +123,7 @@ class DanceOPDMixin:
         """The method's loss, with nothing of the toolkit's own weighting on it."""
         call = Given(super().process_batch, given, named)
         args, accelerator, text_encoders = call.several("args", "accelerator", "text_encoders")
-        if call["is_train"] and self.replay and not self.replay.is_over(args):
+        if call["is_train"] and self.replay and not self.replay.is_over(args, accelerator):
             return self.replay.nothing(accelerator.unwrap_model(call["network"]))
         if call["is_train"]:
             self.session.begin()

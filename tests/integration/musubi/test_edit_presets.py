@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.config.split import split_preset
+from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.border import check_seams
 from danceopd_ext.toolkits.hosted.find import find_toolkit
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.musubi.refused import RULES
-from danceopd_ext.toolkits.musubi.registry import find_architecture
+from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
 from danceopd_ext.toolkits.musubi.run import OURS, complete, import_trainer, parser_of, settings_of
 from danceopd_ext.toolkits.musubi.seams import SEAMS
 
@@ -25,7 +26,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "presets"
 
 def arguments_of(preset):
     """What a run would train with."""
-    architecture = find_architecture(preset.model_type)
+    architecture = find_architecture(preset)
     checkout = find_toolkit(preset.toolkit, None)
     module = import_trainer(checkout, architecture)
     check_seams(getattr(module, architecture.trainer), SEAMS, checkout)
@@ -60,7 +61,7 @@ def test_musubis_parser_takes_every_key_and_also_those_in_comments(name, tmp_pat
 
 @pytest.mark.parametrize("model_type", ["flux_kontext", "flux_2", "qwen_image", "qwen_image_edit"])
 def test_every_trainer_of_the_checkout_has_our_seams(model_type):
-    architecture = find_architecture(model_type)
+    architecture = ARCHITECTURES[model_type]
     checkout = find_toolkit("musubi-tuner", None)
     check_seams(getattr(import_trainer(checkout, architecture), architecture.trainer), SEAMS, checkout)
 

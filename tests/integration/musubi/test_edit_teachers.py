@@ -11,8 +11,9 @@ from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.write import write_lora
+from danceopd_ext.toolkits.hosted.attach import attach_teachers
 from danceopd_ext.toolkits.hosted.teachers import host_layout, linear_layers
-from danceopd_ext.toolkits.musubi.attach import attach_teachers
+from danceopd_ext.toolkits.musubi.networks import network_maker
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
 from tests.integration.musubi.test_edit_runs import write_teacher
 from tests.integration.musubi.test_velocities import CASES, apart, velocity
@@ -23,10 +24,12 @@ MODELS = {"kontext": "flux_kontext", "flux_2_edit": "flux_2", "qwen": "qwen_imag
 
 
 def attach(case, architecture: str, **files: str) -> dict:
-    names, title = ARCHITECTURES[architecture].names, ARCHITECTURES[architecture].title
     teachers = {name: Teacher(lora=str(file)) for name, file in files.items()}
     options = DanceOPDSection(toolkit="musubi-tuner", teachers=teachers)
-    return attach_teachers(options, names, title, case.transformer, ACCELERATOR)
+    make = network_maker(case.transformer)
+    return attach_teachers(
+        options, ARCHITECTURES[architecture], make, case.transformer, torch.device("cpu"), torch.float32
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -118,11 +118,11 @@ def test_a_lora_of_another_model_names_the_layer(world, tmp_path):
 
 def test_states_that_cannot_be_resumed(world, tmp_path):
     values = {"dit": world.dit, "dataset_config": world.data}
-    with pytest.raises(UserError, match=r"no state of a danceopd run.*network_weights"):
+    with pytest.raises(UserError, match=r"is not a state of a DanceOPD run.*network_weights"):
         here(write_preset(tmp_path / "p.toml", BASE, resume=world.folder / "data", **values))
     here(write_preset(tmp_path / "p.toml", BASE, save_state=True, **values))
     state = tmp_path / "out" / "fused-state"
-    with pytest.raises(UserError, match=r"is at step 2, and max_train_steps = 2.*Raise max_train_steps"):
+    with pytest.raises(UserError, match=r"is at step 2 of max_train_steps = 2.*Raise max_train_steps"):
         here(write_preset(tmp_path / "p.toml", BASE, resume=state, **values))
 
 

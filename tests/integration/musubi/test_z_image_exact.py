@@ -143,7 +143,7 @@ def test_the_rollout_ends_where_the_sampler_ends(world, flow_shift):
     """Without rounding to bfloat16, musubi's own sampler and the method's rollout make the same picture."""
     from musubi_tuner import zimage_train_network as stock
 
-    from danceopd_ext.toolkits.musubi.z_image import ZImageAdapter
+    from danceopd_ext.toolkits.musubi.adapters.z_image import ZImageAdapter
     from tests.integration.musubi.tiny_case import StandInVae, without_rounding
 
     model = tiny_z_image.transformer()

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from danceopd_ext.config.split import split_preset
+from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.find import find_toolkit
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.musubi.refused import RULES
-from danceopd_ext.toolkits.musubi.registry import find_architecture
 from danceopd_ext.toolkits.musubi.run import OURS, import_trainer, parser_of
 from tests.integration.musubi.runs import here
 
@@ -53,7 +53,7 @@ def test_musubis_parser_knows_also_what_is_commented_out(tmp_path):
     path = tmp_path / "preset.toml"
     path.write_text("[model]" + shown, encoding="utf-8")
     preset = split_preset(path)
-    architecture = find_architecture(preset.model_type)
+    architecture = find_architecture(preset)
     module = import_trainer(find_toolkit("musubi-tuner", None), architecture)
     arguments = build_arguments(parser_of(module, architecture), preset, OURS)
     refuse(arguments, RULES)

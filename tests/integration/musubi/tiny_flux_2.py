@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from danceopd_ext.toolkits.musubi.flux_2 import Flux2Adapter
+from danceopd_ext.toolkits.musubi.adapters.flux_2 import Flux2Adapter
 from tests.integration.musubi.edit_data import latent_size, marked
 from tests.integration.musubi.tiny_case import ACCELERATOR, StandInVae, TinyCase, random, without_rounding
 

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from danceopd_ext.toolkits.musubi.flux_kontext import FluxKontextAdapter
+from danceopd_ext.toolkits.musubi.adapters.flux_kontext import FluxKontextAdapter
 from tests.integration.musubi.edit_data import latent_size, marked
 from tests.integration.musubi.tiny_case import ACCELERATOR, StandInVae, TinyCase, random, without_rounding
 

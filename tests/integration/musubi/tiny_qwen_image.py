@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.toolkits.musubi.qwen_image import QwenImageAdapter
+from danceopd_ext.toolkits.musubi.adapters.qwen_image import QwenImageAdapter
 from tests.integration.musubi.edit_data import latent_size, marked
 from tests.integration.musubi.tiny_case import ACCELERATOR, StandInVae, TinyCase, random, without_rounding
 

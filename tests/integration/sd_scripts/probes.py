@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from danceopd_ext.toolkits.hosted.distiller import Distiller, HostedField
 from danceopd_ext.toolkits.hosted.switch import STUDENT
-from danceopd_ext.toolkits.sd_scripts.sd3 import mend_second_attention
+from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import mend_second_attention
 from danceopd_ext.toolkits.sd_scripts.trainer import DanceOPDMixin
 from tests.integration.endings import ctrl_c, full_disk, full_memory  # noqa: F401
 from tests.integration.sd_scripts.swap_probes import residents, residents_left_alone  # noqa: F401

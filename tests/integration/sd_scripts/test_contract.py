@@ -8,9 +8,10 @@ import pytest
 
 from danceopd_ext.config.foreign_keys import FOREIGN_KEYS
 from danceopd_ext.config.load import flat_keys
+from danceopd_ext.config.toolkits import SD_SCRIPTS
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.border import check_seams
-from danceopd_ext.toolkits.hosted.find import TESTED, describe
+from danceopd_ext.toolkits.hosted.find import describe
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import check_script
 from danceopd_ext.toolkits.sd_scripts.seams import METHODS, seams_of
@@ -21,7 +22,7 @@ from tests.toolkits.sd_scripts_stand_in import StandInTrainer, create_network_fr
 CHECKOUT = describe("sd-scripts", Path(prepare()))
 #: the version, as the stand-ins call it; the newest where it is none of those that are supported
 VERSION = next(
-    (v for v, tested in zip(VERSIONS, TESTED["sd-scripts"], strict=True) if tested.commit[:8] == CHECKOUT.version),
+    (v for v, tested in zip(VERSIONS, SD_SCRIPTS.source.tested, strict=True) if tested.commit[:8] == CHECKOUT.version),
     VERSIONS[-1],
 )
 

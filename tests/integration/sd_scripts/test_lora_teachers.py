@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.sd_scripts.attach import attach_teachers
+from danceopd_ext.toolkits.hosted.attach import attach_teachers
+from danceopd_ext.toolkits.sd_scripts.networks import network_maker
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from tests.integration.sd_scripts import tiny_anima, tiny_flux, tiny_hunyuan_image, tiny_lumina
 from tests.integration.sd_scripts.stand_ins import HERE
@@ -101,10 +102,10 @@ def cases():
 
 def attach(model_type: str, model: torch.nn.Module, file, **more) -> dict[str, torch.nn.Module]:
     teachers = {"base": Teacher(), "style": Teacher(lora=str(file), **more)}
-    return attach_teachers(
-        DanceOPDSection(toolkit="sd-scripts", teachers=teachers), ARCHITECTURES[model_type], [torch.nn.Identity()],
-        model, torch.device("cpu"), torch.float32,
-    )  # fmt: skip
+    options, architecture = DanceOPDSection(toolkit="sd-scripts", teachers=teachers), ARCHITECTURES[model_type]
+    encoders = [torch.nn.Identity()]
+    make = network_maker(architecture, encoders, model)
+    return attach_teachers(options, architecture, make, model, torch.device("cpu"), torch.float32, encoders)
 
 
 @pytest.mark.parametrize(("model_type", "write"), cases())

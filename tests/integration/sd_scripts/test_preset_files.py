@@ -7,6 +7,7 @@ import pytest
 
 from danceopd_ext.config.split import split_preset
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.border import check_seams
 from danceopd_ext.toolkits.hosted.enter import import_script
@@ -14,7 +15,7 @@ from danceopd_ext.toolkits.hosted.find import find_toolkit
 from danceopd_ext.toolkits.hosted.refuse import refuse
 from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
-from danceopd_ext.toolkits.sd_scripts.run import architecture_of, take_sizes, trainer_arguments
+from danceopd_ext.toolkits.sd_scripts.run import take_sizes, trainer_arguments
 from danceopd_ext.toolkits.sd_scripts.seams import seams_of
 from tests.integration.sd_scripts.checkout import has
 
@@ -30,7 +31,7 @@ def arguments_of(text: str, folder: Path):
     path = folder / "preset.toml"
     path.write_text(text, encoding="utf-8")
     preset = split_preset(path)
-    architecture = architecture_of(preset)
+    architecture = find_architecture(preset)
     for name in architecture.files:
         if name in preset.values:
             file = folder / preset.values[name]

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from danceopd_ext.toolkits.sd_scripts.sd3 import mend_second_attention
+from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import mend_second_attention
 from tests.integration.sd_scripts import tiny_sd3, velocity_checks
 
 

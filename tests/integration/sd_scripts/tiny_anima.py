@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from danceopd_ext.toolkits.sd_scripts.anima import AnimaAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.anima import AnimaAdapter
 from tests.integration.sd_scripts.tiny_models import (
     ACCELERATOR,
     Architecture,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from danceopd_ext.toolkits.sd_scripts.flux import FluxAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.flux import FluxAdapter
 from tests.integration.sd_scripts.tiny_models import (
     ACCELERATOR,
     Architecture,

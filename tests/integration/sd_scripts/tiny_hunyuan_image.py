@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from danceopd_ext.toolkits.sd_scripts.hunyuan_image import HunyuanImageAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.hunyuan_image import HunyuanImageAdapter
 from tests.integration.sd_scripts.tiny_models import (
     ACCELERATOR,
     Architecture,

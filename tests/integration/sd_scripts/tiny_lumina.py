@@ -6,7 +6,7 @@ import inspect
 
 import torch
 
-from danceopd_ext.toolkits.sd_scripts.lumina import LuminaAdapter
+from danceopd_ext.toolkits.sd_scripts.adapters.lumina import LuminaAdapter
 from tests.integration.sd_scripts.tiny_models import (
     ACCELERATOR,
     Architecture,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from danceopd_ext.toolkits.sd_scripts.sd3 import Sd3Adapter, _joined, mend_second_attention
+from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import Sd3Adapter, _joined, mend_second_attention
 from tests.integration.sd_scripts.tiny_models import (
     ACCELERATOR,
     Architecture,

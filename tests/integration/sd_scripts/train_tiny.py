@@ -18,8 +18,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
-from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES, Architecture
+from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.trainer import trainer_class
 from tests.integration.sd_scripts.checkout import prepare
 from tests.integration.sd_scripts.stand_ins import MODELS, STAND_INS

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.toolkits.hosted.architecture import Architecture, with_files
 from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.hosted.header import Kind
+from danceopd_ext.toolkits.hosted.refuse import rules, switched_on
+from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
+from danceopd_ext.toolkits.sd_scripts.refused import NO_FP8
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
 
 #: of the toolkit's sampler, unless a sample prompt says otherwise
@@ -63,3 +68,20 @@ class AnimaAdapter(TextAdapter):
     def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
         plain = torch.linspace(1.0, 0.0, steps + 1)
         return plain * SHIFT / (1 + (SHIFT - 1) * plain)
+
+
+ANIMA = Architecture(
+    model_type="anima",
+    title="Anima",
+    script="anima_train_network",
+    trainer="AnimaNetworkTrainer",
+    network_module="networks.lora_anima",
+    adapter=lambda trainer, args: AnimaAdapter(autocast_dtype(args.mixed_precision)),
+    **with_files("qwen3", "vae"),
+    folders=("qwen3", "vae"),
+    refused=rules("fp8_base fp8_base_unet", switched_on, NO_FP8, "Remove it; blocks_to_swap saves memory, too."),
+    drops_cached=True,
+    kinds=(Kind("Anima", ("blocks.0.adaln_modulation_self_attn.", "llm_adapter.")),),
+    blocks=("blocks",),
+    calls=CALLS,
+)

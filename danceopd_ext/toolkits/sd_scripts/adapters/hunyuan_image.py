@@ -10,8 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.models.hunyuan_image_names import HunyuanImageNames
+from danceopd_ext.toolkits.hosted.architecture import Architecture, with_files
 from danceopd_ext.toolkits.hosted.border import Call, unpacked
 from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.hosted.header import Kind
+from danceopd_ext.toolkits.hosted.refuse import rules, switched_on
+from danceopd_ext.toolkits.sd_scripts.refused import NO_FP8
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
 
 #: of the toolkit's sampler, unless a sample prompt says otherwise
@@ -66,3 +71,21 @@ class HunyuanImageAdapter(TextAdapter):
         utils = importlib.import_module("library.hunyuan_image_utils")
         made = utils.get_timesteps_sigmas(steps, SHIFT, torch.device("cpu"))
         return unpacked(made, 2, "get_timesteps_sigmas")[1]
+
+
+HUNYUAN_IMAGE = Architecture(
+    model_type="hunyuan_image",
+    names=HunyuanImageNames(),
+    script="hunyuan_image_train_network",
+    trainer="HunyuanImageNetworkTrainer",
+    network_module="networks.lora_hunyuan_image",
+    adapter=lambda trainer, args: HunyuanImageAdapter(),
+    **with_files("text_encoder", "byt5", "vae"),
+    refused=rules("fp8_base fp8_base_unet", switched_on, NO_FP8, "Write fp8_scaled = true instead."),
+    latent_channels=64,
+    latent_scale=32,
+    size_multiple=32,
+    kinds=(Kind(HunyuanImageNames.title, ("double_blocks.0.", "byt5_in.")),),
+    blocks=("double_blocks", "single_blocks"),
+    calls=CALLS,
+)

@@ -6,12 +6,17 @@ Shape suffixes: B samples, C latent channels, H and W latent height and width, T
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.hosted.architecture import MODEL, Architecture, with_files
 from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.hosted.header import Kind
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
 
 _FORWARD = ("img", "img_ids", "txt", "txt_ids", "y", "timesteps", "guidance", "txt_attention_mask", "mod_vectors")
@@ -91,3 +96,39 @@ def image_ids(count: int, rows: int, columns: int) -> torch.Tensor:
     """The place of every token [B, T, 3]: 0, row, column."""
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
     return torch.nn.functional.pad(places, (1, 0)).expand(count, -1, -1)
+
+
+def _adapter(trainer: Any, args: Namespace) -> FluxAdapter:
+    return FluxAdapter(float(args.guidance_scale), args.apply_t5_attn_mask, shifted=not trainer.is_schnell)
+
+
+_QKV, _CHROMA = "double_blocks.0.img_attn.qkv.weight", "distilled_guidance_layer."
+
+FLUX = Architecture(
+    model_type="flux",
+    names=FAMILIES["flux"],
+    script="flux_train_network",
+    trainer="FluxNetworkTrainer",
+    network_module="networks.lora_flux",
+    adapter=_adapter,
+    fixed={"model_type": "flux"},
+    **with_files("clip_l", "t5xxl", "ae"),
+    folders=(MODEL,),
+    kinds=(
+        Kind(FAMILIES["flux"].title, (_QKV,), (_CHROMA, "double_stream_modulation", "byt5_in.")),
+        Kind(FAMILIES["flux"].title, ("single_transformer_blocks.0.", "time_text_embed."), (_CHROMA,)),
+    ),
+    blocks=("double_blocks", "single_blocks"),
+    calls=CALLS,
+)
+
+CHROMA = replace(
+    FLUX,
+    model_type="chroma",
+    title="Chroma",
+    # its authors removed the guidance that FLUX.1 dev has learnt, and it is trained with masked texts
+    fixed={"model_type": "chroma", "guidance_scale": 0.0, "apply_t5_attn_mask": True},
+    **with_files("t5xxl", "ae"),
+    folders=(),
+    kinds=(Kind("Chroma", ("double_blocks.0.", _CHROMA)),),
+)

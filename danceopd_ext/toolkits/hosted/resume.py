@@ -1,7 +1,7 @@
-"""Resume as if the run had not stopped.
+"""Resume so that the run gives the same result as one that was not stopped.
 
-sd-scripts itself restores weights, optimizer and schedule, but counts steps (file names, the end, previews) and reads
-the data from the start again. So the start is replayed: the toolkit's own loop runs over the data of the steps done,
+The toolkits restore weights, optimizer and schedule, but count steps (file names, the end, previews) and read the data
+from the start again. So the start is replayed: the toolkit's own loop runs over the data of the steps that are done,
 without the model, and the state is loaded where it was saved. What follows is then the same to the last bit.
 """
 
@@ -18,12 +18,13 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.progress import PROGRESS_FILE, read_progress
 
-#: arguments of the toolkit that must not act while steps are replayed
+#: arguments of the toolkits that must not act while steps are replayed
 QUIET = {
     "save_every_n_steps": None,
     "save_every_n_epochs": None,
     "validate_every_n_steps": None,
     "validate_every_n_epochs": sys.maxsize,
+    "scale_weight_norms": None,
 }
 
 
@@ -35,16 +36,19 @@ class Replay:
         self.quiet = True
         self.loaded = False
         self._kept: dict[str, Any] | None = None
+        self._trackers: list[Any] = []
 
-    def is_over(self, args: Namespace) -> bool:
+    def is_over(self, args: Namespace, accelerator: Any) -> bool:
         """Whether a micro-batch is to be learnt from; called before each."""
         if not self.quiet:
             return True
         if self._kept is None:
             self.check_end(args.max_train_steps)  # which the toolkit may have counted from max_train_epochs
-            self._kept = {name: getattr(args, name) for name in QUIET}
-            vars(args).update(QUIET)
+            self._kept = {name: value for name, value in vars(args).items() if name in QUIET}
+            vars(args).update((name, QUIET[name]) for name in self._kept)
+            self._trackers, accelerator.trackers = accelerator.trackers, []
         if self.loaded:
+            accelerator.trackers = self._trackers
             vars(args).update(self._kept)
             self.quiet = False
         return self.loaded
@@ -73,20 +77,22 @@ class Replay:
 
 
 def take_resume(args: Namespace) -> Replay | None:
-    """What args.resume names, taken away from the toolkit. Raises UserError where it is not a state of such a run."""
+    """What args.resume names, taken away from the toolkit. Raises UserError if it is not a state of such a run."""
     if not args.resume:
         return None
-    if args.resume_from_huggingface:
+    if args.resume_from_huggingface:  # what is checked here would not be what accelerate then unpickles
         raise UserError("resume_from_huggingface is not supported here: download the state and name its folder.")
-    given = [name for name in ("initial_epoch", "initial_step") if getattr(args, name) is not None]
-    given += ["skip_until_initial_step"] if args.skip_until_initial_step else []
+    given = [name for name in ("initial_epoch", "initial_step") if getattr(args, name, None) is not None]
+    given += ["skip_until_initial_step"] if getattr(args, "skip_until_initial_step", None) else []
     if given:
         raise UserError(f"{given[0]}: a resumed run goes on where its state was saved. Remove {' and '.join(given)}.")
     folder = Path(args.resume)
+    if not os.path.isdir(folder):
+        raise UserError(f'resume = "{args.resume}": there is no such folder. States are folders that end in -state.')
     if not os.path.lexists(folder / PROGRESS_FILE):
         raise UserError(
-            f'resume = "{args.resume}" is not a state of a DanceOPD run with sd-scripts: it has no {PROGRESS_FILE}. '
-            "States are made by save_state = true, in folders that end in -state."
+            f'resume = "{args.resume}" is not a state of a DanceOPD run: it has no {PROGRESS_FILE}. States are made by '
+            "save_state = true, in folders that end in -state. To start from a LoRA, use network_weights."
         )
     try:
         state = read_progress(folder)

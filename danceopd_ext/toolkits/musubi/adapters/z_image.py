@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
@@ -43,3 +45,15 @@ class ZImageAdapter(MusubiAdapter):
         tokenizer, encoder = zimage_utils.load_qwen3(self.args.text_encoder, dtype, device, disable_mmap=True)
         encoder.eval()
         return lambda items: cache.encode_and_save_batch(tokenizer, encoder, items, device)
+
+
+Z_IMAGE = Architecture(
+    model_type="z_image",
+    names=FAMILIES["z_image"],
+    script="musubi_tuner.zimage_train_network",
+    trainer="ZImageNetworkTrainer",
+    parser="zimage_setup_parser",
+    network_module="networks.lora_zimage",
+    adapter=ZImageAdapter,
+    needs_conversion=("ComfyUI", "comfyui"),
+)

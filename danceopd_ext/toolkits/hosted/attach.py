@@ -1,45 +1,43 @@
-"""Teachers' LoRAs on the toolkit's one transformer, by the toolkit's own network module.
+"""Teachers' LoRAs on a toolkit's one transformer, as networks of the toolkit's own.
 
 They are never given to accelerator.prepare: they are not trained, and its save hook would take one for the student.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.border import unpacked
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.teachers import host_layout, left_out, linear_layers, network_tensors, read_teachers
-from danceopd_ext.toolkits.sd_scripts.registry import Architecture
+
+#: a kohya state dict -> the toolkit's network of its layers and ranks, not applied yet and without its weights
+Maker = Callable[[Mapping[str, torch.Tensor]], torch.nn.Module]
 
 
 def attach_teachers(
     options: DanceOPDSection,
     architecture: Architecture,
-    text_encoders: list[Any],
+    make: Maker,
     transformer: torch.nn.Module,
     device: torch.device,
     dtype: torch.dtype,
+    text_encoders: list[Any] | None = None,
 ) -> dict[str, torch.nn.Module]:
     """Name -> silent network of each teacher that has a LoRA; call it before the student is applied.
 
     dtype: what the transformer computes in, so that a forward casts nothing. Raises UserError naming teacher and file.
     """
     linears = linear_layers(transformer)
-    layout = host_layout(architecture.names, architecture.model_type, linears)
-    maker = importlib.import_module(architecture.network_module)
+    layout = host_layout(architecture.names, architecture.title, linears)
     networks = {}
     for name, lora in read_teachers(options, layout).items():
         tensors = network_tensors(name, lora, layout, linears)
-        made = maker.create_network_from_weights(
-            1.0, None, None, text_encoders, transformer, weights_sd=tensors, for_inference=True
-        )
-        network, _ = unpacked(made, 2, "create_network_from_weights")
+        network = make(tensors)
         _check_complete(f"[danceopd.teachers.{name}] {lora.name}", tensors, network, architecture)
         network.apply_to(text_encoders, transformer, apply_text_encoder=False, apply_unet=True)
         network.load_state_dict(tensors, strict=True)  # creating it reads only the ranks

@@ -10,6 +10,8 @@ import torch
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.flux_2 import Flux2
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
@@ -49,3 +51,14 @@ class Flux2Adapter(MusubiAdapter):
         encoder = flux2_utils.load_text_embedder(version, self.args.text_encoder, dtype, device, disable_mmap=True)
         encoder.eval()
         return lambda items: cache.encode_and_save_batch(encoder, items, device, version.architecture_full)
+
+
+FLUX_2 = Architecture(
+    model_type="flux_2",
+    names=FAMILIES["flux_2"],
+    script="musubi_tuner.flux_2_train_network",
+    trainer="Flux2NetworkTrainer",
+    parser="flux2_setup_parser",
+    network_module="networks.lora_flux_2",
+    adapter=Flux2Adapter,
+)

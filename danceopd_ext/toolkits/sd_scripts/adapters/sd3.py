@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.hosted.architecture import MODEL, Architecture
 from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
+from danceopd_ext.toolkits.hosted.header import Kind
 from danceopd_ext.toolkits.sd_scripts.texts import named_entries
 
 #: of the toolkit's sampler
@@ -85,3 +88,30 @@ def mend_second_attention(transformer: torch.nn.Module) -> str | None:
         "note: this version of sd-scripts splits the second attention of SD3.5-medium into wrong heads (it gives their "
         "number for their size); for this run that is mended"
     )
+
+
+_TRANSFORMER = "joint_blocks.0."
+
+SD3 = Architecture(
+    model_type="sd3",
+    names=FAMILIES["sd3"],
+    script="sd3_train_network",
+    trainer="Sd3NetworkTrainer",
+    network_module="networks.lora_sd3",
+    adapter=lambda trainer, args: Sd3Adapter(),
+    files=(MODEL, "clip_l", "clip_g", "t5xxl", "vae"),
+    kinds=(Kind(FAMILIES["sd3"].title, (f"model.diffusion_model.{_TRANSFORMER}",)),),
+    mistaken=(
+        Kind("Stable Diffusion 3's transformer alone, and sd-scripts needs the whole checkpoint", (_TRANSFORMER,)),
+    ),
+    inside={
+        "clip_l": "text_encoders.clip_l.",
+        "clip_g": "text_encoders.clip_g.",
+        "t5xxl": "text_encoders.t5xxl.",
+        "vae": "first_stage_model.",
+    },
+    blocks=("joint_blocks",),
+    mend=mend_second_attention,
+    calls=CALLS,
+    needs_conversion=("diffusers", "diffusers"),
+)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from danceopd_ext.models.flux import FluxKontext
+from danceopd_ext.models.registry import FAMILIES, names_of
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
@@ -52,3 +54,15 @@ class FluxKontextAdapter(MusubiAdapter):
         t5.eval()  # T5 has dropout, and musubi leaves it on
         clip.eval()
         return lambda items: cache.encode_and_save_batch(t5_tokenizer, t5, clip_tokenizer, clip, items, device)
+
+
+FLUX_KONTEXT = Architecture(
+    model_type="flux_kontext",
+    title=FAMILIES["flux_kontext"].title,
+    names=names_of("flux_kontext"),
+    script="musubi_tuner.flux_kontext_train_network",
+    trainer="FluxKontextNetworkTrainer",
+    parser="flux_kontext_setup_parser",
+    network_module="networks.lora_flux",
+    adapter=FluxKontextAdapter,
+)

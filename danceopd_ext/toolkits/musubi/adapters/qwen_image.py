@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.method import Field
 from danceopd_ext.models.guidance import keeping_length
+from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 EDITS = ("edit", "edit-2509", "edit-2511")
@@ -94,3 +97,21 @@ class QwenImageEditAdapter(QwenImageAdapter):
                 f'model_type = "qwen_image_edit": say which of its models this is with model_version, one of '
                 f"{', '.join(EDITS)}. They read texts and source images in different ways."
             )
+
+
+QWEN_IMAGE = Architecture(
+    model_type="qwen_image",
+    names=FAMILIES["qwen_image"],
+    script="musubi_tuner.qwen_image_train_network",
+    trainer="QwenImageNetworkTrainer",
+    parser="qwen_image_setup_parser",
+    network_module="networks.lora_qwen_image",
+    adapter=QwenImageAdapter,
+)
+
+QWEN_IMAGE_EDIT = replace(
+    QWEN_IMAGE,
+    model_type="qwen_image_edit",
+    title=FAMILIES["qwen_image_edit"].title,
+    adapter=QwenImageEditAdapter,
+)

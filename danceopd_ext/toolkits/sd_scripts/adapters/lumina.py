@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from danceopd_ext.toolkits.hosted.architecture import Architecture, with_files
 from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
+from danceopd_ext.toolkits.hosted.header import Kind
 from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
 
 #: of the toolkit's sampler, whatever the training arguments say
@@ -46,3 +48,17 @@ class LuminaAdapter(TextAdapter):
         scheduler = importlib.import_module("library.sd3_train_utils").FlowMatchEulerDiscreteScheduler(shift=SHIFT)
         scheduler.set_timesteps(steps)
         return scheduler.sigmas.float().cpu()
+
+
+LUMINA = Architecture(
+    model_type="lumina",
+    title="Lumina Image 2.0",
+    script="lumina_train_network",
+    trainer="LuminaNetworkTrainer",
+    network_module="networks.lora_lumina",
+    adapter=lambda trainer, args: LuminaAdapter(),
+    **with_files("gemma2", "ae"),
+    kinds=(Kind("Lumina Image 2.0", ("cap_embedder.0.", "noise_refiner.0."), ("cap_pad_token",)),),
+    blocks=("layers",),
+    calls=CALLS,
+)

@@ -1,0 +1,1 @@
+"""The models that sd-scripts trains: a file describes one, or several of one transformer."""
