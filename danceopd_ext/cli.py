@@ -103,9 +103,9 @@ def _layouts(family: str | None) -> dict:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from danceopd_ext.lora.describe import describe
-    from danceopd_ext.lora.source import open_source
+    from danceopd_ext.lora.lora_file import open_lora_file
 
-    lines = describe(open_source(arguments.file), _layouts(arguments.family))
+    lines = describe(open_lora_file(arguments.file), _layouts(arguments.family))
     width = max(len(what) for what, _ in lines)
     show("\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in lines))
 
@@ -116,16 +116,16 @@ def _convert(arguments: argparse.Namespace) -> None:
     from danceopd_ext.lora.algebra import compress, compression_loss
     from danceopd_ext.lora.describe import find_layout, main_dtype
     from danceopd_ext.lora.families import labelled
+    from danceopd_ext.lora.lora_file import open_lora_file
     from danceopd_ext.lora.read import to_lora
-    from danceopd_ext.lora.source import open_source
     from danceopd_ext.lora.write import unread, write_lora
 
-    source = open_source(arguments.input)
-    if Path(arguments.output).resolve() == source.path.resolve():
+    file = open_lora_file(arguments.input)
+    if Path(arguments.output).resolve() == file.path.resolve():
         raise UserError(f"{arguments.output}: input and output are the same file. Give the output another name.")
-    layout = find_layout(source, _layouts(arguments.family))
+    layout = find_layout(file, _layouts(arguments.family))
     lora = to_lora(
-        source,
+        file,
         layout,
         ignore_text_encoder=arguments.ignore_text_encoder,
         ignore_other_parts=arguments.ignore_other_parts,
@@ -135,8 +135,8 @@ def _convert(arguments: argparse.Namespace) -> None:
         if lost := compression_loss(whole, lora):
             show(f"--rank {arguments.rank} loses {lost:.1%} of the change; a larger one keeps more")
     dtypes = dict(zip(DTYPES, (torch.float16, torch.bfloat16, torch.float32), strict=True))
-    dtype = dtypes[arguments.dtype] if arguments.dtype else main_dtype(source)
-    metadata = labelled(lora.metadata, layout, source.tensors)
+    dtype = dtypes[arguments.dtype] if arguments.dtype else main_dtype(file)
+    metadata = labelled(lora.metadata, layout, file.tensors)
     path = write_lora(arguments.output, lora, layout, arguments.to, metadata, dtype)
     for note in (*lora.notes, *unread(lora.modules, layout, arguments.to)):
         show(f"note: {note}")

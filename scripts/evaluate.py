@@ -38,7 +38,7 @@ from danceopd_ext.evaluation.scores import ClipScore, score_folder
 from danceopd_ext.files import check_writable, whole_file
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import Source
+from danceopd_ext.models.loading import ModelFiles
 from danceopd_ext.quiet import quieten
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS, Range
 from danceopd_ext.whole_numbers import positive, whole
@@ -92,12 +92,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
             print(f"note: --lora {name}: {note}")
     drawing = drawing_of(arguments)
     Painter(model, read, drawing).check(jobs)
-    settings = settings_of(arguments, model.source, drawing, loras, read, folders)
+    settings = settings_of(arguments, model.files, drawing, loras, read, folders)
     check_folders(settings, jobs)
     clip = ClipScore(arguments.clip, device) if arguments.clip else None
     model = model.fetched()
     painter = Painter(model, read, drawing)
-    settings = {folder: {**how, **model_contents(model.source)} for folder, how in settings.items()}
+    settings = {folder: {**how, **model_contents(model.files)} for folder, how in settings.items()}
     check_folders(settings, jobs)
     conditions = JobConditions(model, jobs, painter.size, out / CACHE, guided=drawing.guidance_scale != 1)
     conditions.encode()
@@ -120,7 +120,7 @@ def drawing_of(arguments: argparse.Namespace) -> Drawing:
 
 def settings_of(
     arguments: argparse.Namespace,
-    source: Source,
+    source: ModelFiles,
     drawing: Drawing,
     loras: Mapping[str, Parts],
     read: Mapping[str, Lora],

@@ -66,14 +66,14 @@ def write(kind: str, path: Path) -> None:
 def measure(what: str, path: Path) -> dict[str, float]:
     """Read or inspect in this process; its peak memory beside the imports, in MiB, and seconds."""
     from danceopd_ext.lora.describe import describe
+    from danceopd_ext.lora.lora_file import open_lora_file
     from danceopd_ext.lora.read import read_lora
-    from danceopd_ext.lora.source import open_source
     from danceopd_ext.machine import peak_memory_mb
     from danceopd_ext.models.registry import NAMES
 
     layouts = {"z_image": NAMES["z_image"].reference_layout()}
     before, began = peak_memory_mb(), time.perf_counter()
-    kept = read_lora(path, layouts["z_image"]) if what == "read" else describe(open_source(path), layouts)
+    kept = read_lora(path, layouts["z_image"]) if what == "read" else describe(open_lora_file(path), layouts)
     seconds = time.perf_counter() - began
     if what == "inspect" and dict(kept).get("usable") != "yes":
         raise SystemExit(f"{path}: {dict(kept).get('usable')}")

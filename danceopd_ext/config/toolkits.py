@@ -24,7 +24,7 @@ class Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ModelFiles:
     """How a user's checkout of a toolkit is found and told from any other folder.
 
     variable: in the environment, names the checkout. marks: files that every checkout has, and no other toolkit's.
@@ -52,7 +52,7 @@ class Toolkit:
     models: Mapping[str, str]
     other_words: Mapping[str, str] = field(default_factory=dict)
     spelled: Mapping[str, str] = field(default_factory=dict)
-    source: Source | None = None
+    source: ModelFiles | None = None
     datasets: bool = False
 
     def part(self, place: str) -> Any:
@@ -75,7 +75,7 @@ SD_SCRIPTS = Toolkit(
         "anima": ".adapters.anima:ANIMA",
     },
     other_words={"lumina2": "lumina", "luminaimage2": "lumina", "hunyuanimage21": "hunyuan_image"},
-    source=Source(
+    source=ModelFiles(
         variable="SD_SCRIPTS_DIR",
         marks=("train_network.py", "library/train_util.py"),
         packaging=("setup.py", r"""\bname\s*=\s*["']library["']"""),
@@ -101,7 +101,7 @@ MUSUBI = Toolkit(
         "flux_2_klein": 'model_type = "flux_2" with model_version',
         "qwen_image_edit_plus": 'model_type = "qwen_image_edit" with model_version',
     },
-    source=Source(
+    source=ModelFiles(
         variable="MUSUBI_TUNER_DIR",
         marks=("src/musubi_tuner/networks/lora.py", "src/musubi_tuner/dataset/config_utils.py"),
         packaging=("pyproject.toml", r"""(?m)^name\s*=\s*["']musubi-tuner["']"""),

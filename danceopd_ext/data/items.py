@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .targets import Target
+    from .pictures import ItemPicture
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -40,7 +40,7 @@ class Item:
 
     `text` holds several lines when wildcards are on and the caption file has several: one of them is drawn each time.
     `width` and `height` are pixels. `repeats` is how often the item appears in an epoch (at least 1). `batch_size` is
-    that of the item's own dataset (per process), or None for the run's. `source` names the file for messages. `target`
+    that of the item's own dataset (per process), or None for the run's. `where` names the file for messages. `picture`
     is the picture that the prompt describes, where there is one; most methods do not look at it.
 
     An item with `source_images` is an edit: the text is its instruction. `source_sizes` are the sizes in which the
@@ -53,8 +53,8 @@ class Item:
     rules: CaptionRules = CaptionRules()
     repeats: int = 1
     batch_size: int | None = None
-    source: str = ""
-    target: Target | None = None
+    where: str = ""
+    picture: ItemPicture | None = None
     source_images: tuple[Path, ...] = ()
     source_sizes: tuple[Size, ...] = ()
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .items import Item, Size
+from .pictures import PictureFile, load_cut, load_picture
 from .sources import SourceImages
-from .targets import PictureFile, load_picture, load_target
 from .text_cache import Encoded, TextCache
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ def _is_latents(tensors: Encoded) -> bool:
 
 
 class LatentCache:
-    """The clean latents of items' targets, for one VAE. `model_key` tells VAEs apart (see fingerprint).
+    """The clean latents of items' pictures, for one VAE. `model_key` tells VAEs apart (see fingerprint).
 
     An entry is found by the picture's content and by how it was resized and cut: the same picture in two folders is
-    encoded once. `pictures`: what is known of each file (see targets.inspect_picture).
+    encoded once. `pictures`: what is known of each file (see pictures.inspect_picture).
     """
 
     def __init__(self, folder: Path, model_key: str, pictures: Mapping[Path, PictureFile]) -> None:
@@ -44,13 +44,13 @@ class LatentCache:
         return self._entries.folder
 
     def key(self, item: Item) -> str:
-        """Return the words that identify the latents of an item with a target."""
-        picture = self.pictures[item.target.path]
-        (wide, high), (width, height) = item.target.resized(picture.size, item.size), item.size
+        """Return the words that identify the latents of an item with a picture."""
+        picture = self.pictures[item.picture.path]
+        (wide, high), (width, height) = item.picture.resized(picture.size, item.size), item.size
         return f"{picture.digest} resized to {wide}x{high}, cut to {width}x{height}"
 
     def path(self, item: Item) -> Path:
-        """Return where the entry of an item's target lies."""
+        """Return where the entry of an item's picture lies."""
         return self._entries.path(self.key(item))
 
     def notes(self) -> list[str]:
@@ -58,12 +58,12 @@ class LatentCache:
         return self._entries.notes()
 
     def missing(self, items: Iterable[Item]) -> list[Item]:
-        """Return the items whose targets have no entry, one for each entry that is to be made."""
+        """Return the items whose pictures have no entry, one for each entry that is to be made."""
         of = {self.key(item): item for item in items}
         return [of[key] for key in self._entries.missing(of)]
 
     def encode_missing(self, items: Iterable[Item], encode: Callable[[np.ndarray], Tensor]) -> int:
-        """Encode every target that has no entry yet, and return how many there were.
+        """Encode every picture that has no entry yet, and return how many there were.
 
         `encode` gets one picture, uint8 [height, width, 3], and gives its latents [C, H, W].
         """
@@ -71,12 +71,12 @@ class LatentCache:
 
         def encode_one(keys: list[str]) -> list[dict[str, Tensor]]:
             (key,) = keys
-            return [{"latents": encode(load_target(of[key].target, of[key].size))}]
+            return [{"latents": encode(load_cut(of[key].picture, of[key].size))}]
 
         return self._entries.encode_missing(of, encode_one)
 
     def get(self, item: Item) -> Tensor:
-        """Return the latents [C, H, W] of an item's target, on the CPU. Raises NoEntry where no entry is sound."""
+        """Return the latents [C, H, W] of an item's picture, on the CPU. Raises NoEntry where no entry is sound."""
         return self._entries.get(self.key(item))["latents"]
 
 

@@ -31,15 +31,15 @@ def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
     a note.
     """
     file = subset.metadata_file
-    entries = [(key, entry, source, _text(entry, subset, source)) for key, entry, source in _entries(file)]
+    entries = [(key, entry, where, _text(entry, subset, where)) for key, entry, where in _entries(file)]
     told = [entry for entry in entries if entry[-1]]
     _check_apart([key for key, *_ in told], subset)
     sources = match_sources(subset, [_source_name(key, subset) for key, *_ in told], notes)
     items: list[Item] = []
-    for key, entry, source, text in told:
+    for key, entry, where, text in told:
         image, images = _find_image(key, subset), sources.get(_source_name(key, subset), ())
         shown = next(iter([image] if image else images), None)
-        items += subset.items(text, _sizes(entry, shown, subset, source), source, image, images)
+        items += subset.items(text, _sizes(entry, shown, subset, where), where, image, images)
     if not items:
         raise UserError(f"{file}: no entry with a caption or tags.")
     if not subset.rules.enable_wildcard:
@@ -59,25 +59,25 @@ def _entries(file: Path):
         found = [(key, entry, f'{file}, "{key}"') for key, entry in table.items()]
     else:
         rows = parse_lines(read_text(file, "metadata file"), str(file))
-        found = [(row.get("image_path") if isinstance(row, dict) else None, row, source) for source, row in rows]
-    for key, entry, source in found:
+        found = [(row.get("image_path") if isinstance(row, dict) else None, row, where) for where, row in rows]
+    for key, entry, where in found:
         if not isinstance(entry, dict) or not isinstance(key, str):
-            raise UserError(f"{source}: expected an object with a caption and the image that it belongs to.")
+            raise UserError(f"{where}: expected an object with a caption and the image that it belongs to.")
         if Path(key).name in ("", ".."):
-            raise UserError(f'{source}: "{key}" is not the name of an image. Correct it, or remove the entry.')
+            raise UserError(f'{where}: "{key}" is not the name of an image. Correct it, or remove the entry.')
         if control := next((name for name in entry if name.startswith("control_path")), None):
             raise UserError(
-                f"{source}: {control} is not read here: source images are found by their names in the subset's "
+                f"{where}: {control} is not read here: source images are found by their names in the subset's "
                 "conditioning_data_dir. Set that, and remove the key."
             )
-        yield key, entry, source
+        yield key, entry, where
 
 
-def _text(entry: dict, subset: Subset, source: str) -> str:
+def _text(entry: dict, subset: Subset, where: str) -> str:
     """Join caption and tags; with wildcards the tags follow every line of the caption."""
     caption, tags = entry.get("caption") or "", entry.get("tags") or ""
     if not isinstance(caption, str) or not isinstance(tags, str):
-        raise UserError(f"{source}: caption and tags must be strings.")
+        raise UserError(f"{where}: caption and tags must be strings.")
     separator = subset.rules.caption_separator
     if not subset.rules.enable_wildcard:
         return separator.join(part for part in (caption, tags) if part)
@@ -86,25 +86,25 @@ def _text(entry: dict, subset: Subset, source: str) -> str:
     return "\n".join(separator.join(part for part in (line, tags) if part) for line in lines)
 
 
-def _sizes(entry: dict, image: Path | None, subset: Subset, source: str) -> Sized:
-    trained = _pair(entry, "train_resolution", source)
+def _sizes(entry: dict, image: Path | None, subset: Subset, where: str) -> Sized:
+    trained = _pair(entry, "train_resolution", where)
     if trained is not None:
         return {trained: None}
-    size = _pair(entry, "image_size", source)
+    size = _pair(entry, "image_size", where)
     if size is None and image is not None:
         size = image_size(image)
-    return subset.bucket_sizes(size, source)
+    return subset.bucket_sizes(size, where)
 
 
-def _pair(entry: dict, key: str, source: str) -> Size | None:
+def _pair(entry: dict, key: str, where: str) -> Size | None:
     value = entry.get(key)
     if value is None:
         return None
     good = isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
     if not good:
-        raise UserError(f"{source}: {key} = {written(value)} is wrong: expected [width, height] in pixels.")
+        raise UserError(f"{where}: {key} = {written(value)} is wrong: expected [width, height] in pixels.")
     if wrong := PIXELS.wrong(max(value)):
-        raise UserError(f"{source}: {key} = {written(value)}: a side in pixels {wrong}.")
+        raise UserError(f"{where}: {key} = {written(value)}: a side in pixels {wrong}.")
     return value[0], value[1]
 
 

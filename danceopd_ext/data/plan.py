@@ -225,7 +225,7 @@ class Plan:
             limits += f", up to {maximum}" if maximum else ""
             more = f" ({len(wrong)} items have such a size)" if len(wrong) > 1 else ""
             raise UserError(
-                f"{item.source or 'the data'}: {item.width}x{item.height} is not a size that this model takes{more}: "
+                f"{item.where or 'the data'}: {item.width}x{item.height} is not a size that this model takes{more}: "
                 f"sides are multiples of {multiple}{limits}. The nearest is {width}x{height}: change resolution, "
                 "bucket_reso_steps, or the size given with the prompt."
             )

@@ -14,12 +14,12 @@ from ..foreign.text import read_text
 from ..ranges import PIXELS
 from .buckets import around
 from .items import CaptionRules, Item, Size
+from .pictures import ItemPicture
 from .prompt_csv import csv_rows
 from .prompt_entries import FLAGS, Entry, Unused, one_line, read_lines
 from .row_names import Names
 from .sources import path_of_row, sources_of_row
 from .subset import image_size
-from .targets import Target
 from .textfiles import PROMPT_SUFFIXES, find_beside, unquoted
 from .ui_syntax import settings_lines, settings_note, syntax_notes
 
@@ -68,10 +68,10 @@ def read_prompts(
     if 0 < (edits := sum(bool(row.sources) for row in rows)) < len(rows):
         notes.append(f"{path}: {edits} of {len(rows)} prompts have a source image; the others draw from text")
     for row in rows:
-        target = Target(find_beside(row.target, path.parent)) if row.target else None
+        picture = ItemPicture(find_beside(row.target, path.parent)) if row.target else None
         sources = tuple(find_beside(source, path.parent) for source in row.sources)
         items += [
-            Item(row.text, *size, rules or CaptionRules(), source=row.where, target=target, source_images=sources)
+            Item(row.text, *size, rules or CaptionRules(), where=row.where, picture=picture, source_images=sources)
             for size in _sizes(row, resolutions, sources, multiple)
         ]
     if not items:

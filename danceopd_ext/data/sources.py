@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..foreign.json import PATH_REMEDY, parse_json
 from .items import Item, Size
-from .targets import PictureFile, inspect_picture
+from .pictures import PictureFile, inspect_picture
 from .textfiles import breaks, unquoted
 
 
@@ -83,7 +83,7 @@ class SourceImages:
         return tuple(replace(item, source_sizes=self._sizes_of(item)) for item in items)
 
     def _sizes_of(self, item: Item) -> tuple[Size, ...]:
-        return self.sizes(item.source_images, item.size, item.source or "the data")
+        return self.sizes(item.source_images, item.size, item.where or "the data")
 
 
 def sources_of_row(record: Mapping[str, object], where: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..foreign.files import check_file
 from .buckets import BucketRules
 from .items import CaptionRules, Item, Size
-from .targets import Target
+from .pictures import ItemPicture
 
 Sized = dict[Size, "BucketRules | None"]
 """Sizes in pixels, each with the rules that chose it, or None where it was given."""
@@ -39,19 +39,19 @@ class Subset:
     buckets: tuple[BucketRules, ...]
 
     def items(
-        self, text: str, sizes: Sized, source: str, image: Path | None = None, source_images: tuple[Path, ...] = ()
+        self, text: str, sizes: Sized, where: str, image: Path | None = None, source_images: tuple[Path, ...] = ()
     ) -> list[Item]:
         """Return one item per size. A picture that is its own source shows no result: it is no target."""
         image = None if image in source_images else image
         return [
             Item(
-                text, *size, self.rules, self.repeats, self.batch_size, source,
-                None if image is None else Target(image, rules), source_images,
+                text, *size, self.rules, self.repeats, self.batch_size, where,
+                None if image is None else ItemPicture(image, rules), source_images,
             )
             for size, rules in sizes.items()
         ]  # fmt: skip
 
-    def bucket_sizes(self, image_size: Size | None, source: str) -> Sized:
+    def bucket_sizes(self, image_size: Size | None, where: str) -> Sized:
         """Return the bucket of an image for every resolution; without an image, the resolutions themselves."""
         if image_size is None:
             return {bucket.resolution: bucket for bucket in self.buckets}
@@ -62,7 +62,7 @@ class Subset:
             return found
         except ValueError as error:
             raise UserError(
-                f"{source}: {error}. Remove the image, or set bucket_no_upscale = false ({self.where})."
+                f"{where}: {error}. Remove the image, or set bucket_no_upscale = false ({self.where})."
             ) from None
 
 

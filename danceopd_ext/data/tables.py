@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..foreign.json import parse_lines
 from ..foreign.text import read_text
-from .targets import decoded, read_picture
+from .pictures import decoded, read_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -79,4 +79,4 @@ class StepData:
 
     def _target(self, item: Item) -> torch.Tensor | None:
         """The clean latents of an item's picture, where it has one."""
-        return self.encodings.pictures.get(item) if item.target else None
+        return self.encodings.pictures.get(item) if item.picture else None

@@ -11,31 +11,31 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.loading import Source, check_parts, checkpoint_keys
+from danceopd_ext.models.loading import ModelFiles, check_parts, checkpoint_keys
 
 
-def check_weights(source: Source) -> None:
+def check_weights(files: ModelFiles) -> None:
     """Raise UserError for a weight file that is missing or incomplete, or a configuration that describes no model.
 
     A model that is still on the hub is not checked: its files are not here yet.
     """
-    if source.hub:
+    if files.hub:
         return
-    check_transformer(source)
-    check_parts(source)
-    for folder in source.text_files:
+    check_transformer(files)
+    check_parts(files)
+    for folder in files.text_files:
         if folder.name.startswith("text_encoder"):
             _check_folder(folder)
 
 
-def check_transformer(source: Source) -> None:
+def check_transformer(files: ModelFiles) -> None:
     """Check the transformer's files as `check_weights` does, for a model of which nothing else is used."""
-    if source.hub:
+    if files.hub:
         return
-    if source.transformer.is_file():
-        checkpoint_keys(source.transformer)
+    if files.transformer.is_file():
+        checkpoint_keys(files.transformer)
     else:
-        _check_folder(source.transformer / "transformer")
+        _check_folder(files.transformer / "transformer")
 
 
 def _check_folder(folder: Path) -> None:

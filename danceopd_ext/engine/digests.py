@@ -9,21 +9,21 @@ import torch
 
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import Source
+from danceopd_ext.models.loading import ModelFiles
 
 
-def transformer_digest(source: Source) -> str:
+def transformer_digest(files: ModelFiles) -> str:
     """Return a digest of the transformer's files: a model that was trained again under its name is another one.
 
     The hub's commit would not do: one may change nothing but the model's page.
     """
-    return fingerprint([source.transformer if source.transformer.is_file() else source.transformer / "transformer"])
+    return fingerprint([files.transformer if files.transformer.is_file() else files.transformer / "transformer"])
 
 
-def components_digest(source: Source, parts: Sequence[str]) -> str:
+def components_digest(files: ModelFiles, parts: Sequence[str]) -> str:
     """Return a digest of the text encoders, and of those of `parts` ("scheduler", "vae") that the model has."""
-    folders = (source.components / part for part in parts)
-    return fingerprint([*source.text_files, *(folder for folder in folders if folder.is_dir())])
+    folders = (files.components / part for part in parts)
+    return fingerprint([*files.text_files, *(folder for folder in folders if folder.is_dir())])
 
 
 def lora_digest(lora: Lora) -> str:

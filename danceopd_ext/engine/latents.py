@@ -15,8 +15,8 @@ from PIL import Image
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.latent_cache import LatentCache, SourceCache
+from danceopd_ext.data.pictures import PictureFile, load_picture
 from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.targets import PictureFile, load_picture
 from danceopd_ext.engine.broken import naming_encoders
 from danceopd_ext.engine.devices import free_cached_memory
 from danceopd_ext.engine.model import Model
@@ -73,7 +73,7 @@ def open_picture_cache(
     if not pictures:
         return None
     cache = LatentCache(folder, _key(model), pictures)
-    for path in {item.target.path: None for item in cache.missing(items)}:
+    for path in {item.picture.path: None for item in cache.missing(items)}:
         load_picture(path)
     return cache
 
@@ -105,7 +105,7 @@ def _missing(cache: LatentCache | SourceCache, wanted: Iterable, say: Say) -> li
 
 def _key(model: Model) -> str:
     """What tells the entries of this model's VAE apart from others."""
-    return f"{model.family.name}-vae-{fingerprint([model.source.components / 'vae'])}"
+    return f"{model.family.name}-vae-{fingerprint([model.files.components / 'vae'])}"
 
 
 def _encode(model: Model, cache: LatentCache | SourceCache, missing: Sequence, latents: Callable) -> int:

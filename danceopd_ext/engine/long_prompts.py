@@ -20,7 +20,7 @@ def long_prompts(model: Model, pipeline: Any, prompts: Sequence[Prompt], files: 
     cut: dict[str, str] = {}
     for prompt in prompts:
         text = prompt.text
-        with asked_of(model.source):
+        with asked_of(model.files):
             length = family.text_length(pipeline, text)
         room = family.text_room(pipeline, model.config, len(prompt.sources))
         if length > room:

@@ -15,9 +15,9 @@ from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.models.family import Family, SizeLimits
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import (
-    Source,
+    ModelFiles,
     fetch,
-    find_source,
+    find_model_files,
     load_layout,
     load_scheduler,
     load_text_pipeline,
@@ -35,7 +35,7 @@ class Model:
     mixed_precision. `attention`: the attention backend.
     """
 
-    source: Source
+    files: ModelFiles
     layout: Layout
     config: Mapping[str, Any]
     device: torch.device
@@ -44,7 +44,7 @@ class Model:
 
     @property
     def family(self) -> Family:
-        return self.source.family
+        return self.files.family
 
     @property
     def dtype(self) -> torch.dtype:
@@ -54,7 +54,7 @@ class Model:
     @cached_property
     def pixels_per_latent(self) -> int:
         """How many pixels one latent is wide."""
-        return self.source.vae_scale_factor
+        return self.files.vae_scale_factor
 
     @cached_property
     def size_limits(self) -> SizeLimits:
@@ -79,7 +79,7 @@ class Model:
 
     @cached_property
     def _scheduler(self) -> Any:
-        return load_scheduler(self.source)
+        return load_scheduler(self.files)
 
     def source_images(self) -> SourceImages:
         """Return the model's rules for source images, with which data is checked before anything is loaded."""
@@ -95,22 +95,22 @@ class Model:
 
     def load_transformer(self) -> torch.nn.Module:
         """Load the transformer on the CPU, with its attention backend. Raises UserError."""
-        transformer = load_transformer(self.source, self.dtype)
+        transformer = load_transformer(self.files, self.dtype)
         select_attention(self.family, transformer, self.attention)
         return transformer
 
     def load_text_encoders(self) -> Any:
         """Load the pipeline's text encoders and tokenizers, on the device or streamed to it. Raises UserError."""
-        return load_text_pipeline(self.source, self.dtype, self.device)
+        return load_text_pipeline(self.files, self.dtype, self.device)
 
     def load_vae(self, dtype: torch.dtype | None = None) -> Any:
         """Load the VAE on the CPU, in the model's dtype if none is given. Raises UserError."""
-        return load_vae(self.source, dtype or self.dtype)
+        return load_vae(self.files, dtype or self.dtype)
 
     def fetched(self, download=fetch) -> Model:
         """Return the same model with its files here: what is still on the hub is downloaded now. Raises UserError."""
-        model = replace(self, source=download(self.source))
-        check_weights(model.source)
+        model = replace(self, files=download(self.files))
+        check_weights(model.files)
         return model
 
 
@@ -130,10 +130,10 @@ def find_model(
     `key`: what the user calls `where`. `check`: whether the model is going to be asked; a merge of LoRAs needs no more
     than its configuration. Raises UserError.
     """
-    source = find_source(where, model_type, components_from, key=key)
+    files = find_model_files(where, model_type, components_from, key=key)
     if check:
-        check_weights(source)
-    layout, config = load_layout(source)
+        check_weights(files)
+    layout, config = load_layout(files)
     if check:
-        check_attention(source.family, config, attention)
-    return Model(source, layout, config, device, precision, attention)
+        check_attention(files.family, config, attention)
+    return Model(files, layout, config, device, precision, attention)

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.data.pictures import load_picture
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.targets import load_picture
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.engine.broken import naming_encoders
 from danceopd_ext.engine.devices import free_cached_memory
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 def open_prompt_cache(model: Model, folder: str | Path, source_images: SourceImages) -> PromptCache:
     """Open the cache of encoded prompts for this model's text encoders and precision."""
-    key = f"{model.family.name}-{fingerprint(model.source.text_files)}-{model.precision}"
+    key = f"{model.family.name}-{fingerprint(model.files.text_files)}-{model.precision}"
     return PromptCache(TextCache(folder, key), source_images if model.family.text_sees_sources else None)
 
 
@@ -83,9 +83,9 @@ def _encode(
     """What the text encoders give for the prompts; `load_image` if they see the source images."""
     texts = [prompt.text for prompt in prompts]
     if load_image is None:
-        return encode_prompts(model.source, pipeline, texts)
+        return encode_prompts(model.files, pipeline, texts)
     seen = [Sources([load_image(path) for path in prompt.sources], prompt.drawn) for prompt in prompts]
-    return encode_prompts(model.source, pipeline, texts, seen)
+    return encode_prompts(model.files, pipeline, texts, seen)
 
 
 def check_room(cache: PromptCache, prompts: Sequence[Prompt], encode: Encode, say: Say, remedy: str) -> None:

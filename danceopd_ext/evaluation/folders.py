@@ -14,7 +14,7 @@ from danceopd_ext.errors import MissingFile, UserError
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.json import read_object
-from danceopd_ext.models.loading import Source
+from danceopd_ext.models.loading import ModelFiles
 
 SETTINGS, ASKED = "settings.json", "asked.json"
 REMEDY = "Use another --out, or delete the folder to draw it anew."
@@ -26,10 +26,10 @@ CONTENTS = {
 }
 
 
-def model_contents(source: Source) -> dict[str, str]:
+def model_contents(files: ModelFiles) -> dict[str, str]:
     """Digests of the model's files: another model of the same name draws other pictures."""
-    others = components_digest(source, ["vae", "scheduler"])
-    return {"model_content": transformer_digest(source), "components_content": others}
+    others = components_digest(files, ["vae", "scheduler"])
+    return {"model_content": transformer_digest(files), "components_content": others}
 
 
 def check_folders(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:

@@ -64,25 +64,25 @@ class Adapters:
         name: str,
         rank: int,
         alpha: float,
-        targets: Sequence[str],
+        layer_names: Sequence[str],
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
         init: Lora | None = None,
     ) -> None:
-        """Add a trainable adapter of `rank` on the layers `targets` (exact names), applied times alpha / rank.
+        """Add a trainable adapter of `rank` on the layers `layer_names` (exact names), applied times alpha / rank.
 
         Without `init` down is drawn uniformly in +-1/sqrt(I) and up is zero, as LoRA layers usually start; with it the
         student starts as `init`, and the ranks that it leaves free start like that. `generator` must be on the CPU.
         Raises UserError when `init` has a greater rank or layers that are not trained.
         """
         init = init or Lora({})
-        targets = sorted(targets)
-        for layer in targets:
+        layer_names = sorted(layer_names)
+        for layer in layer_names:
             self._base_layer(layer, name)
-        _check_start(init, targets, rank)
-        layers = self._inject(name, dict.fromkeys(targets, rank), alpha, dropout)
-        for layer in targets:
+        _check_start(init, layer_names, rank)
+        layers = self._inject(name, dict.fromkeys(layer_names, rank), alpha, dropout)
+        for layer in layer_names:
             base = layers[layer].get_base_layer()
             down = (torch.rand(rank, base.in_features, generator=generator) * 2 - 1) / base.in_features**0.5
             up = torch.zeros(base.out_features, rank)
@@ -248,10 +248,10 @@ def _compute_dtype(base: torch.nn.Module) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64) else torch.bfloat16
 
 
-def _check_start(init: Lora, targets: Sequence[str], rank: int) -> None:
-    """Raise UserError unless a student of `rank` on `targets` can start as `init`."""
+def _check_start(init: Lora, layer_names: Sequence[str], rank: int) -> None:
+    """Raise UserError unless a student of `rank` on `layer_names` can start as `init`."""
     label = init.name or "the LoRA to start from"
-    strangers = [layer for layer in init.modules if layer not in set(targets)]
+    strangers = [layer for layer in init.modules if layer not in set(layer_names)]
     if strangers:
         raise UserError(
             f"{label}: changes {len(strangers)} layers that are not trained, such as {strangers[0]}. Train them too"

@@ -17,7 +17,7 @@ import regex
 
 from danceopd_ext.errors import UserError, few_letters, printable
 from danceopd_ext.foreign.json import shown
-from danceopd_ext.lora.source import ADAPTER_ENTRY, Source, adapter_settings
+from danceopd_ext.lora.lora_file import ADAPTER_ENTRY, LoraFile, adapter_settings
 
 #: (layer as the file writes it, kind, rank of its factors or None for whole ones) -> what the product is multiplied by
 ScaleRule = Callable[[str, str, "int | None"], float]
@@ -45,9 +45,9 @@ def check_scale(where: str, scale: float) -> float:
     return scale
 
 
-def scale_rule(source: Source) -> ScaleRule:
+def scale_rule(file: LoraFile) -> ScaleRule:
     """The rule for layers without an alpha of their own. Raises UserError for a configuration that is not one."""
-    where, config = _config(source)
+    where, config = _config(file)
     patterns = {key: _patterns(where, config, key) for key in ("alpha_pattern", "rank_pattern")}
     numbers = {key: _number(where, key, config.get(key)) for key in ("lora_alpha", "alpha", "r")}
     if numbers["r"] is not None:
@@ -65,12 +65,12 @@ def scale_rule(source: Source) -> ScaleRule:
     return scale
 
 
-def _config(source: Source) -> tuple[str, dict]:
+def _config(file: LoraFile) -> tuple[str, dict]:
     """Where the settings stand, for messages, and the settings, which are empty when there are none."""
-    where, config = f"{source.path.parent / 'adapter_config.json'}", source.config
-    if not config and ADAPTER_ENTRY in source.metadata:
-        where = f"{source.path}: metadata entry {ADAPTER_ENTRY}"
-        config = adapter_settings(source.metadata[ADAPTER_ENTRY], where)
+    where, config = f"{file.path.parent / 'adapter_config.json'}", file.config
+    if not config and ADAPTER_ENTRY in file.metadata:
+        where = f"{file.path}: metadata entry {ADAPTER_ENTRY}"
+        config = adapter_settings(file.metadata[ADAPTER_ENTRY], where)
         config = {key.removeprefix("transformer."): value for key, value in config.items()}
     return where, config
 

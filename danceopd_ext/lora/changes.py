@@ -15,8 +15,8 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.lora.alphas import ScaleRule, by_rank, check_scale
 from danceopd_ext.lora.dialects import Group
 from danceopd_ext.lora.dora import Dora
+from danceopd_ext.lora.lora_file import LoraFile
 from danceopd_ext.lora.lycoris import Hadamard, Kronecker
-from danceopd_ext.lora.source import Source
 from danceopd_ext.lora.weights import Change, LowRank
 
 #: dtypes that a product is kept in; others, such as float8, become float32
@@ -30,44 +30,44 @@ LARGEST_VALUE = 1e15
 _HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
-def shape_of(source: Source, group: Group) -> tuple[int, int]:
+def shape_of(file: LoraFile, group: Group) -> tuple[int, int]:
     """(outputs, inputs) of one layer's change, from the sizes of its tensors alone: no number is read.
 
     Raises UserError, naming the file and the key, where the parts cannot be multiplied, and for a layer larger than
     any model's: a file of a megabyte can describe one of terabytes.
     """
-    outputs, inputs = shape = _shape(source, group, _parts(source, group))
-    if outputs * inputs > LARGEST_LAYER * max(1, len(group.targets)):
+    outputs, inputs = shape = _shape(file, group, _parts(file, group))
+    if outputs * inputs > LARGEST_LAYER * max(1, len(group.base_layers)):
         raise UserError(
-            f"{source.path}: {group.layer} would be a layer of {outputs:,} outputs and {inputs:,} inputs, larger than "
+            f"{file.path}: {group.layer} would be a layer of {outputs:,} outputs and {inputs:,} inputs, larger than "
             "any model's. Download the file again, or use another LoRA."
         )
     return shape
 
 
-def check_numbers(source: Source, group: Group, shape: tuple[int, int], rule: ScaleRule) -> None:
+def check_numbers(file: LoraFile, group: Group, shape: tuple[int, int], rule: ScaleRule) -> None:
     """Check the numbers of one layer, whose shape is `shape`, without building its change. Raises UserError."""
     for part, key in group.parts.items():
-        _check_values(source, key, part)
-    _scale(source, group, _parts(source, group), rule)
+        _check_values(file, key, part)
+    _scale(file, group, _parts(file, group), rule)
     if "DoRA" in group.parts:
-        _axis(source, group, shape)
+        _axis(file, group, shape)
 
 
-def build_change(source: Source, group: Group, shape: tuple[int, int], rule: ScaleRule) -> Change:
+def build_change(file: LoraFile, group: Group, shape: tuple[int, int], rule: ScaleRule) -> Change:
     """One layer's change in the file's own rows, with alpha folded in. Raises UserError naming the file and the key.
 
     A plain LoRA is in float32; products keep the file's dtype. `shape`: see `shape_of`.
     """
-    check_numbers(source, group, shape, rule)
-    parts = _parts(source, group)
-    scale = _scale(source, group, parts, rule)
+    check_numbers(file, group, shape, rule)
+    parts = _parts(file, group)
+    scale = _scale(file, group, parts, rule)
     change = _built(group.kind, parts, scale)
     if "DoRA" not in group.parts:
         return change
-    key, axis = group.parts["DoRA"], _axis(source, group, shape)
+    key, axis = group.parts["DoRA"], _axis(file, group, shape)
     by_base = axis == "out" and key.endswith(".dora_scale")
-    return Dora(change, source.tensors[key].flatten().float(), axis, by_base)
+    return Dora(change, file.tensors[key].flatten().float(), axis, by_base)
 
 
 def _built(kind: str, parts: Mapping[str, torch.Tensor], scale: float) -> Change:
@@ -90,79 +90,79 @@ def _kept(value: torch.Tensor) -> torch.Tensor:
     return value if value.dtype in _KEPT else value.float()
 
 
-def _parts(source: Source, group: Group) -> dict[str, torch.Tensor]:
-    return {part: _matrix(source, key) for part, key in group.parts.items() if part not in ("alpha", "DoRA")}
+def _parts(file: LoraFile, group: Group) -> dict[str, torch.Tensor]:
+    return {part: _matrix(file, key) for part, key in group.parts.items() if part not in ("alpha", "DoRA")}
 
 
-def _matrix(source: Source, key: str) -> torch.Tensor:
+def _matrix(file: LoraFile, key: str) -> torch.Tensor:
     """The tensor as a matrix; a 1x1 convolution kernel is one."""
-    value = source.tensors[key]
+    value = file.tensors[key]
     if value.ndim > 2 and value.shape[2:].numel() == 1:
         value = value.flatten(1)
     if value.ndim != 2:
-        raise UserError(f"{source.path}: {key} has shape {tuple(value.shape)}, a linear layer's LoRA has two sizes.")
+        raise UserError(f"{file.path}: {key} has shape {tuple(value.shape)}, a linear layer's LoRA has two sizes.")
     if not value.numel():
         raise UserError(
-            f"{source.path}: {key} is empty (shape {tuple(value.shape)}): a layer's change has a rank of at least 1."
+            f"{file.path}: {key} is empty (shape {tuple(value.shape)}): a layer's change has a rank of at least 1."
             " Download the file again, or take this layer out of it."
         )
     return value
 
 
-def _check_values(source: Source, key: str, part: str) -> None:
+def _check_values(file: LoraFile, key: str, part: str) -> None:
     """Raise UserError unless the tensor holds real, finite numbers of a size that training can give."""
-    tensor = source.tensors[key]
+    tensor = file.tensors[key]
     if tensor.dtype == torch.bool or not (tensor.is_floating_point() or part == "alpha"):
         raise UserError(
-            f"{source.path}: {key} holds {str(tensor.dtype).removeprefix('torch.')} values, and a LoRA's are in float32"
+            f"{file.path}: {key} holds {str(tensor.dtype).removeprefix('torch.')} values, and a LoRA's are in float32"
             ", float16 or bfloat16. Download the file again, or ask its maker for it."
         )
     largest = float(tensor.float().abs().max()) if tensor.numel() else 0.0
     if not math.isfinite(largest):
         raise UserError(
-            f"{source.path}: {key} holds NaN or infinite values: the training that made it broke down. Use an earlier "
+            f"{file.path}: {key} holds NaN or infinite values: the training that made it broke down. Use an earlier "
             "file of that training, or another LoRA."
         )
     if largest > LARGEST_VALUE:
         raise UserError(
-            f"{source.path}: {key} holds values above {LARGEST_VALUE:g}: the training that made it broke down, or the "
+            f"{file.path}: {key} holds values above {LARGEST_VALUE:g}: the training that made it broke down, or the "
             "file is damaged. Use an earlier file of that training, or another LoRA."
         )
 
 
-def _shape(source: Source, group: Group, parts: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+def _shape(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     """(outputs, inputs) of the product. Raises UserError where two parts cannot be multiplied."""
     if group.kind == "LoHa":
-        one, two = (_product(source, group, parts, f"hada_{w}_a", f"hada_{w}_b") for w in ("w1", "w2"))
+        one, two = (_product(file, group, parts, f"hada_{w}_a", f"hada_{w}_b") for w in ("w1", "w2"))
         if one != two:
-            raise _mismatch(source, group, "the two products have different sizes")
+            raise _mismatch(file, group, "the two products have different sizes")
         return one
     if group.kind == "LoKr":
         (o1, i1), (o2, i2) = (
-            tuple(parts[w].shape) if w in parts else _product(source, group, parts, f"{w}_a", f"{w}_b")
+            tuple(parts[w].shape) if w in parts else _product(file, group, parts, f"{w}_a", f"{w}_b")
             for w in ("lokr_w1", "lokr_w2")
         )
         return o1 * o2, i1 * i2
     if group.kind == "difference":
         return tuple(parts["diff"].shape)
-    return _product(source, group, parts, "up", "down")
+    return _product(file, group, parts, "up", "down")
 
 
-def _product(source: Source, group: Group, parts: Mapping[str, torch.Tensor], left: str, right: str) -> tuple[int, int]:
+def _product(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor], left: str, right: str) -> tuple[int, int]:
     if parts[left].shape[1] != parts[right].shape[0]:
-        raise _mismatch(source, group, f"{left} and {right} have different ranks")
+        raise _mismatch(file, group, f"{left} and {right} have different ranks")
     return parts[left].shape[0], parts[right].shape[1]
 
 
-def _mismatch(source: Source, group: Group, why: str) -> UserError:
-    shapes = {key: tuple(source.tensors[key].shape) for key in group.parts.values()}
+def _mismatch(file: LoraFile, group: Group, why: str) -> UserError:
+    shapes = {key: tuple(file.tensors[key].shape) for key in group.parts.values()}
     return UserError(
-        f"{source.path}: the parts of {group.layer} do not go together ({why}): {shapes}. Download or copy the file"
+        f"{file.path}: the parts of {group.layer} do not go together ({why}): {shapes}. Download or copy the file"
         " again."
     )
 
 
-def _scale(source: Source, group: Group, parts: Mapping[str, torch.Tensor], rule: ScaleRule) -> float:
+def _scale(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor], rule: ScaleRule) -> float:
     if group.kind == "difference":  # the whole change, which nobody scales
         return 1.0
     # of two factored parts the second counts, as in ComfyUI
@@ -170,28 +170,28 @@ def _scale(source: Source, group: Group, parts: Mapping[str, torch.Tensor], rule
     rank = ranked[-1] if ranked else None
     if "alpha" in group.parts:
         key = group.parts["alpha"]
-        return check_scale(f"{source.path}: {key}", by_rank(_alpha(source, key), rank))
+        return check_scale(f"{file.path}: {key}", by_rank(_alpha(file, key), rank))
     return rule(group.layer, group.kind, rank)
 
 
-def _alpha(source: Source, key: str) -> float:
-    values = source.tensors[key].float().flatten().unique()
+def _alpha(file: LoraFile, key: str) -> float:
+    values = file.tensors[key].float().flatten().unique()
     if len(values) != 1:
-        shown = "no value" if not len(values) else f"{source.tensors[key].numel()} values that are not all equal"
-        raise UserError(f"{source.path}: {key} holds {shown}: an alpha is one number. Download the file again.")
+        shown = "no value" if not len(values) else f"{file.tensors[key].numel()} values that are not all equal"
+        raise UserError(f"{file.path}: {key} holds {shown}: an alpha is one number. Download the file again.")
     return float(values)
 
 
-def _axis(source: Source, group: Group, shape: tuple[int, int]) -> str:
+def _axis(file: LoraFile, group: Group, shape: tuple[int, int]) -> str:
     """Whether a DoRA's magnitude has one length per output ("out") or per input ("in"). Raises UserError."""
-    value = source.tensors[group.parts["DoRA"]]
+    value = file.tensors[group.parts["DoRA"]]
     outputs, inputs = shape
     if value.numel() == outputs and (value.ndim <= 1 or value.shape[0] == outputs):
         return "out"
     if value.numel() == inputs:
         return "in"
     raise UserError(
-        f"{source.path}: {group.parts['DoRA']} has shape {tuple(value.shape)}: the layer has {outputs} outputs and"
+        f"{file.path}: {group.parts['DoRA']} has shape {tuple(value.shape)}: the layer has {outputs} outputs and"
         f" {inputs} inputs, and a DoRA has one magnitude for each of either. Download or copy the file again."
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from danceopd_ext.errors import UserError, few_letters
 from danceopd_ext.lora.dialects import OTHER_PARTS, Parsed, is_zero, not_a_lora
 from danceopd_ext.lora.families import guess_family, looks_like_model, title
-from danceopd_ext.lora.source import Source
+from danceopd_ext.lora.lora_file import LoraFile
 from danceopd_ext.models.layout import Layout
 
 
@@ -17,30 +17,30 @@ def few(keys: Iterable[str], count: int = 3) -> str:
     return ", ".join(keys[:count]) + (f", … ({len(keys)} in all)" if len(keys) > count else "")
 
 
-def no_lora(source: Source) -> str:
+def no_lora(file: LoraFile) -> str:
     """What is said of a file without a key of a LoRA."""
-    keys = list(source.tensors)
+    keys = list(file.tensors)
     if not keys:
-        return f"{source.path}: holds no tensors. Download or copy it again."
-    if method := source.config.get("peft_type"):
-        return f"{source.path}: PEFT's method {few_letters(str(method))} is not read here. Use a plain LoRA."
-    what = f"{source.path}: not a LoRA: no key ends like one (first keys: {few(keys)})."
+        return f"{file.path}: holds no tensors. Download or copy it again."
+    if method := file.config.get("peft_type"):
+        return f"{file.path}: PEFT's method {few_letters(str(method))} is not read here. Use a plain LoRA."
+    what = f"{file.path}: not a LoRA: no key ends like one (first keys: {few(keys)})."
     if looks_like_model(keys):
-        return f'{what} If it is a whole model, use checkpoint = "{source.path}" instead of lora.'
+        return f'{what} If it is a whole model, use checkpoint = "{file.path}" instead of lora.'
     return f"{what} Use a LoRA file for the base model that you train."
 
 
 def check_keys(
-    source: Source, parsed: Parsed, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool = False
+    file: LoraFile, parsed: Parsed, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool = False
 ) -> None:
     """Raise UserError unless every key belongs to a complete change of a linear layer, or may be left out."""
-    path, keys = source.path, source.tensors
+    path, keys = file.path, file.tensors
     ours = title(layout)
     looks = guess_family(keys)
     alike = looks is None or ours.startswith(looks) or ours in looks
     other_family = "" if alike else f" It looks like a LoRA of {looks}."
     if parsed.empty:
-        raise UserError(no_lora(source))
+        raise UserError(no_lora(file))
     for name, own in parsed.methods.items():
         raise UserError(f"{path}: made with {name} ({few(own, 1)}). {not_a_lora(name)}")
     if not parsed.groups and parsed.strangers:
@@ -87,10 +87,10 @@ def _changes_only(parsed: Parsed) -> str:
     return f"changes no linear layer ({few(keys)})"
 
 
-def left_out(source: Source, parsed: Parsed) -> tuple[str, ...]:
+def left_out(file: LoraFile, parsed: Parsed) -> tuple[str, ...]:
     """What of the file is not used, or not as everywhere, a sentence each."""
     notes, beside = [], parsed.beside
-    if count := _zero_alphas(source, parsed):
+    if count := _zero_alphas(file, parsed):
         notes.append(
             f"alpha is 0 in {count} layers: they are applied at full strength, as sd-scripts and LyCORIS do. ComfyUI,"
             " diffusers and peft do not apply them"
@@ -115,10 +115,10 @@ def left_out(source: Source, parsed: Parsed) -> tuple[str, ...]:
     unused = beside.get("auxiliary", []) + beside.get("marker", [])
     if unused:
         notes.append(f"entries without an effect are left out ({few(unused)})")
-    return tuple(f"{source.path.name}: {note}" for note in notes)
+    return tuple(f"{file.path.name}: {note}" for note in notes)
 
 
-def _zero_alphas(source: Source, parsed: Parsed) -> int:
+def _zero_alphas(file: LoraFile, parsed: Parsed) -> int:
     """How many layers have an alpha of 0."""
-    alphas = [source.tensors[group.parts["alpha"]] for group in parsed.groups if "alpha" in group.parts]
+    alphas = [file.tensors[group.parts["alpha"]] for group in parsed.groups if "alpha" in group.parts]
     return sum(alpha.numel() > 0 and is_zero(alpha) for alpha in alphas)

@@ -12,34 +12,34 @@ from danceopd_ext.errors import UserError, few_letters, printable
 from danceopd_ext.lora.checks import check_keys, few, left_out
 from danceopd_ext.lora.dialects import OTHER_PARTS, PREFIXES, Group, Parsed, parse
 from danceopd_ext.lora.families import candidates, distinct, guess_family, sizes_of, titles
+from danceopd_ext.lora.lora_file import LoraFile
 from danceopd_ext.lora.read import check_lora
-from danceopd_ext.lora.source import Source
 from danceopd_ext.models.layout import Layout
 
 _SHOWN_KEYS = 12
 _LONG_VALUE = 200
 
 
-def find_layout(source: Source, layouts: Mapping[str, Layout]) -> Layout:
+def find_layout(file: LoraFile, layouts: Mapping[str, Layout]) -> Layout:
     """The family that the file's layers fit best; one alone is taken as it is.
 
     Raises UserError when they fit none, or several alike.
     """
     if len(layouts) == 1:
         return next(iter(layouts.values()))
-    found = distinct(candidates(source.tensors, layouts.values()), source.tensors)
+    found = distinct(candidates(file.tensors, layouts.values()), file.tensors)
     if len(found) > 1:
         raise UserError(
-            f"{source.path}: its layers are called the same in {titles(found)}, and its sizes do not tell which it is"
+            f"{file.path}: its layers are called the same in {titles(found)}, and its sizes do not tell which it is"
             f" for. Say it with {_choices(found)}."
         )
     if not found:
-        _check_kind(source)
-        looks = guess_family(source.tensors)
+        _check_kind(file)
+        looks = guess_family(file.tensors)
         hint = f" They look like {looks}." if looks else ""
         names = titles(layouts.values(), ", ")
         raise UserError(
-            f"{source.path}: its layers fit no family known here ({names}); first keys: {few(source.tensors)}.{hint}"
+            f"{file.path}: its layers fit no family known here ({names}); first keys: {few(file.tensors)}.{hint}"
         )
     return found[0]
 
@@ -48,27 +48,27 @@ def _choices(found: Iterable[Layout]) -> str:
     return " or ".join(f"--family {layout.family}" for layout in found)
 
 
-def _check_kind(source: Source) -> None:
+def _check_kind(file: LoraFile) -> None:
     """Raise UserError for a file that is no LoRA of any family, with the reason."""
     nothing = Layout("", {}, {})
-    parsed = parse(source.tensors, nothing)
+    parsed = parse(file.tensors, nothing)
     if parsed.empty or parsed.methods:
-        check_keys(source, parsed, nothing, ignore_text_encoder=True, ignore_other_parts=True)
+        check_keys(file, parsed, nothing, ignore_text_encoder=True, ignore_other_parts=True)
 
 
-def describe(source: Source, layouts: Mapping[str, Layout]) -> list[tuple[str, str]]:
+def describe(file: LoraFile, layouts: Mapping[str, Layout]) -> list[tuple[str, str]]:
     """Lines of (what, value): family, dialect, layers, ranks, alphas, dtype, what does not fit, metadata."""
-    found = candidates(source.tensors, layouts.values())
+    found = candidates(file.tensors, layouts.values())
     layout = found[0] if found else Layout("", {}, {})
-    parsed = parse(source.tensors, layout)
-    lines = [("file", printable(str(source.path)))]
+    parsed = parse(file.tensors, layout)
+    lines = [("file", printable(str(file.path)))]
     if not (parsed.groups or parsed.strangers):
         try:
-            check_keys(source, parsed, layout, ignore_text_encoder=True, ignore_other_parts=True)
+            check_keys(file, parsed, layout, ignore_text_encoder=True, ignore_other_parts=True)
         except UserError as problem:
             lines.append(("usable", f"no: {problem}"))
-        return lines + _metadata(source)
-    lines += [("family", _family(source, found, parsed)), *_layers(source, parsed)]
+        return lines + _metadata(file)
+    lines += [("family", _family(file, found, parsed)), *_layers(file, parsed)]
     if parsed.text_encoder:
         lines.append(("text encoder", few(parsed.text_encoder)))
     if parsed.beside:
@@ -76,51 +76,51 @@ def describe(source: Source, layouts: Mapping[str, Layout]) -> list[tuple[str, s
     unfit = [group.layer for group in parsed.strangers] + parsed.other
     if found:
         lines.append(("does not fit", few(unfit, _SHOWN_KEYS) if unfit else "nothing"))
-        asked = distinct(found, source.tensors)
-        lines.append(("usable", _verdict(source, layout) if len(asked) == 1 else f"once you say {_choices(asked)}"))
-        lines += [("note", note.removeprefix(f"{source.path.name}: ")) for note in left_out(source, parsed)]
-    return lines + _metadata(source)
+        asked = distinct(found, file.tensors)
+        lines.append(("usable", _verdict(file, layout) if len(asked) == 1 else f"once you say {_choices(asked)}"))
+        lines += [("note", note.removeprefix(f"{file.path.name}: ")) for note in left_out(file, parsed)]
+    return lines + _metadata(file)
 
 
-def _family(source: Source, found: list[Layout], parsed: Parsed) -> str:
+def _family(file: LoraFile, found: list[Layout], parsed: Parsed) -> str:
     """The family, with the published size where the file's sizes are those of one, or of which it may be."""
     if not found:
-        return f"{guess_family(source.tensors) or 'unknown'} (not supported here)"
+        return f"{guess_family(file.tensors) or 'unknown'} (not supported here)"
     if len(found) > 1:
         return f"{titles(found)}: their layers have the same names"
-    sizes = sizes_of(found[0], parsed.groups, source.tensors)
+    sizes = sizes_of(found[0], parsed.groups, file.tensors)
     return " or ".join(size.title for size in sizes) or titles(found)
 
 
-def _layers(source: Source, parsed: Parsed) -> list[tuple[str, str]]:
+def _layers(file: LoraFile, parsed: Parsed) -> list[tuple[str, str]]:
     groups = parsed.groups or parsed.strangers
     return [
         ("dialect", _dialect(groups)),
-        ("layers", f"{len(groups)} in the file, {sum(len(group.targets) for group in groups)} in diffusers' names"),
-        ("ranks", _counted(_rank(source, group) for group in groups)),
-        ("alpha", _counted(_alpha(source, group) for group in groups)),
-        ("dtype", _counted(str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values())),
+        ("layers", f"{len(groups)} in the file, {sum(len(group.base_layers) for group in groups)} in diffusers' names"),
+        ("ranks", _counted(_rank(file, group) for group in groups)),
+        ("alpha", _counted(_alpha(file, group) for group in groups)),
+        ("dtype", _counted(str(tensor.dtype).removeprefix("torch.") for tensor in file.tensors.values())),
     ]
 
 
-def _metadata(source: Source) -> list[tuple[str, str]]:
-    entries = [(printable(key), _readable(source.metadata[key])) for key in _keys(source)]
+def _metadata(file: LoraFile) -> list[tuple[str, str]]:
+    entries = [(printable(key), _readable(file.metadata[key])) for key in _keys(file)]
     return [("", "")] * bool(entries) + entries
 
 
-def _keys(source: Source) -> list[str]:
+def _keys(file: LoraFile) -> list[str]:
     """Metadata entries, what people look for first."""
-    keys = [key for key in source.metadata if key != "format"]
+    keys = [key for key in file.metadata if key != "format"]
     return sorted(keys, key=lambda key: (not key.startswith("modelspec."), not key.startswith("ss_"), key))
 
 
-def _verdict(source: Source, layout: Layout) -> str:
+def _verdict(file: LoraFile, layout: Layout) -> str:
     """Whether the file can be used, and with which keys of a preset."""
     try:
-        check_lora(source, layout, ignore_text_encoder=True, ignore_other_parts=True)
+        check_lora(file, layout, ignore_text_encoder=True, ignore_other_parts=True)
     except UserError as problem:
         return f"no: {problem}"
-    parsed = parse(source.tensors, layout)
+    parsed = parse(file.tensors, layout)
     keys = [("ignore_text_encoder", parsed.text_encoder), ("ignore_other_parts", OTHER_PARTS.keys() & parsed.beside)]
     needed = " and ".join(f"{key} = true" for key, found in keys if found)
     return f"yes, with {needed}" if needed else "yes"
@@ -129,7 +129,7 @@ def _verdict(source: Source, layout: Layout) -> str:
 def _dialect(groups: list[Group]) -> str:
     kinds = sorted({group.kind + " with DoRA" * ("DoRA" in group.parts) for group in groups})
     prefixes = sorted({_prefix(group.layer) for group in groups})
-    if not any(group.targets for group in groups):
+    if not any(group.base_layers for group in groups):
         names = "unknown"
     else:  # some layers have the same name in both
         names = "native" if any(group.native for group in groups) else "diffusers"
@@ -140,22 +140,22 @@ def _prefix(layer: str) -> str:
     return next((prefix for prefix in PREFIXES if layer.startswith(prefix)), "none")
 
 
-def _rank(source: Source, group: Group) -> str:
+def _rank(file: LoraFile, group: Group) -> str:
     for part in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
-        if part in group.parts and source.tensors[group.parts[part]].ndim:
-            return str(source.tensors[group.parts[part]].shape[0])
+        if part in group.parts and file.tensors[group.parts[part]].ndim:
+            return str(file.tensors[group.parts[part]].shape[0])
     return "full" if group.kind in ("LoKr", "difference") else "unknown"
 
 
-def _alpha(source: Source, group: Group) -> str:
+def _alpha(file: LoraFile, group: Group) -> str:
     if "alpha" in group.parts:
-        values = source.tensors[group.parts["alpha"]].float().flatten().unique()
+        values = file.tensors[group.parts["alpha"]].float().flatten().unique()
         return " and ".join(f"{float(value):g}" for value in values[:3]) + " and more" * (len(values) > 3) or "no value"
-    config = source.config if isinstance(source.config, dict) else {}
+    config = file.config if isinstance(file.config, dict) else {}
     alpha = config.get("lora_alpha" if group.kind == "LoRA" else "alpha")
     if alpha is not None:
         return f"{few_letters(str(alpha))} (adapter_config.json)"
-    return "in the metadata" if "lora_adapter_metadata" in source.metadata else "none, so equal to the rank"
+    return "in the metadata" if "lora_adapter_metadata" in file.metadata else "none, so equal to the rank"
 
 
 def _counted(values: Iterable[str]) -> str:
@@ -173,8 +173,8 @@ def _readable(value: str) -> str:
     return value if len(value) <= _LONG_VALUE else f"{value[:_LONG_VALUE]}… ({len(value)} characters)"
 
 
-def main_dtype(source: Source) -> torch.dtype:
+def main_dtype(file: LoraFile) -> torch.dtype:
     """The dtype that most of the file's tensors have, of those that LoRA files are written in; else bfloat16."""
     usual = (torch.float32, torch.float16, torch.bfloat16)
-    counts = Counter(tensor.dtype for tensor in source.tensors.values() if tensor.dtype in usual and tensor.ndim >= 2)
+    counts = Counter(tensor.dtype for tensor in file.tensors.values() if tensor.dtype in usual and tensor.ndim >= 2)
     return counts.most_common(1)[0][0] if counts else torch.bfloat16

@@ -109,13 +109,13 @@ _BESIDE_KEYS = (
 class Group:
     """All parts of one layer's change. `layer` is the layer as the file writes it, with its prefix.
 
-    `targets`: the diffusers layers that it changes (several where the native layer is fused), empty when the family
+    `base_layers`: the diffusers layers that it changes (several where the native layer is fused), empty when the family
     has no such layer. `native`: it is written in the native names.
     """
 
     layer: str
     parts: dict[str, str] = field(default_factory=dict)
-    targets: tuple[str, ...] = ()
+    base_layers: tuple[str, ...] = ()
     native: bool = False
 
     @property
@@ -189,7 +189,7 @@ def name_table(layout: Layout) -> dict[str, tuple[tuple[str, ...], bool]]:
         for number, part in enumerate(parts)
     }
     for names in (layout.aliases, layout.native):
-        table.update({name.replace(".", "_"): (tuple(targets), True) for name, targets in names.items()})
+        table.update({name.replace(".", "_"): (tuple(base_layers), True) for name, base_layers in names.items()})
     table.update({name.replace(".", "_"): ((name,), False) for name in layout.shapes})
     return table
 
@@ -216,8 +216,8 @@ def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
             apart.add(split[0])
         else:
             layer, part = split
-            targets, native = table.get(plain(layer), ((), False))
-            groups.setdefault(layer, Group(layer, targets=targets, native=native)).parts[part] = key
+            base_layers, native = table.get(plain(layer), ((), False))
+            groups.setdefault(layer, Group(layer, base_layers=base_layers, native=native)).parts[part] = key
     if parsed.methods:  # such as the weight of IA3 and the rescale of OFT
         parsed.other = [key for key in parsed.other if key.rpartition(".")[0] not in apart]
     if groups:  # weights beside a LoRA are layers that were trained whole (PEFT's modules_to_save and bias="all")
@@ -225,8 +225,8 @@ def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
             parsed.other.remove(key)
             parsed.beside.setdefault("replaced", []).append(key)
     whole = [group for group in groups.values() if group.layer not in apart or set(group.parts) != {"alpha"}]
-    parsed.groups = [group for group in whole if group.targets]
-    parsed.strangers = [group for group in whole if not group.targets]
+    parsed.groups = [group for group in whole if group.base_layers]
+    parsed.strangers = [group for group in whole if not group.base_layers]
     return parsed
 
 

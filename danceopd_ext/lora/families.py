@@ -56,10 +56,10 @@ def distinct(found: Sequence[Layout], tensors: Mapping[str, torch.Tensor]) -> li
     kept: dict[tuple, Layout] = {}
     for layout in found:
         own = parse(tensors, layout).groups
-        targets = {name for group in own for name in group.targets}
-        native = frozenset((name, parts) for name, parts in layout.native.items() if targets.intersection(parts))
-        read = frozenset((group.layer, group.targets) for group in own)
-        kept.setdefault((read, native, frozenset(layout.swapped & targets), layout.kohya_names), layout)
+        base_layers = {name for group in own for name in group.base_layers}
+        native = frozenset((name, parts) for name, parts in layout.native.items() if base_layers.intersection(parts))
+        read = frozenset((group.layer, group.base_layers) for group in own)
+        kept.setdefault((read, native, frozenset(layout.swapped & base_layers), layout.kohya_names), layout)
     return list(kept.values())
 
 
@@ -102,7 +102,7 @@ def _any_match(pattern: str, keys: Iterable[str]) -> bool:
 
 def sizes_of(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> list[Published]:
     """The published sizes that a file's layers (of `layout`) fit."""
-    return _fitting(layout, file_width(groups, tensors), [name for group in groups for name in group.targets])
+    return _fitting(layout, file_width(groups, tensors), [name for group in groups for name in group.base_layers])
 
 
 def size_of_model(layout: Layout) -> Published | None:
@@ -174,7 +174,7 @@ def _has_width(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, to
 
 def _has_depth(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether the file changes all blocks of a published size, and no more."""
-    depths = _depths(name for group in groups for name in group.targets)
+    depths = _depths(name for group in groups for name in group.base_layers)
     sizes = sizes_of(layout, groups, tensors) or layout.sizes
     return bool(depths) and any(
         all(size.depths.get(blocks) == count for blocks, count in depths.items()) for size in sizes
@@ -183,9 +183,9 @@ def _has_depth(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, to
 
 def _in_proportion(group: Group, tensors: Mapping[str, torch.Tensor], layout: Layout) -> bool:
     """Whether the layer has as many outputs per input as the layout says, where it says and the file shows it."""
-    if not {"down", "up"} <= set(group.parts) or not any(target in layout.ratios for target in group.targets):
+    if not {"down", "up"} <= set(group.parts) or not any(name in layout.ratios for name in group.base_layers):
         return True
     down, up = tensors[group.parts["down"]].shape, tensors[group.parts["up"]].shape
     if len(down) < 2 or not up:
         return True  # what is wrong with it is said where it is read
-    return up[0] == down[1] * sum(layout.ratios.get(target, 1) for target in group.targets)
+    return up[0] == down[1] * sum(layout.ratios.get(name, 1) for name in group.base_layers)

@@ -16,7 +16,7 @@ from danceopd_ext.lora.changes import build_change, check_numbers, shape_of, wit
 from danceopd_ext.lora.checks import check_keys, few, left_out
 from danceopd_ext.lora.dialects import REFUSED, Group, Parsed, parse, plain
 from danceopd_ext.lora.dora import Dora
-from danceopd_ext.lora.source import Source, open_source
+from danceopd_ext.lora.lora_file import LoraFile, open_lora_file
 from danceopd_ext.lora.weights import Change, Lora, LowRank, in_pieces, stacked
 from danceopd_ext.models.layout import Layout
 
@@ -39,7 +39,7 @@ _NEEDED = {
 def read_lora(
     place: str | os.PathLike, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
 ) -> Lora:
-    """Read the LoRA at `place` (see `open_source`) for a model of `layout`, with alpha folded in.
+    """Read the LoRA at `place` (see `open_lora_file`) for a model of `layout`, with alpha folded in.
 
     Raises UserError, naming the file, its first keys and the remedy, when the file is missing, damaged, no LoRA, of
     another family or size, only partly understood, incomplete, not finite, or holds a change that is not low-rank.
@@ -48,50 +48,50 @@ def read_lora(
     file stands in the LoRA's `notes`.
     """
     return to_lora(
-        open_source(place), layout, ignore_text_encoder=ignore_text_encoder, ignore_other_parts=ignore_other_parts
+        open_lora_file(place), layout, ignore_text_encoder=ignore_text_encoder, ignore_other_parts=ignore_other_parts
     )
 
 
 def to_lora(
-    source: Source, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
+    file: LoraFile, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
 ) -> Lora:
     """`read_lora` for a file that is already open."""
-    parsed = _checked(source, layout, ignore_text_encoder, ignore_other_parts)
-    shapes, rule = _check_shapes(source, parsed, layout), scale_rule(source)
+    parsed = _checked(file, layout, ignore_text_encoder, ignore_other_parts)
+    shapes, rule = _check_shapes(file, parsed, layout), scale_rule(file)
     modules: dict[str, Change] = {}
     for group in _in_order(parsed):
-        change = build_change(source, group, shapes[group.layer], rule)
-        for name, part in zip(group.targets, split_native(change, group, layout, source), strict=True):
+        change = build_change(file, group, shapes[group.layer], rule)
+        for name, part in zip(group.base_layers, split_native(change, group, layout, file), strict=True):
             if name in modules and not _same(modules[name], part):
-                raise UserError(f"{source.path}: gives {name} twice with different values (again as {group.layer}).")
+                raise UserError(f"{file.path}: gives {name} twice with different values (again as {group.layer}).")
             modules.setdefault(name, part)
-    return Lora(modules, source.metadata, source.path.stem, left_out(source, parsed))
+    return Lora(modules, file.metadata, file.path.stem, left_out(file, parsed))
 
 
 def check_lora(
-    source: Source, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
+    file: LoraFile, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
 ) -> None:
     """Raise UserError where `to_lora` would, without building the changes.
 
     Only layers that the file gives twice are built, to be compared.
     """
-    parsed = _checked(source, layout, ignore_text_encoder, ignore_other_parts)
-    shapes, rule = _check_shapes(source, parsed, layout), scale_rule(source)
-    times = Counter(name for group in parsed.groups for name in group.targets)
+    parsed = _checked(file, layout, ignore_text_encoder, ignore_other_parts)
+    shapes, rule = _check_shapes(file, parsed, layout), scale_rule(file)
+    times = Counter(name for group in parsed.groups for name in group.base_layers)
     for group in _in_order(parsed):
-        check_numbers(source, group, shapes[group.layer], rule)
-    repeated = [group for group in parsed.groups if any(times[name] > 1 for name in group.targets)]
+        check_numbers(file, group, shapes[group.layer], rule)
+    repeated = [group for group in parsed.groups if any(times[name] > 1 for name in group.base_layers)]
     if repeated:
         keys = [key for group in repeated for key in group.parts.values()]
-        to_lora(replace(source, tensors={key: source.tensors[key] for key in keys}), layout)
+        to_lora(replace(file, tensors={key: file.tensors[key] for key in keys}), layout)
 
 
-def _checked(source: Source, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool) -> Parsed:
+def _checked(file: LoraFile, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool) -> Parsed:
     """The file's keys sorted out. Raises UserError unless all of them can be read or left out."""
-    parsed = parse(source.tensors, layout)
-    check_keys(source, parsed, layout, ignore_text_encoder, ignore_other_parts)
+    parsed = parse(file.tensors, layout)
+    check_keys(file, parsed, layout, ignore_text_encoder, ignore_other_parts)
     for group in parsed.groups:
-        _check_group(source, group)
+        _check_group(file, group)
     return parsed
 
 
@@ -100,22 +100,22 @@ def _in_order(parsed: Parsed) -> list[Group]:
     return sorted(parsed.groups, key=lambda group: group.native)
 
 
-def _check_group(source: Source, group: Group) -> None:
+def _check_group(file: LoraFile, group: Group) -> None:
     if group.kind in REFUSED:
         raise UserError(
-            f"{source.path}: {group.parts[group.kind]} is a {group.kind} change, which is not low-rank."
+            f"{file.path}: {group.parts[group.kind]} is a {group.kind} change, which is not low-rank."
             ' Merge this file into its model and use the result as checkpoint = "...", or use a plain LoRA.'
         )
     have = set(group.parts) - {"alpha", "DoRA"}
     if have not in _NEEDED[group.kind]:
         missing = min((needed - have for needed in _NEEDED[group.kind]), key=len)
         raise UserError(
-            f"{source.path}: {group.layer} is incomplete: has {few(sorted(group.parts.values()))}, lacks"
+            f"{file.path}: {group.layer} is incomplete: has {few(sorted(group.parts.values()))}, lacks"
             f" {', '.join(sorted(missing)) or 'nothing but has parts of two kinds'}. Download or copy the file again."
         )
 
 
-def split_native(change: Change, group: Group, layout: Layout, source: Source) -> list[Change]:
+def split_native(change: Change, group: Group, layout: Layout, file: LoraFile) -> list[Change]:
     """Cut a native layer's change into those of its diffusers layers, by rows.
 
     The parts may differ in size: FLUX.1 fuses q, k and v with an MLP that is four times as large as each of them.
@@ -126,27 +126,29 @@ def split_native(change: Change, group: Group, layout: Layout, source: Source) -
         return [change]
     parts, first = [], 0
     for name, (outputs, inputs) in zip(
-        group.targets, _shapes(change.shape, group, layout, source).values(), strict=True
+        group.base_layers, _shapes(change.shape, group, layout, file).values(), strict=True
     ):
-        part = with_siblings(change.rows(first, first + outputs), group.targets)
+        part = with_siblings(change.rows(first, first + outputs), group.base_layers)
         parts.append(swapped(part) if is_swapped(layout, name, (outputs, inputs)) else part)
         first += outputs
     return parts
 
 
-def _shapes(shape: tuple[int, int], group: Group, layout: Layout, source: Source) -> dict[str, tuple[int, int]]:
+def _shapes(shape: tuple[int, int], group: Group, layout: Layout, file: LoraFile) -> dict[str, tuple[int, int]]:
     """The layers that a change of `shape` belongs to, with their sizes. Raises UserError when it cannot be cut so."""
     if not group.native:
-        return {group.targets[0]: shape}
+        return {group.base_layers[0]: shape}
     outputs, inputs = shape
-    shares = layout.shares(group.targets)
+    shares = layout.shares(group.base_layers)
     if any(outputs * share % sum(shares) for share in shares):
         ratio = " : ".join(str(share // math.gcd(*shares)) for share in shares)
         raise UserError(
-            f"{source.path}: {group.layer} has {outputs} outputs, which cannot be cut into {ratio}. Use a LoRA made for"
+            f"{file.path}: {group.layer} has {outputs} outputs, which cannot be cut into {ratio}. Use a LoRA made for"
             " exactly the base model that you train."
         )
-    return {name: (outputs * share // sum(shares), inputs) for name, share in zip(group.targets, shares, strict=True)}
+    return {
+        name: (outputs * share // sum(shares), inputs) for name, share in zip(group.base_layers, shares, strict=True)
+    }
 
 
 def is_swapped(layout: Layout, name: str, shape: tuple[int, int]) -> bool:
@@ -187,20 +189,20 @@ def _same(one: Change, other: Change) -> bool:
     )
 
 
-def _check_shapes(source: Source, parsed: Parsed, layout: Layout) -> dict[str, tuple[int, int]]:
+def _check_shapes(file: LoraFile, parsed: Parsed, layout: Layout) -> dict[str, tuple[int, int]]:
     """The shape of each layer of the file. Raises UserError for a LoRA of the same family but another size.
 
     Products are as large as their shapes say, so nothing is multiplied before these are those of the model.
     """
     found, shapes = {}, {}
     for group in _in_order(parsed):
-        found[group.layer] = shape_of(source, group)
-        shapes = _shapes(found[group.layer], group, layout, source) | shapes
+        found[group.layer] = shape_of(file, group)
+        shapes = _shapes(found[group.layer], group, layout, file) | shapes
     wrong = [name for name, shape in shapes.items() if layout.shapes.get(name) not in (None, shape)]
     if wrong:
         first = wrong[0]
         raise UserError(
-            f"{source.path}: made for another size of model: {len(wrong)} of {len(shapes)} layers differ, such as"
+            f"{file.path}: made for another size of model: {len(wrong)} of {len(shapes)} layers differ, such as"
             f" {plain(first)}: {shapes[first]} (outputs, inputs) in the file, {layout.shapes[first]} in the"
             " model. Use a LoRA made for exactly the base model that you train."
         )

@@ -19,9 +19,9 @@ from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.tensors import read_tensors
 from danceopd_ext.lora.algebra import low_rank
 from danceopd_ext.lora.checks import few
+from danceopd_ext.lora.lora_file import LoraFile
 from danceopd_ext.lora.metadata import with_hashes
 from danceopd_ext.lora.read import is_swapped, swap_halves, to_lora
-from danceopd_ext.lora.source import Source
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.models.layout import Layout, is_outer
 
@@ -56,7 +56,7 @@ def write_lora(
     entries = with_hashes(tensors, _entries(lora.metadata if metadata is None else metadata, tensors))
     with whole_file(path) as part:
         save_file(tensors, part, {"format": "pt", **entries})
-        _check(to_lora(Source(part, *read_tensors(part)), layout), lora, dtype)
+        _check(to_lora(LoraFile(part, *read_tensors(part)), layout), lora, dtype)
     return path
 
 

@@ -1,7 +1,7 @@
 """Loading a model's parts one by one, from a hub id, a diffusers folder or a single .safetensors file.
 
 Text encoders, transformer and VAE are never in memory together: each is asked for when it is needed. A hub model comes
-in two steps: `find_source` downloads a few small files, on which everything can be checked, and `fetch` the rest.
+in two steps: `find_model_files` downloads a few small files, on which everything can be checked, and `fetch` the rest.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFiles:
     """Where a model comes from. `transformer`: a diffusers folder or a single file. `components`: a diffusers folder
     with everything else. `name`: for messages and metadata, never a local path. `hub`: the id of a model of which only
     CHECKED_FILES are sure to be in its folder; `fetch` brings the rest. None where everything is here."""
@@ -77,12 +77,12 @@ class Source:
             return pixels
 
 
-def find_source(
+def find_model_files(
     where: str,
     model_type: str | None = None,
     components_from: str | None = None,
     key: str = "pretrained_model_name_or_path",
-) -> Source:
+) -> ModelFiles:
     """Locate a model and its family without loading or downloading weights.
 
     where: hub id, diffusers folder or .safetensors file. components_from: what supplies text encoders, VAE, scheduler
@@ -94,49 +94,49 @@ def find_source(
         family = _family_of_file(path, model_type)
         _check_type(family, model_type, where)
         others = components_from or family.default_components
-        return Source(family, path, _folder(others, "components_from"), path.stem, _hub_id(others))
+        return ModelFiles(family, path, _folder(others, "components_from"), path.stem, _hub_id(others))
     if os.path.exists(path) and not os.path.isdir(path):  # a pipe, a device: waited for as long as it likes
         check_file(path, f"model ({key})")
     folder, hub = _folder(where, key), _hub_id(where)
     family = _family_of_folder(folder, where)
     _check_type(family, model_type, where)
-    return Source(family, folder, folder, hub or folder.name, hub)
+    return ModelFiles(family, folder, folder, hub or folder.name, hub)
 
 
-def fetch(source: Source) -> Source:
+def fetch(files: ModelFiles) -> ModelFiles:
     """The same model with its weights here: what is still on the hub is downloaded now. Raises UserError."""
-    if source.hub is None:
-        return source
+    if files.hub is None:
+        return files
     try:
-        folder = Path(diffusers.DiffusionPipeline.download(source.hub, use_safetensors=True, trust_remote_code=False))
+        folder = Path(diffusers.DiffusionPipeline.download(files.hub, use_safetensors=True, trust_remote_code=False))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
-            f"{source.hub}: the hub does not give the whole model ({_first_line(error)}). Check your connection and "
+            f"{files.hub}: the hub does not give the whole model ({_first_line(error)}). Check your connection and "
             "the room on the disk; what was downloaded stays."
         ) from error
     check_folder(folder)  # the rest of it, and perhaps a newer index
-    transformer = source.transformer if source.transformer.is_file() else folder
-    return replace(source, transformer=transformer, components=folder, hub=None)
+    transformer = files.transformer if files.transformer.is_file() else folder
+    return replace(files, transformer=transformer, components=folder, hub=None)
 
 
-def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
+def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
     """The transformer in eval mode without gradients, on the CPU.
 
     Raises UserError when the weights do not load, or are not finite.
     """
-    cls = library_class(source.family.transformer_class)
+    cls = library_class(files.family.transformer_class)
     missing: list[str] = []
     try:
-        if source.transformer.is_file():
+        if files.transformer.is_file():
             model = cls.from_single_file(
-                _own_names(source.transformer),
-                config=str(source.components),
+                _own_names(files.transformer),
+                config=str(files.components),
                 subfolder="transformer",
                 torch_dtype=dtype,
             )
         else:
             model, info = cls.from_pretrained(
-                source.transformer,
+                files.transformer,
                 subfolder="transformer",
                 torch_dtype=dtype,
                 output_loading_info=True,
@@ -145,20 +145,20 @@ def load_transformer(source: Source, dtype: torch.dtype) -> torch.nn.Module:
             missing += info["missing_keys"]
     except Exception as error:
         raise UserError(
-            f"{source.transformer}: the transformer does not load ({_first_line(error)}). "
-            f"Is the file whole, and is it a {source.family.title} model?"
+            f"{files.transformer}: the transformer does not load ({_first_line(error)}). "
+            f"Is the file whole, and is it a {files.family.title} model?"
         ) from error
     # diffusers leaves what it does not find as it was made: memory with anything in it
     missing += [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing:
         count = len(set(missing))
         raise UserError(
-            f"{source.transformer}: {count} tensors of the transformer are missing, such as {missing[0]}. "
-            f"Is the file whole, and is it a {source.family.title} model?"
+            f"{files.transformer}: {count} tensors of the transformer are missing, such as {missing[0]}. "
+            f"Is the file whole, and is it a {files.family.title} model?"
         )
     if broken := broken_weight(model):
         raise UserError(
-            f"{source.transformer}: the transformer's {broken} holds NaN or infinite numbers. The file is damaged, or "
+            f"{files.transformer}: the transformer's {broken} holds NaN or infinite numbers. The file is damaged, or "
             f"{_narrow(dtype)}the training that made it broke down: download it again, or use another one."
         )
     return model.eval().requires_grad_(False)
@@ -180,17 +180,17 @@ def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device | str) -> Any:
+def load_text_pipeline(files: ModelFiles, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The family's pipeline with text encoders and tokenizers only, ready to encode on the device.
 
     Encoders that do not fit into the device's memory (T5-XXL alone takes 9 GiB) are streamed through it.
     """
-    cls = library_class(source.family.pipeline_class)
-    load_tokenizers(source.components)
+    cls = library_class(files.family.pipeline_class)
+    load_tokenizers(files.components)
     pipeline = _load_part(
-        source,
+        files,
         lambda: cls.from_pretrained(
-            source.components,
+            files.components,
             transformer=None,
             vae=None,
             torch_dtype=dtype,
@@ -199,31 +199,31 @@ def load_text_pipeline(source: Source, dtype: torch.dtype, device: torch.device 
         ),
     )
     _keep_within_positions(pipeline)
-    bound(pipeline, source.components)
+    bound(pipeline, files.components)
     try:
         return pipeline.to(device)
     except torch.OutOfMemoryError:
         pipeline.to("cpu")
         torch.cuda.empty_cache()
     for name, part in pipeline.components.items():
-        if name in source.family.text_parts and isinstance(part, torch.nn.Module):
+        if name in files.family.text_parts and isinstance(part, torch.nn.Module):
             stream(part, torch.device(device))
     return pipeline
 
 
 def encode_prompts(
-    source: Source, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
+    files: ModelFiles, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
 ) -> list[PromptTensors]:
-    """What the family makes of prompts with the text pipeline of `source` (see Family.encode_prompts).
+    """What the family makes of prompts with the text pipeline of `files` (see Family.encode_prompts).
 
     Raises UserError that names the model if its tokenizers or text encoders cannot.
     """
-    with asked_of(source):
-        return source.family.encode_prompts(pipeline, prompts, sources)
+    with asked_of(files):
+        return files.family.encode_prompts(pipeline, prompts, sources)
 
 
 @contextmanager
-def asked_of(source: Source) -> Iterator[None]:
+def asked_of(files: ModelFiles) -> Iterator[None]:
     """What a model's own tokenizers and text encoders raise inside is a UserError that names the model."""
     try:
         yield
@@ -231,7 +231,7 @@ def asked_of(source: Source) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(
-            f"{source.components}: the model's tokenizers or text encoders fail ({_first_line(error)}). {REMEDY}"
+            f"{files.components}: the model's tokenizers or text encoders fail ({_first_line(error)}). {REMEDY}"
         ) from error
 
 
@@ -250,11 +250,11 @@ def stream(module: torch.nn.Module, device: torch.device) -> None:
     apply_group_offloading(module, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level")
 
 
-def load_scheduler(source: Source) -> Any:
+def load_scheduler(files: ModelFiles) -> Any:
     """The model's own FlowMatchEulerDiscreteScheduler. Raises UserError."""
     cls = diffusers.FlowMatchEulerDiscreteScheduler
-    config = read_configuration(source.components, "scheduler", cls, SCHEDULER)
-    with built_from(source.components / "scheduler" / SCHEDULER):
+    config = read_configuration(files.components, "scheduler", cls, SCHEDULER)
+    with built_from(files.components / "scheduler" / SCHEDULER):
         scheduler = cls.from_config(config)
         tried = copy.deepcopy(scheduler)
         tried.set_timesteps(sigmas=[1.0, 0.5], mu=flow_match_shift(tried.config, LONG_SEQUENCE, 1.15))
@@ -263,22 +263,22 @@ def load_scheduler(source: Source) -> Any:
         return scheduler
 
 
-def check_parts(source: Source) -> None:
+def check_parts(files: ModelFiles) -> None:
     """Raise UserError for a configuration of scheduler, VAE or text encoders that nothing can be made of."""
-    load_scheduler(source)
-    vae = library_class(source.family.vae_class)
-    on_paper(vae, read_configuration(source.components, "vae", vae), source.components / "vae" / "config.json")
-    for folder in source.text_files:
+    load_scheduler(files)
+    vae = library_class(files.family.vae_class)
+    on_paper(vae, read_configuration(files.components, "vae", vae), files.components / "vae" / "config.json")
+    for folder in files.text_files:
         if folder.name.startswith("text_encoder"):
             check_text_encoder(folder)
 
 
-def load_vae(source: Source, dtype: torch.dtype) -> Any:
+def load_vae(files: ModelFiles, dtype: torch.dtype) -> Any:
     """The VAE in eval mode without gradients, on the CPU."""
-    cls = library_class(source.family.vae_class)
+    cls = library_class(files.family.vae_class)
     vae = _load_part(
-        source,
-        lambda: cls.from_pretrained(source.components, subfolder="vae", torch_dtype=dtype, use_safetensors=True),
+        files,
+        lambda: cls.from_pretrained(files.components, subfolder="vae", torch_dtype=dtype, use_safetensors=True),
     )
     return vae.eval().requires_grad_(False)
 
@@ -293,14 +293,14 @@ def library_class(name: str) -> Any:
         ) from error
 
 
-def _load_part(source: Source, load: Any) -> Any:
+def _load_part(files: ModelFiles, load: Any) -> Any:
     try:
-        with within_limits(source.components):
+        with within_limits(files.components):
             return load()
     except UserError:
         raise
     except Exception as error:  # whatever diffusers, transformers and torch say to the files of a stranger
-        raise UserError(f"{source.components}: a part of the model does not load ({_first_line(error)}).") from error
+        raise UserError(f"{files.components}: a part of the model does not load ({_first_line(error)}).") from error
 
 
 def _folder(where: str, key: str) -> Path:
@@ -384,20 +384,20 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def load_layout(source: Source) -> tuple[Layout, dict]:
+def load_layout(files: ModelFiles) -> tuple[Layout, dict]:
     """LoRA names and shapes of the model, and the transformer's configuration, without loading a weight."""
-    cls, family = library_class(source.family.transformer_class), source.family
-    file = source.components / "transformer" / "config.json"
-    transformer = on_paper(cls, read_configuration(source.components, "transformer", cls), file)
+    cls, family = library_class(files.family.transformer_class), files.family
+    file = files.components / "transformer" / "config.json"
+    transformer = on_paper(cls, read_configuration(files.components, "transformer", cls), file)
     config = dict(transformer.config)
     with built_from(file):
-        if os.path.exists(source.components / "vae" / "config.json"):  # a teacher's folder may have no VAE
-            _check_sizes(source, config)
+        if os.path.exists(files.components / "vae" / "config.json"):  # a teacher's folder may have no VAE
+            _check_sizes(files, config)
         return family.layout(transformer), config
 
 
-def _check_sizes(source: Source, config: dict) -> None:
+def _check_sizes(files: ModelFiles, config: dict) -> None:
     """Raise ValueError for a model that can draw no picture of any size."""
-    limits = source.family.size_limits(config, source.vae_scale_factor)
+    limits = files.family.size_limits(config, files.vae_scale_factor)
     if not 0 < limits.multiple <= limits.maximum:
         raise ValueError(f"it draws no size: multiples of {limits.multiple} up to {limits.maximum} pixels")

@@ -87,7 +87,7 @@ def checkpoint_case(rng: Random, world: World, folder: Path) -> Case:
         preset = load_preset("preset.toml")
         plan = find_all(preset, fresh_accelerator(preset))
         stage("transformer")
-        for source in (plan.model.source, plan.teachers["base"].checkpoint):
+        for source in (plan.model.files, plan.teachers["base"].checkpoint):
             if source:
                 load_transformer(source, torch.float32)
 
@@ -140,6 +140,6 @@ def model_case(rng: Random, world: World, folder: Path) -> Case:
         model.load_transformer()
         if texts_too:
             stage("texts")
-            encode_prompts(model.source, model.load_text_encoders(), ["a red circle", ""])
+            encode_prompts(model.files, model.load_text_encoders(), ["a red circle", ""])
 
     return Case(run, [f"{name}: {'; '.join(told)}"], ["model"])

@@ -433,7 +433,7 @@ def test_wrong_metadata_is_named(folder, name, content, words):
 def test_an_entry_whose_name_cannot_be_a_file_has_no_image(folder, key):
     (folder / "meta.json").write_text(json.dumps({key: {"caption": "a fox"}}), encoding="utf-8")
     (item,) = read(folder, metadata_toml("meta.json"))[0]["style"]
-    assert (item.text, item.target) == ("a fox", None)
+    assert (item.text, item.picture) == ("a fox", None)
 
 
 def test_an_entry_whose_name_no_file_has_anywhere_is_refused(folder):

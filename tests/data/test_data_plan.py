@@ -227,7 +227,7 @@ def test_a_route_without_items_is_refused():
 
 
 def test_sizes_are_checked_against_the_model():
-    data = RouteData("a", (Item("x", 512, 512), Item("y", 512, 500, source="p.txt, line 3"), Item("z", 100, 64)))
+    data = RouteData("a", (Item("x", 512, 512), Item("y", 512, 500, where="p.txt, line 3"), Item("z", 100, 64)))
     plan = Plan({"a": data})
     plan.check_sizes(2)
     with pytest.raises(UserError) as caught:

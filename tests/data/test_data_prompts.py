@@ -100,7 +100,7 @@ def test_items_carry_the_rules_and_their_place(tmp_path):
     path = write(tmp_path, "p.txt", "\na cat")
     items, _ = read_prompts(path, SQUARE, rules)
     assert items[0].rules == rules
-    assert items[0].source == f"{path}, line 2"
+    assert items[0].where == f"{path}, line 2"
 
 
 def test_csv_with_sizes_quotes_and_other_columns(tmp_path):

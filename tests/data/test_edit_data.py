@@ -9,8 +9,8 @@ from PIL import Image
 
 from danceopd_ext.data.buckets import around
 from danceopd_ext.data.load import load_data
+from danceopd_ext.data.pictures import ItemPicture, load_picture
 from danceopd_ext.data.prompts import read_prompts
-from danceopd_ext.data.targets import Target, load_picture
 from danceopd_ext.errors import UserError
 from tests.tiny.edit_files import captions, editor, save
 
@@ -48,7 +48,7 @@ def test_a_source_image_has_the_name_of_its_image(tmp_path, key):
         ("make a red", ["a.jpg"], ((80, 40),)),
         ("make b red", ["b.jpg"], ((80, 40),)),
     ]
-    assert [item.target.path.name for item in items] == ["a.png", "b.png"]
+    assert [item.picture.path.name for item in items] == ["a.png", "b.png"]
     assert notes == []
 
 
@@ -68,7 +68,7 @@ def test_captions_may_lie_beside_the_source_images_without_a_result(tmp_path):
     captions(tmp_path / "pictures", "a", "b")
     both = f'image_dir = "{tmp_path}/pictures"\nconditioning_data_dir = "{tmp_path}/pictures"'
     items, notes = load(tmp_path, both, BUCKETS)
-    assert [(names(item), item.size, item.target) for item in items] == [
+    assert [(names(item), item.size, item.picture) for item in items] == [
         (["a.png"], (80, 48), None),
         (["b_0.png", "b_1.png"], (48, 80), None),
     ]
@@ -123,7 +123,7 @@ def test_class_tokens_are_an_instruction_for_every_source_image(tmp_path):
         save(tmp_path / "pictures" / f"{name}.png")
     where = f'image_dir = "{tmp_path}/pictures"\nconditioning_data_dir = "{tmp_path}/pictures"'
     items, _ = load(tmp_path, f'{where}\nclass_tokens = "as a sketch"')
-    assert [(item.text, names(item), item.target) for item in items] == [
+    assert [(item.text, names(item), item.picture) for item in items] == [
         ("as a sketch", ["a.png"], None),
         ("as a sketch", ["b.png"], None),
     ]
@@ -285,7 +285,7 @@ def test_a_result_beside_a_source_image_is_kept_for_the_methods_that_use_it(tmp_
     save(tmp_path / "b.png")
     (tmp_path / "p.csv").write_text("prompt,source,target\nadd a hat,a.png,b.png\n", encoding="utf-8")
     (item,) = read_prompts(tmp_path / "p.csv", SQUARE, multiple=16)[0]
-    assert item.target == Target(tmp_path / "b.png")
+    assert item.picture == ItemPicture(tmp_path / "b.png")
 
 
 def test_prompts_take_the_proportions_of_their_source_image_at_every_resolution(tmp_path):
@@ -344,7 +344,7 @@ def test_pictures_beside_the_file_come_before_those_of_the_working_directory(tmp
     monkeypatch.chdir(here)
     (item,) = read_prompts(there / name, SQUARE, multiple=16)[0]
     assert (item.source_images, item.size) == ((there / "before" / "a.png",), (80, 48))
-    assert item.target is None or item.target.path == there / "after" / "a.png"
+    assert item.picture is None or item.picture.path == there / "after" / "a.png"
     (there / "before" / "a.png").unlink()
     assert read_prompts(there / name, SQUARE, multiple=16)[0][0].source_images[0].samefile(here / "before" / "a.png")
 

@@ -9,10 +9,10 @@ import torch
 from danceopd_ext.data.items import Item, RouteData
 from danceopd_ext.data.latent_cache import LatentCache, SourceCache
 from danceopd_ext.data.load import load_data
+from danceopd_ext.data.pictures import ItemPicture, inspect_picture, load_picture
 from danceopd_ext.data.plan import Plan, Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.targets import Target, inspect_picture, load_picture
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
 from tests.tiny.edit_files import captions, editor, save
@@ -21,7 +21,7 @@ from tests.tiny.edit_files import captions, editor, save
 
 
 def items_with(*counts):
-    return [Item("p", 64, 64, source="p.csv, line 3", source_images=("a.png",) * count) for count in counts]
+    return [Item("p", 64, 64, where="p.csv, line 3", source_images=("a.png",) * count) for count in counts]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_what_does_not_depend_on_the_size_of_the_picture_keeps_its_name(tmp_path
 
 def test_results_and_source_images_share_a_folder_and_are_told_apart(tmp_path):
     path = save(tmp_path / "a.png")
-    item = Item("a", 8, 8, target=Target(path))
+    item = Item("a", 8, 8, picture=ItemPicture(path))
     targets = LatentCache(tmp_path / "cache", "vae", {path: inspect_picture(path)})
     sources = cache_of(tmp_path / "cache", path)
     assert targets.folder == sources.folder

@@ -60,4 +60,4 @@ def test_with_its_data_it_passes_every_check(elsewhere):
     assert set(plan.teachers) == set(plan.data.routes) == {"base", *LORAS}
     edits = plan.data.routes["edit"].items
     assert len(edits) == 6 * PER_KIND
-    assert all(len(item.source_images) == 1 and item.target is None for item in edits)
+    assert all(len(item.source_images) == 1 and item.picture is None for item in edits)

@@ -60,7 +60,7 @@ def test_edits_on_disk_are_read_back(tmp_path):
     assert [(item.text, item.size) for item in items] == [(edit.instruction, (64, 64)) for edit in edits]
     sources = np.stack([np.asarray(Image.open(item.source_images[0])) for item in items])
     assert np.array_equal(halved(sources), np.stack([render(edit.source) for edit in edits]))
-    assert all(item.target.path.is_file() for item in items)
+    assert all(item.picture.path.is_file() for item in items)
 
 
 def test_a_route_without_targets_is_the_same_otherwise(tmp_path):

@@ -18,7 +18,7 @@ from danceopd_ext.data.prompt_entries import read_sample_file
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.data.tables import read_rows
 from danceopd_ext.errors import UserError
-from danceopd_ext.models.loading import check_parts, find_source, load_layout
+from danceopd_ext.models.loading import check_parts, find_model_files, load_layout
 from danceopd_ext.reproduce.entries import read_entries
 from danceopd_ext.reproduce.page import facts_of
 from danceopd_ext.toolkits.hosted.documents import read_document
@@ -55,7 +55,7 @@ def beside(key: str) -> Callable[[Path], object]:
 
 
 def model(path: Path) -> object:
-    source = find_source(str(next(folder for folder in path.parents if folder.name == "model")))
+    source = find_model_files(str(next(folder for folder in path.parents if folder.name == "model")))
     check_parts(source)
     return load_layout(source)
 

@@ -9,8 +9,8 @@ from tiny_lora import deltas_equal, keyed, layout, random_lora, save
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora import changes, read
 from danceopd_ext.lora.describe import describe
+from danceopd_ext.lora.lora_file import LoraFile, open_lora_file
 from danceopd_ext.lora.read import check_lora, read_lora, to_lora
-from danceopd_ext.lora.source import Source, open_source
 
 PEFT = (".lora_A.weight", ".lora_B.weight")
 LAYER = "layers.0.attention.to_q"  # 32 x 32
@@ -29,10 +29,10 @@ def refusal(file) -> str:
     messages = []
     for reader in (to_lora, check_lora):
         with pytest.raises(UserError) as caught:
-            reader(open_source(file), layout("z_image"))
+            reader(open_lora_file(file), layout("z_image"))
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
-    assert dict(describe(open_source(file), {"z_image": layout("z_image")}))["usable"] == f"no: {messages[0]}"
+    assert dict(describe(open_lora_file(file), {"z_image": layout("z_image")}))["usable"] == f"no: {messages[0]}"
     return messages[0]
 
 
@@ -125,14 +125,14 @@ def test_inspect_builds_no_change(tmp_path, monkeypatch):
     assert read_lora(file, layout("z_image")).modules
     monkeypatch.setattr(read, "build_change", built)
     monkeypatch.setattr(changes, "_built", built)
-    assert dict(describe(open_source(file), {"z_image": layout("z_image")}))["usable"] == "yes"
+    assert dict(describe(open_lora_file(file), {"z_image": layout("z_image")}))["usable"] == "yes"
 
 
 def test_inspect_compares_layers_that_are_given_twice(tmp_path):
     lora = random_lora("z_image", only="layers.0.attention.to_")
     once = keyed(lora.modules, "transformer.{dots}", *PEFT)
     again = keyed(lora.modules, "{dots}", *PEFT)
-    check_lora(open_source(save(tmp_path / "x.safetensors", once | again)), layout("z_image"))
+    check_lora(open_lora_file(save(tmp_path / "x.safetensors", once | again)), layout("z_image"))
     twice = once | {key: value + 1 for key, value in again.items()}
     assert "twice" in refusal(save(tmp_path / "y.safetensors", twice))
 
@@ -153,13 +153,13 @@ CONFIGS = {  # adapter_config.json -> what the message names
 }
 
 
-def with_settings(lora, text: str, place: str, tmp_path) -> Source:
+def with_settings(lora, text: str, place: str, tmp_path) -> LoraFile:
     tensors = keyed(lora.modules, "base_model.model.{dots}", *PEFT)
     if place == "folder":
         save(tmp_path / "adapter_model.safetensors", tensors)
         (tmp_path / "adapter_config.json").write_text(text, encoding="utf-8")
-        return open_source(tmp_path)
-    return open_source(save(tmp_path / "x.safetensors", tensors, {"lora_adapter_metadata": text}))
+        return open_lora_file(tmp_path)
+    return open_lora_file(save(tmp_path / "x.safetensors", tensors, {"lora_adapter_metadata": text}))
 
 
 @pytest.mark.parametrize("place", ["folder", "metadata"])

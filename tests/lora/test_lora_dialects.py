@@ -127,7 +127,9 @@ def test_sd3_scale_and_shift_are_exchanged_only_where_they_are_natively():
     def first_half_moved(native: str) -> bool:
         from danceopd_ext.lora.dialects import Group
 
-        (part,) = split_native(changes[native], Group(native, targets=known.native[native], native=True), known, None)
+        (part,) = split_native(
+            changes[native], Group(native, base_layers=known.native[native], native=True), known, None
+        )
         return torch.equal(part.up_OR, torch.cat(changes[native].up_OR.chunk(2)[::-1]))
 
     moved = {native for native in changes if first_half_moved(native)}

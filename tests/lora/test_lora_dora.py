@@ -14,9 +14,9 @@ from danceopd_ext.lora import algebra
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.describe import describe
 from danceopd_ext.lora.dora import Dora
+from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.lycoris import Kronecker
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Change, Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.layout import Layout
@@ -259,7 +259,7 @@ def test_a_quantised_base_is_measured_as_it_computes(monkeypatch, tmp_path):
 
 def test_a_magnitude_of_another_length(tmp_path):
     file, _ = dora_file(tmp_path, "dora_scale")
-    tensors = dict(open_source(file).tensors)
+    tensors = dict(open_lora_file(file).tensors)
     for shape in ((1, 7), (7,), (33, 1)):
         tensors[f"diffusion_model.{Q}.dora_scale"] = torch.ones(shape)
         with pytest.raises(UserError, match=r"to_q\.dora_scale has shape .* 32 outputs and 32 inputs"):
@@ -286,7 +286,7 @@ def test_a_dora_is_not_added_compressed_compared_or_written(tmp_path):
 
 def test_inspect_names_it_and_calls_it_usable(tmp_path):
     file, _ = dora_file(tmp_path, "dora_scale")
-    lines = dict(describe(open_source(file), {"z_image": layout("z_image")}))
+    lines = dict(describe(open_lora_file(file), {"z_image": layout("z_image")}))
     assert lines["usable"] == "yes" and lines["dialect"].startswith("LoRA with DoRA")
 
 

@@ -9,7 +9,7 @@ from tiny_lora import layout, save
 
 from danceopd_ext.cli import main, run
 from danceopd_ext.lora.families import architecture_of, candidates
-from danceopd_ext.lora.source import open_source
+from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.models.registry import FAMILIES, NAMES, names_of
 
 PEFT = (".lora_A.weight", ".lora_B.weight")
@@ -159,4 +159,4 @@ def test_convert_labels_the_size(before, after, tmp_path):
     metadata = {"modelspec.architecture": before} if before else None
     file, out = save(tmp_path / "x.safetensors", attention(4096, 8), metadata), tmp_path / "y.safetensors"
     assert run(main, ["convert", str(file), str(out), "--to", "kohya", "--family", "flux_2"]) == 0
-    assert open_source(out).metadata["modelspec.architecture"] == after
+    assert open_lora_file(out).metadata["modelspec.architecture"] == after

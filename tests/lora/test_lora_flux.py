@@ -10,8 +10,8 @@ from tiny_lora import deltas_equal, keyed, layout, random_lora, save
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.describe import find_layout
+from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import unread, write_lora
 from danceopd_ext.models.layout import Layout
@@ -93,7 +93,7 @@ def test_flux_1_and_2_are_told_apart_by_their_sizes(family, layers, tmp_path):
     part = Lora({name: change for name, change in lora.modules.items() if name in parts})
     file = write_lora(tmp_path / "x.safetensors", part, known, "kohya", dtype=torch.float32)
     layouts = {name: names.reference_layout() for name, names in NAMES.items()}
-    assert find_layout(open_source(file), layouts).family == family
+    assert find_layout(open_lora_file(file), layouts).family == family
 
 
 def test_a_flux_2_file_is_refused_for_flux_1(tmp_path):

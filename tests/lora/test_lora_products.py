@@ -12,9 +12,9 @@ from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora import algebra
 from danceopd_ext.lora.adapters import Adapters
+from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.lycoris import Hadamard, Kronecker
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.lora.source import open_source
 from danceopd_ext.lora.weights import Chain, Change, Lora, LowRank, Stacked, chain
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.toolkits.hosted.teachers import network_tensors
@@ -170,7 +170,7 @@ LOHA = {f"hada_w{w}_{x}": random(*((32, 2) if x == "a" else (2, 32)), seed=w) fo
 @pytest.mark.parametrize("parts", [FULL, LOHA], ids=["LoKr", "LoHa"])
 def test_a_read_product_is_the_files_tensors_themselves(parts, tmp_path):
     """Reading takes no memory beside the file's: neither float32 copies nor the unfolded change."""
-    source = open_source(lokr_file(tmp_path, parts=parts, dtype=torch.bfloat16))
+    source = open_lora_file(lokr_file(tmp_path, parts=parts, dtype=torch.bfloat16))
     from danceopd_ext.lora.read import to_lora
 
     change = to_lora(source, layout("z_image")).modules[Q]

@@ -11,8 +11,8 @@ from tiny_lora import block_lora, keyed, layout, random_lora, save
 
 from danceopd_ext.cli import main, run
 from danceopd_ext.errors import UserError, printable
+from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.lora.source import open_source
 
 PEFT = (".lora_A.weight", ".lora_B.weight")
 CLEAR = "\x1b[2J\x1b[31mred"
@@ -24,7 +24,7 @@ def good() -> dict[str, torch.Tensor]:
 
 def refusal(place) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(place)
+        open_lora_file(place)
     return str(caught.value)
 
 
@@ -66,7 +66,7 @@ def test_no_metadata_at_all(tmp_path):
     content = json.dumps(header).encode()
     file = tmp_path / "x.safetensors"
     file.write_bytes(struct.pack("<Q", len(content)) + content + bytes(8))
-    assert open_source(file).metadata == {}
+    assert open_lora_file(file).metadata == {}
 
 
 @pytest.mark.parametrize(

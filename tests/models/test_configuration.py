@@ -10,7 +10,7 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import configuration
 from danceopd_ext.models.configuration import MOST_LAYERS, MOST_MODULES, built_from, on_paper, within_limits
-from danceopd_ext.models.loading import check_parts, encode_prompts, find_source, load_layout, load_scheduler
+from danceopd_ext.models.loading import check_parts, encode_prompts, find_model_files, load_layout, load_scheduler
 from tests.tiny.packed_pipelines import save_any
 
 FILES = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json", "text_encoder/config.json")
@@ -28,7 +28,7 @@ def folder(model, tmp_path):
 
 
 def read(folder):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     check_parts(source)
     return source, load_layout(source)
 
@@ -150,7 +150,7 @@ def test_any_error_inside_is_a_message(tmp_path, error):
 
 
 def test_a_tokenizer_that_fails_is_named(folder, monkeypatch):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
 
     def fails(*_):
         raise ValueError("no padding token")
@@ -161,5 +161,5 @@ def test_a_tokenizer_that_fails_is_named(folder, monkeypatch):
 
 
 def test_the_scheduler_is_as_it_was_before_it_was_tried(folder):
-    scheduler = load_scheduler(find_source(str(folder)))
+    scheduler = load_scheduler(find_model_files(str(folder)))
     assert len(scheduler.sigmas) == scheduler.config.num_train_timesteps

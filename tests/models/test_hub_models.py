@@ -10,7 +10,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import (
     CHECKED_FILES,
     fetch,
-    find_source,
+    find_model_files,
     load_layout,
     load_scheduler,
     load_text_pipeline,
@@ -35,7 +35,7 @@ def files(folder):
 
 
 def test_the_small_files_tell_all_but_the_weights(hub, folder):
-    source, local = find_source(ID), find_source(str(folder))
+    source, local = find_model_files(ID), find_model_files(str(folder))
     assert (source.name, source.hub, source.family) == (ID, ID, local.family)
     assert files(source.components) == set(CHECKED_FILES)
     assert source.vae_scale_factor == local.vae_scale_factor
@@ -47,7 +47,7 @@ def test_the_small_files_tell_all_but_the_weights(hub, folder):
 @pytest.mark.parametrize("moved", [False, True])
 def test_the_weights_come_once_and_from_where_they_are(hub, folder, moved):
     hub.moved = moved
-    source = fetch(find_source(ID))
+    source = fetch(find_model_files(ID))
     assert hub.downloaded == [ID]
     assert (source.name, source.hub) == (ID, None)
     assert source.transformer == source.components == hub.cache / ("moved" if moved else "snapshots") / ID
@@ -60,7 +60,7 @@ def test_the_weights_come_once_and_from_where_they_are(hub, folder, moved):
 
 
 def test_what_is_here_is_not_fetched(hub, folder):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     assert source.hub is None
     assert fetch(source) is source
     assert hub.downloaded == []
@@ -73,7 +73,7 @@ def test_what_a_single_file_lacks(given, moved, monkeypatch, tmp_path):
     where = ID if given else FAMILIES["sd3"].default_components
     hub = put_up(monkeypatch, Hub({where: folder}, tmp_path / "cache", moved))
     file = to_single_file("sd3", ALL["sd3"]().transformer, tmp_path / "one.safetensors")
-    source = find_source(str(file), components_from=ID if given else None)
+    source = find_model_files(str(file), components_from=ID if given else None)
     assert (source.name, source.hub, source.transformer) == ("one", where, file)
     assert hub.downloaded == []
     source = fetch(source)
@@ -86,7 +86,7 @@ def test_what_a_single_file_lacks(given, moved, monkeypatch, tmp_path):
 
 def test_a_download_that_breaks_off(monkeypatch, tmp_path):
     hub = put_up(monkeypatch, Hub({ID: save_any("sd3", tmp_path / "model")}, tmp_path / "cache"))
-    source = find_source(ID)
+    source = find_model_files(ID)
     hub.models.clear()
     with pytest.raises(UserError, match=rf"{ID}: the hub does not give the whole model \(404 .*Check your connection"):
         fetch(source)
@@ -97,7 +97,7 @@ def test_a_repository_of_something_else(monkeypatch, tmp_path):
     (tmp_path / "lora" / "lora.safetensors").touch()
     put_up(monkeypatch, Hub({ID: tmp_path / "lora"}, tmp_path / "cache"))
     with pytest.raises(UserError, match=rf"{ID} \(checkpoint\): the hub gives no model_index.json of it"):
-        find_source(ID, key="checkpoint")
+        find_model_files(ID, key="checkpoint")
 
 
 # --- the libraries' own functions, without a connection
@@ -118,8 +118,8 @@ def cached(monkeypatch, tmp_path):
 
 def test_a_cached_model_needs_no_connection(cached, folder):
     shutil.copytree(folder, cached, dirs_exist_ok=True)
-    source = find_source(ID)
-    assert (source.name, source.family) == (ID, find_source(str(folder)).family)
+    source = find_model_files(ID)
+    assert (source.name, source.family) == (ID, find_model_files(str(folder)).family)
     source = fetch(source)
     assert source.components.resolve() == cached.resolve()
     load_transformer(source, torch.float32)
@@ -128,10 +128,10 @@ def test_a_cached_model_needs_no_connection(cached, folder):
 def test_a_model_that_was_never_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=rf"{ID} .*is no file or folder here, and the hub does not give it \("):
-        find_source(ID)
+        find_model_files(ID)
 
 
 def test_a_model_of_which_one_file_was_downloaded(cached):
     (cached / "lora.safetensors").touch()
     with pytest.raises(UserError, match="without a connection, it was not downloaded before"):
-        find_source(ID)
+        find_model_files(ID)

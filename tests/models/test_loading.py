@@ -11,7 +11,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models import loading
 from danceopd_ext.models.decoding import decode, encode
 from danceopd_ext.models.loading import (
-    find_source,
+    find_model_files,
     load_layout,
     load_scheduler,
     load_text_pipeline,
@@ -25,7 +25,7 @@ from tests.tiny.single_file import to_single_file
 
 
 def family_of(folder):
-    return find_source(str(folder)).family
+    return find_model_files(str(folder)).family
 
 
 def same_weights(one, other):
@@ -34,7 +34,7 @@ def same_weights(one, other):
 
 
 def test_folder_gives_every_part(folder):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     assert source.name == "model"
     assert source.vae_scale_factor == 2
     transformer = load_transformer(source, torch.float32)
@@ -48,7 +48,7 @@ def test_folder_gives_every_part(folder):
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_text_encoders_of_a_folder(name, tmp_path, processors):
-    source, expected = find_source(str(save_any(name, tmp_path / "model"))), ALL[name]()
+    source, expected = find_model_files(str(save_any(name, tmp_path / "model"))), ALL[name]()
     pipeline = load_text_pipeline(source, torch.float32, "cpu")
     assert pipeline.transformer is None
     assert pipeline.vae is None
@@ -59,7 +59,7 @@ def test_text_encoders_of_a_folder(name, tmp_path, processors):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_precision(folder, dtype):
-    assert load_transformer(find_source(str(folder)), dtype).dtype == dtype
+    assert load_transformer(find_model_files(str(folder)), dtype).dtype == dtype
 
 
 #: diffusers reads FLUX.1's fused layers in the released size only
@@ -72,7 +72,7 @@ def test_single_file_gives_the_same_transformer(name, tmp_path, prefix):
     family, folder = FAMILIES[name], save_any(name, tmp_path / "folder")
     original = ALL[family.name](seed=5).transformer
     file = to_single_file(family.name, original, tmp_path / "my_model.safetensors", prefix)
-    source = find_source(str(file), family.name, components_from=str(folder))
+    source = find_model_files(str(file), family.name, components_from=str(folder))
     assert (source.family, source.name) == (family, "my_model")
     loaded = load_transformer(source, torch.float32)
     state, expected = loaded.state_dict(), original.state_dict()
@@ -87,7 +87,7 @@ def test_a_file_with_more_than_the_transformer(tmp_path):
     original = ALL["qwen_image"](seed=5).transformer
     tensors = {f"model.diffusion_model.{k}": v for k, v in original.state_dict().items()}
     save_file({**tensors, "vae.conv1.weight": torch.zeros(1)}, tmp_path / "all.safetensors")
-    source = find_source(str(tmp_path / "all.safetensors"), components_from=str(folder))
+    source = find_model_files(str(tmp_path / "all.safetensors"), components_from=str(folder))
     assert same_weights(load_transformer(source, torch.float32), original)
     assert loading._own_names(source.transformer).keys() == original.state_dict().keys()
 
@@ -109,14 +109,14 @@ def test_checkpoints_tell_their_family(name):
 
 
 def test_a_class_that_diffusers_lacks_is_named(monkeypatch, folder):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     monkeypatch.setattr(type(source.family), "transformer_class", "TransformerOfTomorrow")
     with pytest.raises(UserError, match="no TransformerOfTomorrow: this model needs a newer one"):
         load_transformer(source, torch.float32)
 
 
 def test_a_text_encoder_that_needs_another_library(monkeypatch, folder):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
 
     def refuse(*arguments, **more):
         raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library")
@@ -127,14 +127,14 @@ def test_a_text_encoder_that_needs_another_library(monkeypatch, folder):
 
 
 def test_layout_knows_shapes_without_weights(folder):
-    layout, config = load_layout(find_source(str(folder)))
+    layout, config = load_layout(find_model_files(str(folder)))
     transformer = ALL[family_of(folder).name]().transformer
     assert dict(layout.shapes) == dict(family_of(folder).layout(transformer).shapes)
     assert config["in_channels"] == transformer.config.in_channels
 
 
 def test_pictures_are_decoded_as_the_pipeline_does(folder):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     family, pipeline = source.family, ALL[source.family.name]()
     latents = noise_for(family, pipeline, (32, 32))
     found = decode(load_vae(source, torch.float32), latents)
@@ -160,7 +160,7 @@ def vae_output(family, vae, latents):
 
 def test_latents_of_a_picture_become_that_picture(folder):
     """encode is the inverse of decode's scale: the VAE alone stands between them."""
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     vae = load_vae(source, torch.float32)
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_latents_of_a_picture_become_that_picture(folder):
 
 def error(where, *arguments, **more):
     with pytest.raises(UserError) as caught:
-        find_source(str(where), *arguments, **more)
+        find_model_files(str(where), *arguments, **more)
     return str(caught.value)
 
 
@@ -208,7 +208,7 @@ def test_half_a_transformer_is_refused(folder, tmp_path):
     weights = next((tmp_path / "model" / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(UserError, match="transformer"):
-        load_transformer(find_source(str(tmp_path / "model")), torch.float32)
+        load_transformer(find_model_files(str(tmp_path / "model")), torch.float32)
 
 
 def test_a_transformer_without_one_of_its_layers_is_refused(folder, tmp_path):
@@ -219,7 +219,7 @@ def test_a_transformer_without_one_of_its_layers_is_refused(folder, tmp_path):
     lost = next(name for name in tensors if (name.endswith(".weight") and "block" in name) or "layers" in name)
     save_file({name: tensor for name, tensor in tensors.items() if name != lost}, weights)
     with pytest.raises(UserError, match="1 tensors of the transformer are missing") as caught:
-        load_transformer(find_source(str(tmp_path / "model")), torch.float32)
+        load_transformer(find_model_files(str(tmp_path / "model")), torch.float32)
     assert lost in str(caught.value)
 
 
@@ -231,7 +231,7 @@ def test_a_single_file_without_one_of_its_layers_is_refused(name, tmp_path):
     lost = next(key for key in tensors if key.endswith((".mlp.fc2.weight", "feed_forward.w2.weight", "net.2.weight")))
     save_file({key: tensor for key, tensor in tensors.items() if key != lost}, file)
     with pytest.raises(UserError, match=r"one\.safetensors"):
-        load_transformer(find_source(str(file), name, str(components)), torch.float32)
+        load_transformer(find_model_files(str(file), name, str(components)), torch.float32)
 
 
 def test_hub_id_that_cannot_be_reached(monkeypatch):
@@ -248,7 +248,7 @@ def test_hub_id_that_cannot_be_reached(monkeypatch):
 @pytest.mark.parametrize("name", ["a red ball on a table, " * 20, "~nobody_at_all/models/x", "a\0b"])
 def test_what_cannot_be_the_name_of_a_file_was_not_found(name):
     with pytest.raises(UserError, match=r"\(pretrained_model_name_or_path\) was not found: give a hub id"):
-        find_source(name)
+        find_model_files(name)
 
 
 def test_a_folder_with_the_transformer_alone_has_a_layout(pipelines, tmp_path):
@@ -256,5 +256,5 @@ def test_a_folder_with_the_transformer_alone_has_a_layout(pipelines, tmp_path):
     whole, alone = pipelines["sd3"], tmp_path / "alone"
     shutil.copytree(whole / "transformer", alone / "transformer")
     shutil.copy(whole / "model_index.json", alone)
-    layouts = [load_layout(find_source(str(place)))[0] for place in (whole, alone)]
+    layouts = [load_layout(find_model_files(str(place)))[0] for place in (whole, alone)]
     assert layouts[0].shapes == layouts[1].shapes

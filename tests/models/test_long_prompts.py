@@ -10,7 +10,7 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import qwen_image
 from danceopd_ext.models.family import Sources, TextConditions
-from danceopd_ext.models.loading import find_source, load_layout, load_text_pipeline, load_transformer
+from danceopd_ext.models.loading import find_model_files, load_layout, load_text_pipeline, load_transformer
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.z_image import room_in_places, within_places
 from tests.tiny.calls import pictures
@@ -29,7 +29,7 @@ def differ(family, pipeline, one, other):
 
 
 def test_the_room_is_where_the_pipeline_cuts(folder, processors):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     family, pipeline = source.family, load_text_pipeline(source, torch.float32, "cpu")
     room = family.text_room(pipeline, ROOMY)
     fitting = max(n for n in range(1, room + 1) if family.text_length(pipeline, words(n)) <= room)
@@ -40,7 +40,7 @@ def test_the_room_is_where_the_pipeline_cuts(folder, processors):
 
 @pytest.mark.parametrize("name", ["z_image", "z_image_omni"])
 def test_a_prompt_of_any_length_is_drawn(name, tmp_path):
-    source = find_source(str(save_any(name, tmp_path / "model")))
+    source = find_model_files(str(save_any(name, tmp_path / "model")))
     family, pipeline = source.family, load_text_pipeline(source, torch.float32, "cpu")
     transformer, config = load_transformer(source, torch.float32), load_layout(source)[1]
     room = family.text_room(pipeline, config)
@@ -60,7 +60,7 @@ def test_a_prompt_of_any_length_is_drawn(name, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_long_instruction_has_place_beside_its_source_images(count, tmp_path):
-    source = find_source(str(save_any("z_image_omni", tmp_path / "model")))
+    source = find_model_files(str(save_any("z_image_omni", tmp_path / "model")))
     family, pipeline = source.family, load_text_pipeline(source, torch.float32, "cpu")
     transformer, config = load_transformer(source, torch.float32), load_layout(source)[1]
     (item,) = family.encode_prompts(pipeline, [words(700)], [Sources(pictures(count), (16, 16))])
@@ -91,7 +91,7 @@ def test_a_tokenizer_that_gives_more_than_clip_has_positions_for(name, tmp_path)
         settings = folder / part / "tokenizer_config.json"
         if part == "tokenizer" or name == "sd3":
             settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 10**30}))
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     pipeline = load_text_pipeline(source, torch.float32, "cpu")
     assert pipeline.tokenizer_max_length == pipeline.text_encoder.config.max_position_embeddings
     (found,) = source.family.encode_prompts(pipeline, [words(700)])
@@ -100,7 +100,9 @@ def test_a_tokenizer_that_gives_more_than_clip_has_positions_for(name, tmp_path)
 
 def test_an_edit_whose_text_has_no_place_names_the_prompt(tmp_path, processors, small_sources, monkeypatch):
     monkeypatch.setattr(qwen_image, "LONGEST_EDIT", 200)
-    pipeline = load_text_pipeline(find_source(str(save_any("qwen_image_edit", tmp_path / "m"))), torch.float32, "cpu")
+    pipeline = load_text_pipeline(
+        find_model_files(str(save_any("qwen_image_edit", tmp_path / "m"))), torch.float32, "cpu"
+    )
     sources = [Sources(pictures(1), (64, 64))]
     FAMILIES["qwen_image_edit"].encode_prompts(pipeline, ["a cat"], sources)
     with pytest.raises(UserError, match=r'cannot read the prompt "red red .* tokens, more than 200\. Shorten it'):

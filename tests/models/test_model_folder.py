@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import loading
-from danceopd_ext.models.loading import Source, find_source, load_scheduler, load_text_pipeline, load_vae
+from danceopd_ext.models.loading import ModelFiles, find_model_files, load_scheduler, load_text_pipeline, load_vae
 from danceopd_ext.models.model_folder import check_folder
 from danceopd_ext.models.registry import FAMILIES
 from scripts.campaigns.hostile_models import CODES, copy, longest
@@ -47,7 +47,7 @@ def change(path: Path, **values) -> None:
 def test_a_folder_with_code_is_refused(model, marker, name):
     OPENED[name](model, marker)
     with pytest.raises(UserError) as error:
-        find_source(str(model))
+        find_model_files(str(model))
     assert str(model) in str(error.value) and "It was not opened" in str(error.value)
     assert not marker.exists()
 
@@ -57,7 +57,7 @@ def test_the_libraries_run_none_of_it_either(model, marker, name, monkeypatch):
     """What passes the border all the same is not run: the libraries are told that no code of a model may."""
     OPENED[name](model, marker)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user is asked whether code may run"))
-    source = Source(FAMILIES["z_image"], model, model, "model")
+    source = ModelFiles(FAMILIES["z_image"], model, model, "model")
     for load in (
         load_scheduler,
         lambda s: load_vae(s, torch.float32),
@@ -73,7 +73,7 @@ def test_a_model_on_the_hub_is_checked_when_its_files_are_here(model, marker, na
     OPENED[name](model, marker)
     hub = put_up(monkeypatch, Hub({"someone/model": model}, tmp_path / "cache"))
     with pytest.raises(UserError, match="It was not opened"):
-        loading.fetch(find_source("someone/model"))
+        loading.fetch(find_model_files("someone/model"))
     assert len(hub.downloaded) <= 1
     assert not marker.exists()
 
@@ -90,7 +90,7 @@ def test_what_is_handed_to_the_libraries(pipelines, monkeypatch):
 
     for cls in ("ZImagePipeline", "ZImageTransformer2DModel", "AutoencoderKL"):
         spy(loading.library_class(cls), "from_pretrained")
-    source = find_source(str(pipelines["z_image"]))
+    source = find_model_files(str(pipelines["z_image"]))
     loading.load_text_pipeline(source, torch.float32, "cpu")
     loading.load_transformer(source, torch.float32)
     loading.load_vae(source, torch.float32)
@@ -184,6 +184,6 @@ def test_weights_that_are_pickles_are_not_read(model):
     from danceopd_ext.engine.checks import check_weights
 
     with pytest.raises(UserError, match=r"A \.bin file can run code"):
-        check_weights(find_source(str(model)))
+        check_weights(find_model_files(str(model)))
     with pytest.raises(UserError):
-        load_text_pipeline(Source(FAMILIES["z_image"], model, model, "model"), torch.float32, "cpu")
+        load_text_pipeline(ModelFiles(FAMILIES["z_image"], model, model, "model"), torch.float32, "cpu")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from danceopd_ext.engine.checks import check_transformer
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import loading
-from danceopd_ext.models.loading import checkpoint_keys, find_source
+from danceopd_ext.models.loading import checkpoint_keys, find_model_files
 
 
 def refused(call, *arguments, **keywords) -> str:
@@ -27,7 +27,7 @@ def refused(call, *arguments, **keywords) -> str:
 def test_a_path_that_is_not_here_is_not_asked_for(where, key, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
-    message = refused(find_source, where, key=key)
+    message = refused(find_model_files, where, key=key)
     assert f"{where} ({key}) was not found" in message and "does not exist either" in message
 
 
@@ -36,7 +36,7 @@ def test_components_that_are_not_here(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
     name = "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"
     save_file({name: torch.ones(2, 2)}, tmp_path / "one.safetensors")
-    message = refused(find_source, "one.safetensors", components_from="models/sd3", model_type="sd3")
+    message = refused(find_model_files, "one.safetensors", components_from="models/sd3", model_type="sd3")
     assert "models/sd3 (components_from) was not found" in message
 
 
@@ -48,7 +48,7 @@ def test_a_name_that_can_be_both(monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loading, "snapshot_download", gone)
-    message = refused(find_source, "flux/base")
+    message = refused(find_model_files, "flux/base")
     assert message.startswith("flux/base (pretrained_model_name_or_path) is no file or folder here")
     assert "it has no repository flux/base" in message and f"the current folder is {tmp_path}" in message
 
@@ -58,7 +58,7 @@ def test_models_that_never_end(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
     for name, kind in (("pipe", "a pipe"), ("zero", "a device")):
-        assert kind in refused(find_source, str(tmp_path / f"{name}.safetensors"))
+        assert kind in refused(find_model_files, str(tmp_path / f"{name}.safetensors"))
         assert kind in refused(checkpoint_keys, tmp_path / f"{name}.safetensors")
 
 
@@ -76,7 +76,7 @@ PARTS = {
 @pytest.mark.parametrize("index", PARTS.values(), ids=PARTS)
 def test_an_index_of_parts_that_are_not_there(index, pipelines, tmp_path):
     model = shutil.copytree(pipelines["sd3"], tmp_path / "model")
-    source = find_source(str(model))
+    source = find_model_files(str(model))
     check_transformer(source)
     file = model / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     file.write_text(json.dumps(index), encoding="utf-8")
@@ -88,4 +88,4 @@ def test_an_index_of_the_parts_that_are_there(pipelines, tmp_path):
     model = shutil.copytree(pipelines["sd3"], tmp_path / "model")
     file = model / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     file.write_text('{"weight_map": {"a": "diffusion_pytorch_model.safetensors"}}', encoding="utf-8")
-    check_transformer(find_source(str(model)))
+    check_transformer(find_model_files(str(model)))

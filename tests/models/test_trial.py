@@ -11,7 +11,7 @@ import torch
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import trial
-from danceopd_ext.models.loading import find_source, load_text_pipeline
+from danceopd_ext.models.loading import find_model_files, load_text_pipeline
 from scripts.campaigns.hostile_models import CODES, ENDLESS, copy
 from tests.tiny.pipelines import tokenizer
 
@@ -48,7 +48,7 @@ def model(pipelines, tmp_path) -> Path:
 
 
 def encoded(folder: Path):
-    source = find_source(str(folder))
+    source = find_model_files(str(folder))
     pipeline = load_text_pipeline(source, torch.float32, "cpu")
     return source.family.encode_prompts(pipeline, ["red cat"])
 

@@ -9,7 +9,7 @@ import torch
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.models.loading import find_source, load_layout
+from danceopd_ext.models.loading import find_model_files, load_layout
 
 
 def random_lora(layout: Layout, endings: tuple[str, ...], seed: int, rank: int = 4, size: float = 0.3) -> Lora:
@@ -26,7 +26,7 @@ def random_lora(layout: Layout, endings: tuple[str, ...], seed: int, rank: int =
 
 def layout_of(model: Path) -> Layout:
     """The LoRA names of the transformer in a pipeline folder."""
-    return load_layout(find_source(str(model)))[0]
+    return load_layout(find_model_files(str(model)))[0]
 
 
 def write_random_lora(
@@ -40,5 +40,5 @@ def write_random_lora(
 ) -> Path:
     """A LoRA file for the pipeline in `model`, by default on the layers that its family trains."""
     layout = layout_of(model)
-    endings = endings or find_source(str(model)).family.lora_targets
+    endings = endings or find_model_files(str(model)).family.lora_targets
     return write_lora(path, random_lora(layout, endings, seed, rank, size), layout, format, dtype=torch.float32)

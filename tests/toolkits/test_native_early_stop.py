@@ -13,7 +13,13 @@ from danceopd_ext.engine.fields import AdapterField
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.method import Batch, Method, draw_query_indices, generator, sample_noise, update
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import find_source, load_layout, load_scheduler, load_text_pipeline, load_transformer
+from danceopd_ext.models.loading import (
+    find_model_files,
+    load_layout,
+    load_scheduler,
+    load_text_pipeline,
+    load_transformer,
+)
 from danceopd_ext.reproduce.full_rollout import full_rollouts
 from danceopd_ext.toolkits.native.run_plan import STUDENT
 from tests.tiny.loras import random_lora
@@ -27,7 +33,7 @@ class Setup:
     """A student that has left its start, a teacher, and a sigma grid on a tiny model."""
 
     def __init__(self, model):
-        source = find_source(str(model))
+        source = find_model_files(str(model))
         layout, config = load_layout(source)
         family = source.family
         self.adapters = Adapters(load_transformer(source, torch.float32))
@@ -143,7 +149,7 @@ def test_logged_forwards(pipelines, launch, tmp_path):
 
 
 def test_three_teachers_cost_their_loras_only(pipelines):
-    source = find_source(str(pipelines["sd3"]))
+    source = find_model_files(str(pipelines["sd3"]))
     layout, _ = load_layout(source)
     transformer = load_transformer(source, torch.float32)
     base = parameter_bytes(transformer)

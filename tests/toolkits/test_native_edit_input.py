@@ -185,7 +185,7 @@ def test_a_dataset_folder_of_edits(key, from_folder, tmp_path):
 
 def test_edits_need_no_results(from_folder):
     items = from_folder(image_dir="before")
-    assert [(item.size, item.target) for item in items] == [((20, 12), None)] * 2
+    assert [(item.size, item.picture) for item in items] == [((20, 12), None)] * 2
 
 
 def test_results_are_used_by_the_methods_that_start_from_them_and_by_no_other(from_folder, capsys):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from danceopd_ext.lora.algebra import compress, merge, relative_difference
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.models.loading import find_source, load_transformer
+from danceopd_ext.models.loading import find_model_files, load_transformer
 from danceopd_ext.toolkits.native import effects
 from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.train import make_accelerator
@@ -116,7 +116,7 @@ def test_a_checkpoint_with_the_bases_files(notes, copy):
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_a_checkpoint_with_the_bases_weights_in_other_files(pipelines, copy, tmp_path, rank):
-    tuned = load_transformer(find_source(str(copy)), torch.float32)
+    tuned = load_transformer(find_model_files(str(copy)), torch.float32)
     tuned.save_pretrained(copy / "transformer", max_shard_size="20KB")
     for file in (copy / "transformer").glob("diffusion_pytorch_model.safetensors"):
         file.unlink()
@@ -126,7 +126,7 @@ def test_a_checkpoint_with_the_bases_weights_in_other_files(pipelines, copy, tmp
 
 
 def test_a_checkpoint_that_differs_in_one_weight_is_not_named(pipelines, copy, tmp_path):
-    tuned = load_transformer(find_source(str(copy)), torch.float32)
+    tuned = load_transformer(find_model_files(str(copy)), torch.float32)
     with torch.no_grad():
         tuned.proj_out.bias[0] += 1
     tuned.save_pretrained(copy / "transformer")

@@ -11,7 +11,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import find_source, load_text_pipeline
+from danceopd_ext.models.loading import find_model_files, load_text_pipeline
 from danceopd_ext.toolkits.native import train as train_module
 from tests.tiny.loras import write_random_lora
 from tests.tiny.presets import write_preset
@@ -74,7 +74,7 @@ def test_two_teachers_become_one_lora(pipelines, launch, spied, caplog, tmp_path
 
 
 def check_diffusers_gives_the_student(family, model, file, student, caplog):
-    source = find_source(str(model))
+    source = find_model_files(str(model))
     pipeline = getattr(diffusers, source.family.pipeline_class).from_pretrained(model)
     before = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
     diffusers_logging.set_verbosity_warning()

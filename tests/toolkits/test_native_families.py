@@ -10,7 +10,7 @@ from danceopd_ext.config import load_preset
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.models.loading import Source
+from danceopd_ext.models.loading import ModelFiles
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.run_plan import Loras
 from danceopd_ext.toolkits.native.student import choose_layers
@@ -83,7 +83,7 @@ def test_a_default_that_fits_no_layer_is_skipped(name, tmp_path):
     preset = load_preset(write_preset(tmp_path, tmp_path, {"base": {}}, resolution=None))
 
     def model_with(shapes):
-        source = Source(family, tmp_path, tmp_path, "model")
+        source = ModelFiles(family, tmp_path, tmp_path, "model")
         return Model(source, replace(whole, shapes=shapes), {}, torch.device("cpu"))
 
     for ending in family.lora_targets:

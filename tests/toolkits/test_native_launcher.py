@@ -14,7 +14,7 @@ from diffusers import ZImageTransformer2DModel
 
 from danceopd_ext.config.schema import TrainingSection
 from danceopd_ext.engine.model import Model
-from danceopd_ext.models.loading import Source
+from danceopd_ext.models.loading import ModelFiles
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import checks, optimizers, processes
 from danceopd_ext.toolkits.native.launcher import ENGINES, unused_options
@@ -143,7 +143,7 @@ def test_the_size_of_a_model_without_its_weights():
     with torch.device("meta"):
         transformer = ZImageTransformer2DModel()
     family, layout = FAMILIES["z_image"], FAMILIES["z_image"].layout(transformer)
-    model = Model(Source(family, Path(), Path(), "model"), layout, transformer.config, torch.device("cpu"))
+    model = Model(ModelFiles(family, Path(), Path(), "model"), layout, transformer.config, torch.device("cpu"))
     (note,) = checks.slow_without_gpu(model)
     assert "Z-Image has 6.2 billion parameters" in note
     assert not checks.slow_without_gpu(replace(model, device=torch.device("cuda")))

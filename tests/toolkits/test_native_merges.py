@@ -12,7 +12,7 @@ from safetensors import safe_open
 from danceopd_ext.lora.algebra import compress, extract, merge, relative_difference
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import find_source, load_transformer
+from danceopd_ext.models.loading import find_model_files, load_transformer
 from tests.tiny.loras import layout_of
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import says
@@ -72,7 +72,7 @@ def test_a_merge_that_is_too_large_is_compressed_and_the_loss_told(ran, strong, 
 
 
 def test_a_checkpoint_is_merged_as_the_lora_extracted_from_it(ran, strong, pipelines, tmp_path):
-    source = find_source(str(pipelines["sd3"]))
+    source = find_model_files(str(pipelines["sd3"]))
     tuned = load_transformer(source, torch.float32)
     with torch.no_grad():
         for parameter in tuned.parameters():

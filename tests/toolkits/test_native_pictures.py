@@ -11,12 +11,12 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from danceopd_ext.data.targets import load_target
+from danceopd_ext.data.pictures import load_cut
 from danceopd_ext.engine import latents
 from danceopd_ext.engine import model as engine_model
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import decode
-from danceopd_ext.models.loading import find_source, load_vae
+from danceopd_ext.models.loading import find_model_files, load_vae
 from danceopd_ext.toolkits.native.encoding import FEWER_PICTURES
 from tests.tiny.presets import write_preset
 from tests.toolkits.conftest import log_of, says
@@ -29,11 +29,11 @@ def test_latents_of_a_picture_are_the_pipelines_own(pipelines, pictures, tmp_pat
     keys = {"method": "joint", "prompts": pictures, "resolution": 16}
     preset = write_preset(tmp_path / "run", pipelines[family], {"one": {}, "two": {}}, **keys)
     built = build(preset)
-    (item,) = [item for item in built.plan.data.items() if item.target.path.name == "two1.png"]
+    (item,) = [item for item in built.plan.data.items() if item.picture.path.name == "two1.png"]
     found = built.data.encodings.pictures.get(item)
 
-    vae = load_vae(find_source(str(pipelines[family])), torch.float32)
-    cut = Image.fromarray(load_target(item.target, (16, 16)))
+    vae = load_vae(find_model_files(str(pipelines[family])), torch.float32)
+    cut = Image.fromarray(load_cut(item.picture, (16, 16)))
     pixels = VaeImageProcessor(vae_scale_factor=2).preprocess(cut)
     with torch.no_grad():
         latents = vae.encode(pixels).latent_dist.mode()

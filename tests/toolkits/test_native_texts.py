@@ -12,7 +12,7 @@ from danceopd_ext.engine import prompts as engine_prompts
 from danceopd_ext.engine.fields import CheckpointField
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import find_source, load_text_pipeline, stream
+from danceopd_ext.models.loading import find_model_files, load_text_pipeline, stream
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.encoding import FEWER_TEXTS
 from tests.tiny.calls import noise_for
@@ -50,7 +50,7 @@ def test_a_large_cache_is_announced(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_encoders_that_do_not_fit_are_streamed_and_give_the_same(name, tmp_path, monkeypatch, processors):
-    source = find_source(str(save_any(name, tmp_path / "model")))
+    source = find_model_files(str(save_any(name, tmp_path / "model")))
     family = FAMILIES[name]
     expected = family.encode_prompts(load_text_pipeline(source, torch.float32, "cpu"), ["a cat"])[0]
     import diffusers

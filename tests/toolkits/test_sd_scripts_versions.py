@@ -67,7 +67,7 @@ def test_prompt_files_become_a_dataset(prompt_dataset, version, tmp_path):
     """Upstream put an argument of BaseDataset between two others."""
     module = prompt_dataset(version)
     lines = [("a cat", 64), ("a dog", 96), ("an ox", 64)]
-    items = tuple(Item(text=text, width=width, height=64, source="p.txt") for text, width in lines)
+    items = tuple(Item(text=text, width=width, height=64, where="p.txt") for text, width in lines)
     file = module.PromptFile(Path("p.txt"), "base", items)
     module._waiting[:] = [((file,), prompt_args(module), tmp_path)]
     group = module.prompt_group(None, 75, "64,64", False, something_new=True)

@@ -16,7 +16,7 @@ import torch
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
-from danceopd_ext.lora.source import open_source
+from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.toolkits.earlier import refuse_overwriting, refuse_traps
 from danceopd_ext.toolkits.hosted.class_names import check_class_names
@@ -105,7 +105,7 @@ def check_teachers(options: DanceOPDSection, names: LayerNames | None, title: st
         for name, teacher in options.teachers.items():
             for place in teacher.loras:
                 try:
-                    open_source(place)
+                    open_lora_file(place)
                 except UserError as error:
                     raise UserError(f"[danceopd.teachers.{name}] {error}") from None
         return

@@ -79,7 +79,7 @@ def _check_size(item: Item, route: str, adapter: MusubiAdapter) -> None:
     step = adapter.size_step
     if item.width % step or item.height % step:
         raise UserError(
-            f"{item.source}: {item.width}x{item.height} pixels: width and height must be multiples of {step} "
+            f"{item.where}: {item.width}x{item.height} pixels: width and height must be multiples of {step} "
             "(resolution in the preset, or --w and --h of the prompt)."
         )
     if adapter.latent_shape(item.width, item.height) is None:

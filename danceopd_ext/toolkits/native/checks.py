@@ -9,8 +9,8 @@ from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import DanceOPDSection, OptimizerSection
+from danceopd_ext.data.pictures import PictureFile, inspect_picture
 from danceopd_ext.data.plan import Plan
-from danceopd_ext.data.targets import PictureFile, inspect_picture
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
@@ -118,15 +118,15 @@ def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, Pictu
     Raises UserError for a picture that is missing or damaged, and when the method cannot do without one.
     """
     use, items = METHODS[method].targets, list(plan.items())
-    with_picture = [item for item in items if item.target]
+    with_picture = [item for item in items if item.picture]
     if use == "unused":
         if with_picture:
             notes.append(f'the pictures of {len(with_picture)} items are not opened: method = "{method}" needs none')
         return {}
-    bare = next((item for item in items if not item.target), None)
+    bare = next((item for item in items if not item.picture), None)
     if use == "needed" and bare:
         raise UserError(
-            f'{bare.source or "the data"}: method = "{method}" learns from pictures, and this item has none (as '
+            f'{bare.where or "the data"}: method = "{method}" learns from pictures, and this item has none (as '
             f"{len(items) - len(with_picture)} of {len(items)}). Give each route an image_dir with images in the "
             "dataset file, or a column target in a .csv or .jsonl prompt file, or the weight 0 in [danceopd.routes]."
         )
@@ -135,7 +135,7 @@ def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, Pictu
             f"{len(items) - len(with_picture)} of {len(items)} items have no picture: there method = "
             f'"{method}" starts from random latents'
         )
-    return {path: inspect_picture(path) for path in dict.fromkeys(item.target.path for item in with_picture)}
+    return {path: inspect_picture(path) for path in dict.fromkeys(item.picture.path for item in with_picture)}
 
 
 def unused_keys(options: DanceOPDSection) -> list[str]:

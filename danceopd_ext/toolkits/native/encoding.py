@@ -41,7 +41,7 @@ def encode_prompts(plan: RunPlan, encodings: Encodings, accelerator: Accelerator
             say,
             FEWER_TEXTS,
             batch_size=plan.preset.dataset.text_encoder_batch_size,
-            files={item.text: item.source for item in plan.data.items()},
+            files={item.text: item.where for item in plan.data.items()},
         )
         if count:
             say(f"encoded {count} prompts; the text encoders are freed")
@@ -71,7 +71,7 @@ def encode_pictures(plan: RunPlan, encodings: Encodings, accelerator: Accelerato
 
 
 def _with_picture(plan: RunPlan) -> list[Item]:
-    return [item for item in plan.data.items() if item.target]
+    return [item for item in plan.data.items() if item.picture]
 
 
 def all_prompts(plan: RunPlan) -> list[Prompt]:

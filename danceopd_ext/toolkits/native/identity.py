@@ -14,7 +14,7 @@ def settings_of(plan: RunPlan) -> dict[str, object]:
     """Return the facts by name, but for `contents_of`: what is known before the model's weights are here."""
     network, options, optimizer = plan.preset.network, plan.preset.danceopd, plan.preset.optimizer
     return {
-        "pretrained_model_name_or_path": plan.model.source.name,
+        "pretrained_model_name_or_path": plan.model.files.name,
         "network_dim": network.network_dim,
         "network_alpha": network.network_alpha or network.network_dim,
         "lora_targets": plan.student_layers,
@@ -42,8 +42,8 @@ def contents_of(plan: RunPlan) -> dict[str, object]:
     """Return digests of the models' files. Raises UserError if a part of a model has none."""
     pictures = plan.pictures or any(item.source_images for item in plan.data.items())
     return {
-        "model_content": transformer_digest(plan.model.source),
-        "components_content": components_digest(plan.model.source, ["scheduler", *(["vae"] if pictures else [])]),
+        "model_content": transformer_digest(plan.model.files),
+        "components_content": components_digest(plan.model.files, ["scheduler", *(["vae"] if pictures else [])]),
         "checkpoint_content": {
             name: transformer_digest(found.checkpoint) for name, found in plan.teachers.items() if found.checkpoint
         },
@@ -59,7 +59,7 @@ def _pictures(plan: RunPlan) -> str:
     """A digest of what the data's pictures and source images show, in order; empty if none is used."""
     known = plan.source_images.pictures | plan.pictures
     used = [
-        [*item.source_images, *([item.target.path] if plan.pictures and item.target else [])]
+        [*item.source_images, *([item.picture.path] if plan.pictures and item.picture else [])]
         for item in plan.data.items()
     ]
     shown = [" ".join(known[path].digest for path in paths) for paths in used]

@@ -110,7 +110,7 @@ def has_checkpoint(teachers: Mapping[str, FoundTeacher]) -> bool:
 
 def all_loras(teachers: Mapping[str, FoundTeacher], loras: Mapping[str, Lora], model: Model) -> list[Lora]:
     """Each teacher's change of the base: a LoRA read, one extracted from a checkpoint, or none at all."""
-    base = load_transformer(model.source, torch.float32) if has_checkpoint(teachers) else None
+    base = load_transformer(model.files, torch.float32) if has_checkpoint(teachers) else None
     changes = {
         name: teacher_lora(name, found, loras.get(name), base, model.layout, print) for name, found in teachers.items()
     }

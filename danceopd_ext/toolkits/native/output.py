@@ -117,7 +117,7 @@ def lora_metadata(
     return build_metadata(
         title=saving.metadata_title or saving.output_name,
         architecture=architecture_of(model.layout, model.family.architecture),
-        base_model=model.source.name,
+        base_model=model.files.name,
         rank=preset.network.network_dim,
         teachers=[f"{name} ({what})" for name, what in entries["ss_danceopd_teachers"].items()],
         author=saving.metadata_author,

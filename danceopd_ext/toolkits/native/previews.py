@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from danceopd_ext.data.pictures import load_picture
 from danceopd_ext.data.plan import Prompt
-from danceopd_ext.data.targets import load_picture
 from danceopd_ext.disks import disk_problem
 from danceopd_ext.engine.conditions import Conditions
 from danceopd_ext.engine.drawing import draw

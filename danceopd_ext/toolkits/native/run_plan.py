@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from danceopd_ext.config import Preset, Teacher
+from danceopd_ext.data.pictures import PictureFile
 from danceopd_ext.data.plan import Plan
 from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.targets import PictureFile
 from danceopd_ext.engine.model import Model
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.loading import Source
+from danceopd_ext.models.loading import ModelFiles
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
 from danceopd_ext.toolkits.native.state import SavedState
 
@@ -44,7 +44,7 @@ class FoundTeacher:
     """
 
     settings: Teacher
-    checkpoint: Source | None = None
+    checkpoint: ModelFiles | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from danceopd_ext.lora.algebra import check_additive, combine
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.models.loading import Source, fetch, find_source, load_layout
+from danceopd_ext.models.loading import ModelFiles, fetch, find_model_files, load_layout
 from danceopd_ext.toolkits.native.effects import of_teacher, zero_files
 from danceopd_ext.toolkits.native.run_plan import STUDENT, FoundTeacher
 
@@ -46,14 +46,14 @@ def _check_name(name: str) -> None:
         raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose a plain word.')
 
 
-def _find_checkpoint(place: str, model: Model) -> Source:
-    checkpoint = find_source(place, model.family.name, str(model.source.components), key="checkpoint")
+def _find_checkpoint(place: str, model: Model) -> ModelFiles:
+    checkpoint = find_model_files(place, model.family.name, str(model.files.components), key="checkpoint")
     check_transformer(checkpoint)
     _check_same_size(checkpoint, model.layout)
     return checkpoint
 
 
-def _check_same_size(checkpoint: Source, layout: Layout) -> None:
+def _check_same_size(checkpoint: ModelFiles, layout: Layout) -> None:
     other = load_layout(checkpoint)[0].shapes
     wrong = [name for name in {**layout.shapes, **other} if layout.shapes.get(name) != other.get(name)]
     if wrong:

@@ -118,7 +118,7 @@ def tell(plan: RunPlan, accelerator: Accelerator) -> None:
 
     for note in [*preset.notes, *plan.notes]:
         say(f"note: {note}")
-    say(f"model    {model.source.name} ({model.family.title}), {preset.training.mixed_precision} precision, "
+    say(f"model    {model.files.name} ({model.family.title}), {preset.training.mixed_precision} precision, "
         f"{accelerator.device.type}, {accelerator.num_processes} process(es)")  # fmt: skip
     for route in plan.data.summary():
         say(f"route    {route}")

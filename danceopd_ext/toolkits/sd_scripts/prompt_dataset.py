@@ -71,7 +71,7 @@ def _check_sizes(items: Sequence[Item], architecture: Architecture) -> None:
     for item in items:
         if item.width % multiple or item.height % multiple:
             raise UserError(
-                f"{item.source}: {item.width}x{item.height} is not a size that {architecture.title} takes: sides are "
+                f"{item.where}: {item.width}x{item.height} is not a size that {architecture.title} takes: sides are "
                 f"multiples of {multiple}. Change resolution, or the size given with the prompt."
             )
 

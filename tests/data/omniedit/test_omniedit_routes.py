@@ -57,7 +57,7 @@ def test_the_dataset_file_is_the_native_trainers(omniedit, tmp_path):
     assert edit.text == "edit 3" and not notes
     assert edit.size == (256, 256), "the preset's resolution, as the file says none"
     assert [path.resolve() for path in edit.source_images] == [(out / "local/source/000001.png").resolve()]
-    assert edit.target.path.resolve() == (out / "local/target/000001.png").resolve()
+    assert edit.picture.path.resolve() == (out / "local/target/000001.png").resolve()
 
 
 def test_the_help_says_what_reads_it_and_shows_a_whole_command(omniedit):

@@ -16,7 +16,7 @@ from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.method import Batch, Method, distil
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import Source, load_transformer
+from danceopd_ext.models.loading import ModelFiles, load_transformer
 from danceopd_ext.models.registry import FAMILIES
 
 SD3 = FAMILIES["sd3"]
@@ -30,7 +30,7 @@ def transformer(checkpoint: str, folder: Path) -> torch.nn.Module:
         joint_attention_dim=4096, caption_projection_dim=128, pooled_projection_dim=96, out_channels=16,
         pos_embed_max_size=16, dual_attention_layers=(0,), qk_norm="rms_norm",
     ).save_config(folder / "config" / "transformer")  # fmt: skip
-    return load_transformer(Source(SD3, Path(checkpoint), folder / "config", "tiny"), torch.float32)
+    return load_transformer(ModelFiles(SD3, Path(checkpoint), folder / "config", "tiny"), torch.float32)
 
 
 def convert(checkpoint: str, lora: str, out: str) -> dict[str, torch.Tensor]:

@@ -29,7 +29,7 @@ MOST = 512 * MIB
 
 
 @dataclass(frozen=True)
-class Target:
+class ItemPicture:
     """A picture file. `buckets`: the rules of its dataset, which say how it is resized; None covers the item's size."""
 
     path: Path
@@ -55,13 +55,13 @@ def inspect_picture(path: Path) -> PictureFile:
     return PictureFile(hashlib.sha256(data + b"16 bits" * deep).hexdigest()[:32], size)
 
 
-def load_target(target: Target, size: Size) -> np.ndarray:
+def load_cut(picture: ItemPicture, size: Size) -> np.ndarray:
     """Return the picture at the item's size, uint8 [height, width, 3]; transparency is dropped, as in sd-scripts.
 
     Raises UserError as load_picture does.
     """
-    image = load_picture(target.path)
-    return fitted(image, target.resized(image.size, size), size)
+    image = load_picture(picture.path)
+    return fitted(image, picture.resized(image.size, size), size)
 
 
 def load_picture(path: Path) -> Image:

@@ -31,7 +31,7 @@ _REMEDY = "Download the file again, or ask its maker for it."
 
 
 @dataclass
-class Source:
+class LoraFile:
     """An opened file. `config` is the PEFT adapter_config.json beside it, where there is one."""
 
     path: Path
@@ -40,7 +40,7 @@ class Source:
     config: dict = field(default_factory=dict)
 
 
-def open_source(place: str | os.PathLike) -> Source:
+def open_lora_file(place: str | os.PathLike) -> LoraFile:
     """Open `place`: a file, a PEFT or diffusers LoRA folder, `owner/name` or `owner/name/file` on the Hub.
 
     Raises UserError when there is nothing there, more than one candidate, or a file that cannot be read.
@@ -55,7 +55,7 @@ def open_source(place: str | os.PathLike) -> Source:
     tensors, metadata = _load(path)
     if ADAPTER_ENTRY in metadata:
         adapter_settings(metadata[ADAPTER_ENTRY], f"{path}: its metadata entry {ADAPTER_ENTRY}")
-    return Source(path, _by_shown_key(path, tensors), metadata, _peft_config(path))
+    return LoraFile(path, _by_shown_key(path, tensors), metadata, _peft_config(path))
 
 
 def _by_shown_key(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,8 +15,8 @@ from danceopd_ext.data.buckets import BucketRules
 from danceopd_ext.data.dataset_toml import read_dataset_config
 from danceopd_ext.data.items import Item
 from danceopd_ext.data.latent_cache import LatentCache
+from danceopd_ext.data.pictures import ItemPicture, inspect_picture, load_cut, shrunk
 from danceopd_ext.data.prompts import read_prompts
-from danceopd_ext.data.targets import Target, inspect_picture, load_target, shrunk
 from danceopd_ext.errors import UserError
 
 IMAGES = [(1000, 600), (300, 200), (512, 512), (2000, 333), (640, 701), (97, 130)]
@@ -48,22 +48,22 @@ def test_pictures_are_resized_as_by_the_toolkit(shrink_only, expected):
 
 def test_a_picture_is_averaged_and_its_middle_cut_out_as_by_the_toolkit(tmp_path):
     path = save(tmp_path / "a.png", (7, 5))
-    found = load_target(Target(path), (2, 2))
+    found = load_cut(ItemPicture(path), (2, 2))
     assert found.shape == (2, 2, 3)
     assert found[..., 0].tolist() == [[172, 118], [80, 133]]
 
 
 def test_a_picture_of_its_size_stays_and_a_smaller_one_is_enlarged(tmp_path):
     path = save(tmp_path / "a.png", (12, 10))
-    assert np.array_equal(load_target(Target(path), (12, 10)), noise((12, 10)))
+    assert np.array_equal(load_cut(ItemPicture(path), (12, 10)), noise((12, 10)))
     enlarged = np.asarray(Image.fromarray(noise((12, 10))).resize((24, 20), Image.Resampling.LANCZOS))
-    assert np.array_equal(load_target(Target(path), (20, 20)), enlarged[:, 2:22])
+    assert np.array_equal(load_cut(ItemPicture(path), (20, 20)), enlarged[:, 2:22])
 
 
 def test_a_dataset_that_does_not_enlarge_cuts_the_picture_as_it_is(tmp_path):
     rules = BucketRules((64, 64), True, 64, 128, 32, bucket_no_upscale=True)
     tiny = save(tmp_path / "b.png", (40, 33))
-    assert np.array_equal(load_target(Target(tiny, rules), rules.select((40, 33))), noise((40, 33))[0:32, 4:36])
+    assert np.array_equal(load_cut(ItemPicture(tiny, rules), rules.select((40, 33))), noise((40, 33))[0:32, 4:36])
 
 
 def test_averages_cut_through_pixels():
@@ -73,13 +73,13 @@ def test_averages_cut_through_pixels():
 
 def test_other_kinds_of_pictures_become_rgb(tmp_path):
     Image.new("LA", (4, 4), (200, 0)).save(tmp_path / "grey.png")
-    assert load_target(Target(tmp_path / "grey.png"), (4, 4)).tolist() == [[[200] * 3] * 4] * 4
+    assert load_cut(ItemPicture(tmp_path / "grey.png"), (4, 4)).tolist() == [[[200] * 3] * 4] * 4
 
 
 def test_grey_of_16_bits_is_no_white(tmp_path):
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    found = load_target(Target(tmp_path / "deep.png"), (256, 256))
+    found = load_cut(ItemPicture(tmp_path / "deep.png"), (256, 256))
     assert np.abs(found - ramp[..., None] / 257).max() <= 0.5
     bare = hashlib.sha256((tmp_path / "deep.png").read_bytes()).hexdigest()
     assert not bare.startswith(inspect_picture(tmp_path / "deep.png").digest), "caches of the white one are not used"
@@ -88,7 +88,7 @@ def test_grey_of_16_bits_is_no_white(tmp_path):
 def test_a_picture_of_32_bits_is_named(tmp_path):
     Image.new("F", (8, 8)).save(tmp_path / "a.tiff")
     with pytest.raises(UserError, match=r"a\.tiff: its pixels are numbers of 32 bits .*8 or 16 bits"):
-        load_target(Target(tmp_path / "a.tiff"), (8, 8))
+        load_cut(ItemPicture(tmp_path / "a.tiff"), (8, 8))
 
 
 def cut_off(kind):
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_whole_picture_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.png.*Repair or remove"):
         inspect_picture(path)
-        load_target(Target(path), (8, 8))
+        load_cut(ItemPicture(path), (8, 8))
 
 
 def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png")
     monkeypatch.setattr(Image.Image, "convert", decode)
     with pytest.raises(UserError, match=r"a\.png.*Failed to decode.*Repair or remove"):
-        load_target(Target(path), (8, 8))
+        load_cut(ItemPicture(path), (8, 8))
 
 
 def test_a_missing_picture_is_named(tmp_path):
@@ -153,9 +153,9 @@ def test_a_dataset_folder_gives_its_images(tmp_path):
         encoding="utf-8",
     )
     with_image, alone = read_dataset_config(config, ["base"])[0]["base"]
-    assert with_image.target.path == tmp_path / "pictures" / "one.png"
-    assert with_image.target.buckets.enable_bucket
-    assert alone.target is None
+    assert with_image.picture.path == tmp_path / "pictures" / "one.png"
+    assert with_image.picture.buckets.enable_bucket
+    assert alone.picture is None
 
 
 def test_a_metadata_file_gives_the_images_that_are_there(tmp_path):
@@ -171,9 +171,9 @@ def test_a_metadata_file_gives_the_images_that_are_there(tmp_path):
         encoding="utf-8",
     )
     there, missing = read_dataset_config(config, ["base"])[0]["base"]
-    assert there.target == Target(tmp_path / "one.png")
+    assert there.picture == ItemPicture(tmp_path / "one.png")
     assert there.size == (32, 32)
-    assert missing.target is None
+    assert missing.picture is None
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_a_prompt_file_names_its_targets(tmp_path, name, content):
     save(tmp_path / "pictures" / "a.png")
     (tmp_path / name).write_text(content, encoding="utf-8")
     cat, dog = read_prompts(tmp_path / name, [(16, 16)])[0]
-    assert cat.target == Target(tmp_path / "pictures" / "a.png")
-    assert dog.target is None
+    assert cat.picture == ItemPicture(tmp_path / "pictures" / "a.png")
+    assert dog.picture is None
 
 
 def test_a_target_that_is_no_path_is_refused(tmp_path):
@@ -202,11 +202,11 @@ def test_a_target_that_is_no_path_is_refused(tmp_path):
 
 
 def item(path, size=(8, 8), buckets=None):
-    return Item("a", *size, target=Target(path, buckets))
+    return Item("a", *size, picture=ItemPicture(path, buckets))
 
 
 def cache_of(folder, *items):
-    return LatentCache(folder, "vae", {one.target.path: inspect_picture(one.target.path) for one in items})
+    return LatentCache(folder, "vae", {one.picture.path: inspect_picture(one.picture.path) for one in items})
 
 
 def mean_colour(picture):
