@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .fonts import Font, font_for
+from danceopd_ext.fonts import Font, font_for
 
 GAP = 8
 MARK = 16

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import UserError
+from danceopd_ext.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..errors import UserError
-from .items import Size
+from danceopd_ext.data.items import Size
+from danceopd_ext.errors import UserError
 
 
 @dataclass(frozen=True)

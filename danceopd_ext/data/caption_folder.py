@@ -13,15 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, counted, few
-from ..foreign.files import MIB
-from ..foreign.text import read_text
-from .captions import unused_lines_note
-from .folder_files import files_of, is_about_the_folder
-from .items import Item
-from .source_folder import match_sources, name_of
-from .subset import IMAGE_SUFFIXES, Subset, image_size
-from .ui_syntax import settings_lines, settings_note, syntax_notes
+from danceopd_ext.data.captions import unused_lines_note
+from danceopd_ext.data.folder_files import files_of, is_about_the_folder
+from danceopd_ext.data.items import Item
+from danceopd_ext.data.source_folder import match_sources, name_of
+from danceopd_ext.data.subset import IMAGE_SUFFIXES, Subset, image_size
+from danceopd_ext.data.ui_syntax import settings_lines, settings_note, syntax_notes
+from danceopd_ext.errors import UserError, counted, few
+from danceopd_ext.foreign.files import MIB
+from danceopd_ext.foreign.text import read_text
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import random
 import re
 from collections.abc import Sequence
 
-from ..errors import counted, few
-from .items import CaptionRules, Item
+from danceopd_ext.data.items import CaptionRules, Item
+from danceopd_ext.errors import counted, few
 
 _WILDCARD = re.compile(r"\{([^}]+)\}")
 # Stand-ins for {{ and }} while wildcards are replaced; these code points have no meaning in any text.

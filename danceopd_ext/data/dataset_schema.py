@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..errors import UserError, nearest
-from ..ranges import PIXELS, SAMPLES, STEPS, Range, shown, written
-from .foreign_config import is_training, renamed
-from .textfiles import breaks
+from danceopd_ext.data.foreign_config import is_training, renamed
+from danceopd_ext.data.textfiles import breaks
+from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.ranges import PIXELS, SAMPLES, STEPS, Range, shown, written
 
 Check = Callable[[object], "str | None"]
 """Returns what is expected when a value is wrong, or None."""

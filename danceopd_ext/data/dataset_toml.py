@@ -11,19 +11,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, few, nearest
-from ..foreign.json import parse_json
-from ..foreign.text import read_text
-from ..foreign.toml import parse_toml
-from .buckets import BucketRules
-from .caption_folder import read_caption_folder
-from .dataset_schema import MAY_BE_EMPTY, RULE_KEYS, SOURCE_KEYS, check_defaults, check_table, check_top
-from .foreign_config import whose, whose_list, whose_text
-from .items import CaptionRules, Item
-from .metadata_file import read_metadata
-from .resolutions import parse_resolution
-from .subset import Subset
-from .textfiles import find_path
+from danceopd_ext.data.buckets import BucketRules
+from danceopd_ext.data.caption_folder import read_caption_folder
+from danceopd_ext.data.dataset_schema import (
+    MAY_BE_EMPTY,
+    RULE_KEYS,
+    SOURCE_KEYS,
+    check_defaults,
+    check_table,
+    check_top,
+)
+from danceopd_ext.data.foreign_config import whose, whose_list, whose_text
+from danceopd_ext.data.items import CaptionRules, Item
+from danceopd_ext.data.metadata_file import read_metadata
+from danceopd_ext.data.resolutions import parse_resolution
+from danceopd_ext.data.subset import Subset
+from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.errors import UserError, few, nearest
+from danceopd_ext.foreign.json import parse_json
+from danceopd_ext.foreign.text import read_text
+from danceopd_ext.foreign.toml import parse_toml
 
 
 def read_dataset_config(

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import MissingFile, UserError
-from ..finite import first_broken
-from ..foreign.tensors import read_tensors
+from danceopd_ext.errors import MissingFile, UserError
+from danceopd_ext.finite import first_broken
+from danceopd_ext.foreign.tensors import read_tensors
 
 #: the metadata entry that holds the digest
 DIGEST = "danceopd_sha256"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import UserError
+from danceopd_ext.errors import UserError
 
 #: files up to this size are read whole, larger ones in so many pieces besides the first and the last
 _WHOLE_BYTES = 16 * 1024**2

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..errors import few
-from .textfiles import PROMPT_SUFFIXES
+from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
+from danceopd_ext.errors import few
 
 IMAGE_DIR = 'here "image_dir" of [[datasets.subsets]]'
 SOURCE_DIR = 'here "conditioning_data_dir" of [[datasets.subsets]]'

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .pictures import ItemPicture
+    from danceopd_ext.data.pictures import ItemPicture
 
 Size = tuple[int, int]
 """Width and height in pixels."""

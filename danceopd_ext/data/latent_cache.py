@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .items import Item, Size
-from .pictures import PictureFile, load_cut, load_picture
-from .sources import SourceImages
-from .text_cache import Encoded, TextCache
+from danceopd_ext.data.items import Item, Size
+from danceopd_ext.data.pictures import PictureFile, load_cut, load_picture
+from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.text_cache import Encoded, TextCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError, nearest, readable
-from .dataset_schema import RULE_KEYS, check_defaults
-from .dataset_toml import read_dataset_config
-from .items import CaptionRules, Item, RouteData
-from .plan import Plan
-from .prompts import read_prompts
-from .resolutions import parse_resolution
-from .sources import SourceImages
-from .textfiles import find_path
-from .weights import check_weights
+from danceopd_ext.data.dataset_schema import RULE_KEYS, check_defaults
+from danceopd_ext.data.dataset_toml import read_dataset_config
+from danceopd_ext.data.items import CaptionRules, Item, RouteData
+from danceopd_ext.data.plan import Plan
+from danceopd_ext.data.prompts import read_prompts
+from danceopd_ext.data.resolutions import parse_resolution
+from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.data.weights import check_weights
+from danceopd_ext.errors import UserError, nearest, readable
 
 PathLike = str | os.PathLike
 

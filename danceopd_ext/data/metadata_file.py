@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import UserError
-from ..foreign.json import parse_lines, read_json
-from ..foreign.text import read_text
-from ..ranges import PIXELS, written
-from .captions import unused_lines_note
-from .items import Item, Size
-from .source_folder import match_sources
-from .subset import IMAGE_SUFFIXES, Sized, Subset, image_size
-from .ui_syntax import syntax_notes
+from danceopd_ext.data.captions import unused_lines_note
+from danceopd_ext.data.items import Item, Size
+from danceopd_ext.data.source_folder import match_sources
+from danceopd_ext.data.subset import IMAGE_SUFFIXES, Sized, Subset, image_size
+from danceopd_ext.data.ui_syntax import syntax_notes
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.json import parse_lines, read_json
+from danceopd_ext.foreign.text import read_text
+from danceopd_ext.ranges import PIXELS, written
 
 
 def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:

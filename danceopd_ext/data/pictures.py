@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
-from ..foreign.files import MIB, read_bytes
-from ..rgb import as_rgb, is_deep_grey
-from .buckets import BucketRules, covering
-from .items import Size
+from danceopd_ext.data.buckets import BucketRules, covering
+from danceopd_ext.data.items import Size
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.files import MIB, read_bytes
+from danceopd_ext.rgb import as_rgb, is_deep_grey
 
 if TYPE_CHECKING:
     from PIL.Image import Image

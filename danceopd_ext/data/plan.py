@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError
-from ..method import draw_route
-from .captions import caption_is_fixed, draw_caption
-from .items import Item, RouteData, Size
-from .route_stream import RouteStream
-from .route_summary import RouteSummary, summarise
-from .seeds import python_rng
-from .weights import check_weights
+from danceopd_ext.data.captions import caption_is_fixed, draw_caption
+from danceopd_ext.data.items import Item, RouteData, Size
+from danceopd_ext.data.route_stream import RouteStream
+from danceopd_ext.data.route_summary import RouteSummary, summarise
+from danceopd_ext.data.seeds import python_rng
+from danceopd_ext.data.weights import check_weights
+from danceopd_ext.errors import UserError
+from danceopd_ext.method import draw_route
 
 #: samples of an epoch of a route; the order of all of them is kept in memory
 LONGEST_EPOCH = 5_000_000

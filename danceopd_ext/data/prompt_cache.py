@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .items import Size
-from .plan import Prompt
-from .sources import SourceImages
-from .text_cache import Encoded, TextCache
+from danceopd_ext.data.items import Size
+from danceopd_ext.data.plan import Prompt
+from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.text_cache import Encoded, TextCache
 
 
 class PromptCache:

@@ -13,11 +13,11 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, counted, few, readable
-from ..foreign.json import parse_json
-from ..foreign.text import read_text
-from ..foreign.toml import parse_toml
-from .ui_syntax import settings_lines, settings_note
+from danceopd_ext.data.ui_syntax import settings_lines, settings_note
+from danceopd_ext.errors import UserError, counted, few, readable
+from danceopd_ext.foreign.json import parse_json
+from danceopd_ext.foreign.text import read_text
+from danceopd_ext.foreign.toml import parse_toml
 
 #: A word must follow the dashes at once, so that "a -- b" is text.
 _FLAG = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)(?:=|(?=\s)|$)")

@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError, readable
-from ..foreign.json import parse_lines
-from ..foreign.text import read_text
-from ..ranges import PIXELS
-from .buckets import around
-from .items import CaptionRules, Item, Size
-from .pictures import ItemPicture
-from .prompt_csv import csv_rows
-from .prompt_entries import FLAGS, Entry, Unused, one_line, read_lines
-from .row_names import Names
-from .sources import path_of_row, sources_of_row
-from .subset import image_size
-from .textfiles import PROMPT_SUFFIXES, find_beside, unquoted
-from .ui_syntax import settings_lines, settings_note, syntax_notes
+from danceopd_ext.data.buckets import around
+from danceopd_ext.data.items import CaptionRules, Item, Size
+from danceopd_ext.data.pictures import ItemPicture
+from danceopd_ext.data.prompt_csv import csv_rows
+from danceopd_ext.data.prompt_entries import FLAGS, Entry, Unused, one_line, read_lines
+from danceopd_ext.data.row_names import Names
+from danceopd_ext.data.sources import path_of_row, sources_of_row
+from danceopd_ext.data.subset import image_size
+from danceopd_ext.data.textfiles import PROMPT_SUFFIXES, find_beside, unquoted
+from danceopd_ext.data.ui_syntax import settings_lines, settings_note, syntax_notes
+from danceopd_ext.errors import UserError, readable
+from danceopd_ext.foreign.json import parse_lines
+from danceopd_ext.foreign.text import read_text
+from danceopd_ext.ranges import PIXELS
 
 ONLY_DRAWN = dict.fromkeys(("negative_prompt", "seed", "sample_steps", "scale"), "for sample_prompts only")
 """What a line of sample prompts may say, and one that is trained on may not."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import UserError
-from ..ranges import PIXELS, SHOWN_DIGITS, written
-from .items import Size
+from danceopd_ext.data.items import Size
+from danceopd_ext.errors import UserError
+from danceopd_ext.ranges import PIXELS, SHOWN_DIGITS, written
 
 _FORMS = 'write an integer (1024), "width,height" ("1024,768"), [width, height], or a list of these for several sizes'
 

@@ -9,8 +9,8 @@ from array import array
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from .items import RouteData, Size
-from .seeds import python_rng
+from danceopd_ext.data.items import RouteData, Size
+from danceopd_ext.data.seeds import python_rng
 
 _EPOCHS_KEPT = 2
 

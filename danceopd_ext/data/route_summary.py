@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from .items import RouteData, Size
+from danceopd_ext.data.items import RouteData, Size
 
 
 @dataclass(frozen=True)

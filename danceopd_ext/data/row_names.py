@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import UserError
+from danceopd_ext.errors import UserError
 
 KNOWN = re.compile(r"prompt|width|height|target|source(_\d+)?")
 #: other programs' names, and slips, for the column of the source image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ..method.randomness import derive_seed, generator
+from danceopd_ext.method.randomness import derive_seed, generator
 
 __all__ = ["derive", "python_rng", "torch_generator", "uniform"]
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
-from .folder_files import files_of
-from .subset import IMAGE_SUFFIXES, Subset
+from danceopd_ext.data.folder_files import files_of
+from danceopd_ext.data.subset import IMAGE_SUFFIXES, Subset
+from danceopd_ext.errors import UserError
 
 _NUMBERED = re.compile(r"^(.*)_(\d+)$", re.DOTALL)
 

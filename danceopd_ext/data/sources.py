@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import UserError
-from ..foreign.json import PATH_REMEDY, parse_json
-from .items import Item, Size
-from .pictures import PictureFile, inspect_picture
-from .textfiles import breaks, unquoted
+from danceopd_ext.data.items import Item, Size
+from danceopd_ext.data.pictures import PictureFile, inspect_picture
+from danceopd_ext.data.textfiles import breaks, unquoted
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.json import PATH_REMEDY, parse_json
 
 
 @dataclass

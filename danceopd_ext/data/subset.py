@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from ..foreign.files import check_file
-from .buckets import BucketRules
-from .items import CaptionRules, Item, Size
-from .pictures import ItemPicture
+from danceopd_ext.data.buckets import BucketRules
+from danceopd_ext.data.items import CaptionRules, Item, Size
+from danceopd_ext.data.pictures import ItemPicture
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.files import check_file
 
 Sized = dict[Size, "BucketRules | None"]
 """Sizes in pixels, each with the rules that chose it, or None where it was given."""

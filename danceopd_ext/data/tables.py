@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from ..foreign.json import parse_lines
-from ..foreign.text import read_text
-from .pictures import decoded, read_picture
+from danceopd_ext.data.pictures import decoded, read_picture
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.json import parse_lines
+from danceopd_ext.foreign.text import read_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,11 +16,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..disks import disk_problem
-from ..errors import UserError, counted, few_letters
-from ..files import only_writer, whole_file
-from ..finite import first_broken
-from .entries import DAMAGED, NOT_FINITE, UNDIGESTED, Unsound, read_entry, write_entry
+from danceopd_ext.data.entries import DAMAGED, NOT_FINITE, UNDIGESTED, Unsound, read_entry, write_entry
+from danceopd_ext.disks import disk_problem
+from danceopd_ext.errors import UserError, counted, few_letters
+from danceopd_ext.files import only_writer, whole_file
+from danceopd_ext.finite import first_broken
 
 Encoded = dict[str, Tensor]
 _HEADER_BYTES = 640

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ..errors import few
+from danceopd_ext.errors import few
 
 _FLAGS = re.IGNORECASE
 #: name of the syntax, its form, and what to write

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..errors import UserError, nearest
-from ..ranges import WEIGHT, written
+from danceopd_ext.errors import UserError, nearest
+from danceopd_ext.ranges import WEIGHT, written
 
 #: the smallest weight of a route that is drawn at all
 LEAST = 1e-6

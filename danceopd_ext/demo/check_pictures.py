@@ -3,12 +3,12 @@
 import numpy as np
 from PIL import Image
 
-from ..pictures import draw_grid
-from .edit_check import score_edits
-from .edits import EDIT_KINDS
-from .kinds import check_all, kinds, pick
-from .near_misses import other_changes, wrong_changes, wrong_scenes
-from .world import render
+from danceopd_ext.demo.edit_check import score_edits
+from danceopd_ext.demo.edits import EDIT_KINDS
+from danceopd_ext.demo.kinds import check_all, kinds, pick
+from danceopd_ext.demo.near_misses import other_changes, wrong_changes, wrong_scenes
+from danceopd_ext.demo.world import render
+from danceopd_ext.pictures import draw_grid
 
 
 def draw_kinds(seed: int = 0, prompts: int = 2) -> Image.Image:

@@ -13,18 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from danceopd_ext.demo.check_pictures import draw_edits, draw_kinds
+from danceopd_ext.demo.disturb import blended, blurred, half_edited, noisy, shifted, spotted, tinted
+from danceopd_ext.demo.edit_check import score_edits
+from danceopd_ext.demo.edits import EDIT_KINDS, Edit
+from danceopd_ext.demo.kinds import Prompt, check_all, kinds
+from danceopd_ext.demo.near_misses import other_changes, wrong_changes, wrong_scenes
+from danceopd_ext.demo.scene import Scene
+from danceopd_ext.demo.world import render
+from danceopd_ext.files import whole_file
+from danceopd_ext.ranges import SEED, Range
 from danceopd_ext.whole_numbers import whole
-
-from ..files import whole_file
-from ..ranges import SEED, Range
-from .check_pictures import draw_edits, draw_kinds
-from .disturb import blended, blurred, half_edited, noisy, shifted, spotted, tinted
-from .edit_check import score_edits
-from .edits import EDIT_KINDS, Edit
-from .kinds import Prompt, check_all, kinds
-from .near_misses import other_changes, wrong_changes, wrong_scenes
-from .scene import Scene
-from .world import render
 
 
 class Trial(NamedTuple):

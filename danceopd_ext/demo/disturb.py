@@ -5,9 +5,9 @@ Pictures are uint8 [32, 32, 3].
 
 import numpy as np
 
-from .edits import Edit
-from .scene import CELL_SIZE, IMAGE_SIZE, Scene
-from .world import render
+from danceopd_ext.demo.edits import Edit
+from danceopd_ext.demo.scene import CELL_SIZE, IMAGE_SIZE, Scene
+from danceopd_ext.demo.world import render
 
 
 def noisy(picture: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:

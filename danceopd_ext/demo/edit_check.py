@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .edits import EDIT_KINDS, Edit
-from .scene import CellReading, Scene
-from .world import read_cells
+from danceopd_ext.demo.edits import EDIT_KINDS, Edit
+from danceopd_ext.demo.scene import CellReading, Scene
+from danceopd_ext.demo.world import read_cells
 
 OBJECT = ("shape", "colour", "hollow")
 GROUND = ("background", "checkered")

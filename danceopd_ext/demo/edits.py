@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from .kinds import in_order, pick
-from .scene import BACKGROUNDS, CELLS, COLOURS, SHAPES, Scene, SceneObject, describe
-from .splits import Split, split_of
+from danceopd_ext.demo.kinds import in_order, pick
+from danceopd_ext.demo.scene import BACKGROUNDS, CELLS, COLOURS, SHAPES, Scene, SceneObject, describe
+from danceopd_ext.demo.splits import Split, split_of
 
 Scope = Literal["local", "global"]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .edit_check import score_edits
-from .edits import EDIT_KINDS, Edit, Scope
-from .kinds import Prompt, check_all, kinds
+from danceopd_ext.demo.edit_check import score_edits
+from danceopd_ext.demo.edits import EDIT_KINDS, Edit, Scope
+from danceopd_ext.demo.kinds import Prompt, check_all, kinds
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,18 @@ from itertools import permutations, product
 
 import numpy as np
 
-from .scene import ARRANGEMENTS, BACKGROUNDS, COLOURS, COUNT_WORDS, SHAPES, Scene, SceneObject, scene_of
-from .splits import Split, split_of
-from .world import read_cells
+from danceopd_ext.demo.scene import (
+    ARRANGEMENTS,
+    BACKGROUNDS,
+    COLOURS,
+    COUNT_WORDS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    scene_of,
+)
+from danceopd_ext.demo.splits import Split, split_of
+from danceopd_ext.demo.world import read_cells
 
 RELATIONS: dict[str, Callable[[int, int], bool]] = {
     "left of": lambda first, second: first % 2 < second % 2,

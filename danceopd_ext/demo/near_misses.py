@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from .edits import Edit
-from .kinds import Prompt, in_order, pick
-from .scene import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject
+from danceopd_ext.demo.edits import Edit
+from danceopd_ext.demo.kinds import Prompt, in_order, pick
+from danceopd_ext.demo.scene import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject
 
 
 def wrong_scenes(prompt: Prompt, scene: Scene, random: np.random.Generator) -> dict[str, Scene]:

@@ -10,6 +10,7 @@ import torch
 from diffusers import ZImageOmniPipeline
 from PIL import Image
 
+from danceopd_ext.demo.scene import IMAGE_SIZE
 from danceopd_ext.engine import drawing
 from danceopd_ext.method import guided, sample_noise
 from danceopd_ext.models.conditions import edit_item
@@ -17,8 +18,6 @@ from danceopd_ext.models.decoding import decode
 from danceopd_ext.models.family import PromptTensors, TextConditions
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.z_image_omni import GLANCE, TEXT
-
-from .scene import IMAGE_SIZE
 
 FAMILY = FAMILIES["z_image_omni"]
 PICTURE_SIZE = 2 * IMAGE_SIZE

@@ -9,14 +9,13 @@ from functools import cache
 import numpy as np
 from diffusers import ZImageOmniPipeline
 
+from danceopd_ext.demo.edits import EDIT_KINDS, Edit
+from danceopd_ext.demo.kind_scores import EditScores, TextToImageScores, score_drawings, score_edited
+from danceopd_ext.demo.kinds import Prompt, kinds
+from danceopd_ext.demo.omni_draw import draw, encode_edits, encode_texts
+from danceopd_ext.demo.scene import Scene, describe
+from danceopd_ext.demo.world import SKILLS, read_scenes, render, shows
 from danceopd_ext.models.family import PromptTensors
-
-from .edits import EDIT_KINDS, Edit
-from .kind_scores import EditScores, TextToImageScores, score_drawings, score_edited
-from .kinds import Prompt, kinds
-from .omni_draw import draw, encode_edits, encode_texts
-from .scene import Scene, describe
-from .world import SKILLS, read_scenes, render, shows
 
 
 def held_out_prompts(per_kind: int) -> list[Prompt]:

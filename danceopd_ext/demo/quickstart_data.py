@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .route_files import write_route
+from danceopd_ext.demo.route_files import write_route
 
 FOLDER = Path("outputs/quickstart/data")
 PER_KIND = 100

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from diffusers import ZImageOmniPipeline
 
+from danceopd_ext.demo.edit_check import score_edits
+from danceopd_ext.demo.edits import EDIT_KINDS, Edit
+from danceopd_ext.demo.omni_draw import encode_edits, encode_texts
+from danceopd_ext.demo.omni_score import pick_prompts
+from danceopd_ext.demo.scene import Scene
+from danceopd_ext.demo.world import SKILLS, read_scenes, render, shows
 from danceopd_ext.models.family import PromptTensors
-
-from .edit_check import score_edits
-from .edits import EDIT_KINDS, Edit
-from .omni_draw import encode_edits, encode_texts
-from .omni_score import pick_prompts
-from .scene import Scene
-from .world import SKILLS, read_scenes, render, shows
 
 #: drawings of each skill, edits of each kind
 DRAWINGS, EDITS = 40, 16

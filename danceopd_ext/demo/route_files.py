@@ -11,13 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import whole_folder
-from .edits import EDIT_KINDS, Scope
-from .kinds import Prompt, kinds
-from .omni_draw import doubled
-from .omni_score import outlined
-from .scene import Scene
-from .world import render
+from danceopd_ext.demo.edits import EDIT_KINDS, Scope
+from danceopd_ext.demo.kinds import Prompt, kinds
+from danceopd_ext.demo.omni_draw import doubled
+from danceopd_ext.demo.omni_score import outlined
+from danceopd_ext.demo.scene import Scene
+from danceopd_ext.demo.world import render
+from danceopd_ext.files import whole_folder
 
 #: route -> the edits that it is trained on
 EDITS: dict[str, Scope | None] = {"edit": None, "local": "local", "global": "global"}

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from .scene import (
+from danceopd_ext.demo.scene import (
     ARRANGEMENTS,
     BACKGROUNDS,
     CELL_SIZE,
@@ -22,7 +22,7 @@ from .scene import (
     SceneObject,
     caption,
 )
-from .splits import Split, split_of
+from danceopd_ext.demo.splits import Split, split_of
 
 CHECK_SIZE = 4
 OUTLINE = 1.9

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from ..errors import MissingFile, UserError, readable
+from danceopd_ext.errors import MissingFile, UserError, readable
 
 MIB = 2**20
 

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import few_letters, nearest, printable
+from danceopd_ext.errors import few_letters, nearest, printable
 
 #: a user or an organisation, and a repository of theirs: letters, digits and single marks inside
 _NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, few_letters
-from .files import MIB
-from .limits import check_limits
-from .text import read_text
+from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.foreign.files import MIB
+from danceopd_ext.foreign.limits import check_limits
+from danceopd_ext.foreign.text import read_text
 
 #: bytes of a JSON document; it takes many times as much memory
 MOST = 64 * MIB

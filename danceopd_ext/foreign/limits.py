@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ..errors import UserError, few_letters
+from danceopd_ext.errors import UserError, few_letters
 
 #: levels of lists and tables; what Python does with a value by recursion works at this depth from anywhere
 DEEPEST = 128

@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UserError
-from .text import read_text
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.text import read_text
 
 #: letters of one field; prompts and captions have a few thousand
 LONGEST_FIELD = 100_000

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from ..errors import UserError, few_letters, printable
-from .files import MIB, check_file
+from danceopd_ext.errors import UserError, few_letters, printable
+from danceopd_ext.foreign.files import MIB, check_file
 
 #: bytes of a safetensors header; the names, shapes and metadata of the largest models have a tenth of them
 MOST_HEADER = 32 * MIB

@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from ..errors import UserError
-from .files import MIB, read_bytes
+from danceopd_ext.errors import UserError
+from danceopd_ext.foreign.files import MIB, read_bytes
 
 #: bytes of a text file; a million prompts have fewer
 MOST = 256 * MIB

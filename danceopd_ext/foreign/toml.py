@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, few_letters
-from .files import MIB
-from .limits import DEEPEST, check_limits
-from .text import read_text
+from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.foreign.files import MIB
+from danceopd_ext.foreign.limits import DEEPEST, check_limits
+from danceopd_ext.foreign.text import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib

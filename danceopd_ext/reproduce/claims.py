@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .stats import OPEN, Stat, combined, greater, margin, perfect, within
-from .summary import WORST, Line
-from .tables import DANCEOPD, OBJECTIVES
+from danceopd_ext.reproduce.stats import OPEN, Stat, combined, greater, margin, perfect, within
+from danceopd_ext.reproduce.summary import WORST, Line
+from danceopd_ext.reproduce.tables import DANCEOPD, OBJECTIVES
 
 EDIT, T2I, STYLE = "edit average", "t2i overall", "style overall"
 #: how far apart scores may lie that a claim calls about the same

@@ -10,21 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..config.load import parse_flag
-from ..errors import UserError
-from ..machine import versions
-from ..ranges import STEPS, Range
-from .budgets import BUDGETS, Budget
-from .evaluate import evaluate_missing
-from .files import write_files
-from .grids import draw_pictures
-from .page import write_page
-from .plan import Plan, drawing_seed, entries_of, marks_of, pictures_of, plan_table, training_seeds
-from .plots import check_libraries
-from .presets import fixed_keys
-from .runner import Start, cost_of, train_missing
-from .sources import find_sources
-from .tables import TABLES, Table
+from danceopd_ext.config.load import parse_flag
+from danceopd_ext.errors import UserError
+from danceopd_ext.machine import versions
+from danceopd_ext.ranges import STEPS, Range
+from danceopd_ext.reproduce.budgets import BUDGETS, Budget
+from danceopd_ext.reproduce.evaluate import evaluate_missing
+from danceopd_ext.reproduce.files import write_files
+from danceopd_ext.reproduce.grids import draw_pictures
+from danceopd_ext.reproduce.page import write_page
+from danceopd_ext.reproduce.plan import (
+    Plan,
+    drawing_seed,
+    entries_of,
+    marks_of,
+    pictures_of,
+    plan_table,
+    training_seeds,
+)
+from danceopd_ext.reproduce.plots import check_libraries
+from danceopd_ext.reproduce.presets import fixed_keys
+from danceopd_ext.reproduce.runner import Start, cost_of, train_missing
+from danceopd_ext.reproduce.sources import find_sources
+from danceopd_ext.reproduce.tables import TABLES, Table
 
 OTHERS = """\
 commands beside the tables, each with --help:

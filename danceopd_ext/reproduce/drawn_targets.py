@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..demo.omni_draw import doubled, draw, encode_edits, encode_texts, halved
-from ..demo.pretrain.teachers import use_loras
-from ..files import whole_folder
-from ..foreign.tables import read_csv
-from .evaluate import load
-from .sources import BASE, STYLE, Sources
+from danceopd_ext.demo.omni_draw import doubled, draw, encode_edits, encode_texts, halved
+from danceopd_ext.demo.pretrain.teachers import use_loras
+from danceopd_ext.files import whole_folder
+from danceopd_ext.foreign.tables import read_csv
+from danceopd_ext.reproduce.evaluate import load
+from danceopd_ext.reproduce.sources import BASE, STYLE, Sources
 
 #: of the noise that the targets are drawn from
 SEED = 20261201

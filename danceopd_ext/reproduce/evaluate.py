@@ -15,15 +15,15 @@ import torch
 from diffusers import ZImageOmniPipeline
 from tqdm import tqdm
 
-from ..demo.edit_check import score_edits
-from ..demo.kinds import check_all
-from ..demo.omni_draw import draw, encode_texts
-from ..demo.omni_score import encode_asked, held_out_edits, held_out_prompts, outlined
-from ..demo.pretrain.omni import load_omni
-from ..demo.pretrain.teachers import use_loras
-from ..files import whole_file
-from ..quiet import quieten
-from .summary import MEASURES, averages_of
+from danceopd_ext.demo.edit_check import score_edits
+from danceopd_ext.demo.kinds import check_all
+from danceopd_ext.demo.omni_draw import draw, encode_texts
+from danceopd_ext.demo.omni_score import encode_asked, held_out_edits, held_out_prompts, outlined
+from danceopd_ext.demo.pretrain.omni import load_omni
+from danceopd_ext.demo.pretrain.teachers import use_loras
+from danceopd_ext.files import whole_file
+from danceopd_ext.quiet import quieten
+from danceopd_ext.reproduce.summary import MEASURES, averages_of
 
 #: of the noise of drawings and of the choice of edits, in the tables; nothing was tuned on this choice
 SEED = 20261123

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file
-from .budgets import Budget
-from .entries import Entry, write_entries
-from .markdown import table_page
-from .marks import Marks, write_marks
-from .plots import draw_plot
-from .summary import summarise
-from .tables import Table
+from danceopd_ext.files import whole_file
+from danceopd_ext.reproduce.budgets import Budget
+from danceopd_ext.reproduce.entries import Entry, write_entries
+from danceopd_ext.reproduce.markdown import table_page
+from danceopd_ext.reproduce.marks import Marks, write_marks
+from danceopd_ext.reproduce.plots import draw_plot
+from danceopd_ext.reproduce.summary import summarise
+from danceopd_ext.reproduce.tables import Table
 
 
 def write_files(

@@ -14,10 +14,10 @@ from importlib import import_module
 
 import torch
 
-from ..cli import run
-from ..method.fields import Field
-from ..method.records import Batch, Method
-from ..toolkits.run import main
+from danceopd_ext.cli import run
+from danceopd_ext.method.fields import Field
+from danceopd_ext.method.records import Batch, Method
+from danceopd_ext.toolkits.run import main
 
 _update = import_module("danceopd_ext.method.update")  # the package gives this name to the function
 _early = _update.roll_out_in_chunks

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import MissingFile, UserError
-from ..files import whole_file
-from ..pictures import PAPER
-from .budgets import BUDGETS, Budget
-from .entries import Entry, read_entries
-from .files import write_files
-from .marks import read_marks
-from .page import facts_of, write_page
-from .tables import TABLES
+from danceopd_ext.errors import MissingFile, UserError
+from danceopd_ext.files import whole_file
+from danceopd_ext.pictures import PAPER
+from danceopd_ext.reproduce.budgets import BUDGETS, Budget
+from danceopd_ext.reproduce.entries import Entry, read_entries
+from danceopd_ext.reproduce.files import write_files
+from danceopd_ext.reproduce.marks import read_marks
+from danceopd_ext.reproduce.page import facts_of, write_page
+from danceopd_ext.reproduce.tables import TABLES
 
 #: sizes of a budget that say which rows there are, and nothing of a row
 WHICH_ROWS = ("queries", "rollouts", "scales")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..config.toml_text import toml_text
-from ..demo.omni_score import held_out_prompts
-from .budgets import Budget
-from .stats import Stat
-from .summary import GAP, HEADLINES, MEASURES, WORST, Line, columns_of
-from .tables import Table, longest_rollout
+from danceopd_ext.config.toml_text import toml_text
+from danceopd_ext.demo.omni_score import held_out_prompts
+from danceopd_ext.reproduce.budgets import Budget
+from danceopd_ext.reproduce.stats import Stat
+from danceopd_ext.reproduce.summary import GAP, HEADLINES, MEASURES, WORST, Line, columns_of
+from danceopd_ext.reproduce.tables import Table, longest_rollout
 
 TARGETS = {"world": "the true ones", "teacher": "as the route's teacher draws them"}
 COST_HEADS = ("forwards", "with backward", "seconds")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import whole_file
-from .entries import Entry
-from .summary import MEASURES, WORST, Model, averages_of, by_model
+from danceopd_ext.files import whole_file
+from danceopd_ext.reproduce.entries import Entry
+from danceopd_ext.reproduce.summary import MEASURES, WORST, Model, averages_of, by_model
 
 #: choices of drawings that are tried, and the seed of the choosing
 TIMES, SEED = 10_000, 20260901

@@ -6,16 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import whole_file
-from ..foreign.json import read_object
-from ..foreign.text import read_text
-from .budgets import BUDGETS, Budget
-from .claims import ABSORPTION, COMPOSITION, LOCAL_GLOBAL, Claim, Verdict, ablation_claims, guidance_claims, judge
-from .entries import read_entries
-from .marks import TIMES, read_marks, redrawn
-from .summary import summarise
-from .tables import TABLES
+from danceopd_ext.errors import UserError
+from danceopd_ext.files import whole_file
+from danceopd_ext.foreign.json import read_object
+from danceopd_ext.foreign.text import read_text
+from danceopd_ext.reproduce.budgets import BUDGETS, Budget
+from danceopd_ext.reproduce.claims import (
+    ABSORPTION,
+    COMPOSITION,
+    LOCAL_GLOBAL,
+    Claim,
+    Verdict,
+    ablation_claims,
+    guidance_claims,
+    judge,
+)
+from danceopd_ext.reproduce.entries import read_entries
+from danceopd_ext.reproduce.marks import TIMES, read_marks, redrawn
+from danceopd_ext.reproduce.summary import summarise
+from danceopd_ext.reproduce.tables import TABLES
 
 RULE = f"""A claim says that one number is greater than another (or that some are about the same). It **holds** if it is
 so in all of the difference's 95 % confidence interval, **does not hold** if the opposite is, and is **not resolved**

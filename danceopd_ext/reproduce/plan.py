@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..foreign.json import read_object
-from .budgets import Budget
-from .entries import Entry
-from .evaluate import SEED, TUNING_SEED, Job
-from .presets import Run, plan_run
-from .runner import cost_of
-from .sources import BASE, STYLE, Sources
-from .summary import GAP, HEADLINES, with_worst
-from .tables import Row, Table
+from danceopd_ext.foreign.json import read_object
+from danceopd_ext.reproduce.budgets import Budget
+from danceopd_ext.reproduce.entries import Entry
+from danceopd_ext.reproduce.evaluate import SEED, TUNING_SEED, Job
+from danceopd_ext.reproduce.presets import Run, plan_run
+from danceopd_ext.reproduce.runner import cost_of
+from danceopd_ext.reproduce.sources import BASE, STYLE, Sources
+from danceopd_ext.reproduce.summary import GAP, HEADLINES, with_worst
+from danceopd_ext.reproduce.tables import Row, Table
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
-from ..files import whole_file
-from .summary import HEADLINES, Line
+from danceopd_ext.errors import UserError
+from danceopd_ext.files import whole_file
+from danceopd_ext.reproduce.summary import HEADLINES, Line
 
 
 def check_libraries() -> None:

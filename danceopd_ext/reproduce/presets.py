@@ -10,14 +10,14 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from ..config.load import default_of, flat_keys
-from ..config.toml_text import toml_text
-from ..demo.omni_draw import PICTURE_SIZE
-from ..demo.route_files import write_route
-from .budgets import Budget
-from .drawn_targets import with_drawn_targets
-from .sources import BASE, Sources
-from .tables import Row, Table
+from danceopd_ext.config.load import default_of, flat_keys
+from danceopd_ext.config.toml_text import toml_text
+from danceopd_ext.demo.omni_draw import PICTURE_SIZE
+from danceopd_ext.demo.route_files import write_route
+from danceopd_ext.reproduce.budgets import Budget
+from danceopd_ext.reproduce.drawn_targets import with_drawn_targets
+from danceopd_ext.reproduce.sources import BASE, Sources
+from danceopd_ext.reproduce.tables import Row, Table
 
 NAME = "student"
 FIRST_SEED = 42

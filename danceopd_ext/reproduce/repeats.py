@@ -13,19 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from danceopd_ext.demo.edit_check import score_edits
+from danceopd_ext.demo.edits import EDIT_KINDS, Edit
+from danceopd_ext.demo.omni_draw import draw
+from danceopd_ext.demo.omni_score import encode_asked, held_out_edits
+from danceopd_ext.demo.pretrain.teachers import use_loras
+from danceopd_ext.errors import UserError
+from danceopd_ext.quiet import quieten
+from danceopd_ext.ranges import SOLVER_STEPS
+from danceopd_ext.reproduce.budgets import BUDGETS
+from danceopd_ext.reproduce.evaluate import SEED, load
+from danceopd_ext.reproduce.sources import find_sources
 from danceopd_ext.whole_numbers import positive, whole
-
-from ..demo.edit_check import score_edits
-from ..demo.edits import EDIT_KINDS, Edit
-from ..demo.omni_draw import draw
-from ..demo.omni_score import encode_asked, held_out_edits
-from ..demo.pretrain.teachers import use_loras
-from ..errors import UserError
-from ..quiet import quieten
-from ..ranges import SOLVER_STEPS
-from .budgets import BUDGETS
-from .evaluate import SEED, load
-from .sources import find_sources
 
 TEACHER = "edit"
 COLUMNS = ("one drawing", "median of them", "always right", "now and then", "never right")

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from danceopd_ext.errors import TrainingError
+from danceopd_ext.files import whole_file
+from danceopd_ext.foreign.json import parse_lines
+from danceopd_ext.foreign.text import read_text
+from danceopd_ext.reproduce.presets import NAME, Run
 from danceopd_ext.subprocesses import ROOT, environment
-
-from ..errors import TrainingError
-from ..files import whole_file
-from ..foreign.json import parse_lines
-from ..foreign.text import read_text
-from .presets import NAME, Run
 
 TOLD = "train.log"
 #: starts the training of a preset: (run, its arguments, a file for what it tells) -> exit code

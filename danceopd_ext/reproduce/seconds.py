@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 
+from danceopd_ext.ranges import STEPS
+from danceopd_ext.reproduce.budgets import BUDGETS
+from danceopd_ext.reproduce.command import only
+from danceopd_ext.reproduce.presets import Run, plan_run
+from danceopd_ext.reproduce.runner import Start, costs_of_steps, train_missing
+from danceopd_ext.reproduce.sources import find_sources
+from danceopd_ext.reproduce.tables import TABLES
 from danceopd_ext.whole_numbers import whole
-
-from ..ranges import STEPS
-from .budgets import BUDGETS
-from .command import only
-from .presets import Run, plan_run
-from .runner import Start, costs_of_steps, train_missing
-from .sources import find_sources
-from .tables import TABLES
 
 HEADS = ("model", "forwards a step", "with backward", "seconds a step")
 #: steps at the beginning that do not count: memory is taken, caches are filled

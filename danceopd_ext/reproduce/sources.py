@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.fingerprint import fingerprint
-from ..demo import FOLDER
-from ..errors import UserError
-from ..files import whole_folder
-from ..foreign.json import read_object
+from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.demo import FOLDER
+from danceopd_ext.errors import UserError
+from danceopd_ext.files import whole_folder
+from danceopd_ext.foreign.json import read_object
 
 PIPELINE_CLASS = "ZImageOmniPipeline"
 BASE, STYLE = "base", "style"

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..demo.edits import EDIT_KINDS
-from ..demo.kinds import kinds
-from .entries import Entry
-from .stats import Stat, stat
+from danceopd_ext.demo.edits import EDIT_KINDS
+from danceopd_ext.demo.kinds import kinds
+from danceopd_ext.reproduce.entries import Entry
+from danceopd_ext.reproduce.stats import Stat, stat
 
 GAP = "style gap closed"
 COSTS = ("forwards", "backwards", "seconds")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .budgets import Budget
-from .sources import BASE, STYLE
+from danceopd_ext.reproduce.budgets import Budget
+from danceopd_ext.reproduce.sources import BASE, STYLE
 
 #: a teacher's settings, with names of sources for files
 Teacher = Mapping[str, object]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from tqdm import trange
 
-from ..omni_draw import PICTURE_SIZE
-from .vae import build_vae, random_pictures
+from danceopd_ext.demo.omni_draw import PICTURE_SIZE
+from danceopd_ext.demo.pretrain.vae import build_vae, random_pictures
 
 #: per axis, a kernel over three pixels -> a kernel over doubled pixels whose pairs have its answers as their means
 PAIR_MEANS = ((2.0, 0.0, 0.0), (-1.0, 1.0, -1.0), (0.0, 0.0, 2.0))

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from tqdm import trange
 
+from danceopd_ext.demo.omni_draw import FAMILY
+from danceopd_ext.demo.pretrain.pools import Pool
 from danceopd_ext.files import whole_file
 from danceopd_ext.models.family import TextConditions
-
-from ..omni_draw import FAMILY
-from .pools import Pool
 
 
 @dataclass(frozen=True)

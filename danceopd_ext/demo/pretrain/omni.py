@@ -13,8 +13,14 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageOmniPipeline
 from transformers import PreTrainedTokenizerFast, Siglip2VisionConfig, Siglip2VisionModel
 
-from ..words import NEW_WORDS
-from .pipeline import build_text_encoder, build_tokenizer, build_transformer, save_pipeline, vocabulary
+from danceopd_ext.demo.pretrain.pipeline import (
+    build_text_encoder,
+    build_tokenizer,
+    build_transformer,
+    save_pipeline,
+    vocabulary,
+)
+from danceopd_ext.demo.words import NEW_WORDS
 
 #: what stands before and after a source image in a prompt
 VISION_WORDS = ("<|vision_start|>", "<|vision_end|>")

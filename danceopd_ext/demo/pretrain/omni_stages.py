@@ -15,14 +15,22 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, ZImageOmniPipeline, ZImageTransformer2DModel
 
-from ..kind_scores import EditScores, TextToImageScores, table
-from ..omni_score import outlined, score_instructions, score_prompts, score_skills
-from .doubling import double_vae, smooth_squares
-from .mixed_flow import train_mixed
-from .omni import build_omni, load_omni, save_omni
-from .omni_teachers import LORA_TEACHERS, able_shares, base_shares, style_pool, train_lora, train_style, word_shares
-from .teachers import use_loras
-from .vae import train_vae
+from danceopd_ext.demo.kind_scores import EditScores, TextToImageScores, table
+from danceopd_ext.demo.omni_score import outlined, score_instructions, score_prompts, score_skills
+from danceopd_ext.demo.pretrain.doubling import double_vae, smooth_squares
+from danceopd_ext.demo.pretrain.mixed_flow import train_mixed
+from danceopd_ext.demo.pretrain.omni import build_omni, load_omni, save_omni
+from danceopd_ext.demo.pretrain.omni_teachers import (
+    LORA_TEACHERS,
+    able_shares,
+    base_shares,
+    style_pool,
+    train_lora,
+    train_style,
+    word_shares,
+)
+from danceopd_ext.demo.pretrain.teachers import use_loras
+from danceopd_ext.demo.pretrain.vae import train_vae
 
 
 @dataclass(frozen=True, kw_only=True)

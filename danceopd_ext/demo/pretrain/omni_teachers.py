@@ -11,14 +11,22 @@ import torch
 from diffusers import ZImageOmniPipeline
 from peft import LoraConfig
 
-from ..edits import Scope
-from ..omni_draw import FAMILY
-from ..omni_score import outlined
-from ..scene import Scene
-from .mixed_flow import Share, train_mixed
-from .pipeline import edit_json
-from .pools import Pool, described_drawings, drawing_pool, drawings, edit_pool, edits_of, skill_drawings
-from .teachers import RANK, save_lora
+from danceopd_ext.demo.edits import Scope
+from danceopd_ext.demo.omni_draw import FAMILY
+from danceopd_ext.demo.omni_score import outlined
+from danceopd_ext.demo.pretrain.mixed_flow import Share, train_mixed
+from danceopd_ext.demo.pretrain.pipeline import edit_json
+from danceopd_ext.demo.pretrain.pools import (
+    Pool,
+    described_drawings,
+    drawing_pool,
+    drawings,
+    edit_pool,
+    edits_of,
+    skill_drawings,
+)
+from danceopd_ext.demo.pretrain.teachers import RANK, save_lora
+from danceopd_ext.demo.scene import Scene
 
 STYLE = "style"
 

@@ -9,8 +9,8 @@ from diffusers import DiffusionPipeline, ZImageTransformer2DModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from ...foreign.json import read_object
-from ..scene import BACKGROUNDS, CELLS, COLOURS, COUNT_WORDS, SHAPES
+from danceopd_ext.demo.scene import BACKGROUNDS, CELLS, COLOURS, COUNT_WORDS, SHAPES
+from danceopd_ext.foreign.json import read_object
 
 TEXT_DIM = 64
 SPECIAL_WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>")

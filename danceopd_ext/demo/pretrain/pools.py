@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from diffusers import ZImageOmniPipeline
 
+from danceopd_ext.demo.edits import EDIT_KINDS, Edit, Scope, random_scene
+from danceopd_ext.demo.kinds import Prompt, kinds
+from danceopd_ext.demo.omni_draw import encode_glances, encode_latents, encode_texts
+from danceopd_ext.demo.scene import Scene, caption, describe
+from danceopd_ext.demo.splits import Split, split_of
+from danceopd_ext.demo.world import SKILLS, render
 from danceopd_ext.models.family import PromptTensors
 from danceopd_ext.models.z_image_omni import GLANCE
-
-from ..edits import EDIT_KINDS, Edit, Scope, random_scene
-from ..kinds import Prompt, kinds
-from ..omni_draw import encode_glances, encode_latents, encode_texts
-from ..scene import Scene, caption, describe
-from ..splits import Split, split_of
-from ..world import SKILLS, render
 
 
 @dataclass(frozen=True)

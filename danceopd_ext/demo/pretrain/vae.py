@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from tqdm import trange
 
-from ..world import CELL_SIZE, IMAGE_SIZE, cell_templates
+from danceopd_ext.demo.world import CELL_SIZE, IMAGE_SIZE, cell_templates
 
 KL_WEIGHT = 3e-4
 
