@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from danceopd_ext.config.fields import check_ranges, key, one_of
-from danceopd_ext.config.toolkits import NATIVE, TOOLKITS, quoted, with_source
+from danceopd_ext.config.toolkits import NATIVE, TOOLKITS, hosted_toolkits, quoted
 from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import GUIDANCE, RANK, SAMPLES, SOLVER_STEPS, STRENGTH, Range
 
-VARIABLES = [toolkit.source.variable for toolkit in with_source().values()]
+VARIABLES = [toolkit.checkout.variable for toolkit in hosted_toolkits().values()]
 FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
 
 
@@ -84,7 +84,7 @@ class DanceOPDSection:
 
     toolkit: one_of(TOOLKITS) = key(
         NATIVE.name,
-        f"Who owns the training loop: this package, or your checkout of kohya's {' or '.join(with_source())}.",
+        f"Who owns the training loop: this package, or your checkout of kohya's {' or '.join(hosted_toolkits())}.",
     )
     toolkit_dir: str | None = key(
         None,
@@ -200,7 +200,7 @@ class DanceOPDSection:
     def _check_native(self) -> None:
         if self.toolkit_dir:
             raise UserError(
-                f'toolkit_dir = "{self.toolkit_dir}" belongs to toolkit = {quoted(with_source())}; here '
+                f'toolkit_dir = "{self.toolkit_dir}" belongs to toolkit = {quoted(hosted_toolkits())}; here '
                 f'toolkit = "{NATIVE.name}". Name the toolkit, or remove toolkit_dir.'
             )
 

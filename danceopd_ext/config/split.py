@@ -54,7 +54,7 @@ def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None)
     local, flags = split_off(flags)
     document = read_preset(path)
     toolkit = _toolkit(document, flags)
-    if TOOLKITS[toolkit].source is None:
+    if TOOLKITS[toolkit].checkout is None:
         return None
     ours, theirs = _split(document, path)
     told = "toolkit_dir" in flags

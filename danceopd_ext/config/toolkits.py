@@ -24,7 +24,7 @@ class Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFiles:
+class CheckoutRules:
     """How a user's checkout of a toolkit is found and told from any other folder.
 
     variable: in the environment, names the checkout. marks: files that every checkout has, and no other toolkit's.
@@ -44,7 +44,8 @@ class Toolkit:
     models: model_type -> `module:NAME` of what describes the model, relative to the package if it begins with a dot.
     other_words: other words for models that no family of ours has, small letters and digits only -> model_type.
     spelled: model_type of a family -> how a preset asks this toolkit for that model, where not by the same word.
-    source: the user's checkout in which it runs; None for our own. datasets: whether [danceopd.datasets] has a meaning.
+    checkout: how the user's checkout in which it runs is found; None for our own. datasets: whether
+    [danceopd.datasets] has a meaning.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Toolkit:
     models: Mapping[str, str]
     other_words: Mapping[str, str] = field(default_factory=dict)
     spelled: Mapping[str, str] = field(default_factory=dict)
-    source: ModelFiles | None = None
+    checkout: CheckoutRules | None = None
     datasets: bool = False
 
     def part(self, place: str) -> Any:
@@ -75,7 +76,7 @@ SD_SCRIPTS = Toolkit(
         "anima": ".adapters.anima:ANIMA",
     },
     other_words={"lumina2": "lumina", "luminaimage2": "lumina", "hunyuanimage21": "hunyuan_image"},
-    source=ModelFiles(
+    checkout=CheckoutRules(
         variable="SD_SCRIPTS_DIR",
         marks=("train_network.py", "library/train_util.py"),
         packaging=("setup.py", r"""\bname\s*=\s*["']library["']"""),
@@ -101,7 +102,7 @@ MUSUBI = Toolkit(
         "flux_2_klein": 'model_type = "flux_2" with model_version',
         "qwen_image_edit_plus": 'model_type = "qwen_image_edit" with model_version',
     },
-    source=ModelFiles(
+    checkout=CheckoutRules(
         variable="MUSUBI_TUNER_DIR",
         marks=("src/musubi_tuner/networks/lora.py", "src/musubi_tuner/dataset/config_utils.py"),
         packaging=("pyproject.toml", r"""(?m)^name\s*=\s*["']musubi-tuner["']"""),
@@ -121,6 +122,6 @@ def quoted(toolkits: Mapping[str, Toolkit]) -> str:
     return " or ".join(f'"{name}"' for name in toolkits)
 
 
-def with_source() -> dict[str, Toolkit]:
+def hosted_toolkits() -> dict[str, Toolkit]:
     """The toolkits that run in a checkout of the user's."""
-    return {name: toolkit for name, toolkit in TOOLKITS.items() if toolkit.source}
+    return {name: toolkit for name, toolkit in TOOLKITS.items() if toolkit.checkout}

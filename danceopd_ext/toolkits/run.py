@@ -12,7 +12,7 @@ from pathlib import Path
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.config.split import HostedPreset, split_preset
-from danceopd_ext.config.toolkits import TOOLKITS, quoted, with_source
+from danceopd_ext.config.toolkits import TOOLKITS, hosted_toolkits, quoted
 from danceopd_ext.errors import MissingFile, Stopped, UserError, nearest
 from danceopd_ext.foreign.text import read_text
 from danceopd_ext.screen import lasting_screen
@@ -25,7 +25,7 @@ HEAD_START = 5.0
 USAGE = f"""usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
 Trains one LoRA from the teachers that the preset names. Every preset key is also an argument and then wins over the
-file; the README lists them all. With toolkit = {quoted(with_source())} so is every argument of that toolkit.
+file; the README lists them all. With toolkit = {quoted(hosted_toolkits())} so is every argument of that toolkit.
 
   -h, --help   print this, and train nothing, wherever it stands"""
 NOTHING_LEARNT = (

@@ -12,7 +12,7 @@ from danceopd_ext.config.load import load_preset
 from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.schema import SECTIONS
 from danceopd_ext.config.split import HostedPreset
-from danceopd_ext.config.toolkits import NATIVE, TOOLKITS, with_source
+from danceopd_ext.config.toolkits import NATIVE, TOOLKITS, hosted_toolkits
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.hosted.architecture import Architectures, find_architecture
@@ -21,7 +21,7 @@ from danceopd_ext.toolkits.hosted.architecture import Architectures, find_archit
 def test_the_names_are_those_of_the_registries():
     (literal, _) = typing.get_args(key_types(SECTIONS["model"])["model_type"])
     assert typing.get_args(literal) == tuple(FAMILIES) == tuple(NATIVE.models)
-    for toolkit in with_source().values():
+    for toolkit in hosted_toolkits().values():
         assert all(found.model_type == name for name, found in Architectures(toolkit).items())
     known = {name for toolkit in TOOLKITS.values() for name in toolkit.models}
     for toolkit in TOOLKITS.values():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.config.split import HostedPreset, split_preset
-from danceopd_ext.config.toolkits import with_source
+from danceopd_ext.config.toolkits import hosted_toolkits
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.admit import admit, kind_of
 from danceopd_ext.toolkits.hosted.commit import read_remotes
@@ -20,12 +20,12 @@ PACKAGING = {
     "sd-scripts": ("setup.py", 'from setuptools import setup\nsetup(name = "library", packages=[])\n'),
     "musubi-tuner": ("pyproject.toml", '[project]\nname = "musubi-tuner"\nversion = "9.9"\n'),
 }
-TOOLKITS = pytest.mark.parametrize("toolkit", list(with_source()))
+TOOLKITS = pytest.mark.parametrize("toolkit", list(hosted_toolkits()))
 
 
 def bare(folder: Path, toolkit: str) -> Path:
     """A folder that only has the toolkit's files, as a stranger may pack one."""
-    for mark in with_source()[toolkit].source.marks:
+    for mark in hosted_toolkits()[toolkit].checkout.marks:
         (folder / mark).parent.mkdir(parents=True, exist_ok=True)
         (folder / mark).touch()
     return folder
@@ -170,7 +170,7 @@ def test_a_clone_goes_by_the_name_of_its_repository(tmp_path, url, name):
 
 @TOOLKITS
 def test_a_tested_commit_is_a_clone_wherever_it_comes_from(tmp_path, toolkit):
-    folder = clone(tmp_path / "tool", toolkit, "/mirrors/repo", with_source()[toolkit].source.tested[0].commit)
+    folder = clone(tmp_path / "tool", toolkit, "/mirrors/repo", hosted_toolkits()[toolkit].checkout.tested[0].commit)
     assert kind_of(describe(toolkit, folder)) == "git clone"
 
 

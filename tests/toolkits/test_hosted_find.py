@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext.config.toolkits import with_source
+from danceopd_ext.config.toolkits import hosted_toolkits
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted import find
 from danceopd_ext.toolkits.hosted.commit import read_commit
 from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
 
-SOURCES = {name: toolkit.source for name, toolkit in with_source().items()}
+SOURCES = {name: toolkit.checkout for name, toolkit in hosted_toolkits().items()}
 COMMIT, OTHER = "0123456789" * 4, "f" * 40
 
 

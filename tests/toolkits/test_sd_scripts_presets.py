@@ -25,7 +25,7 @@ def test_there_is_one_for_every_architecture():
 
 def test_it_runs_from_inside_any_checkout(preset, tmp_path):
     """A folder that the preset names would win over the one that the user started in."""
-    for mark in SD_SCRIPTS.source.marks:
+    for mark in SD_SCRIPTS.checkout.marks:
         (tmp_path / "my-sd-scripts" / mark).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "my-sd-scripts" / mark).touch()
     assert preset.danceopd.toolkit_dir is None

@@ -34,7 +34,7 @@ MODULE = "danceopd_ext.toolkits.sd_scripts.prompt_dataset"
 
 
 def test_every_tested_version_is_played():
-    dates = [tested.name for tested in SD_SCRIPTS.source.tested]
+    dates = [tested.name for tested in SD_SCRIPTS.checkout.tested]
     assert [any(version in name for name in dates) for version in VERSIONS] == [True] * len(dates)
 
 

@@ -49,7 +49,7 @@ def admit(checkout: Checkout, preset: HostedPreset, cwd: Path | None = None) -> 
 
 def kind_of(checkout: Checkout) -> str:
     """What the folder shows itself as: "git clone of owner/name", "release", or "" for neither."""
-    source = TOOLKITS[checkout.toolkit].source
+    source = TOOLKITS[checkout.toolkit].checkout
     remotes = [name for name in read_remotes(checkout.folder) if name.rpartition("/")[2].lower() == checkout.toolkit]
     commit = read_commit(checkout.folder)
     if remotes and commit:
@@ -75,7 +75,7 @@ def _is_together(folder: Path, preset: Path) -> bool:
 
 def _refusal(checkout: Checkout, preset: Path, why: str) -> str:
     who = f"{preset}: toolkit_dir" if checkout.named_by else "the current directory"
-    variable = TOOLKITS[checkout.toolkit].source.variable
+    variable = TOOLKITS[checkout.toolkit].checkout.variable
     return (
         f"{who}: running {checkout.toolkit} from {checkout.folder} would run the code in it, and {why}. If it is your "
         f'own and you trust it, say so: --toolkit_dir "{checkout.folder}", or {variable} in the environment, or '

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from danceopd_ext.config.toolkits import TOOLKITS, Source, with_source
+from danceopd_ext.config.toolkits import TOOLKITS, CheckoutRules, hosted_toolkits
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.toolkits.hosted.commit import read_commit
 
 
-def _source(toolkit: str) -> Source:
-    return TOOLKITS[toolkit].source
+def _checkout_rules(toolkit: str) -> CheckoutRules:
+    return TOOLKITS[toolkit].checkout
 
 
 def tested_with(toolkit: str) -> str:
     """`tested with ...`: the versions, for a message."""
-    return "tested with " + "; ".join(tested.name for tested in _source(toolkit).tested)
+    return "tested with " + "; ".join(tested.name for tested in _checkout_rules(toolkit).tested)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def find_toolkit(
 
     Raises UserError where a folder was named and is not it, or where none of the three is.
     """
-    variable, here = _source(toolkit).variable, cwd or Path.cwd()
+    variable, here = _checkout_rules(toolkit).variable, cwd or Path.cwd()
     if toolkit_dir:
         return replace(describe(toolkit, _named(toolkit, toolkit_dir, "toolkit_dir", here)), named_by="toolkit_dir")
     if environ.get(variable):
@@ -60,7 +60,7 @@ def find_toolkit(
 def describe(toolkit: str, folder: Path) -> Checkout:
     """The checkout at a folder that is one."""
     commit, number = read_commit(folder), _number(folder)
-    known = _source(toolkit).tested
+    known = _checkout_rules(toolkit).tested
     same = [one for one in known if commit == one.commit or (not commit and one.version and number == one.version)]
     if not any(one.version for one in known):
         return Checkout(folder, commit[:8] if commit else "unknown", bool(same), toolkit)
@@ -80,7 +80,7 @@ def version_note(checkout: Checkout) -> str | None:
 
 
 def _is(toolkit: str, folder: Path) -> bool:
-    return all(os.path.isfile(folder / mark) for mark in _source(toolkit).marks)
+    return all(os.path.isfile(folder / mark) for mark in _checkout_rules(toolkit).marks)
 
 
 def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
@@ -89,13 +89,13 @@ def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
     if _is(toolkit, folder):
         return folder
     there = "does not exist" if not os.path.exists(folder) else f"is not a checkout of kohya-ss/{toolkit}"
-    marks = " and ".join(_source(toolkit).marks)
+    marks = " and ".join(_checkout_rules(toolkit).marks)
     raise UserError(f'{origin} = "{text}" {there}: the right folder has {marks}.{_hint(toolkit, folder)}')
 
 
 def _hint(toolkit: str, folder: Path) -> str:
     """What the folder is instead, if that tells where the right one is."""
-    for other in with_source():
+    for other in hosted_toolkits():
         if other != toolkit and _is(other, folder):
             return f' {folder} is {other}: write toolkit = "{other}" to use that.'
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from danceopd_ext.config.schema import DanceOPDSection
-from danceopd_ext.config.toolkits import with_source
+from danceopd_ext.config.toolkits import hosted_toolkits
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import NAMES
 from danceopd_ext.toolkits.hosted.architecture import MODEL, Architecture
@@ -66,7 +66,7 @@ def _families_of_others() -> Iterator[Kind]:
     """A kind for each sign of families that this toolkit does not train; later families are asked first."""
     strangers = [family for name, family in NAMES.items() if name not in ARCHITECTURES]
     for sign, family in {family.sign: family for family in reversed(strangers)}.items():
-        places = [toolkit for toolkit, row in with_source().items() if family.name in row.models]
+        places = [toolkit for toolkit, row in hosted_toolkits().items() if family.name in row.models]
         who = f", which {places[0]} trains" if places else ""
         yield Kind(f"{family.sign_title or family.title}{who}", (), sign=sign)
 
