@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -51,22 +52,21 @@ def encode_prompts(plan: RunPlan, encodings: Encodings, accelerator: Accelerator
 def encode_source_images(plan: RunPlan, encodings: Encodings, accelerator: Accelerator, say: Say) -> None:
     """Encode every source image that the cache lacks; the VAE is gone afterwards. Raises UserError."""
     cache = encodings.source_latents
-    count = 0
-    if cache and accelerator.is_main_process:
-        count = latents.encode_source_images(plan.model, cache, say, FEWER_PICTURES)
-    if count:
-        say(f"encoded {count} source images; the VAE is freed")
-    accelerator.wait_for_everyone()
+    encode = partial(latents.encode_source_images, plan.model, cache, say, FEWER_PICTURES)
+    _with_vae(cache, encode, "source images", accelerator, say)
 
 
 def encode_pictures(plan: RunPlan, encodings: Encodings, accelerator: Accelerator, say: Say) -> None:
     """Encode every picture that the cache lacks; the VAE is gone afterwards. Raises UserError."""
     cache = encodings.pictures
-    count = 0
-    if cache and accelerator.is_main_process:
-        count = latents.encode_pictures(plan.model, cache, _with_picture(plan), say, FEWER_PICTURES)
-    if count:
-        say(f"encoded {count} pictures; the VAE is freed")
+    encode = partial(latents.encode_pictures, plan.model, cache, _with_picture(plan), say, FEWER_PICTURES)
+    _with_vae(cache, encode, "pictures", accelerator, say)
+
+
+def _with_vae(cache: object, encode: Callable[[], int], what: str, accelerator: Accelerator, say: Say) -> None:
+    """Fill a cache, if the run has one, on the main process while the others wait."""
+    if cache and accelerator.is_main_process and (count := encode()):
+        say(f"encoded {count} {what}; the VAE is freed")
     accelerator.wait_for_everyone()
 
 

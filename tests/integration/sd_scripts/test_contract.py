@@ -22,7 +22,11 @@ from tests.toolkits.sd_scripts_stand_in import StandInTrainer, create_network_fr
 CHECKOUT = describe("sd-scripts", Path(prepare()))
 #: the version, as the stand-ins call it; the newest where it is none of those that are supported
 VERSION = next(
-    (v for v, tested in zip(VERSIONS, SD_SCRIPTS.checkout.tested, strict=True) if tested.commit[:8] == CHECKOUT.version),
+    (
+        v
+        for v, tested in zip(VERSIONS, SD_SCRIPTS.checkout.tested, strict=True)
+        if tested.commit[:8] == CHECKOUT.version
+    ),
     VERSIONS[-1],
 )
 
