@@ -17,8 +17,8 @@ from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.latent_cache import LatentCache, SourceCache
 from danceopd_ext.data.pictures import PictureFile, load_picture
 from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.engine.broken import naming_encoders
 from danceopd_ext.engine.devices import free_cached_memory
+from danceopd_ext.engine.finite_checks import naming_encoders
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import encode

@@ -17,8 +17,8 @@ from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
 from danceopd_ext.data.sources import SourceImages
 from danceopd_ext.data.text_cache import TextCache
-from danceopd_ext.engine.broken import naming_encoders
 from danceopd_ext.engine.devices import free_cached_memory
+from danceopd_ext.engine.finite_checks import naming_encoders
 from danceopd_ext.engine.long_prompts import long_prompts
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError

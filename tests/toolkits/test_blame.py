@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from danceopd_ext.config.schema import Teacher
-from danceopd_ext.toolkits.blame import Parties, Watched, do_again, explain, files_of
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.hosted.switch import STUDENT
+from danceopd_ext.toolkits.nan_search import Parties, Watched, do_again, explain, files_of
 
 Z, SIGMA = torch.ones(2, 3), torch.full((2,), 0.5)
 CONDITION = Conditions({"text": torch.zeros(2, 1)}, ["a", "a"], {"text": torch.ones(1, 1)})

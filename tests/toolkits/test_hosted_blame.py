@@ -9,7 +9,7 @@ import torch
 
 from danceopd_ext.config.schema import Teacher
 from danceopd_ext.errors import TrainingError
-from danceopd_ext.toolkits.hosted.blame import blame
+from danceopd_ext.toolkits.hosted.nan_search import blame
 from danceopd_ext.toolkits.hosted.switch import STUDENT
 from tests.toolkits.hosted_toys import SHAPE, Toys
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from danceopd_ext import files
 from danceopd_ext.errors import TrainingError
-from danceopd_ext.toolkits import guarded
-from danceopd_ext.toolkits.earlier import sole_writer
+from danceopd_ext.toolkits import tracker_guard
+from danceopd_ext.toolkits.earlier_results import sole_writer
 from danceopd_ext.toolkits.hosted import session
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.session import Stopped
@@ -222,7 +222,7 @@ def test_trackers_cost_no_training():
         raise FULL
 
     tracker = SimpleNamespace(name="tensorboard", log=log, finish=lambda: calls.append("finish"))
-    guarded.guard_trackers(SimpleNamespace(trackers=[tracker]), said.append)
+    tracker_guard.guard_trackers(SimpleNamespace(trackers=[tracker]), said.append)
     for step in (1, 2):
         tracker.log({}, step=step)
     tracker.finish()

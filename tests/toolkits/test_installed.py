@@ -12,8 +12,8 @@ import torch
 
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits import installed
-from danceopd_ext.toolkits.installed import Refused, class_at
+from danceopd_ext.toolkits import installed_packages
+from danceopd_ext.toolkits.installed_packages import Refused, class_at
 from danceopd_ext.toolkits.native.checks import check_optimizer
 from danceopd_ext.toolkits.native.optimizers import KNOWN, optimizer_class
 
@@ -246,4 +246,4 @@ def test_a_damaged_list_of_files_is_passed_over(folder):
 
 def test_the_working_directory_is_never_searched_for_distributions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert installed._is_loose(tmp_path) and installed._is_loose(Path("."))
+    assert installed_packages._is_loose(tmp_path) and installed_packages._is_loose(Path("."))

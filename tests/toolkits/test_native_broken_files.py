@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from danceopd_ext.cli import run
 from danceopd_ext.engine import model as engine_model
-from danceopd_ext.engine.broken import check_adapters
+from danceopd_ext.engine.finite_checks import check_adapters
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.weights import Lora, LowRank

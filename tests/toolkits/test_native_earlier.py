@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.errors import Stopped, UserError
-from danceopd_ext.toolkits import earlier
-from danceopd_ext.toolkits.earlier import earlier_results, refuse_overwriting, sole_writer
+from danceopd_ext.toolkits import earlier_results as module
+from danceopd_ext.toolkits.earlier_results import earlier_results, refuse_overwriting, sole_writer
 from danceopd_ext.toolkits.lock import only_run
 from danceopd_ext.toolkits.native import checks
 from danceopd_ext.toolkits.native import train as train_module
@@ -183,7 +183,7 @@ def test_a_name_that_the_file_system_takes_for_the_same(tmp_path, monkeypatch):
     """As on Windows and macOS, which find FUSED-state under the name fused-state; Linux has both."""
     (tmp_path / "FUSED-state").mkdir()
     assert refuse_overwriting(tmp_path, "fused") == []
-    monkeypatch.setattr(earlier.os.path, "lexists", lambda path: path.name.lower() == "fused-state")
+    monkeypatch.setattr(module.os.path, "lexists", lambda path: path.name.lower() == "fused-state")
     with pytest.raises(UserError, match="FUSED-state is there already"):
         refuse_overwriting(tmp_path, "fused")
     assert refuse_overwriting(tmp_path, "fused", resume=str(tmp_path / "FUSED-state")) == []
@@ -235,7 +235,7 @@ def test_a_result_that_came_while_this_run_was_preparing(preset, refused, monkey
     """Another run of the name has ended between the check and the lock."""
     path = preset()
     output = path.parent / "output"
-    real = earlier.only_run
+    real = module.only_run
 
     @contextmanager
     def late(folder, name):
@@ -246,7 +246,7 @@ def test_a_result_that_came_while_this_run_was_preparing(preset, refused, monkey
     output.mkdir()
     (output / "cache").mkdir()
     (output / "fused.safetensors").write_bytes(b"1")
-    monkeypatch.setattr(earlier, "only_run", late)
+    monkeypatch.setattr(module, "only_run", late)
     monkeypatch.setattr(checks, "refuse_overwriting", lambda *_: [])
     says(refused(path), "fused.safetensors is there already")
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from danceopd_ext.lora.algebra import compress, merge, relative_difference
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.models.loading import find_model_files, load_transformer
-from danceopd_ext.toolkits.native import effects
+from danceopd_ext.toolkits.native import no_effect
 from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.train import make_accelerator
 from tests.tiny.loras import layout_of, write_random_lora
@@ -169,7 +169,7 @@ def test_parts_of_network_weights_that_a_student_cannot_have(notes, loras, tmp_p
 
 
 def test_a_start_of_full_rank_is_not_told_to_train_that(pipelines, notes, tmp_path, monkeypatch):
-    monkeypatch.setattr(effects, "LARGE_RANK", 2)
+    monkeypatch.setattr(no_effect, "LARGE_RANK", 2)
     layer = "transformer_blocks.0.attn.to_q"
     outputs, inputs = layout_of(pipelines["sd3"]).shapes[layer]
     factors = {"lokr_w1": torch.eye(2), "lokr_w2": torch.randn(outputs // 2, inputs // 2)}

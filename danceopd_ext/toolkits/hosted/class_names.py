@@ -12,7 +12,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.installed import Refused, checked, class_at
+from danceopd_ext.toolkits.installed_packages import Refused, checked, class_at
 
 #: argument -> where the toolkits look a name without dots up, and what it must be
 NAMES = {

@@ -31,8 +31,8 @@ from danceopd_ext.method import (
 )
 from danceopd_ext.method.records import Backward
 from danceopd_ext.toolkits.hosted.adapter import Adapter
-from danceopd_ext.toolkits.hosted.blame import blame
 from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
+from danceopd_ext.toolkits.hosted.nan_search import blame
 from danceopd_ext.toolkits.hosted.switch import STUDENT, Switch
 
 #: (whose, field) -> the field that is asked in its place

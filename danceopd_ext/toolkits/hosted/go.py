@@ -12,7 +12,7 @@ from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.disks import of_the_disk
 from danceopd_ext.elsewhere import saved_before
 from danceopd_ext.errors import Stopped, TrainingError, UserError, few_letters
-from danceopd_ext.toolkits.earlier import sole_writer
+from danceopd_ext.toolkits.earlier_results import sole_writer
 from danceopd_ext.toolkits.hosted.bar import route_losses
 from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
 from danceopd_ext.toolkits.hosted.saved import Saved, saved_since

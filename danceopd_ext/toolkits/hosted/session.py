@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import Stopped
-from danceopd_ext.toolkits.guarded import guard_trackers
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.journal import HostedJournal, StepTotals
 from danceopd_ext.toolkits.hosted.saved import saved_at
 from danceopd_ext.toolkits.hosted.saving import Drawing, GuardedSaves
 from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.native.stop import SIGNALS, StopRequest
+from danceopd_ext.toolkits.tracker_guard import guard_trackers
 
 #: the toolkits' arguments in the step after which the run stops: save, and do not draw or validate any more
 LAST_STEP = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 
-from danceopd_ext.engine.broken import check_adapters
 from danceopd_ext.engine.fields import AdapterField, CheckpointField, same_weights
+from danceopd_ext.engine.finite_checks import check_adapters
 from danceopd_ext.engine.model import Model
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.algebra import extract
@@ -17,7 +17,7 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import Field
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import load_transformer
-from danceopd_ext.toolkits.native.effects import NOTHING
+from danceopd_ext.toolkits.native.no_effect import NOTHING
 from danceopd_ext.toolkits.native.run_plan import STUDENT, FoundTeacher, RunPlan
 from danceopd_ext.toolkits.native.student import add_student, start_of
 

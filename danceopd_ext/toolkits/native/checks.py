@@ -16,7 +16,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
 from danceopd_ext.machine import why_no_gpu
 from danceopd_ext.method import METHODS
-from danceopd_ext.toolkits.earlier import refuse_overwriting, refuse_traps
+from danceopd_ext.toolkits.earlier_results import refuse_overwriting, refuse_traps
 from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
 

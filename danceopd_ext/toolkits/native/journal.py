@@ -16,8 +16,8 @@ from danceopd_ext.config import Preset
 from danceopd_ext.errors import printable
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Report
-from danceopd_ext.toolkits.guarded import guard_trackers
 from danceopd_ext.toolkits.log_file import RECENT, LogFile
+from danceopd_ext.toolkits.tracker_guard import guard_trackers
 
 
 class Journal:

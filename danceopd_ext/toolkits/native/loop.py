@@ -18,10 +18,10 @@ from danceopd_ext.engine.batches import StepData
 from danceopd_ext.errors import Stopped, TrainingError, UserError
 from danceopd_ext.finite import first_broken, is_finite
 from danceopd_ext.method import METHODS, Method, Report, derive_seed
-from danceopd_ext.toolkits.blame import RATE
-from danceopd_ext.toolkits.native.blame import blame
+from danceopd_ext.toolkits.nan_search import RATE
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
+from danceopd_ext.toolkits.native.nan_search import blame
 from danceopd_ext.toolkits.native.optimizers import (
     is_schedule_free,
     learning_rate,

@@ -22,10 +22,10 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.method import MERGES
 from danceopd_ext.models.loading import load_transformer
-from danceopd_ext.toolkits.earlier import sole_writer
+from danceopd_ext.toolkits.earlier_results import sole_writer
 from danceopd_ext.toolkits.native.build import changes_of, teacher_lora
 from danceopd_ext.toolkits.native.checks import check_output
-from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank
+from danceopd_ext.toolkits.native.no_effect import at_rank, lost_by_rank
 from danceopd_ext.toolkits.native.output import lora_metadata
 from danceopd_ext.toolkits.native.prepare import model_of
 from danceopd_ext.toolkits.native.run_plan import FoundTeacher

@@ -14,7 +14,7 @@ from danceopd_ext.config.pairs import parse_pairs
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.machine import why_no_gpu
-from danceopd_ext.toolkits.installed import Refused, class_at
+from danceopd_ext.toolkits.installed_packages import Refused, class_at
 from danceopd_ext.toolkits.native.rates import check_rate, is_relative, specific, warmup_of
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from danceopd_ext.toolkits.native.checks import (
     slow_without_gpu,
     unused_keys,
 )
-from danceopd_ext.toolkits.native.effects import cut_to_rank, same_as_base, without_effect
 from danceopd_ext.toolkits.native.identity import contents_of, settings_of
 from danceopd_ext.toolkits.native.launcher import unused_options
+from danceopd_ext.toolkits.native.no_effect import cut_to_rank, same_as_base, without_effect
 from danceopd_ext.toolkits.native.optimizers import default_optimizer, optimizer_of
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt, read_preview_prompts
 from danceopd_ext.toolkits.native.rates import rate_notes

@@ -13,7 +13,7 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import generator
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.toolkits.native.effects import at_rank, lost_by_rank
+from danceopd_ext.toolkits.native.no_effect import at_rank, lost_by_rank
 from danceopd_ext.toolkits.native.run_plan import STUDENT, FoundTeacher, Loras, RunPlan
 from danceopd_ext.toolkits.native.teachers import check_mergeable
 

@@ -14,7 +14,7 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import ModelFiles, fetch, find_model_files, load_layout
-from danceopd_ext.toolkits.native.effects import of_teacher, zero_files
+from danceopd_ext.toolkits.native.no_effect import of_teacher, zero_files
 from danceopd_ext.toolkits.native.run_plan import STUDENT, FoundTeacher
 
 

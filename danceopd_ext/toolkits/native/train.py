@@ -16,7 +16,7 @@ from danceopd_ext.config import Preset
 from danceopd_ext.engine.devices import has_accelerator
 from danceopd_ext.errors import TrainingError, UserError, printable
 from danceopd_ext.lora.metadata import stem
-from danceopd_ext.toolkits.earlier import sole_writer
+from danceopd_ext.toolkits.earlier_results import sole_writer
 from danceopd_ext.toolkits.native.build import build_fields
 from danceopd_ext.toolkits.native.checks import tensorboard_folder
 from danceopd_ext.toolkits.native.encoding import (

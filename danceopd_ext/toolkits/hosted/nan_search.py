@@ -9,7 +9,8 @@ import torch
 from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch
-from danceopd_ext.toolkits.blame import (
+from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
+from danceopd_ext.toolkits.nan_search import (
     Found,
     Parties,
     broken_student,
@@ -19,7 +20,6 @@ from danceopd_ext.toolkits.blame import (
     not_asked,
     not_found,
 )
-from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
 
 if TYPE_CHECKING:
     from danceopd_ext.toolkits.hosted.distiller import Distiller

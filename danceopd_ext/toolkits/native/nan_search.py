@@ -13,7 +13,7 @@ from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch, Report, derive_seed
 from danceopd_ext.models.conditions import NEGATIVE, SOURCE, PromptTensors
-from danceopd_ext.toolkits.blame import (
+from danceopd_ext.toolkits.nan_search import (
     RATE,
     STUDENT,
     Found,
