@@ -1,6 +1,6 @@
-"""Finds what an earlier run left under the same name, so that no run replaces a result that nobody gave up.
+"""Finds what an earlier run left under the same name, so that no run replaces a result by accident.
 
-What a killed run left half written is removed, and links that may be traps are refused.
+Also removes the unfinished files of killed runs, and refuses links that may be traps.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from danceopd_ext.toolkits.lock import holds, only_run
 
 #: after output_name: nothing, a step or an epoch, then what the file is; names of this package and of the toolkits
 _STEP, _FORMS = r"(-step\d{8}|-\d{6})?", r"\.safetensors|\.ckpt|\.pt|-state"
-#: of a LoRA or a state
+#: names of LoRAs and states
 RESULTS = re.compile(rf"{_STEP}({_FORMS})$")
-#: the same of a preview
+#: names of previews
 PICTURES = re.compile(r"-step\d{8}\.png$")
-#: what else a run writes whole
+#: other files that a run writes under a temporary name first
 WRITTEN = re.compile(rf"{_STEP}({_FORMS}|\.log\.jsonl|\.png)$")
 #: the folders in output_dir that a run may fill, and the key that names another folder in its place
 OPTIONS = {"cache": "text_encoder_cache_dir", "logs": "logging_dir"}
@@ -32,11 +32,11 @@ OPTIONS = {"cache": "text_encoder_cache_dir", "logs": "logging_dir"}
 
 @contextmanager
 def sole_writer(folder: Path, name: str, overwrite: bool = False, resume: str | None = None) -> Iterator[list[str]]:
-    """Inside the block this run alone writes results of this name, and none of an earlier run is lost unasked.
+    """Make this run the only writer of results of this name inside the block, and keep an earlier run's results.
 
-    Yields notes for the user. The log and the pictures of an earlier run that this one does not continue are renamed,
-    and what killed runs of this name have left half written is removed. Raises UserError if another run holds the lock
-    (see lock.py), or has left results since they were looked for.
+    Yields notes for the user. Renames the log and the pictures of an earlier run that this one does not continue, and
+    removes the unfinished files of killed runs of this name. Raises UserError if another run holds the lock (see
+    lock.py), or if results have appeared since the first check.
     """
     with only_run(folder, name) as notes:
         if is_first_process():
@@ -49,7 +49,7 @@ def sole_writer(folder: Path, name: str, overwrite: bool = False, resume: str | 
 
 
 def earlier_results(folder: Path, name: str) -> list[Path]:
-    """The LoRA files and states of runs with this output_name in `folder`, sorted; none if there is no folder."""
+    """Return the LoRA files and states of runs with this output_name in `folder`, sorted."""
     return [path for path in _files(folder) if _is_named(path, name, RESULTS)]
 
 
@@ -70,7 +70,7 @@ def _plain(name: str) -> str:
 def remove_half_written(folder: Path, name: str) -> int:
     """Remove temporary files of killed runs with this output_name; return how many there were.
 
-    Only for a run that nobody else in `folder` has the name of: a lock must say so.
+    The caller must hold the lock on this name in `folder`.
     """
     places = [folder] if is_link(folder / "sample") else [folder, folder / "sample"]
     return sum(remove_leftovers(place, lambda file: _is_written(file, name)) for place in places)
@@ -81,15 +81,15 @@ def _is_written(file: str, name: str) -> bool:
 
 
 def refuse_traps(folder: Path, name: str, fills: Iterable[str]) -> None:
-    """Raise UserError if a file that the run writes in `folder` is a link, and so is elsewhere.
+    """Raise UserError if a file that the run writes in `folder` is a link, which leads out of the folder.
 
-    `folder` itself may be one, as it is the user's own choice. `fills`: the names of its folders that the run fills.
+    `folder` itself may be a link: the user chose it. `fills`: the names of the sub-folders that the run fills.
     """
     refuse_links(path for path in _files(folder) if _is_written(path.name, name))
     for place in (folder / one for one in fills):
         option = OPTIONS.get(place.name)
         refuse_links([place], f"Remove the link, or write {option} = that folder" if option else "Remove the link")
-        if place.name != "wandb":  # it keeps links of its own in there
+        if place.name != "wandb":  # W&B keeps links of its own in there
             inner = [path for path in _files(place) if place.name == "cache" or path.name.startswith(name)]
             refuse_links([*inner, *_files(place / name)])
 
@@ -105,15 +105,15 @@ def refuse_overwriting(folder: Path, name: str, overwrite: bool = False, resume:
         return []
     if overwrite:
         return results
-    more = f" and {len(results) - 1} more of that name" if len(results) > 1 else ""
+    more = f" and {len(results) - 1} more files with this name" if len(results) > 1 else ""
     raise UserError(
-        f"{results[0]} is there already{more}: an earlier run's results. Choose another output_name"
+        f"{results[0]} already exists{more}: an earlier run's results. Choose another output_name"
         f"{_way_on(results)}, or replace them with --overwrite."
     )
 
 
 def _continues(folder: Path, name: str, resume: str | None) -> bool:
-    """Whether the run goes on from one of these very states."""
+    """Whether the run continues one of these states."""
     if not resume:
         return False
     state = Path(resume)
@@ -131,7 +131,7 @@ def _way_on(results: list[Path]) -> str:
 
 
 def _set_aside(folder: Path, name: str) -> list[str]:
-    """Give the log and the previews of an earlier run names that no run writes to; what became of them, as a note."""
+    """Rename the log and the previews of an earlier run to names that no run uses; return a note on where they are."""
     log, sample = folder / f"{name}.log.jsonl", folder / "sample"
     pictures = [path for path in _files(sample) if _is_named(path, name, PICTURES)]
     has_log = log.is_file() and log.stat().st_size > 0
@@ -146,14 +146,14 @@ def _set_aside(folder: Path, name: str) -> list[str]:
         target = _kept_pictures(sample, name, number)
         target.mkdir()
         for path in pictures:
-            with suppress(PermissionError):  # on Windows: somebody looks at it; the run replaces it if it can
+            with suppress(PermissionError):  # on Windows another program has it open; the run replaces it if it can
                 os.replace(path, target / path.name)
         kept.append(str(target))
     return [f"an earlier run's log and pictures are kept as {' and '.join(kept)}"]
 
 
 def _files(folder: Path) -> list[Path]:
-    """What is in the folder, sorted; nothing if there is no folder."""
+    """Return the folder's entries, sorted; none if the folder is missing."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 

@@ -26,31 +26,31 @@ from danceopd_ext.errors import UserError
 
 
 class Refused(UserError):
-    """A dotted path names what is not imported or not called; the text goes on after `key = "path": `."""
+    """A dotted path was refused. The text continues a message that begins with `key = "path": `."""
 
 
 def class_at(path: str, base: type, local: bool = False) -> type:
-    """The class at `package.module.Class`, which must be a subclass of `base`; nothing is called.
+    """Return the class at `package.module.Class`, which must be a subclass of `base`; nothing is called.
 
-    local: whether modules that are not installed are imported as well, also from the working directory. Raises Refused,
-    ImportError and AttributeError for what is not there, and whatever the module raises while it is imported.
+    local: whether modules that are not installed are imported as well, also from the working directory. Raises Refused;
+    ImportError or AttributeError if there is no such class; and whatever the module raises while it is imported.
     """
     module, _, name = path.rpartition(".")
     parts = module.split(".")
     if not all(part.isidentifier() and not part.startswith("__") for part in [*parts, name]):
-        raise ImportError("it must be names with dots between them, such as torch.optim.AdamW")
+        raise ImportError("expected names separated by dots, such as torch.optim.AdamW")
     if local and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last: its files hide no installed package
+        sys.path.append(str(Path.cwd()))  # last, so that its files hide no installed package
     for end in range(1, len(parts) + 1):
         step = ".".join(parts[:end])
-        if not local and parts[0] != base.__module__.partition(".")[0]:  # that package is in use already
+        if not local and parts[0] != base.__module__.partition(".")[0]:  # that package is already in use
             _check_installed(step)
         importlib.import_module(step)
     return checked(getattr(importlib.import_module(module), name), base)
 
 
 def checked(found: object, base: type) -> type:
-    """What was found, if it is a subclass of `base`. Raises Refused."""
+    """Return what was found if it is a subclass of `base`. Raises Refused."""
     if isinstance(found, type) and issubclass(found, base) and found is not base:
         return found
     what = "the abstract class itself" if found is base else "a class" if isinstance(found, type) else "not a class"
@@ -58,13 +58,13 @@ def checked(found: object, base: type) -> type:
 
 
 def _check_installed(module: str) -> None:
-    """Raise Refused for a module that no installed package brings, and ImportError for one that is nowhere."""
+    """Raise Refused if no installed package contains the module, and ImportError if there is no such module."""
     package = module.partition(".")[0]
     if package in sys.stdlib_module_names:
         raise Refused(f"{package} is part of Python, and only modules of installed packages are imported.")
     try:
         spec = importlib.util.find_spec(module)
-    except ValueError:  # a module that something made in memory
+    except ValueError:  # a module that was created in memory
         spec = ModuleSpec(module, None)
     if spec is None:
         raise ModuleNotFoundError(f"No module named '{module}'")
@@ -79,14 +79,14 @@ def _check_installed(module: str) -> None:
 
 
 def _places(spec: ModuleSpec) -> list[Path]:
-    """The file of a module, or the folders of a package without one."""
+    """Return the file of a module, or the folders of a package that has no file."""
     if spec.has_location and spec.origin:
         return [Path(spec.origin)]
     return [Path(place) for place in spec.submodule_search_locations or ()]
 
 
 def _folders_of(package: str) -> Iterator[Path]:
-    """The folders from which installed distributions bring this package."""
+    """Yield the folders in which installed distributions keep this package."""
     searched = [entry for entry in sys.path if entry and not _is_loose(Path(entry))]
     for distribution in metadata.distributions(path=searched):
         source = _editable_source(distribution)
@@ -94,12 +94,12 @@ def _folders_of(package: str) -> Iterator[Path]:
             yield Path(str(distribution.locate_file("")))
             if source:
                 yield source
-        elif source and _plain(distribution.name) == _plain(package):  # its files are not listed
+        elif source and _plain(distribution.name) == _plain(package):  # the distribution does not list its files
             yield source
 
 
 def _is_loose(folder: Path) -> bool:
-    """Whether this is a folder in which people put files: the working directory, or the script's, or this package's."""
+    """Whether people put files of their own here: the working directory, the script's folder, or this package's."""
     script = Path(sys.argv[0] or ".").parent
     loose = (Path.cwd(), script.resolve(), Path(__file__).resolve().parents[2])
     return folder.resolve() in loose
@@ -112,7 +112,7 @@ def _packages(distribution: metadata.Distribution) -> set[str]:
         return set(listed.split())
     try:
         files = distribution.files or []
-    except (TypeError, ValueError, OSError):  # a damaged list of files
+    except (TypeError, ValueError, OSError):  # the list of files is damaged
         return set()
     names = {file.parts[0] if len(file.parts) > 1 else inspect.getmodulename(file) for file in files}
     return {name for name in names if name and name.isidentifier()}
@@ -129,7 +129,7 @@ def _editable_source(distribution: metadata.Distribution) -> Path | None:
 
 
 def _is_below(place: Path, folder: Path) -> bool:
-    """Whether the folder holds the place, by the names as they are or with symbolic links followed."""
+    """Whether the place is in the folder, with or without following symbolic links."""
     named = Path(os.path.abspath(place)), Path(os.path.abspath(folder))
     return named[0].is_relative_to(named[1]) or place.resolve().is_relative_to(folder.resolve())
 

@@ -1,7 +1,7 @@
-"""What a process knows of those that started it: its place among the processes of the run, and its launcher.
+"""Tells a process which rank it has in the run, and when its launcher (accelerate, torchrun) has ended.
 
-A launcher (accelerate, torchrun) that is killed leaves its processes behind; they notice and stop. A shell is none: a
-run that was started with nohup, setsid or inside tmux goes on when its shell ends.
+A killed launcher leaves its processes behind; they notice and stop. A shell is not a launcher: a run that was started
+with nohup, setsid or inside tmux goes on when its shell ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
-#: what a launcher's command line has among its words: programs, and modules after `python -m`
+#: the programs and modules (after `python -m`) that make a command line a launcher's
 PROGRAMS = ("accelerate", "accelerate-launch", "torchrun")
 MODULES = (
     "accelerate.commands.launch",
@@ -21,35 +21,35 @@ MODULES = (
     "torch.distributed.run",
     "torch.distributed.launch",
 )
-#: variable with the process id of the run's first process, in those that it has started itself
+#: environment variable that holds the id of the process that started this one
 STARTED_BY = "DANCEOPD_STARTED_BY"
-#: seconds between two looks at the launcher
+#: seconds between two checks of the launcher
 EVERY = 0.5
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of its run that writes and prints."""
+    """Return whether this is the process that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def is_launcher(words: list[str]) -> bool:
-    """Whether a command line is that of a launcher, which ends when its processes do and not before."""
+    """Return whether a command line is a launcher's, which ends only after its processes have."""
     return any(PurePath(word).name.removesuffix(".exe") in PROGRAMS or word in MODULES for word in words[:6])
 
 
 def find_launcher() -> Any | None:
-    """The launcher (a psutil.Process) that started this process; None if a person or a shell did."""
+    """Return the launcher (a psutil.Process) that started this process; None if a person or a shell did."""
     try:
-        import psutil  # here: accelerate brings it, and what needs no accelerate runs without it
+        import psutil  # imported here: accelerate installs it, and code that needs no accelerate runs without it
     except ImportError:
         return None
-    # on Windows the python.exe of a virtual environment is between the two
+    # on Windows the virtual environment's python.exe stands between the two
     parents = psutil.Process().parents()[: 2 if os.name == "nt" else 1]
     return next((parent for parent in parents if is_launcher(words_of(parent))), None)
 
 
 def words_of(process: Any) -> list[str]:
-    """The command line of a psutil.Process; nothing if that is not ours to see."""
+    """Return the command line of a psutil.Process; empty if this process may not read it."""
     import psutil
 
     try:
@@ -59,7 +59,7 @@ def words_of(process: Any) -> list[str]:
 
 
 def about_exit_code() -> str:
-    """A note on what the launcher adds to an exit code that is not 0; empty if it adds nothing."""
+    """Return a note on what the launcher prints for an exit code other than 0; empty if it prints nothing."""
     launcher = find_launcher()
     if launcher is None:
         return ""
@@ -73,10 +73,10 @@ def about_exit_code() -> str:
 
 @contextmanager
 def watched_launcher(gone: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
-    """Inside the block, call `gone` with the reason, once, if this process's launcher ends before it.
+    """Call `gone` with the reason, once, if this process's launcher ends while the block runs.
 
-    If another process of the run has started this one and ends, nothing is left to do: `end` is called instead. Both
-    are called in a thread of their own.
+    If another process of the run started this one and ends, nothing is left to do and `end` is called instead. Both
+    are called in a separate thread.
     """
     done = threading.Event()
     main = _process(os.environ.get(STARTED_BY, ""))
@@ -118,7 +118,7 @@ def _process(number: str) -> Any | None:
 
 
 class _Ended:
-    """Stands for a process that is gone."""
+    """Stands for a process that has ended."""
 
     def is_running(self) -> bool:
         return False

@@ -1,7 +1,7 @@
 """Keeps two runs from writing the same results: a lock on an output_name in its output_dir.
 
-The operating system holds the lock (flock, or LockFileEx on Windows) and takes it back when the process ends, however
-it ends: the files of a run that was killed lock nobody out.
+The operating system holds the lock (flock, or LockFileEx on Windows) and releases it when the process ends, in whatever
+way: a killed run locks nobody out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from danceopd_ext.files import take_lock
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.toolkits.launched import is_first_process
 
-#: seconds to wait for somebody who only asks whether the lock is held
+#: seconds to wait for a process that only checks whether the lock is held
 MOMENT = 0.3
 
 _held: set[Path] = set()
@@ -29,11 +29,10 @@ _held: set[Path] = set()
 
 @contextmanager
 def only_run(folder: Path, name: str) -> Iterator[list[str]]:
-    """Inside the block no other run with this output_name writes to `folder`. Yields notes for the user.
+    """Keep other runs with this output_name from writing to `folder` inside the block. Yields notes for the user.
 
-    The folder is made if it is missing, and removed if it stays empty. Processes other than the first of a run do
-    nothing here. A note reports a drive without locks. Raises UserError if another run, of this or another process,
-    holds the lock.
+    The folder is created if it is missing, and removed if it stays empty. Only the first process of a run does this.
+    A note reports a drive without locks. Raises UserError if another run, of this or another process, holds the lock.
     """
     if not is_first_process():
         yield []
@@ -44,7 +43,7 @@ def only_run(folder: Path, name: str) -> Iterator[list[str]]:
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make the folder; remove it again if it is new and nothing was written to it: the run was refused."""
+    """Create the folder; remove it again if it is new and still empty, because the run was refused."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -57,13 +56,13 @@ def _made(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[list[str]]:
-    """Hold the lock inside the block, and write down who does. Yields a note on a drive without locks."""
+    """Hold the lock inside the block and record who holds it. Yields a note on a drive without locks."""
     path = _lock_file(folder, name)
     lock = _take(path)
     if lock is None:
         yield [
-            f"{folder} is on a drive where files cannot be locked: start no second run with output_name = "
-            f'"{name}" there while this one goes on'
+            f"{folder} is on a drive that does not support file locks: do not start a second run with output_name = "
+            f'"{name}" there while this one is running'
         ]
         return
     owner = _owner_file(folder, name)
@@ -88,7 +87,7 @@ def refuse_second_run(folder: Path, name: str) -> None:
 
 
 def holds(folder: Path, name: str) -> bool:
-    """Whether this process holds the lock: then unfinished files of this output_name in `folder` are nobody's."""
+    """Return whether this process holds the lock: unfinished files of this name then have no owner."""
     return _lock_file(folder, name).resolve() in _held
 
 
@@ -97,15 +96,19 @@ def _lock_file(folder: Path, name: str) -> Path:
 
 
 def _owner_file(folder: Path, name: str) -> Path:
-    """Says who holds the lock; a file of its own, because on Windows nobody else can read a locked one."""
+    """Return the file that says who holds the lock: on Windows no other process can read the locked one."""
     return folder / f".{name}.lock.json"
 
 
 def _take(path: Path) -> BaseFileLock | None:
-    """The lock, held; None if the drive or the permissions allow none. Raises UserError if somebody else holds it."""
+    """Acquire the lock; None if the drive or the permissions allow no lock.
+
+    Raises UserError if another run holds it.
+    """
     try:
         lock = take_lock(path, MOMENT)
-        if lock and os.name == "posix" and not path.exists():  # the run before removed it after we had opened it
+        # the previous run removed the file after this one had opened it
+        if lock and os.name == "posix" and not path.exists():
             lock.release()
             lock = take_lock(path, MOMENT)
     except Timeout:
@@ -114,7 +117,7 @@ def _take(path: Path) -> BaseFileLock | None:
 
 
 def _give_back(lock: BaseFileLock, path: Path) -> None:
-    """Remove the file while it is still locked; Windows refuses that until it is not open any more."""
+    """Remove the file while it is still locked; Windows refuses that as long as the file is open."""
     if os.name == "posix":
         path.unlink(missing_ok=True)
         lock.release()
@@ -135,6 +138,6 @@ def _refusal(path: Path) -> str:
         facts = read_object(_owner_file(path.parent, name), "owner of a lock", most=1000)
         who = " (process {process:d} on {host}, since {since})".format(**facts)
     return (
-        f'{path.parent}: another run with output_name = "{name}" writes here now{who}. Wait for its end or stop it, or '
+        f'{path.parent}: another run with output_name = "{name}" is writing here{who}. Wait until it ends, stop it, or '
         "choose another output_name or output_dir."
     )

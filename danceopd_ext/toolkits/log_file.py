@@ -1,4 +1,4 @@
-"""The JSONL log of a run in output_dir, whoever owns the loop: one record per optimizer step, counted from 1."""
+"""Writes the JSONL log of a run to output_dir: one record per optimizer step, counted from 1."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from danceopd_ext.foreign.files import read_bytes
 from danceopd_ext.foreign.json import parse_object
 from danceopd_ext.foreign.text import MOST
 
-#: updates of a route that its shown loss is the mean of
+#: the number of a route's updates over which the displayed loss is averaged
 RECENT = 50
-#: lines that wait in memory for the disk, a few hundred bytes each
+#: lines kept in memory while the disk does not take them, a few hundred bytes each
 MOST_WAITING = 50_000
 
 
 class LogFile:
-    """Appends records to a file. What the disk does not take waits in memory, and is written when it does.
+    """Appends records to a file. Records that the disk does not take wait in memory and are written later.
 
-    start: the steps that are done; later records of an earlier run are dropped. say: tells the user a line.
+    start: the number of steps done; later records of an earlier run are dropped. say: prints a line for the user.
     """
 
     def __init__(self, path: Path, start: int, say: Callable[[str], None]):
         self.path, self.say = path, say
         self.waiting: deque[bytes] = deque()
         self.lost = 0
-        """Lines that were too many to wait."""
+        """How many lines were dropped because too many were waiting."""
         self._told: set[str] = set()
         self._end: int | None = None
-        """The size of the file without a line that was half written; None if there is no such line."""
+        """The size of the file without a half-written last line; None if the last line is complete."""
         path.parent.mkdir(parents=True, exist_ok=True)
         keep_until(path, start)
         open(path, "ab").close()
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append a record, or keep it; told once for each reason."""
+        """Append a record, or keep it in memory; each reason is reported once."""
         self.waiting.append((json.dumps(entry) + "\n").encode())
         if len(self.waiting) > MOST_WAITING:
             self.waiting.popleft()
@@ -51,12 +51,12 @@ class LogFile:
         if problem and problem.reason not in self._told:
             self._told.add(problem.reason)
             self.say(
-                f"the log {self.path} cannot be written: {problem.reason}. Training goes on, and the lines are written "
+                f"the log {self.path} cannot be written: {problem.reason}. Training goes on; the lines will be written "
                 f"later. {problem.remedy}"
             )
 
     def close(self) -> None:
-        """Write what waits; tell how many lines are lost."""
+        """Write the waiting lines; report how many lines are lost."""
         problem = self._flush() if self.waiting else None
         lost = self.lost + len(self.waiting)
         self.waiting.clear()
@@ -64,7 +64,7 @@ class LogFile:
             self.say(f"the log {self.path} lacks {lost:,} lines{': ' + problem.reason if problem else ''}")
 
     def _flush(self) -> DiskProblem | None:
-        """Append all that waits, whole lines or nothing; why that does not work."""
+        """Append all waiting lines or none; return the problem if that fails."""
         try:
             self._append(b"".join(self.waiting))
         except OSError as error:
@@ -73,7 +73,7 @@ class LogFile:
         return None
 
     def _append(self, text: bytes) -> None:
-        # Opened for each step: a file that was removed or whose drive was away is found again.
+        # Opened for each step, so that a file that was removed, or whose drive was away, is found again.
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         try:
             end = os.fstat(file).st_size
@@ -103,7 +103,7 @@ def keep_until(path: Path, steps: int) -> None:
 
 
 def _step(line: bytes) -> float:
-    """The step of a record; infinity for a line that is none, as a killed process leaves it."""
+    """The step of a record; infinity for an incomplete line, as a killed process leaves it."""
     try:
         record = parse_object(line.decode("utf-8", "replace"), "log", finite=False)
     except UserError:

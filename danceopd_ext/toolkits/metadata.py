@@ -1,4 +1,4 @@
-"""What a fused LoRA says about how it was made, the same words from every toolkit; file names, never folders."""
+"""Builds the metadata that says how a fused LoRA was made: the same entries for every toolkit, never a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from danceopd_ext.lora.metadata import stem
 
 
 def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> dict[str, object]:
-    """The `ss_danceopd_*` entries. `weights`: of every route; what says how to train is left out of a mere merge."""
+    """Return the `ss_danceopd_*` entries. `weights`: route -> weight; a merge has no entries about training."""
     entries = {
         "ss_danceopd_version": __version__,
         "ss_danceopd_toolkit": options.toolkit,
@@ -33,13 +33,13 @@ def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> 
 
 
 def hosted_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> dict[str, str | int | float]:
-    """The same as the toolkits write entries: text and numbers; tables are JSON."""
+    """Return the entries in the form in which the toolkits write them: text and numbers, and tables as JSON."""
     entries = danceopd_entries(options, weights)
     return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in entries.items()}
 
 
 def describe_teacher(teacher: Teacher) -> str:
-    """A teacher in a few words."""
+    """Describe a teacher in a few words."""
     files = zip(teacher.loras, teacher.strengths, strict=True)
     parts = [stem(place) if strength == 1 else f"{stem(place)} x{strength:g}" for place, strength in files]
     if teacher.checkpoint:

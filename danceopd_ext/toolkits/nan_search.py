@@ -1,7 +1,7 @@
-"""Who is to blame for a loss that is not a number: the step is done again, with every field watched.
+"""Finds the part that broke when a loss is NaN: runs the step again and watches every field.
 
-A learning rate that is too high is one cause among many. The same step draws the same random numbers, so that the
-first answer that is not finite shows where the numbers broke; asking the parts one by one there says which of them.
+A learning rate that is too high is one cause among many. The same step draws the same random numbers, so the first
+output that is not finite shows where the numbers broke; asking the parts one by one then shows which of them broke.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from danceopd_ext.method import Field
 from danceopd_ext.method.fields import forwards
 from danceopd_ext.toolkits.hosted.switch import STUDENT
 
-#: what is said of the learning rate, where the student itself broke
+#: the remedy if the student itself broke
 RATE = 'Use a lower learning_rate, mixed_precision = "bf16" instead of "fp16", or a lower max_grad_norm'
 
-#: latents and velocities are of the size of 1; beyond this a rollout is on its way to infinity
+#: latents and velocities are about 1 in size; beyond this value a rollout is diverging
 LARGEST = 1e6
-#: a LoRA's weights are below 10; with such ones training has gone wrong steps before
+#: a LoRA's weights are below 10; beyond this value training went wrong some steps ago
 WILD = 1e4
 
 
 class Found(Exception):
-    """The first answer that is not finite. who: a teacher's name, or STUDENT. rows: the samples, of `count`.
+    """The first output that is not finite. who: a teacher's name, or STUDENT. rows: the samples, out of `count`.
 
-    exploded: the latents that the field was asked about were too large already, though no answer before was.
+    exploded: the field's input latents were already too large, although no earlier output was.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class Found(Exception):
 
     @property
     def is_of_all(self) -> bool:
-        """Whether several samples broke, and all of them: it is not a matter of their prompts then."""
+        """Whether there are several samples and all of them broke: the prompts are then not the cause."""
         return len(self.rows) == len(self.latents) > 1
 
     @property
     def one(self) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """What the field was asked about the first of these samples."""
+        """The field's inputs for the first of these samples."""
         row = self.rows[0]
         return self.latents[row : row + 1], self.sigma[row : row + 1], self.condition.select([row])
 
 
 class Watched:
-    """A field that raises Found as soon as its latents or its answer are not finite, or huge."""
+    """A field that raises Found as soon as its latents or its output are not finite, or huge."""
 
     def __init__(self, who: str, field: Field):
         self.who, self.field = who, field
@@ -79,12 +79,12 @@ class Watched:
 
 
 def unusual_rows(tensor: torch.Tensor) -> list[int]:
-    """The samples of a batch with numbers that are not finite, or so large that their squares soon are not."""
+    """The samples of a batch whose numbers are not finite, or so large that their squares soon are not."""
     return [] if _is_usual(tensor) else [row for row, sample in enumerate(tensor) if not _is_usual(sample)]
 
 
 def do_again(step: Callable[[Callable[[str, Field], Field]], object]) -> Found | None:
-    """Do a step again, with every field in it given to `watch(who, field)`; what was found first, or None."""
+    """Run a step again, with every field wrapped by `watch(who, field)`; return what broke first, or None."""
     try:
         step(Watched)
     except Found as found:
@@ -94,15 +94,15 @@ def do_again(step: Callable[[Callable[[str, Field], Field]], object]) -> Found |
 
 @dataclass(frozen=True)
 class Parties:
-    """Whom to ask again, without guidance, and how a message calls them.
+    """The fields to ask again, without guidance, and what a message calls them.
 
-    voices: teacher -> its field. scales: the guidance of each teacher, and of the STUDENT. files: what a teacher has of
-    its own, such as "its LoRA a.safetensors"; "" for the base. broken_weight: the name of a weight of the base that is
-    not finite, or None.
+    unguided: teacher -> its field. scales: the guidance scale of each teacher and of the STUDENT. files: teacher -> its
+    files, such as "its LoRA a.safetensors"; "" for the base. broken_weight: returns the name of a weight of the base
+    that is not finite, or None.
     """
 
     base: Field
-    voices: Mapping[str, Field]
+    unguided: Mapping[str, Field]
     scales: Mapping[str, float]
     files: Mapping[str, str]
     precision: str
@@ -112,13 +112,13 @@ class Parties:
 
     @property
     def narrow(self) -> str:
-        """The remedy that comes first in float16, whose largest number is 65,504."""
+        """The first remedy in float16, whose largest number is 65,504."""
         narrow = 'fp16 may be too narrow for this model: set mixed_precision = "bf16". '
         return narrow if self.precision == "fp16" else ""
 
 
 def files_of(teachers: Mapping[str, Teacher]) -> dict[str, str]:
-    """What each teacher has of its own, for Parties."""
+    """Return the files of each teacher, in words, for Parties."""
     files = {}
     for name, teacher in teachers.items():
         if teacher.loras:
@@ -130,7 +130,7 @@ def files_of(teachers: Mapping[str, Teacher]) -> dict[str, str]:
 
 
 def broken_student(weight: str) -> str:
-    """What is said of a student with a weight of this name that is not finite."""
+    """Return the message for a student whose weight of this name is not finite."""
     return (
         f"the student's own weights are NaN or infinite since the step before ({weight}). {RATE}, and start again or "
         "go on from an earlier state"
@@ -138,17 +138,17 @@ def broken_student(weight: str) -> str:
 
 
 def not_found(teachers: str) -> str:
-    """What is said when no part is found: on another machine, or with other noise, the step may be good."""
-    return f"done again, it is: no part is found. {_remedies(teachers)}"
+    """Return the message if no part is found: on another machine, or with other noise, the step may succeed."""
+    return f"it is a number when the step is repeated, so no part can be named. {_remedies(teachers)}"
 
 
 def not_asked(error: Exception, teachers: str) -> str:
-    """What is said when asking the parts again failed."""
-    return f"which part it is could not be found out ({few_letters(str(error))}). {_remedies(teachers)}"
+    """Return the message if asking the parts again failed."""
+    return f"the search for the part that broke failed ({few_letters(str(error))}). {_remedies(teachers)}"
 
 
 def _remedies(teachers: str) -> str:
-    """The usual remedies. `teachers`: the names of those in the step."""
+    """Return the usual remedies. `teachers`: the names of the teachers in the step."""
     return (
         f"{RATE}; if it happens in the first steps, check teacher {teachers}: its LoRA or its guidance_scale may be "
         "too strong"
@@ -157,21 +157,21 @@ def _remedies(teachers: str) -> str:
 
 @torch.no_grad()
 def explain(found: Found, parties: Parties, prompt: str = "") -> str:
-    """The part that broke, and what to do, in sentences. `prompt`: of the first sample that broke."""
+    """Return sentences that name the part that broke and the remedy. `prompt`: of the first sample that broke."""
     where = f' for the prompt "{few_letters(prompt)}"' if prompt else ""
     if found.exploded:
         if not _is_usual(parties.base(torch.randn_like(found.latents[:1]), *found.one[1:])):
             return _base(parties, where)
-        return f"the student's rollout grows beyond all numbers{where}, which the base alone does not. {RATE}"
+        return f"the student's rollout diverges{where}; the base alone does not. {RATE}"
     if not _is_usual(parties.base(*found.one)):
         return _base(parties, where)
     if found.who == STUDENT:
-        return f"the student gives {found.what}{where}, and the base without it does not. {RATE}"
+        return f"the student gives {found.what}{where}, and the base alone does not. {RATE}"
     return _teacher(found, parties, where)
 
 
 def _is_usual(tensor: torch.Tensor) -> bool:
-    """Whether latents or a velocity are finite and of a size that a model can be asked about."""
+    """Whether latents or a velocity are finite and of a usual size."""
     return is_finite(tensor) and float(tensor.detach().abs().max()) < LARGEST
 
 
@@ -182,11 +182,11 @@ def _base(parties: Parties, where: str) -> str:
             "model again; if it happens again, check the memory of this machine"
         )
     largest = max((float(weight.detach().abs().max()) for weight in parties.student if weight.numel()), default=0.0)
-    if largest > WILD:  # the toolkits silence the student by multiplying it with 0, and infinity times 0 is NaN
+    if largest > WILD:  # the toolkits switch the student off by multiplying it with 0, and infinity times 0 is NaN
         return f"the student's weights have grown up to {largest:.0e}. {RATE}, and go on from an earlier state"
     return (
         f"the base model gives NaN or infinite numbers{where}, without any LoRA, and its weights are finite. "
-        f'{parties.narrow}Try mixed_precision = "no" and attn_mode = "sdpa", to see whether either is to blame'
+        f'{parties.narrow}Try mixed_precision = "no" and attn_mode = "sdpa" to see whether either is the cause'
     )
 
 
@@ -194,13 +194,15 @@ def _teacher(found: Found, parties: Parties, where: str) -> str:
     name, scale = found.who, parties.scales.get(found.who, 1.0)
     said = f"teacher {name} gives {found.what}{where}, and the base does not"
     file = parties.files.get(name, "")
-    if scale != 1 and _is_usual(parties.voices[name](*found.one)):
+    if scale != 1 and _is_usual(parties.unguided[name](*found.one)):
         latents, sigma, condition = found.one
-        if _is_usual(parties.voices[name](latents, sigma, condition.unconditional())):
+        if _is_usual(parties.unguided[name](latents, sigma, condition.unconditional())):
             return f"{said}: its guidance_scale = {scale:g} is too strong. Use a lower one"
-        return f"{said}: it breaks for the empty prompt, which guidance asks for. {_other(parties, file)}"
+        return f"{said}: it breaks for the empty prompt, which guidance needs. {_other(parties, file)}"
     return f"{said}. {_other(parties, file)}"
 
 
 def _other(parties: Parties, file: str) -> str:
-    return f"{parties.narrow}Check {file or 'what makes it another than the base'}: use less strength, or another file"
+    return (
+        f"{parties.narrow}Check {file or 'what makes it different from the base'}: use less strength, or another file"
+    )

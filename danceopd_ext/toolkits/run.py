@@ -1,4 +1,4 @@
-"""The command `train_danceopd.py --config preset.toml [--any_argument value]`."""
+"""Runs the command `train_danceopd.py --config preset.toml [--any_argument value]`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from danceopd_ext.screen import lasting_screen
 from danceopd_ext.toolkits.launched import STARTED_BY, about_exit_code, is_first_process, watched_launcher
 from danceopd_ext.toolkits.native.stop import Interruptible, ask, end_process
 
-#: seconds that the first process has to tell what is wrong
+#: seconds that the first process has to print what is wrong
 HEAD_START = 5.0
 
 USAGE = f"""usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
 
-Trains one LoRA from the teachers that the preset names. Every preset key is also an argument and then wins over the
-file; the README lists them all. With toolkit = {quoted(hosted_toolkits())} so is every argument of that toolkit.
+Trains one LoRA from the teachers that the preset names. Every preset key is also an argument, which overrides the
+file; the README lists them all. With toolkit = {quoted(hosted_toolkits())} every argument of that toolkit is one as
+well.
 
-  -h, --help   print this, and train nothing, wherever it stands"""
+  -h, --help   print this and train nothing"""
 NOTHING_LEARNT = (
-    "stopped before the first step: nothing is learnt and nothing saved; encoded prompts and pictures are kept. Start "
+    "stopped before the first step: nothing was learnt or saved; encoded prompts and pictures are kept. Start "
     "the run again with the same command."
 )
-ENDED = "stopped after the last step; the lines above say what is saved"
+ENDED = "stopped after the last step; the lines above say what was saved"
 #: what asks for USAGE
 HELP = ("-h", "--help")
 
 
 def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
-    """`--config FILE --key word ...` -> the file and the words of each flag; only the preset can say what they mean.
+    """Split `--config FILE --key word ...` into the file and the words of each flag; the preset decides what they mean.
 
     Raises UserError.
     """
@@ -50,8 +51,8 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
             name = name.replace("-", "_")
             values[name] = [value] if sign else []
         elif not name or is_short_option(word):
-            like = f' A value that begins with a dash is written --{name}="{word}".' if name else ""
-            raise UserError(f'unexpected "{word}": arguments are written --name value.{like}')
+            like = f' To give a value that begins with a dash, write --{name}="{word}".' if name else ""
+            raise UserError(f'unexpected "{word}": write arguments as --name value.{like}')
         else:
             values[name].append(word)
     config = " ".join(values.pop("config", None) or values.pop("config_file", []))
@@ -63,12 +64,12 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
 
 
 def is_short_option(word: str) -> bool:
-    """Whether the word looks like -v or -lr, not like a value such as -1, -0.5 or -inf."""
+    """Whether the word looks like -v or -lr and not like a value such as -1, -0.5 or -inf."""
     return word.startswith("-") and word[1:2].isalpha() and word.lower() not in ("-inf", "-nan")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the preset and hand it to its toolkit. Raises UserError, TrainingError and Stopped (see cli.run)."""
+    """Read the preset and pass it to its toolkit. Raises UserError, TrainingError and Stopped (see cli.run)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or any(word in HELP for word in arguments):
         print(USAGE)
@@ -88,9 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let the user, the system and the end of the launcher stop what is inside. Raises Stopped if one of them did.
+    """Let the user, the system and the end of the launcher stop the block. Raises Stopped if one of them did.
 
-    Where there are results to keep, the loop takes the requests itself; here nothing has been learnt.
+    Nothing has been learnt here; the training loop, which has results to keep, handles requests itself.
     """
     with Interruptible() as block, watched_launcher(ask, end_process):
         try:
@@ -104,7 +105,7 @@ def stoppable() -> Iterator[None]:
 
 
 def line_of(preset: str, path: Path) -> str:
-    """` Line 7 of preset.toml: ...` for the line that names the path: its comment may say how the file is made."""
+    """Return ` Line 7 of preset.toml: ...`, the line that names the path: it may say how to get the file."""
     names = {path.as_posix(), str(path)}
     home = os.path.expanduser("~")
     if path.is_relative_to(home):
@@ -117,10 +118,10 @@ def line_of(preset: str, path: Path) -> str:
 
 @contextmanager
 def told_once() -> Iterator[None]:
-    """Every process has the same problem; the first one of a machine tells it, and the others let it go first.
+    """Let only the first process of a machine report a problem that all processes have; the others wait for it.
 
-    torchrun ends all processes as soon as one has ended, and with that a message that is not written yet. That a run
-    was stopped is such a message.
+    torchrun ends all processes as soon as one has ended, which would cut off a message that is not written yet. This
+    includes the message that a run was stopped.
     """
     try:
         yield
@@ -137,7 +138,8 @@ def told_once() -> Iterator[None]:
 
 def train_native(preset: Preset) -> Path:
     """Train with our own loop."""
-    from danceopd_ext.quiet import quieten  # here: a toolkit's environment lacks what these need, and they are slow
+    # imported here: a toolkit's environment lacks what these need, and they are slow to import
+    from danceopd_ext.quiet import quieten
 
     quieten()
     from danceopd_ext.toolkits.native.launcher import refuse_engines
@@ -151,7 +153,7 @@ def train_native(preset: Preset) -> Path:
 
 def train_hosted(preset: HostedPreset) -> list[str]:
     """Train inside the toolkit that the preset names. Returns the lines to print at the end."""
-    from danceopd_ext.toolkits.hosted.outcome import convert_line  # here: these need torch
+    from danceopd_ext.toolkits.hosted.outcome import convert_line  # imported here: these need torch
     from danceopd_ext.toolkits.hosted.telling import tell
 
     for note in preset.notes:

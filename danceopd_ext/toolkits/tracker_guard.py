@@ -1,4 +1,4 @@
-"""TensorBoard and W&B beside a run: where they fail, training goes on without them."""
+"""Keeps training going when TensorBoard or W&B fails."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from danceopd_ext.disks import disk_problem
 from danceopd_ext.errors import few_letters, printable
 
-#: what trainers call of a tracker while they train and at the end
+#: the tracker methods that trainers call while they train and at the end
 METHODS = ("log", "log_images", "finish")
 
 
 def guard_trackers(accelerator: Any, say: Callable[[str], None]) -> None:
-    """Let each tracker of an accelerator fail without an error: it is told once, and the tracker gets nothing more."""
+    """Turn an error of an accelerator's tracker into one message, after which the tracker receives nothing more."""
     for tracker in getattr(accelerator, "trackers", []):
         _guard(tracker, say)
         _quieten_writers()
@@ -35,7 +35,10 @@ def _guard(tracker: Any, say: Callable[[str], None]) -> None:
                 problem = disk_problem(error)
                 lines = printable(str(error)).strip().splitlines() or [type(error).__name__]
                 reason = problem.reason if problem else few_letters(lines[0], 200)
-                say(f"{tracker.name} gets no more of this run: {reason}. Training goes on; the JSONL log has it all.")
+                say(
+                    f"{tracker.name} is turned off for the rest of the run: {reason}. Training goes on; the JSONL "
+                    "log is complete."
+                )
                 return None
 
         return called
@@ -46,7 +49,7 @@ def _guard(tracker: Any, say: Callable[[str], None]) -> None:
 
 
 def _quieten_writers() -> None:
-    """TensorBoard writes in a thread of its own, and raises its error once more in the next call: once is enough."""
+    """TensorBoard writes in a thread of its own and raises its error again in the next call: report it once."""
     before = threading.excepthook
     if getattr(before, "quiet", False):
         return

@@ -70,7 +70,7 @@ def test_any_value_may_begin_with_a_dash_behind_an_equals_sign():
 
 @pytest.mark.parametrize("word", ["-v", "-lr", "-config"])
 def test_a_short_option_is_not_swallowed(word):
-    with pytest.raises(UserError, match=f'unexpected "{word}".*written --name value.*--output_dir="{word}"'):
+    with pytest.raises(UserError, match=f'unexpected "{word}".*write arguments as --name value.*--output_dir="{word}"'):
         parse_command(["--config", "a.toml", "--output_dir", "o3", word])
 
 

@@ -108,7 +108,7 @@ def test_a_student_whose_loss_alone_overflows():
     toys.student.up.data.fill_(3e5)
     toys.student.down.data.fill_(3e15)
     message = told(toys, "a")
-    assert "the student gives numbers above 1e+06, and the base without it does not" in message
+    assert "the student gives numbers above 1e+06, and the base alone does not" in message
 
 
 def test_the_prompt_is_named_where_one_of_several_breaks():

@@ -75,7 +75,7 @@ def test_a_class_beside_the_toolkit_needs_the_flag(gift, key, name):
         ("optimizer_type", "transformers.pipeline", "not a class"),
         ("optimizer_type", "lr_scheduler", "not a class"),
         ("optimizer_type", "Optimizer", "the abstract class"),
-        ("optimizer_type", "..x.y", "names with dots"),
+        ("optimizer_type", "..x.y", "names separated by dots"),
         ("optimizer_type", "torch.optim.lr_scheduler.ConstantLR", "Only subclasses of torch.optim"),
         ("optimizer_type", "torch.nothing.Adam", "does not import"),
         ("optimizer_type", "torch.optim.Nothing", "does not import"),

@@ -141,7 +141,7 @@ def test_an_error_leaves_the_student_heard():
 def test_a_loss_that_is_no_number_stops():
     toys = Toys()
     toys.student.up.data.fill_(float("inf"))
-    with pytest.raises(TrainingError, match="the loss of step 1 \\(route a\\) is not a number"):
+    with pytest.raises(TrainingError, match="the loss of step 1 \\(route a\\) is NaN"):
         toys.loss("a")
 
 

@@ -101,7 +101,7 @@ def test_before_the_loop_it_ends_at_once(preset, signalled, ended, monkeypatch, 
         signalled(owner, name, count, number)
         code, last = ended(path)
     assert code == 130
-    assert last.startswith("stopped before the first step: nothing is learnt and nothing saved")
+    assert last.startswith("stopped before the first step: nothing was learnt or saved")
     assert not [*(path.parent / "output").glob("fused*.safetensors"), *(path.parent / "output").glob("fused*-state")]
 
 

@@ -55,7 +55,7 @@ def test_an_encoded_prompt(told):
         "the loss of step",
         'the encoded prompt of "',
         "holds NaN",
-        "encoded again at the next start",
+        "the next start encodes it again",
         "cache",
     )
     assert "learning_rate" not in message
@@ -83,7 +83,7 @@ def test_an_encoded_picture(told, pictures):
             fill(tensors["latents"])
 
     message = told(spoil, {"one": {}, "two": {}}, method="joint", prompts=pictures)
-    says(message, "the encoded picture of", "holds NaN", "encoded again")
+    says(message, "the encoded picture of", "holds NaN", "the next start encodes it again")
 
 
 def test_the_base(told):

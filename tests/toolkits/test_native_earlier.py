@@ -41,7 +41,7 @@ def test_the_same_preset_twice(preset, launch, refused):
     """A refusal, then the three ways on: another name, the flag, the key."""
     output = launch(preset())
     told = refused(preset())
-    says(told, "fused.safetensors is there already", "another output_name", "--overwrite")
+    says(told, "fused.safetensors already exists", "another output_name", "--overwrite")
     assert "--resume" not in told, "there is no state"
     before = (output / "fused.safetensors").read_bytes()
     launch(preset(), "--output_name", "second")
@@ -59,7 +59,7 @@ def test_a_run_that_saved_only_on_its_way(preset, launch, refused):
     shutil.rmtree(output / "fused-step00000003-state")
     shutil.rmtree(output / "fused-state", ignore_errors=True)
     told = refused(preset(max_train_steps=4))
-    says(told, "and 4 more of that name", f"--resume {output.name}")
+    says(told, "and 4 more files with this name", f"--resume {output.name}")
     assert "fused-step00000002-state," in told
     launch(preset(max_train_steps=4), "--resume", "output/fused-step00000002-state")
     assert [entry["step"] for entry in log_of(output)] == [1, 2, 3, 4]
@@ -69,7 +69,7 @@ def test_a_state_of_another_folder_is_no_leave_to_overwrite(preset, launch, refu
     output = launch(preset(max_train_steps=3, save_every_n_steps=1, save_state=True))
     shutil.copytree(output / "fused-step00000002-state", tmp_path / "elsewhere" / "fused-step00000002-state")
     words = ["--resume", tmp_path / "elsewhere" / "fused-step00000002-state"]
-    says(refused(preset(max_train_steps=3), *words), "is there already")
+    says(refused(preset(max_train_steps=3), *words), "already exists")
     launch(preset(max_train_steps=3), *words, "--output_name", "other")
 
 
@@ -99,7 +99,7 @@ def test_a_log_without_a_result_is_told_and_kept(preset, launch, capsys):
 
 def test_a_merge(preset, launch, refused):
     output = launch(preset(method="merge_average", prompts={}))
-    says(refused(preset(method="merge_average", prompts={})), "is there already")
+    says(refused(preset(method="merge_average", prompts={})), "already exists")
     first = output / "first.safetensors"
     shutil.copy(output / "fused.safetensors", first)
     launch(preset(method="merge_sum", prompts={}, overwrite=True))
@@ -117,7 +117,7 @@ def test_two_processes(preset, launch):
     )
     assert first.returncode == 0, first.stderr
     assert second.returncode != 0
-    assert second.stderr.count("error: ") == 1 and "is there already" in second.stderr
+    assert second.stderr.count("error: ") == 1 and "already exists" in second.stderr
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_names_of_results(tmp_path, name):
     """Ours and the toolkits'."""
     (tmp_path / name).mkdir() if name.endswith("state") else (tmp_path / name).write_bytes(b"1")
     assert earlier_results(tmp_path, "fused") == [tmp_path / name]
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         refuse_overwriting(tmp_path, "fused")
     assert refuse_overwriting(tmp_path, "fused", overwrite=True) == [tmp_path / name]
     assert refuse_overwriting(tmp_path, "fuse") == []
@@ -175,7 +175,7 @@ def test_a_cache_below_a_file(preset, refused, tmp_path):
 @pytest.mark.parametrize("name", ["fused.ckpt", "fused-000002.pt"])
 def test_other_formats_of_the_toolkits_are_results_too(tmp_path, name):
     (tmp_path / name).write_bytes(b"1")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         refuse_overwriting(tmp_path, "fused")
 
 
@@ -184,14 +184,14 @@ def test_a_name_that_the_file_system_takes_for_the_same(tmp_path, monkeypatch):
     (tmp_path / "FUSED-state").mkdir()
     assert refuse_overwriting(tmp_path, "fused") == []
     monkeypatch.setattr(module.os.path, "lexists", lambda path: path.name.lower() == "fused-state")
-    with pytest.raises(UserError, match="FUSED-state is there already"):
+    with pytest.raises(UserError, match="FUSED-state already exists"):
         refuse_overwriting(tmp_path, "fused")
     assert refuse_overwriting(tmp_path, "fused", resume=str(tmp_path / "FUSED-state")) == []
 
 
 def test_a_name_that_ends_like_an_epoch(tmp_path):
     (tmp_path / "my-000002.safetensors").write_bytes(b"1")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         refuse_overwriting(tmp_path, "my-000002")
 
 
@@ -248,7 +248,7 @@ def test_a_result_that_came_while_this_run_was_preparing(preset, refused, monkey
     (output / "fused.safetensors").write_bytes(b"1")
     monkeypatch.setattr(module, "only_run", late)
     monkeypatch.setattr(checks, "refuse_overwriting", lambda *_: [])
-    says(refused(path), "fused.safetensors is there already")
+    says(refused(path), "fused.safetensors already exists")
 
 
 def test_overwrite_deletes_nothing_before_the_first_save(preset, launch, monkeypatch):

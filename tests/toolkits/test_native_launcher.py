@@ -129,13 +129,13 @@ def test_a_large_model_on_a_cpu(changed, launch, monkeypatch, capsys):
     monkeypatch.setattr(checks, "why_no_gpu", lambda: "This torch is a build without CUDA: pip install it.")
     launch(changed(max_train_steps=1))
     told = capsys.readouterr().out
-    says(told, "note: torch has no GPU here", "billion parameters", "This torch is a build without CUDA")
-    assert told.index("note: torch has no GPU") < told.index("encoded"), "it is told before anything is loaded"
+    says(told, "note: torch finds no GPU", "billion parameters", "This torch is a build without CUDA")
+    assert told.index("note: torch finds no GPU") < told.index("encoded"), "it is told before anything is loaded"
 
 
 def test_a_small_model_on_a_cpu(changed, launch, capsys):
     launch(changed(max_train_steps=1))
-    assert "torch has no GPU" not in capsys.readouterr().out
+    assert "torch finds no GPU" not in capsys.readouterr().out
 
 
 def test_the_size_of_a_model_without_its_weights():

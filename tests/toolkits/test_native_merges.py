@@ -93,8 +93,8 @@ def test_a_checkpoint_is_merged_as_the_lora_extracted_from_it(ran, strong, pipel
     ("keys", "parts"),
     [
         ({"student_init": "merge_sum"}, ["student_init", "trains no student"]),
-        ({"network_weights": "a.safetensors"}, ["network_weights", "trains nothing"]),
-        ({"resume": "a-state"}, ["resume", "trains nothing"]),
+        ({"network_weights": "a.safetensors"}, ["network_weights", "does not train"]),
+        ({"resume": "a-state"}, ["resume", "does not train"]),
     ],
 )
 def test_a_merge_with_keys_of_training(changed, refused, strong, keys, parts):
@@ -105,7 +105,7 @@ def test_a_merge_with_keys_of_training(changed, refused, strong, keys, parts):
     ("teacher", "parts"),
     [
         ({}, ["no teacher is a LoRA"]),
-        ({"guidance_scale": 3.0}, ["[danceopd.teachers.one] guidance_scale", "not in the weights"]),
+        ({"guidance_scale": 3.0}, ["[danceopd.teachers.one] guidance_scale", "not part of the weights"]),
         ({"checkpoint": "owner/model"}, ["[danceopd.teachers.one] checkpoint", "extract_rank"]),
         ({"lora": "nowhere.safetensors"}, ["[danceopd.teachers.one]", "nowhere.safetensors"]),
     ],

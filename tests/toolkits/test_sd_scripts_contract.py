@@ -81,7 +81,7 @@ def test_the_student_is_back_also_after_an_error(train, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(train):
-    with pytest.raises(TrainingError, match="is not a number"):
+    with pytest.raises(TrainingError, match="is NaN"):
         train(learning_rate=1e30, max_train_steps=50)
 
 

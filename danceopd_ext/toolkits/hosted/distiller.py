@@ -166,8 +166,7 @@ class Distiller:
         names = ", ".join(dict.fromkeys(condition.routes))
         why = blame(self, transformer, condition, batch)
         raise TrainingError(
-            f"the loss of step {self.progress.step + 1} (route {names}) is not a number: {why}. What was saved before "
-            "is good."
+            f"the loss of step {self.progress.step + 1} (route {names}) is NaN: {why}. What was saved before is good."
         )
 
     def batch(self, condition: Conditions, latent_shape: Sequence[int]) -> Batch:

@@ -1,4 +1,4 @@
-"""NaN and infinite numbers in a saved state: which file and tensor holds them."""
+"""Refuses a saved state that holds NaN, and names the file and the tensor."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from danceopd_ext.toolkits.native.state import OPTIMIZER_FILE, STUDENT_FILE
 
 
 def check_state(folder: Path, student: Mapping[str, torch.Tensor], entries: Mapping[int, Mapping[str, Any]]) -> None:
-    """Raise UserError for a state whose weights or optimizer hold NaN: what goes on from there is lost.
+    """Raise UserError if the weights or the optimizer of a state hold NaN: a run that continues it would be lost.
 
-    `folder`: the state's. `entries`: number of a weight -> what the optimizer keeps of it.
+    `folder`: the state's. `entries`: number of a weight -> what the optimizer keeps about it.
     """
     if broken := first_broken(student):
         file = folder / STUDENT_FILE

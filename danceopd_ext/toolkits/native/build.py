@@ -1,4 +1,4 @@
-"""One base in memory: the transformer, its teachers and the student, each as a velocity field."""
+"""Builds the velocity fields of a run: base, teachers and student on one transformer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from danceopd_ext.toolkits.native.student import add_student, start_of
 
 @dataclass
 class Fields:
-    """The model of a run: every field is one shared transformer, but for checkpoint teachers."""
+    """The fields of a run. All share one transformer, except for teachers that are whole checkpoints."""
 
     adapters: Adapters
     base: Field
@@ -33,11 +33,11 @@ class Fields:
     plain_student: Field
     """The student without student_guidance_scale, for previews."""
     unguided_teachers: dict[str, Field] = field(default_factory=dict)
-    """The teachers without their guidance, to find out which part of one breaks."""
+    """The teachers without their guidance, to find out which part of a teacher breaks."""
 
 
 def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], None]) -> Fields:
-    """Load the base, put teachers and student on it. Raises UserError when weights do not load."""
+    """Load the base and put teachers and student on it. Raises UserError if weights do not load."""
     preset, model, family = plan.preset, plan.model, plan.family
     transformer = model.load_transformer()
     loras = {
@@ -51,7 +51,7 @@ def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], N
             adapters.add(adapter_name(name), lora)
     add_student(adapters, plan, changes_of(plan.teachers, loras), say)
     if preset.training.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()  # diffusers uses it where gradients are enabled, and only there
+        transformer.enable_gradient_checkpointing()  # diffusers uses it only while gradients are enabled
     plan.loras.free()  # the adapters hold them now
     called = {adapter_name(name): f"[danceopd.teachers.{name}]" for name in plan.teachers}
     check_adapters(adapters, {**called, STUDENT: start_of(preset)}, model.precision)
@@ -69,14 +69,14 @@ def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], N
 
 
 def adapter_name(teacher: str) -> str:
-    """A name that no attribute of a torch module has: teachers may be called "half" or "type"."""
+    """Return a name that is not an attribute of a torch module: teachers may be called "half" or "type"."""
     return f"teacher_{teacher}"
 
 
 def changes_of(teachers: Mapping[str, FoundTeacher], loras: Mapping[str, Lora | None]) -> list[Lora]:
-    """What merges: each teacher's change of the base's weights. The base is one of zero that counts in an average.
+    """Return the changes that are merged, one per teacher. The base is a change of zero, which counts in an average.
 
-    A whole checkpoint, whose change nobody has as a LoRA, is left out.
+    A whole checkpoint, whose change is not known as a LoRA, is left out.
     """
     return [loras[name] or Lora({}) for name, found in teachers.items() if loras[name] or not found.checkpoint]
 
@@ -89,9 +89,10 @@ def teacher_lora(
     layout: Layout,
     say: Callable[[str], None],
 ) -> Lora | None:
-    """The teacher's LoRA, extracted from its checkpoint if asked; None for the base and for whole checkpoints.
+    """Return the teacher's LoRA, extracted from its checkpoint if the preset asks for that.
 
-    `lora`: what its files hold. `transformer`: the base, which only an extraction needs.
+    None for the base and for whole checkpoints. `lora`: what its files hold. `transformer`: the base, which only an
+    extraction needs.
     """
     rank = found.settings.extract_rank
     if not (found.checkpoint and rank):

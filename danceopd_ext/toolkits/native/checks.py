@@ -1,4 +1,4 @@
-"""What the machine and its packages must be able to do, tried out before anything is loaded or written."""
+"""Checks what the machine, its packages and the data allow before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from danceopd_ext.toolkits.earlier_results import refuse_overwriting, refuse_tra
 from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
 
-#: parameters of a transformer that a CPU trains too slowly to be meant
+#: number of parameters above which training on a CPU is surely not intended
 LARGE = 0.5e9
 
 
 def check_machine(preset: Preset, accelerator: Accelerator) -> None:
-    """Raise UserError for a precision or an optimizer that does not work here."""
+    """Raise UserError for a precision or an optimizer that does not work on this machine."""
     if preset.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(f'mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16". {why_no_gpu()}'.strip())
     check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps, preset.allow_local_code)
@@ -37,12 +37,12 @@ def slow_without_gpu(model: Model) -> list[str]:
     if model.device.type != "cpu" or parameters < LARGE:
         return []
     size = f"{model.family.title} has {parameters / 1e9:.1f} billion parameters"
-    told = f"torch has no GPU here: {size}, and a training step takes minutes to hours on a CPU. {why_no_gpu()}"
+    told = f"torch finds no GPU: {size}, and a training step takes minutes to hours on a CPU. {why_no_gpu()}"
     return [told.rstrip(" .")]
 
 
 def check_optimizer(section: OptimizerSection, device: torch.device, steps: int, local: bool = False) -> None:
-    """Take one step with the optimizer and its schedule. Raises UserError for what does not fit them.
+    """Take one step with the optimizer and its schedule. Raises UserError if their arguments do not fit.
 
     local: see optimizers.optimizer_class.
     """
@@ -71,7 +71,7 @@ def check_optimizer(section: OptimizerSection, device: torch.device, steps: int,
 
 
 def check_output(preset: Preset) -> list[str]:
-    """Raise UserError for a folder that cannot be written, and for an earlier result that would be replaced.
+    """Raise UserError if a folder cannot be written, or if an earlier result would be replaced.
 
     Returns notes on what is replaced.
     """
@@ -87,11 +87,14 @@ def check_output(preset: Preset) -> list[str]:
     log = folder / f"{name}.log.jsonl"
     for path in (log, folder / f"{name}.safetensors"):
         if path.is_dir():
-            raise UserError(f"{path} is a folder, and the run writes a file of this name. Choose another output_name.")
+            raise UserError(
+                f"{path} is a folder, but the run writes a file with this name. Choose another output_name."
+            )
     refuse_second_run(folder, name)
     earlier = refuse_overwriting(folder, name, preset.danceopd.overwrite, saving.resume)
     if earlier:
-        return [f"overwrite: an earlier run's LoRAs and states ({len(earlier)} in all) are replaced as this one saves"]
+        count = f"{len(earlier)} in all"
+        return [f"overwrite: an earlier run's LoRAs and states ({count}) are replaced when this run saves"]
     return []
 
 
@@ -108,20 +111,22 @@ def _fills(preset: Preset) -> list[str]:
 
 
 def tensorboard_folder(preset: Preset) -> Path:
-    """Where TensorBoard's files of this run go."""
+    """Return the folder of this run's TensorBoard files."""
     return Path(preset.logging.logging_dir or Path(preset.saving.output_dir) / "logs") / preset.saving.output_name
 
 
 def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, PictureFile]:
-    """The picture files that the method starts from; none where it uses none.
+    """Return the picture files that the method starts from; empty if it uses none.
 
-    Raises UserError for a picture that is missing or damaged, and when the method cannot do without one.
+    Raises UserError if a picture is missing or damaged, or if an item has no picture and the method needs one.
     """
     use, items = METHODS[method].targets, list(plan.items())
     with_picture = [item for item in items if item.picture]
     if use == "unused":
         if with_picture:
-            notes.append(f'the pictures of {len(with_picture)} items are not opened: method = "{method}" needs none')
+            notes.append(
+                f'the pictures of {len(with_picture)} items are not used: method = "{method}" needs no pictures'
+            )
         return {}
     bare = next((item for item in items if not item.picture), None)
     if use == "needed" and bare:
@@ -139,7 +144,7 @@ def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, Pictu
 
 
 def unused_keys(options: DanceOPDSection) -> list[str]:
-    """Keys of [danceopd] that were changed and that the method does not look at."""
+    """Return the keys of [danceopd] that the preset changes and the method does not use."""
     unused = {
         "joint": ("query", "num_queries", "rollout_batch_size"),
         "offpolicy": ("rollout_batch_size",),
@@ -150,17 +155,18 @@ def unused_keys(options: DanceOPDSection) -> list[str]:
 
 
 def left_out(options: DanceOPDSection) -> list[str]:
-    """A word on what may be forgotten, where several teachers are fused and none is the base."""
+    """Return a note on what may be forgotten if several teachers are fused and none is the base."""
     if len(options.teachers) < 2 or any(not (one.lora or one.checkpoint) for one in options.teachers.values()):
         return []
     return [
-        "no teacher is the base: what none of the routes asks for may be forgotten. [danceopd.teachers.base], with "
-        "general prompts, keeps it"
+        "no teacher is the base, so the student may forget what no route trains. To keep it, add "
+        "[danceopd.teachers.base] with "
+        "general prompts"
     ]
 
 
 def left_out_of_start(options: DanceOPDSection) -> list[str]:
-    """A word on each teacher that a start from the teachers' merge does not contain."""
+    """Return a note on each teacher that is not part of the merge that the student starts from."""
     if options.student_init == "fresh":
         return []
     return [

@@ -1,7 +1,7 @@
-"""What Windows tells a program before it ends it: the console is closed, the user logs off, the machine shuts down.
+"""Handles the console events of Windows: the console is closed, the user logs off, the machine shuts down.
 
-Python knows Ctrl-C and Ctrl-Break alone. The others come to a handler of the system's, in a thread of its own, and when
-the handler returns, or after about 5 seconds, the process is ended.
+Python handles Ctrl-C and Ctrl-Break only. Windows reports the other events to a handler in a thread of its own, and
+ends the process when the handler returns, or after about 5 seconds.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ ENDS = (2, 5, 6)
 
 
 def watch_console(ends: Callable[[], None]) -> Callable[[], None]:
-    """Call `ends` when Windows is about to end the process. Returns what takes that back. Elsewhere nothing is done."""
+    """Call `ends` when Windows is about to end the process. Returns a function that undoes this. A no-op elsewhere."""
     if os.name != "nt":
         return lambda: None
 
     def handler(event: int) -> bool:
         if event not in ENDS:
-            return False  # Python's own handler is asked
+            return False  # let Python's own handler run
         ends()
         return True
 

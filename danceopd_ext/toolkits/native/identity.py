@@ -1,4 +1,4 @@
-"""What a run is: what must be equal for its saved state to be continued."""
+"""Collects the facts of a run that must be equal for its saved state to be continued."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def contents_of(plan: RunPlan) -> dict[str, object]:
 
 
 def _arguments(pairs: list[str]) -> dict[str, str]:
-    """By name, however they were spelled: a saved optimizer brings its own back, so changed ones would do nothing."""
+    """Return the optimizer's arguments by name.
+
+    A loaded optimizer restores its own, so changed ones would have no effect.
+    """
     return {name: repr(value) for name, value in sorted(parse_pairs(pairs, "optimizer_args").items())}
 
 

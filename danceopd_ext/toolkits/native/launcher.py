@@ -1,6 +1,6 @@
-"""Says which options of `accelerate launch`, or of accelerate's configuration file, this trainer does not use.
+"""Reports options of `accelerate launch`, or of accelerate's configuration file, that this trainer does not use.
 
-They arrive as environment variables, which accelerate's launcher sets (accelerate/utils/launch.py).
+accelerate's launcher passes them on as environment variables (accelerate/utils/launch.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from danceopd_ext.config.schema import TrainingSection
 from danceopd_ext.errors import UserError
 
-#: variables of engines that divide a model among GPUs -> what users call the engine
+#: environment variables of engines that divide a model among GPUs -> the engine's usual name
 ENGINES = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -21,7 +21,7 @@ ENGINES = {
 
 
 def refuse_engines() -> None:
-    """Raise UserError if accelerate was told to divide the model among processes: here each holds all of it."""
+    """Raise UserError if accelerate was told to divide the model among processes: here each process holds all of it."""
     asked = [name for variable, name in ENGINES.items() if _value(variable).lower() in ("1", "true", "yes")]
     if asked:
         raise UserError(
@@ -33,7 +33,7 @@ def refuse_engines() -> None:
 
 
 def unused_options(training: TrainingSection) -> Iterator[str]:
-    """Notes on the launcher's other options that change nothing or differ from the preset."""
+    """Return notes on other options of the launcher that have no effect or differ from the preset."""
     precision = _value("ACCELERATE_MIXED_PRECISION").lower()
     if precision not in ("", "no", training.mixed_precision):
         yield (
@@ -50,12 +50,12 @@ def unused_options(training: TrainingSection) -> Iterator[str]:
     if machines > 1:
         yield (
             f"{machines} machines train together: output_dir and text_encoder_cache_dir must be folders that all of "
-            "them share, because the first process alone encodes and saves"
+            "them share, because only the first process encodes and saves"
         )
 
 
 def _machines() -> int:
-    """How many machines the processes of this run are on, by what torchrun tells each of them."""
+    """Return on how many machines the run's processes are, from the variables that torchrun sets."""
     world, local = _value("WORLD_SIZE"), _value("LOCAL_WORLD_SIZE")
     if not (world.isdecimal() and local.isdecimal() and int(local)):
         return 1

@@ -1,4 +1,4 @@
-"""The loop: update, save, draw, stop."""
+"""Runs the training loop: update, save, draw, stop."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ OUT_OF_MEMORY = (
     "rollout_batch_size = 1 or a smaller resolution, and close other programs that use the GPU."
 )
 NOTHING_LEARNT = (
-    "note: {} changes nothing, because the student has not learnt anything so far: every teacher says what the student "
-    "says already, or the learning rate or its warm-up leaves the weights as they are"
+    "note: {} changes nothing, because the student has learnt nothing so far: every teacher already gives "
+    "the student's velocities, or the learning rate or its warm-up leaves the weights unchanged"
 )
 NO_PREVIEWS = (
-    "no pictures of step {}: the GPU's memory does not suffice to draw them beside training. None are drawn any more "
-    "in this run; training goes on. Use smaller ones (--w and --h in sample_prompts), or leave sample_prompts out."
+    "no pictures of step {}: out of GPU memory. Previews are turned off for the rest of the run; training goes on. Use "
+    "smaller pictures (--w and --h in sample_prompts), or remove sample_prompts."
 )
 
 
 class Run:
-    """The loop and what it carries from step to step."""
+    """The training loop and its state."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class Run:
         if plan.resume:
             self.restore()
         self.first = self.step
-        """The steps that were done before this run."""
+        """The steps that earlier runs did."""
         self.journal = Journal(preset, accelerator, self.step)
         self.stop = StopRequest(self.save_at_once)
         self.whole = threading.RLock()
-        """Held while weights, optimizer and step do not belong together, or are being saved."""
+        """Held while weights, optimizer and step count do not match, or are being saved."""
         self.saving = Saving(self.output, self.journal.say, lambda: self.stop.requested, lambda: self.learn(True))
         self.previews = None
         if plan.previews:
@@ -89,9 +89,9 @@ class Run:
     def go(self) -> Path:
         """Run to max_train_steps and return the path of the last LoRA written.
 
-        Raises Stopped after Ctrl-C and its like: what was learnt is saved, unless a second one came.
+        Raises Stopped after a request to stop: what was learnt is saved, unless a second request followed.
         """
-        with self.stop, self.journal.bar:  # what is said after an error begins on a line of its own
+        with self.stop, self.journal.bar:  # a message after an error begins on a new line
             try:
                 return self.steps()
             except KeyboardInterrupt:
@@ -115,7 +115,7 @@ class Run:
         return self.finish()
 
     def one_step(self) -> None:
-        """One optimizer step: the method's gradient, then the usual care for it."""
+        """Take one optimizer step: the method's gradient, averaged, clipped and applied."""
         self.learn(True)
         report = whole_report(self.accelerator, self.gradient())
         norm = self.average_and_clip()
@@ -142,19 +142,19 @@ class Run:
         except torch.OutOfMemoryError as error:
             saved = self.keep_alone()
             raise TrainingError(f"out of GPU memory in step {self.step + 1}. {OUT_OF_MEMORY}{saved}") from error
-        except (NoEntry, OSError) as error:  # a cache on a disk that is gone
+        except (NoEntry, OSError) as error:  # the cache's disk is gone
             raise TrainingError(
-                f"step {self.step + 1} cannot read its data: {error}. Was a disk removed, or the folder?"
+                f"step {self.step + 1} cannot read its data: {error}. Was a disk or the folder removed?"
                 f"{self.keep_alone()}"
             ) from error
 
     def keep_alone(self) -> str:
-        """`keep_what_is_good`, unless other processes wait in their own step: nothing can be saved together then."""
+        """Do `keep_what_is_good`, unless other processes wait in their own step: they cannot save together then."""
         alone = self.accelerator.num_processes == 1
-        return self.keep_what_is_good() if alone else " Nothing more is saved: go on from an earlier state."
+        return self.keep_what_is_good() if alone else " Nothing was saved: go on from an earlier state."
 
     def change_weights(self) -> None:
-        """The optimizer's step; its own state is made in the first one."""
+        """Take the optimizer's step; the first one creates its state."""
         try:
             self.optimizer.step()
         except torch.OutOfMemoryError as error:
@@ -173,7 +173,7 @@ class Run:
     def learn(self, wanted: bool) -> None:
         """Schedule-free optimizers keep two sets of weights: one to learn with, one to save and draw with.
 
-        The way from one to the other and back rounds, so the first set is kept: a save changes nothing.
+        Switching there and back rounds, so the first set is kept: a save changes nothing.
         """
         if not is_schedule_free(self.optimizer):
             return
@@ -187,7 +187,7 @@ class Run:
                 self.learnt_with = []
 
     def save(self, state: bool) -> None:
-        """Save the LoRA, and the state if wanted, on the main process; training goes on whether or not that works."""
+        """Save the LoRA, and the state if wanted, on the main process; training goes on even if that fails."""
         self.ready_to_save()
         if self.accelerator.is_main_process:
             with self.whole:
@@ -196,7 +196,7 @@ class Run:
         self.journal.pause()
 
     def save_at_end(self, state: bool, final: bool = False) -> Saved:
-        """Save for the last time, in whatever place there is. Raises TrainingError if no place takes the LoRA."""
+        """Save for the last time, in another folder if need be. Raises TrainingError if no folder takes the LoRA."""
         self.ready_to_save(final)
         number = None if final else self.step
         saved = Saved(self.output.lora_path(number), self.output.state_path(number) if state else None)
@@ -208,7 +208,7 @@ class Run:
         return saved
 
     def check_weights(self) -> None:
-        """Raise TrainingError for weights that the last step has broken: they would be saved as a result."""
+        """Raise TrainingError if the last step broke the weights, instead of saving them as a result."""
         if broken := first_broken(self.fields.adapters.state_dict(STUDENT)):
             self.journal.close()
             raise TrainingError(
@@ -217,27 +217,30 @@ class Run:
             )
 
     def ready_to_save(self, final: bool = False) -> None:
-        """Take the weights that are saved, and say if they have learnt nothing. Raises TrainingError if they broke."""
+        """Switch to the weights that are saved and report if they learnt nothing.
+
+        Raises TrainingError if they broke.
+        """
         self.learn(False)
         self.check_weights()
         if self.fields.adapters.state(STUDENT).changes_nothing():
             self.journal.say(NOTHING_LEARNT.format(self.output.lora_path(None if final else self.step).name))
 
     def preview(self) -> None:
-        """Draw the preview prompts, if there are any; never again where memory does not suffice for them."""
+        """Draw the preview prompts, if there are any; after running out of memory, never again in this run."""
         if not self.previews:
             return
         self.learn(False)
         full = self.accelerator.is_main_process and not self.drawn()
-        if any_process(self.accelerator, full):  # all of them: who goes on drawing waits here for the others
+        if any_process(self.accelerator, full):  # on all processes, so that none waits for the others
             self.previews = None
             release_memory()
         self.journal.pause()
 
     def drawn(self) -> bool:
-        """Draw now; False where memory does not suffice, which is said. What was taken is free after the return.
+        """Draw now; return False, and report it, if memory runs out. The memory is free after the return.
 
-        A request to stop ends the drawing: pictures are not what it waits for.
+        A request to stop ends the drawing.
         """
         try:
             picture = self.previews.draw(self.step, self.journal.say)
@@ -246,14 +249,14 @@ class Run:
         except torch.OutOfMemoryError:
             self.journal.say(NO_PREVIEWS.format(self.step))
             return False
-        except (NoEntry, OSError, UserError) as error:  # an input that was there when the run started
+        except (NoEntry, OSError, UserError) as error:  # an input that existed when the run started
             self.journal.say(f"no pictures of step {self.step}: {error}. Training goes on.")
             return True
         self.journal.picture(picture, self.step)
         return True
 
     def finish(self) -> Path:
-        """Save, then draw: pictures that fail cost no training."""
+        """Save, then draw, so that a failing picture costs no training."""
         saving = self.preset.saving
         saved = self.save_at_end(state=saving.save_state or saving.save_state_on_train_end, final=True)
         if self.preset.sampling.sample_every_n_steps:
@@ -262,19 +265,19 @@ class Run:
         return saved.lora
 
     def stop_if_asked(self) -> None:
-        """Raises Stopped if a process was asked to stop."""
+        """Raise Stopped if a process was asked to stop."""
         if any_process(self.accelerator, self.stop.requested):
             self.finish_early()
 
     def finish_early(self) -> NoReturn:
-        """Keep what was learnt. Raises Stopped, which says how to go on."""
+        """Save what was learnt. Raises Stopped, which says how to go on."""
         if self.step > self.first:
             self.save_at_end(state=True)
         self.journal.close()
         raise Stopped(self.what_is_left())
 
     def what_is_left(self) -> str:
-        """After a request to stop: the step, what is saved and how to go on."""
+        """Return the message after a request to stop: the step, what is saved and how to go on."""
         saving, resumed = self.saving, self.plan.resume
         if self.step == self.first:
             what = f"in step {self.step + 1}, before anything was learnt: nothing is saved"
@@ -287,9 +290,9 @@ class Run:
         return f"stopped {what}. {saving.newest.way_on if saving.newest else way_on}".strip()
 
     def save_at_once(self) -> None:
-        """Save what the last whole step has left, and say so, while the main thread is in the middle of another.
+        """Save the result of the last complete step, and report it, while the main thread is in the middle of another.
 
-        For the end of the console, which leaves no time to finish a step. The main thread waits at the next change.
+        Used when the console closes, which leaves no time to finish a step. The main thread waits at its next change.
         """
         with self.whole:
             if self.step > self.first and self.saving.newest_step != self.step and self.accelerator.is_main_process:
@@ -298,29 +301,29 @@ class Run:
             self.journal.say(self.what_is_left())
 
     def stop_for_nan(self, report: Report) -> None:
-        """The weights are still those of the last good step: save them, and say which part broke and what to try."""
+        """Save the weights, which are those of the last good step, and report which part broke and what to try."""
         why = blame(self, report)
         saved = self.keep_what_is_good()
         what = "loss" if not math.isfinite(report.loss) else "gradient"
-        raise TrainingError(f"the {what} of step {self.step + 1} (route {report.route}) is not a number: {why}.{saved}")
+        raise TrainingError(f"the {what} of step {self.step + 1} (route {report.route}) is NaN: {why}.{saved}")
 
     def keep_what_is_good(self) -> str:
         """Save LoRA and state of the last good step before an error; return the sentence that says so.
 
-        Before the first step of this run there is nothing to save: a fresh student is a file of zeros. What cannot be
-        saved is said in the same sentence, and never hides the error that is being told.
+        Before the first step of this run there is nothing to save: a fresh student is a file of zeros. A failing save
+        is reported in the same sentence and never hides the original error.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.learn(False)
         if self.step == self.first:
             self.journal.close()
-            return " It is the first step, so there is nothing to save."
+            return " This is the first step, so there is nothing to save."
         if not all(map(is_finite, self.parameters)):
             self.journal.close()
-            return " The student's weights broke down as well and were not saved: go on from an earlier state."
+            return " The student's weights broke as well and were not saved: go on from an earlier state."
         try:
             saved = self.save_at_end(state=True)
-        except Exception as lost:  # whatever it is, it must not hide what went wrong before
+        except Exception as lost:  # no error here may hide the original one
             return f" The weights of step {self.step} are lost: {lost}"
         finally:
             self.journal.close()
@@ -336,7 +339,7 @@ class Run:
         }
 
     def restore(self) -> None:
-        """Continue from the saved state; the learning rate and its schedule are the preset's."""
+        """Continue from the saved state, with the preset's learning rate and schedule."""
         saved, adapters = self.plan.resume, self.fields.adapters
         sizes = {name: tuple(weight.shape) for name, weight in adapters.state_dict(STUDENT).items()}
         state = read_state(saved, sizes, optimizer_of(self.preset, self.accelerator.device), self.accelerator.device)

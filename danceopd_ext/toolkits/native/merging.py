@@ -1,6 +1,6 @@
-"""The methods that train nothing: the teachers' LoRAs merged into one (paper, baselines: weight merge).
+"""Merges the teachers' LoRAs into one, for the methods that train nothing (paper, baselines: weight merge).
 
-The average is that of the teachers' models: a teacher without a LoRA is the base itself, a change of zero that counts.
+An average is over the teachers' models: a teacher without a LoRA is the base, a change of zero that counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from danceopd_ext.toolkits.native.teachers import check_mergeable, fetch_weights
 def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     """Write the merge of the preset's teachers, compressed to network_dim, and return the file's path.
 
-    Raises UserError for a teacher that is no change of weights, and for keys that only training has.
+    Raises UserError for a teacher that is not a change of weights, and for keys that belong to training.
     """
     started_at, notes = time.time(), list(preset.notes)
     check_preset(preset)
@@ -43,7 +43,7 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
     teachers, loras = find_teachers(preset.danceopd.teachers, model, own)
     check_mergeable(loras, f'method = "{preset.danceopd.method}"')
     notes += check_output(preset)
-    accelerator.wait_for_everyone()  # what the first process writes is not an earlier run's to the others
+    accelerator.wait_for_everyone()  # so that the others do not take what the first process writes for an earlier run's
     if has_checkpoint(teachers):
         model, teachers = fetch_weights(model, teachers)
     path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.safetensors"
@@ -57,7 +57,7 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
 
 
 def write_merge(path: Path, preset: Preset, model: Model, loras: list[Lora], started_at: float) -> Path:
-    """Merge, write the file where there is room, and return its path.
+    """Merge, write the file, in another folder if need be, and return its path.
 
     started_at: in seconds since the epoch, for its metadata.
     """
@@ -73,7 +73,7 @@ def write_merge(path: Path, preset: Preset, model: Model, loras: list[Lora], sta
 
 
 def saved(write: Callable[[Path], object], wanted: Path) -> Path:
-    """Write the merge where there is room; return the path. Raises TrainingError if no place takes it."""
+    """Write the merge, in another folder if need be; return the path. Raises TrainingError if no folder takes it."""
     try:
         placed = put(write, wanted, anywhere=True)
     except NoPlace as error:
@@ -84,21 +84,24 @@ def saved(write: Callable[[Path], object], wanted: Path) -> Path:
 
 
 def check_preset(preset: Preset) -> None:
-    """Raise UserError for what cannot be merged, or says how to train."""
+    """Raise UserError for teachers that cannot be merged, and for keys that belong to training."""
     options = preset.danceopd
     method = f'method = "{options.method}"'
     for key, value in (("network_weights", preset.network.network_weights), ("resume", preset.saving.resume)):
         if value:
-            raise UserError(f"{key}: {method} trains nothing that could start from it. Remove {key}.")
+            raise UserError(f"{key}: {method} does not train, so nothing can start from it. Remove {key}.")
     for name, teacher in options.teachers.items():
         where = f"[danceopd.teachers.{name}]"
         if teacher.guidance_scale != 1:
             raise UserError(
-                f"{where} guidance_scale: {method} adds weights, and guidance is not in the weights. Remove it, or "
+                f"{where} guidance_scale: {method} adds weights, and guidance is not part of the weights. Remove it, "
+                "or "
                 'train with method = "danceopd", which absorbs it.'
             )
         if teacher.checkpoint and not teacher.extract_rank:
-            raise UserError(f"{where} checkpoint: {method} merges LoRAs. Set extract_rank to make one of it.")
+            raise UserError(
+                f"{where} checkpoint: {method} merges LoRAs. Set extract_rank to turn the checkpoint into one."
+            )
     if not any(teacher.loras or teacher.checkpoint for teacher in options.teachers.values()):
         raise UserError(f"{method}: no teacher is a LoRA, there is nothing to merge.")
 
@@ -109,7 +112,7 @@ def has_checkpoint(teachers: Mapping[str, FoundTeacher]) -> bool:
 
 
 def all_loras(teachers: Mapping[str, FoundTeacher], loras: Mapping[str, Lora], model: Model) -> list[Lora]:
-    """Each teacher's change of the base: a LoRA read, one extracted from a checkpoint, or none at all."""
+    """Return each teacher's change of the base: a LoRA, read or extracted from a checkpoint, or an empty one."""
     base = load_transformer(model.files, torch.float32) if has_checkpoint(teachers) else None
     changes = {
         name: teacher_lora(name, found, loras.get(name), base, model.layout, print) for name, found in teachers.items()

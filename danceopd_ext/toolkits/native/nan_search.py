@@ -1,4 +1,4 @@
-"""Which part of a native run broke, when its loss or gradient is not a number."""
+"""Finds the part of a native run that broke when its loss or gradient is NaN."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from danceopd_ext.toolkits.nan_search import (
 if TYPE_CHECKING:
     from danceopd_ext.toolkits.native.loop import Run
 
-AGAIN = "Remove that file: what it holds is encoded again at the next start"
+AGAIN = "Remove that file; the next start encodes it again"
 
 
 def blame(run: Run, report: Report) -> str:
-    """The part that broke first and what to do, in sentences, on all processes the same."""
+    """Return sentences that name the part that broke first and the remedy, the same on all processes."""
     try:
         said = _blame(run, report)
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -45,7 +45,7 @@ def blame(run: Run, report: Report) -> str:
 
 
 def _blame(run: Run, report: Report) -> str:
-    """The same for this process's samples; nothing if none of them broke."""
+    """The same for this process's samples; empty if none of them broke."""
     if broken := first_broken(run.fields.adapters.state_dict(STUDENT)):
         return broken_student(broken)
     prompts: dict[int, str] = {}
@@ -60,11 +60,11 @@ def _blame(run: Run, report: Report) -> str:
         return explain(found, _parties(run), _prompt_of(found, prompts))
     if math.isfinite(report.loss):
         return f"the loss is finite and its gradient is not. {RATE}"
-    return "" if loss is None or math.isfinite(loss) else f"the loss itself overflows, and no field does. {RATE}"
+    return "" if loss is None or math.isfinite(loss) else f"the loss itself overflows; no field does. {RATE}"
 
 
 def _again(run: Run, held: dict[str, list[Batch]]) -> tuple[Found | None, float | None]:
-    """The step once more, on the same batches and without its gradient; what was found, and the loss if nothing was."""
+    """Run the step again on the same batches, without its gradient; return what broke, and the loss if nothing did."""
     losses: list[float] = []
 
     def data(route: str, _: int) -> list[Batch]:
@@ -84,12 +84,12 @@ def _again(run: Run, held: dict[str, list[Batch]]) -> tuple[Found | None, float 
 
 
 def _prompt_of(found: Found, prompts: dict[int, str]) -> str:
-    """The prompt of the first sample that broke, if it is a matter of prompts."""
+    """The prompt of the first sample that broke, if prompts can be the cause."""
     return "" if found.is_of_all else prompts.get(id(found.condition.items[found.rows[0]]), "")
 
 
 def _broken_data(run: Run, route: str, batch: Batch, texts: list[str]) -> Iterator[str]:
-    """What of the data is not finite: encoded prompts, source images, pictures, noise levels."""
+    """Messages on data that is not finite: encoded prompts, source images, pictures, noise levels."""
     if not is_finite(batch.sigmas):
         yield "the noise levels of the model's scheduler are NaN or infinite. Check its scheduler_config.json"
     if broken := first_broken(batch.condition.empty):

@@ -1,4 +1,4 @@
-"""Finds what a preset names and what then changes nothing, so that the run says it before it starts."""
+"""Finds settings and files of a preset that have no effect, so that the run reports them before it starts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.toolkits.native.run_plan import FoundTeacher
 
 NOTHING = "teacher {}: this teacher changes nothing."
-#: ranks above this are those of a LoHa or LoKr as plain factors, which nobody trains
+#: higher ranks are those of a LoHa or LoKr written as a plain LoRA, which nobody trains
 LARGE_RANK = 256
 
 
 def zero_files(loras: Sequence[Lora]) -> list[str]:
-    """Notes on those of the LoRAs that change nothing, if others of them do."""
+    """Return notes on the LoRAs that change nothing, if others do."""
     zero = [lora.name for lora in loras if lora.changes_nothing()]
     return [f"{name} changes nothing: its weights are zero" for name in zero] if len(zero) < len(loras) else []
 
 
 def at_rank(lora: Lora, rank: int) -> tuple[Lora, float]:
-    """The LoRA with at most `rank`, and the share of its change that this loses: ||a - b|| / ||b||, 0 if none."""
+    """Return the LoRA with at most `rank`, and the share of its change that this loses: ||a - b|| / ||b||."""
     if all(change.rank <= rank for change in lora.modules.values()):
         return lora, 0.0
     smaller = compress(lora, rank)
@@ -30,12 +30,12 @@ def at_rank(lora: Lora, rank: int) -> tuple[Lora, float]:
 
 
 def lost_by_rank(what: str, rank: int, lost: float) -> str:
-    """What is said of a merge that network_dim cuts."""
-    return f"network_dim = {rank} loses {lost:.1%} of the {what}; a larger one keeps more"
+    """Return the note on a merge that network_dim cuts."""
+    return f"network_dim = {rank} loses {lost:.1%} of the {what}; a larger network_dim keeps more"
 
 
 def cut_to_rank(start: Lora, rank: int, notes: list[str]) -> Lora:
-    """`network_weights` at the student's rank; a note says what that loses, and one if it changes nothing."""
+    """Return `network_weights` at the student's rank; notes report what that loses, or that it changes nothing."""
     if start.changes_nothing():
         notes.append("network_weights changes nothing: its weights are zero")
     own = max((change.rank for change in start.modules.values()), default=0)
@@ -50,11 +50,11 @@ def cut_to_rank(start: Lora, rank: int, notes: list[str]) -> Lora:
 
 
 def of_teacher(name: str, lora: Lora | None, zero: Sequence[str]) -> Iterator[str]:
-    """Notes on the LoRA files of a teacher. `zero`: see `zero_files`."""
+    """Yield notes on the LoRA files of a teacher. `zero`: see `zero_files`."""
     for note in [*(lora.notes if lora else ()), *zero]:
         yield f"teacher {name}: {note}"
     if lora and lora.changes_nothing():
-        yield f"{NOTHING.format(name)} Its LoRA times its strength is zero, so it is the base"
+        yield f"{NOTHING.format(name)} Its LoRA times its strength is zero, so it is the same as the base"
 
 
 def without_effect(
@@ -64,7 +64,7 @@ def without_effect(
     digests: Mapping[str, str],
     fresh: bool,
 ) -> Iterator[str]:
-    """Notes on teachers that teach nothing.
+    """Yield notes on teachers that teach nothing.
 
     `loras`: teacher -> its LoRA. `digests`: teacher -> what it is, LoRA, strength and guidance included. `fresh`: the
     student starts as the base.
@@ -75,11 +75,11 @@ def without_effect(
         return
     yield from _twins(names, loras, digests)
     if fresh and all(_is_student(one, loras.get(n), options.student_guidance_scale) for n, one in names.items()):
-        yield "there is nothing to learn: every teacher is the base as the student sees it. Training only adds noise"
+        yield "there is nothing to learn: every teacher is the same as the fresh student. Training only adds noise"
 
 
 def same_as_base(identity: Mapping[str, object]) -> list[str]:
-    """Notes on teachers whose checkpoint has the base's own files. `identity`: with `contents_of`."""
+    """Return notes on teachers whose checkpoint has the base's own files. `identity`: with `contents_of`."""
     base = identity["model_content"]
     return [
         f"{NOTHING.format(name)} The files of its checkpoint are those of the base"

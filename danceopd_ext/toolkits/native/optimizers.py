@@ -1,4 +1,4 @@
-"""Optimizers under sd-scripts' names, and learning-rate schedules."""
+"""Makes optimizers, under sd-scripts' names, and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """Where an optimizer lives, and the pip package that brings it."""
+    """The dotted path of an optimizer, and the pip package that contains it."""
 
     path: str
     package: str = "torch"
@@ -54,7 +54,7 @@ KNOWN = {
     "SGDScheduleFree": Known("schedulefree.SGDScheduleFree", "schedulefree"),
 }
 
-#: modules of optimizers -> the pip package that brings them, whose name is often another one
+#: modules of optimizers -> the pip package that contains them, which often has another name
 PACKAGES = {
     **{known.path.partition(".")[0]: known.package for known in KNOWN.values() if known.package != "torch"},
     "came_pytorch": "came-pytorch",
@@ -65,7 +65,7 @@ PACKAGES = {
 
 
 def default_optimizer(device: torch.device) -> str:
-    """AdamW8bit where bitsandbytes works (a CUDA GPU and its wheel), else AdamW."""
+    """Return AdamW8bit if bitsandbytes works (it needs a CUDA GPU and its wheel), else AdamW."""
     if device.type != "cuda":
         return "AdamW"
     try:
@@ -76,9 +76,9 @@ def default_optimizer(device: torch.device) -> str:
 
 
 def optimizer_class(name: str, device: torch.device, local: bool = False) -> type[torch.optim.Optimizer]:
-    """The class for an sd-scripts name (any case) or a dotted path. Raises UserError with the remedy.
+    """Return the class for an sd-scripts name (any case) or a dotted path. Raises UserError with the remedy.
 
-    local: whether code that is not an installed package may run (see installed.py).
+    local: whether code that is not an installed package may run (see installed_packages.py).
     """
     by_case = {known.lower(): known for known in KNOWN}
     known = KNOWN.get(by_case.get(name.lower(), ""))
@@ -110,7 +110,7 @@ def _remedy(package: str) -> str:
 def make_optimizer(
     section: OptimizerSection, parameters: list[torch.nn.Parameter], device: torch.device, local: bool = False
 ):
-    """The optimizer that the preset asks for; `local`: see optimizer_class.
+    """Return the optimizer that the preset asks for; `local`: see optimizer_class.
 
     Raises UserError for an unknown one or wrong arguments.
     """
@@ -118,7 +118,7 @@ def make_optimizer(
     cls = optimizer_class(name, device, local)
     given, taken = parse_pairs(section.optimizer_args, "optimizer_args"), inspect.signature(cls).parameters
     if "lr" in given:
-        raise UserError(f"optimizer_args: write lr as a key of its own, learning_rate = {given['lr']}.")
+        raise UserError(f"optimizer_args: lr is a separate key: write learning_rate = {given['lr']}.")
     _check_types(given, taken)
     arguments: dict[str, Any] = {"lr": section.learning_rate}
     if "weight_decay" in taken:
@@ -137,7 +137,7 @@ def make_optimizer(
 
 
 def _check_types(given: Mapping[str, Any], taken: Mapping[str, inspect.Parameter]) -> None:
-    """Raise UserError for a text, list or number where the optimizer's own default is of another kind."""
+    """Raise UserError if the optimizer's own default is of another kind: text, list or number."""
     for name, value in given.items():
         default = taken[name].default if name in taken else None
         if type(default) is bool and value not in (True, False):
@@ -155,7 +155,7 @@ def _check_types(given: Mapping[str, Any], taken: Mapping[str, inspect.Parameter
 
 
 def make_schedule(section: OptimizerSection, optimizer: torch.optim.Optimizer, steps: int):
-    """The learning-rate schedule, stepped once per optimizer step. Raises UserError for what cannot be used."""
+    """Return the learning-rate schedule, stepped once per optimizer step. Raises UserError if it cannot be used."""
     if optimizer.param_groups[0]["lr"] is None:  # Adafactor with relative_step finds its own
         return transformers.optimization.AdafactorSchedule(optimizer)
     check_rate(section)
@@ -169,7 +169,7 @@ def make_schedule(section: OptimizerSection, optimizer: torch.optim.Optimizer, s
 
 
 def optimizer_of(preset: Preset, device: torch.device) -> Callable[[list[torch.nn.Parameter]], tuple[Any, Any]]:
-    """What makes the run's optimizer and schedule for a list of weights."""
+    """Return a function that makes the run's optimizer and schedule for a list of weights."""
 
     def make(weights: list[torch.nn.Parameter]) -> tuple[Any, Any]:
         optimizer = make_optimizer(preset.optimizer, weights, device, preset.allow_local_code)
@@ -179,7 +179,7 @@ def optimizer_of(preset: Preset, device: torch.device) -> Callable[[list[torch.n
 
 
 def set_learning_rate(schedule: Any, learning_rate: float) -> None:
-    """Let a schedule that was loaded go on with this learning rate, wherever it stands."""
+    """Let a loaded schedule go on with this learning rate from wherever it is."""
     for group, factor in zip(schedule.optimizer.param_groups, getattr(schedule, "lr_lambdas", []), strict=False):
         if group["lr"] is not None and not isinstance(schedule, transformers.optimization.AdafactorSchedule):
             group["initial_lr"] = learning_rate
@@ -188,12 +188,12 @@ def set_learning_rate(schedule: Any, learning_rate: float) -> None:
 
 
 def learning_rate(optimizer: Any) -> float:
-    """The learning rate of the step to come, with what Prodigy and D-Adaptation found out (their `d`)."""
+    """Return the learning rate of the next step, times what Prodigy and D-Adaptation found (their `d`)."""
     group = optimizer.param_groups[0]
     return float(group["lr"] or 0.0) * float(group.get("d", 1.0))
 
 
 def is_schedule_free(optimizer: Any) -> bool:
-    """Whether the optimizer keeps two sets of weights and must be told which are wanted (schedulefree)."""
+    """Return whether the optimizer keeps two sets of weights and must be told which are wanted (schedulefree)."""
     inner = getattr(optimizer, "optimizer", optimizer)
     return hasattr(inner, "train") and hasattr(inner, "eval")
