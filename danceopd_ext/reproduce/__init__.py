@@ -8,6 +8,7 @@
 - `evaluate`: draws with a model and scores the drawings by the world's exact checks
 - `entries`, `summary`, `stats`: the raw numbers, their means over seeds, and how sure these are
 - `markdown`, `plots`, `grids`, `files`: what is written; `join`: rows that were made apart into one table
+- `side`: a table with other settings, as its page and numbers alone
 - `claims`, `page`: the paper's claims beside what came out
 - `command`: all of it, in order
 - `repeats`, `seconds`: how much of a model's faults is chance; what a step of each row takes

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from danceopd_ext.config.load import parse_flag
 from danceopd_ext.errors import UserError
@@ -31,6 +32,7 @@ from danceopd_ext.reproduce.plan import (
 from danceopd_ext.reproduce.plots import check_libraries
 from danceopd_ext.reproduce.presets import fixed_keys
 from danceopd_ext.reproduce.runner import Start, cost_of, train_missing
+from danceopd_ext.reproduce.side import SIDE, check_name, command_of, write_side
 from danceopd_ext.reproduce.sources import find_sources
 from danceopd_ext.reproduce.tables import TABLES, Table
 
@@ -68,6 +70,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
     parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
+    parser.add_argument(
+        "--side", metavar="NAME", help="a side experiment: only its page and numbers, as NAME in the folder side"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
     return parser.parse_args(argv)
 
@@ -85,6 +90,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
         value = getattr(args, name)
         if value is not None and (wrong := LIMITS[name].wrong(value)):
             raise UserError(f"--{name} {value}: it {wrong}.")
+    side = None if args.side is None else check_name(args.side)
     check_libraries()
     table, keys = only(TABLES[args.table](budget), args.only), keys_of(args.set)
     if fixed := sorted(fixed_keys(table, budget) & set(keys)):
@@ -96,7 +102,13 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
     train_missing(plan.runs, args.jobs, start)
     evaluate_missing([one.job for one in plan.drawn], args.jobs)
-    page = write_table(args.table, args.budget, budget, plan, args.results or args.out / "results", keys)
+    facts, results = facts_of(args.budget, budget, plan, keys), args.results or args.out / "results"
+    if side:
+        command = command_of(sys.argv[1:] if argv is None else argv)
+        page = write_side((args.table, side), plan.table, budget, entries_of(plan), facts, results / SIDE, command)
+        print(f"{page.read_text(encoding='utf-8')}\ntable    {page}")
+        return
+    page = write_table(args.table, budget, plan, results, facts)
     print(f"{page.read_text(encoding='utf-8')}\ntable    {page}\nclaims   {write_page(page.parent)}")
 
 
@@ -139,20 +151,21 @@ def with_base_route(table: Table) -> Table:
     return replace(table, title=f"{table.title}, with a route of the base", rows=rows)
 
 
-def write_table(
-    name: str, budget_name: str, budget: Budget, plan: Plan, results: Path, keys: Mapping[str, object]
-) -> Path:
-    """Write TABLE.csv, .md, .json, -marks.npz, -plot.png and -grid.png into `results`; the page's path."""
-    seed = drawing_seed(plan.table)
-    facts = {
-        "budget": budget_name,
+def facts_of(name: str, budget: Budget, plan: Plan, keys: Mapping[str, object]) -> dict[str, Any]:
+    """What a table was made with; `name`: of the budget."""
+    return {
+        "budget": name,
         "sizes": asdict(budget),
         **({"set": keys} if keys else {}),
         "seeds": sorted({one.seed for one in plan.drawn if one.seed is not None}),
-        "drawing_seed": seed,
+        "drawing_seed": drawing_seed(plan.table),
         "training_hours": sum(cost_of(run).seconds for run in {run.folder: run for run in plan.runs}.values()) / 3600,
         "versions": versions(),
     }
-    grid = results / f"{name}-grid.png"
+
+
+def write_table(name: str, budget: Budget, plan: Plan, results: Path, facts: Mapping[str, Any]) -> Path:
+    """Write TABLE.csv, .md, .json, -marks.npz, -plot.png and -grid.png into `results`; the page's path."""
+    grid, seed = results / f"{name}-grid.png", facts["drawing_seed"]
     draw_pictures(pictures_of(plan), plan.table.measures, budget.tested, seed, grid, plan.table.title)
     return write_files(name, plan.table, budget, entries_of(plan), marks_of(plan), facts, results)

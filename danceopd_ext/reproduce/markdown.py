@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.demo.omni_score import held_out_prompts
@@ -16,9 +17,16 @@ TARGETS = {"world": "the true ones", "teacher": "as the route's teacher draws th
 COST_HEADS = ("forwards", "with backward", "seconds")
 
 
-def table_page(name: str, table: Table, lines: Sequence[Line], budget: Budget, facts: dict) -> str:
-    """The page of one table: what it compares, its numbers, and what they were made with."""
-    parts = [f"# {table.title}", f"The paper's {table.paper}, in the demo world.", settings(budget, facts)]
+def table_page(
+    name: str, table: Table, lines: Sequence[Line], budget: Budget, facts: Mapping[str, Any], command: str = ""
+) -> str:
+    """The page of one table: what it compares, its numbers, and what they were made with.
+
+    `command`: what makes a side experiment, which has no pictures.
+    """
+    parts = [f"# {table.title}", f"The paper's {table.paper}, in the demo world."]
+    parts += [f"    {command}"] if command else []
+    parts.append(settings(budget, facts))
     if name == "ablations":
         parts.append(
             f"Solver steps are {budget.rollout} where the row does not say otherwise; rows of K have "
@@ -31,11 +39,12 @@ def table_page(name: str, table: Table, lines: Sequence[Line], budget: Budget, f
     else:
         parts += [per_kind(lines, measure) for measure in table.measures]
         parts.append(f"## All kinds: the worst\n\n{headlines(lines, [WORST])}")
-    parts += [f"![The scores]({name}-plot.png)", f"![The first drawing of each kind]({name}-grid.png)"]
+    if not command:
+        parts += [f"![The scores]({name}-plot.png)", f"![The first drawing of each kind]({name}-grid.png)"]
     return "\n\n".join(parts) + "\n"
 
 
-def settings(budget: Budget, facts: dict) -> str:
+def settings(budget: Budget, facts: Mapping[str, Any]) -> str:
     """What all rows have in common."""
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
     seeds = ", ".join(map(str, facts["seeds"]))

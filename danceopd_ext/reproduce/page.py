@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from danceopd_ext.reproduce.claims import (
 )
 from danceopd_ext.reproduce.entries import read_entries
 from danceopd_ext.reproduce.marks import TIMES, read_marks, redrawn
+from danceopd_ext.reproduce.side import SIDE
 from danceopd_ext.reproduce.summary import summarise
 from danceopd_ext.reproduce.tables import TABLES
 
@@ -37,6 +39,8 @@ model is resolved. Each interval misses in one case of twenty, and there are man
 world than the paper's benchmarks: compare differences, not sizes. The paper gives no formulas for the objectives of
 its ablation; `danceopd_ext/method/objectives.py` says which are taken, and the other files there where a baseline
 differs from the paper's."""
+
+CLAIMS_HEAD = "| claim | paper | here | verdict |"
 
 
 def claims_of(table: str, budget: Budget) -> list[Claim]:
@@ -68,19 +72,33 @@ def facts_of(table: str, results: Path) -> Mapping[str, Any]:
 
 
 def write_page(results: Path) -> Path:
-    """Write `results`/README.md from the tables that are there; what was found out about one, and written by hand
-    into TABLE-notes.md, follows its claims. Tables of another budget in a folder of its name get a link."""
-    made_here = {table: facts_of(table, results) for table in TABLES if (results / f"{table}.csv").is_file()}
+    """Write `results`/README.md from the tables that are there.
+
+    What was written by hand behind a table's claims stays. A table without the facts or the marks of single drawings,
+    which published tables do not have, keeps its whole section. Tables of another budget in a folder of its name get
+    a link.
+    """
+    page = results / "README.md"
+    before = sections_of(read_text(page, "page of the claims")) if page.is_file() else {}
+    there = [table for table in TABLES if (results / f"{table}.csv").is_file()]
+    kept = {table for table in there if table in before and not _can_be_judged(table, results)}
+    made_here = {table: facts_of(table, results) for table in there if table not in kept}
     others = [name for name in BUDGETS if (results / name / "README.md").is_file()]
     parts = ["# The paper's claims in the demo world", RULE]
     parts += [f"Tables of budget {name}: [{name}]({name}/README.md)." for name in others]
-    budgets = {facts["budget"] for facts in made_here.values()}
+    if (results / SIDE / "README.md").is_file():
+        parts.append(f"Side experiments: [{SIDE}]({SIDE}/README.md).")
+    told = [re.search(r"Budget (\w+), ", before[table]) for table in kept]
+    budgets = {facts["budget"] for facts in made_here.values()} | {match[1] for match in told if match}
     flag = f" --budget {budgets.pop()}" if len(budgets) == 1 else ""
     missing = "Not run yet: `python scripts/reproduce.py {}" + flag + "`."
     for table in TABLES:
-        text = section(table, made_here[table], results) if table in made_here else missing.format(table)
+        if table in kept:
+            text = before[table]
+        else:
+            text = section(table, made_here[table], results) if table in made_here else missing.format(table)
+            text = "\n\n".join([text, *by_hand(before.get(table, ""))])
         parts.append(f"## {table}\n\n{text}")
-    page = results / "README.md"
     with whole_file(page) as part:
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
@@ -95,14 +113,27 @@ def section(table: str, facts: Mapping[str, Any], results: Path) -> str:
     ]
     if verdicts := verdicts_of(table, results):
         parts.append(claims_table(verdicts))
-    notes = results / f"{table}-notes.md"
-    if notes.is_file():
-        parts.append(read_text(notes, "notes of a table").strip())
     return "\n\n".join(parts)
+
+
+def _can_be_judged(table: str, results: Path) -> bool:
+    """Whether all is there that the verdicts come of."""
+    return all((results / f"{table}{end}").is_file() for end in (".json", "-marks.npz"))
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """Table -> the text of its section on a page."""
+    parts = re.split(rf"^## ({'|'.join(map(re.escape, TABLES))})$", page, flags=re.MULTILINE)
+    return {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def by_hand(section: str) -> list[str]:
+    """The paragraphs of a section but for the first, which says how the table was made, and the claims."""
+    return [text for text in section.split("\n\n")[1:] if not text.startswith(CLAIMS_HEAD)]
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> str:
     """A line for each claim."""
-    lines = ["| claim | paper | here | verdict |", "|---|---|---|---|"]
+    lines = [CLAIMS_HEAD, "|---|---|---|---|"]
     lines += [f"| {one.claim.text} | {one.claim.paper} | {one.ours} | **{one.verdict}** |" for one in verdicts]
     return "\n".join(lines)

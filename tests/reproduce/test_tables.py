@@ -215,12 +215,30 @@ def test_the_page_has_every_table_and_how_it_was_made(out):
 
 
 def test_notes_written_by_hand_follow_the_claims_of_their_table(out):
-    results, notes = out / "results", out / "results" / "style-notes.md"
-    notes.write_text("**Why:** the cat.\n", encoding="utf-8")
+    """They are written into the page itself, and stay there when it is made again."""
+    results = out / "results"
+    clean = write_page(results).read_text(encoding="utf-8")
+    noted = clean.replace("\n\n## guidance", "\n\n**Why:** the cat.\n\n- *Twice.*\n\n## guidance")
+    (results / "README.md").write_text(noted, encoding="utf-8")
     page = write_page(results).read_text(encoding="utf-8")
-    notes.unlink()
-    assert page.index("## style") < page.index("**Why:** the cat.") < page.index("## guidance")
+    assert page == noted
+    assert page.index("## style") < page.index("| claim |", page.index("## style")) < page.index("**Why:** the cat.")
+    assert page.index("**Why:** the cat.") < page.index("## guidance")
+    (results / "README.md").unlink()
     assert "the cat" not in write_page(results).read_text(encoding="utf-8")
+
+
+def test_a_published_table_keeps_its_section_and_another_beside_it_is_judged(out, tmp_path):
+    """What is published has no facts and no marks of single drawings, so no verdict can be worked out again."""
+    results = tmp_path / "results"
+    shutil.copytree(out / "results", results)
+    page = write_page(results).read_text(encoding="utf-8")
+    old = page.replace("## style\n\n", "## style\n\nAs it was. ").replace("## guidance\n\n", "## guidance\n\nOld. ")
+    (results / "README.md").write_text(old, encoding="utf-8")
+    (results / "style.json").unlink()
+    (results / "style-marks.npz").unlink()
+    again = write_page(results).read_text(encoding="utf-8")
+    assert again == page.replace("## style\n\n", "## style\n\nAs it was. ")
 
 
 def test_tables_of_another_budget_are_linked(out, tmp_path):
@@ -303,6 +321,29 @@ def test_some_rows_alone(sources, out, tmp_path):
     main([*words("style", sources, out), *some], forbidden)
     labels = [entry.label for entry in read_entries(tmp_path / "style.csv")]
     assert list(dict.fromkeys(labels)) == ["base", "style teacher", "joint training", "DanceOPD"]
+
+
+def test_a_side_experiment_is_a_page_with_its_command_and_its_numbers_alone(sources, out, tmp_path, capsys):
+    asked = ["--seeds", "2", "--only", "joint training", "--side", "style-alone", "--results", str(tmp_path)]
+    main([*words("style", sources, out), *asked], forbidden)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "side/style-alone.csv",
+        "side/style-alone.md",
+    ]
+    page = (tmp_path / "side" / "style-alone.md").read_text(encoding="utf-8")
+    command = 'python scripts/reproduce.py style --budget smoke --seeds 2 --only "joint training" --side style-alone'
+    assert f"\n\n    {command}\n\n" in page and "![" not in page
+    labels = {entry.label for entry in read_entries(tmp_path / "side" / "style-alone.csv")}
+    assert labels == {"base", "style teacher", "joint training"}
+    assert all(f"| {label} | " in page for label in labels)
+    assert "claims" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["../style", "Style", "", "a b", "-a"])
+def test_a_wrong_name_of_a_side_experiment_is_refused_before_anything_is_made(sources, tmp_path, capsys, name):
+    assert exit_code(main, [*words("style", sources, tmp_path / "out"), f"--side={name}"]) == 2
+    assert f"--side {name}: write a name of small letters" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_row_is_named_with_those_that_there_are(sources, tmp_path, capsys):
