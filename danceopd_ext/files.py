@@ -192,31 +192,34 @@ def free_name(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success it is flushed and renamed to `path`."""
-    path = Path(path)
+def _temporary_path(path: Path) -> Iterator[Path]:
+    """Yield a free name in the folder of `path`, which is made if needed; delete what is there afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _temporary_name(path)
     try:
         yield part
-        _put_in_place(part, path)
     finally:
         _delete(part)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success it is flushed and renamed to `path`."""
+    path = Path(path)
+    with _temporary_path(path) as part:
+        yield part
+        _put_in_place(part, path)
 
 
 @contextmanager
 def whole_named_file(path: str | os.PathLike) -> Iterator[Path]:
     """`whole_file` for a writer that looks at the ending: the temporary path has the final name, in another folder."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = _temporary_name(path)
-    try:
+    with _temporary_path(path) as folder:
         folder.mkdir()
         part = folder / path.name
         yield part
         _put_in_place(part, path)
-    finally:
-        _delete(folder)
 
 
 @contextmanager
@@ -226,28 +229,29 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     An existing folder at `path` is replaced; it is removed only after the new one is complete.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _temporary_name(path)
-    try:
+    with _temporary_path(path) as part:
         part.mkdir()
         yield part
         for file in part.rglob("*"):
             if file.is_file():
                 _usual_mode(file)
                 _flush(file)
-        if os.path.lexists(path):
-            old = _temporary_name(path)
-            _replace(path, old)
-            try:
-                _replace(part, path)
-            except OSError:
-                _replace(old, path)
-                raise
-            _delete(old)
-        else:
-            _replace(part, path)
-    finally:
-        _delete(part)
+        _put_folder_in_place(part, path)
+
+
+def _put_folder_in_place(part: Path, path: Path) -> None:
+    """Rename the folder `part` to `path`; what was there is removed afterwards, and comes back if that fails."""
+    if not os.path.lexists(path):
+        _replace(part, path)
+        return
+    old = _temporary_name(path)
+    _replace(path, old)
+    try:
+        _replace(part, path)
+    except OSError:
+        _replace(old, path)
+        raise
+    _delete(old)
 
 
 def check_writable(folder: Path, option: str = "output_dir") -> None:
