@@ -51,6 +51,8 @@ def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _scale(vae: Any) -> LatentScale:
-    """The scale of the families with a VAE of this class."""
+    """The scale of the family that the VAE was loaded for; of another VAE, that of the first family with its class."""
+    if isinstance(scale := getattr(vae, "latent_scale", None), LatentScale):
+        return scale
     scales = (family.latent_scale for family in FAMILIES.values() if family.vae_class == type(vae).__name__)
     return next(scales, LatentScale())

@@ -274,12 +274,13 @@ def check_parts(files: ModelFiles) -> None:
 
 
 def load_vae(files: ModelFiles, dtype: torch.dtype) -> Any:
-    """The VAE in eval mode without gradients, on the CPU."""
+    """The VAE in eval mode without gradients, on the CPU; `latent_scale` of it is its family's (see decoding.py)."""
     cls = library_class(files.family.vae_class)
     vae = _load_part(
         files,
         lambda: cls.from_pretrained(files.components, subfolder="vae", torch_dtype=dtype, use_safetensors=True),
     )
+    vae.latent_scale = files.family.latent_scale
     return vae.eval().requires_grad_(False)
 
 
