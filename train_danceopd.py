@@ -1,4 +1,4 @@
-"""accelerate launch train_danceopd.py --config preset.toml"""
+"""`python train_danceopd.py --config preset.toml`: trains one LoRA from the teachers that the preset names."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""Writes the generated parts of the README: `python scripts/update_readme.py`.
+"""Writes the generated parts of the pages: `python scripts/update_readme.py`.
 
-The table of preset keys comes from the schema; the quickstart's table from outputs/quickstart/report.json, if there.
+The tables of preset keys in presets/README.md come from the schema; the quickstart's table in scripts/README.md comes
+from outputs/quickstart/report.json, if that is there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "outputs" / "quickstart" / "report.json"
 
 
-def fill(text: str, part: str, content: str) -> str:
-    """Replace what stands between `<!-- part... -->` and `<!-- /part -->`."""
+def fill(page: str, part: str, content: str) -> None:
+    """Replace what stands in a page between `<!-- part... -->` and `<!-- /part -->`."""
+    path = ROOT / page
+    text = path.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- {part}[^>]*-->\n).*?(<!-- /{part} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise SystemExit(f"README.md has no part {part}")
-    return pattern.sub(lambda found: found[1] + content.rstrip("\n") + "\n" + found[2], text)
+        raise SystemExit(f"{page} has no part {part}")
+    text = pattern.sub(lambda found: found[1] + content.rstrip("\n") + "\n" + found[2], text)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def quickstart_table(report: dict) -> str:
@@ -41,11 +45,9 @@ def quickstart_table(report: dict) -> str:
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    text = fill(path.read_text(encoding="utf-8"), "keys", explain())
+    fill("presets/README.md", "keys", explain())
     if REPORT.is_file():
-        text = fill(text, "quickstart", quickstart_table(json.loads(REPORT.read_text(encoding="utf-8"))))
-    path.write_text(text, encoding="utf-8")
+        fill("scripts/README.md", "quickstart", quickstart_table(json.loads(REPORT.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

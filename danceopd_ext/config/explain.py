@@ -1,4 +1,4 @@
-"""The README's table of preset keys, made from the schema (`python -m danceopd_ext.config.explain`)."""
+"""The tables of preset keys in presets/README.md, made from the schema (`python -m danceopd_ext.config.explain`)."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def key_types(cls: type) -> dict[str, Any]:
 
 
 def type_name(annotation: Any) -> str:
-    """How a key's type is called in messages and in the README."""
+    """How a key's type is called in messages and in presets/README.md."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         return " or ".join(type_name(a) for a in arguments if a is not type(None))

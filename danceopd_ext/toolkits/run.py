@@ -22,11 +22,11 @@ from danceopd_ext.toolkits.native.stop import Interruptible, ask, end_process
 #: seconds that the first process has to print what is wrong
 HEAD_START = 5.0
 
-USAGE = f"""usage: accelerate launch train_danceopd.py --config preset.toml [--any_argument value ...]
+USAGE = f"""usage: python train_danceopd.py --config preset.toml [--any_argument value ...]
 
 Trains one LoRA from the teachers that the preset names. Every preset key is also an argument, which overrides the
-file; the README lists them all. With toolkit = {quoted(hosted_toolkits())} every argument of that toolkit is one as
-well.
+file; presets/README.md lists them all. With toolkit = {quoted(hosted_toolkits())} every argument of that toolkit is one
+as well. For several GPUs: accelerate launch -q --num_processes 2 train_danceopd.py --config preset.toml
 
   -h, --help   print this and train nothing"""
 NOTHING_LEARNT = (

@@ -345,9 +345,7 @@ def test_a_cache_that_is_gone_while_training(preset, monkeypatch, launch):
 
     monkeypatch.setattr(TextCache, "get", get)
     forget_accelerate()
-    with pytest.raises(
-        TrainingError, match=r"cannot read its data: no encoded prompt for .* Was a disk or the folder removed"
-    ):
+    with pytest.raises(TrainingError, match=r"no encoded prompt for .* Was a disk or the folder removed"):
         main(["--config", str(preset), "--max_train_steps", "20"])
     kept = [*(preset.parent / "output").glob("fused-step*.safetensors")]
     assert len(kept) == 1 and load_file(kept[0])

@@ -39,7 +39,7 @@ EXAMPLE = """\
 example, 2000 edits of each kind, and a training of both (edits.toml has [danceopd.teachers.local] and .global):
 
     python scripts/omniedit_routes.py TIGER-Lab/OmniEdit-Filtered-1.2M --out data/edits --limit 2000
-    accelerate launch train_danceopd.py --config edits.toml --dataset_config data/edits/dataset.toml
+    python train_danceopd.py --config edits.toml --dataset_config data/edits/dataset.toml
 """
 
 

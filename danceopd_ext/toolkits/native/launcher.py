@@ -28,7 +28,7 @@ def refuse_engines() -> None:
             f"accelerate was told to use {' and '.join(asked)}, which the native trainer does not use: each process "
             "holds the whole model and trains on its share of the batch. Leave the option out, and choose no "
             "distributed engine in `accelerate config`: `accelerate launch --multi_gpu --num_processes N "
-            "train_danceopd.py ...`. For less memory see README.md, Less memory."
+            'train_danceopd.py ...`. For less memory, see "Less memory" in presets/README.md.'
         )
 
 
