@@ -249,7 +249,7 @@ def test_a_changed_source_image_is_another_run(mixed, refused, tmp_path):
     output, _ = mixed(save_every_n_steps=2, save_state=True, **keys)
     write_source(tmp_path / "edit_sources" / "1.png", seed=9)
     message = refused(tmp_path / "run" / "preset.toml", "--resume", output / "fused-step00000002-state")
-    assert "is of another run: its source images or target pictures showed something else" in message
+    assert "belongs to another run: its source images or target pictures were different" in message
 
 
 def test_the_file_says_which_routes_edit(mixed):

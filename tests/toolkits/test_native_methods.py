@@ -97,7 +97,7 @@ def test_a_state_of_another_method_or_other_pictures_is_refused(taught, capsys, 
     with pytest.raises(UserError, match='method was "joint" and is "offpolicy"'):
         taught("offpolicy", "other", resume=str(state), **short)
     Image.new("RGB", (24, 20), (1, 2, 3)).save(tmp_path / "pictures" / "one0.png")
-    with pytest.raises(UserError, match="its source images or target pictures showed something else"):
+    with pytest.raises(UserError, match="its source images or target pictures were different"):
         taught("joint", "again", resume=str(state), **short)
 
 

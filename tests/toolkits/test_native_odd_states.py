@@ -140,7 +140,7 @@ def test_facts_of_other_kinds(state, change):
 def test_an_identity_of_other_kinds(state, value):
     facts = json.loads((state / "state.json").read_text(encoding="utf-8"))
     (state / "state.json").write_text(json.dumps(facts | {"identity": {"teachers": value}}), encoding="utf-8")
-    with pytest.raises(UserError, match="is of another run"):
+    with pytest.raises(UserError, match="belongs to another run"):
         open_state(state, {"teachers": {"style": "LoRA abc, guidance 1"}}, STEPS)
 
 

@@ -82,7 +82,7 @@ def test_a_changed_setting(state, preset, refused, keys, told):
     [
         (f"{CHECKPOINT}/transformer", "the checkpoint of teacher real had other weights under this name"),
         ("model/transformer", "pretrained_model_name_or_path had other weights under this name"),
-        ("model/text_encoder", "text encoders, scheduler or VAE were others"),
+        ("model/text_encoder", "text encoders, scheduler or VAE were different"),
     ],
 )
 def test_a_model_that_was_trained_again_under_its_name(state, preset, models, refused, part, told):
@@ -118,4 +118,4 @@ def test_another_strength_is_told_in_words(preset, launch, refused, two_teachers
     teachers = {"style": {"lora": lora}}
     state = launch(preset(1, teachers=teachers)) / "fused-state"
     changed = preset(resume=str(state), teachers={"style": {"lora": lora, "strength": 0.5}})
-    says(refused(changed), "the LoRA of teacher style, or its strength, was another")
+    says(refused(changed), "the LoRA of teacher style, or its strength, was different")

@@ -1,4 +1,4 @@
-"""LoRA files and state folders: what is written when, under sd-scripts' names, and which old ones go."""
+"""Writes LoRA files and state folders under sd-scripts' names, and removes old ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Output:
         self.folder = Path(self.saving.output_dir)
         self.started_at = time.time()
         self.forwards = 0
-        """Samples through the transformer so far, of all processes."""
+        """How many samples went through the transformer so far, on all processes."""
 
     def lora_path(self, step: int | None) -> Path:
         """`NAME-step00000300.safetensors`, or `NAME.safetensors` at the end."""
@@ -45,23 +45,23 @@ class Output:
         return self.saving.output_name + ("" if step is None else f"-step{step:08d}")
 
     def write_lora(self, path: Path, steps_done: int) -> None:
-        """Write the student as it is now, and compare the file with it."""
+        """Write the student as it is now and compare the file with it."""
         lora, metadata = self.adapters.state(STUDENT), self.metadata(steps_done)
         dialect = self.plan.family.format_of(self.saving.save_model_as, lora.modules)
         write_lora(path, lora, self.plan.model.layout, dialect, metadata, torch_dtype(self.saving.save_precision))
 
     def write_state(self, path: Path, steps_done: int) -> None:
-        """Write everything that resume needs."""
+        """Write everything that resuming needs."""
         student = self.adapters.state_dict(STUDENT)
         save_state(path, steps_done, self.plan.identity, student, self.optimizer_state(), self.trackers)
 
     def forget_loras(self, steps_done: int) -> None:
-        """Remove the LoRAs of old steps, if the preset keeps only the last ones."""
+        """Remove the LoRAs of old steps if the preset keeps only the last ones."""
         if self.saving.save_last_n_steps:
             self._forget(".safetensors", steps_done - self.saving.save_last_n_steps)
 
     def forget_states(self, steps_done: int) -> None:
-        """Remove the states of old steps, likewise."""
+        """Remove the states of old steps if the preset keeps only the last ones."""
         keep = self.saving.save_last_n_steps_state or self.saving.save_last_n_steps
         if keep:
             self._forget("-state", steps_done - keep)
@@ -69,7 +69,7 @@ class Output:
     def _forget(self, ending: str, before: int) -> None:
         """Remove this run's files of steps before `before` (sd-scripts keeps those of the last n steps).
 
-        What cannot be removed, as somebody tries it out, is tried again at the next save.
+        A file that cannot be removed, because another program has it open, is tried again at the next save.
         """
         pattern = re.compile(re.escape(self.saving.output_name) + r"-step(\d{8})" + re.escape(ending) + "$")
         with suppress(OSError):
@@ -79,7 +79,7 @@ class Output:
                     remove(path)
 
     def metadata(self, steps_done: int) -> dict[str, str]:
-        """ss_*, modelspec.* and ss_danceopd_* entries; names only, never a path."""
+        """Return the ss_*, modelspec.* and ss_danceopd_* entries: file names, never a path."""
         preset, data = self.plan.preset, self.plan.data
         edits = [route.route for route in data.summary() if route.sources and route.weight]
         extra = {
@@ -111,7 +111,7 @@ def lora_metadata(
     extra: Mapping[str, object],
     **facts: object,
 ) -> dict[str, str]:
-    """What every LoRA of ours says about itself. `weights`: of every route. `facts`: see build_metadata."""
+    """Return the metadata that all LoRAs have. `weights`: route -> weight. `facts`: see build_metadata."""
     saving = preset.saving
     entries = danceopd_entries(preset.danceopd, weights)
     return build_metadata(

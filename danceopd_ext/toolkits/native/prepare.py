@@ -1,7 +1,6 @@
-"""Everything that can be wrong with the user's input, found before a weight is loaded or a file is written.
+"""Checks all of the user's input before a weight is loaded or a file is written.
 
-Models on the hub are downloaded when nothing else is wrong: nobody waits for tens of gigabytes to read of a typing
-error.
+Models on the hub are downloaded after every other check, so that nobody waits for tens of gigabytes to learn of a typo.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from danceopd_ext.toolkits.native.trackers import check_trackers
 
 
 def prepare(preset: Preset, accelerator: Accelerator) -> RunPlan:
-    """Find, check and download everything that the preset names. Raises UserError; writes nothing of the run."""
+    """Find, check and download everything that the preset names. Raises UserError; writes no file of the run."""
     plan = find_all(preset, accelerator)
     model, teachers = fetch_weights(plan.model, plan.teachers)
     plan = replace(plan, model=model, teachers=teachers)
@@ -53,12 +52,14 @@ def prepare(preset: Preset, accelerator: Accelerator) -> RunPlan:
     if plan.resume:
         plan.resume.check(identity)
         if unknown := ", ".join(plan.resume.unknown(identity)):
-            notes.append(f"resume: an earlier version wrote this state, without {unknown}: they must be as they were")
+            notes.append(
+                f"resume: an earlier version wrote this state and did not record {unknown}; keep them unchanged"
+            )
     return replace(plan, identity=identity, notes=notes)
 
 
 def find_all(preset: Preset, accelerator: Accelerator) -> RunPlan:
-    """Do all of `prepare` that needs no weights of a hub model."""
+    """Do the part of `prepare` that needs no weights of a hub model."""
     preset = with_optimizer(preset, accelerator)
     check_machine(preset, accelerator)
     trackers = check_trackers(preset.logging, accelerator.is_main_process)
@@ -96,7 +97,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> RunPlan:
 
 
 def with_optimizer(preset: Preset, accelerator: Accelerator) -> Preset:
-    """Return the preset with an optimizer: the default of this machine if it names none."""
+    """Return the preset with an optimizer: this machine's default if the preset names none."""
     if preset.optimizer.optimizer_type:
         return preset
     section = replace(preset.optimizer, optimizer_type=default_optimizer(accelerator.device))
@@ -118,7 +119,7 @@ def model_of(preset: Preset, accelerator: Accelerator, check: bool = True) -> Mo
 
 
 def with_state(plan: RunPlan) -> RunPlan:
-    """Return the plan with the state that it resumes from, once that was tried out. Raises UserError."""
+    """Return the plan with the state that it resumes from, after trying that state out. Raises UserError."""
     preset, device = plan.preset, plan.model.device
     state = open_state(Path(preset.saving.resume), plan.identity, preset.training.max_train_steps)
     sizes = student_sizes(plan.model.layout.shapes, plan.student_layers, preset.network.network_dim)
@@ -130,7 +131,7 @@ def _find_previews(preset: Preset, model: Model, notes: list[str], source_images
     sampling = preset.sampling
     wanted = sampling.sample_every_n_steps or sampling.sample_at_first
     if wanted and not sampling.sample_prompts:
-        notes.append("no pictures will be drawn: sample_prompts names no file")
+        notes.append("no pictures will be drawn: sample_prompts is not set")
     if sampling.sample_prompts and not wanted:
         notes.append("no pictures will be drawn: set sample_every_n_steps as well as sample_prompts")
     if not sampling.sample_prompts:

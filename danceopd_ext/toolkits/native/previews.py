@@ -1,4 +1,4 @@
-"""Pictures of base, teachers and student side by side, from the same prompts and noise."""
+"""Draws previews: base, teachers and student side by side, from the same prompts and noise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Previews:
     """Draws the preview prompts. Base and teachers do not change, so they are drawn once."""
 
     def __init__(self, plan: RunPlan, fields: Fields, conditions: Conditions, stop: Callable[[], bool]):
-        """stop: whether the user does not want to wait for the pictures any more."""
+        """stop: returns whether the user asked the run to stop."""
         self.preset, self.model, self.prompts = plan.preset, plan.model, plan.previews
         self.fields, self.conditions, self.stop = fields, conditions, stop
         self.folder = Path(plan.preset.saving.output_dir) / "sample"
@@ -54,7 +54,7 @@ class Previews:
         return grid
 
     def _save(self, grid: Image.Image, path: Path, say: Callable[[str], None]) -> None:
-        """Write the file; what the disk says against it is told once for each reason, and training goes on."""
+        """Write the file; each reason why the disk refuses it is reported once, and training goes on."""
         try:
             with whole_file(path) as part:
                 grid.save(part, format="PNG")
@@ -69,7 +69,7 @@ class Previews:
         say(f"pictures: {path}")
 
     def _sources(self) -> dict[str, list[np.ndarray]]:
-        """The first source image of each prompt, as large as what is drawn; white where there is none."""
+        """The first source image of each prompt, at the size of the picture; white for a prompt without one."""
         if not any(line.sources for line in self.prompts):
             return {}
         return {"source": [_source_picture(line) for line in self.prompts]}
@@ -78,7 +78,7 @@ class Previews:
         return {name: field for name, field in self.fields.teachers.items() if field is not self.fields.base}
 
     def _column(self, name: str, field: Field, say: Callable[[str], None]) -> list[np.ndarray]:
-        """A picture for each prompt; one that is not finite is black, which is said once, and training goes on."""
+        """A picture for each prompt. One that is not finite is black, which is reported once; training goes on."""
         column = []
         for place, line in enumerate(self.prompts):
             if self.stop():
@@ -99,7 +99,7 @@ class Previews:
         return f'pictures: {name} gives NaN or infinite numbers for "{prompt}"; such pictures are black.{remedy}'
 
     def _picture(self, field: Field, line: PreviewPrompt, place: int) -> np.ndarray:
-        """uint8 [H, W, 3]: the field's own sampler, on the pipeline's sigma grid. Raises NotFinite."""
+        """Draw one picture, uint8 [H, W, 3], on the pipeline's sigma grid. Raises NotFinite."""
         rng = torch.Generator("cpu").manual_seed(line.seed) if line.seed is not None else self._own_noise(place)
         model, size = self.model, (line.width, line.height)
         noise = torch.randn((1, *model.latent_shape(*size)), generator=rng).to(model.device)
@@ -108,7 +108,7 @@ class Previews:
         return draw(guided, self.vae, noise, model.sigmas(*size, line.steps), condition, self._decode)[0]
 
     def _decode(self, vae: Any, latents: torch.Tensor) -> np.ndarray:
-        """As decode_finite, with the VAE on the device for no longer than that."""
+        """Decode as decode_finite does, with the VAE on the device only meanwhile."""
         vae.to(self.model.device)
         try:
             return decode_finite(vae, latents)
@@ -120,7 +120,7 @@ class Previews:
 
 
 def _source_picture(line: PreviewPrompt) -> np.ndarray:
-    """uint8 [H, W, 3], within the size of the prompt's picture."""
+    """The source image, uint8 [H, W, 3], scaled to fit into the prompt's picture."""
     if not line.sources:
         return np.full((line.height, line.width, 3), 255, np.uint8)
     image = load_picture(line.sources[0])

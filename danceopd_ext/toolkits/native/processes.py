@@ -1,7 +1,7 @@
-"""Several processes: what they share in a step, and starting them on a machine without a GPU.
+"""Lets several processes share a step, and starts them on a machine without a GPU.
 
 `accelerate launch --num_processes N` starts N processes on GPUs, but only one on a CPU (it leaves the rest to MPI).
-The one process then starts the others itself, with the environment that accelerate expects of them.
+That process then starts the others itself, with the environment variables that accelerate expects.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from danceopd_ext.errors import Stopped, UserError
 from danceopd_ext.method import Report
 from danceopd_ext.toolkits.launched import STARTED_BY, words_of
 
-#: seconds that a process has to end after it was asked to
+#: seconds that a process has to end after a request
 PATIENCE = 10.0
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is up on any process."""
+    """Return whether the flag is set on any process."""
     if accelerator.num_processes == 1:
         return flag
     mine = torch.tensor(float(flag), device=accelerator.device)
@@ -35,10 +35,10 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
 
 
 def average_gradients(accelerator: Accelerator, parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Average the gradient over the processes, once a step and past DDP, so that adapters can switch freely.
+    """Average the gradient over the processes once per step, without DDP, so that adapters can switch freely.
 
-    Layers that see source images have no gradient where there are none; an optimizer then leaves them as they are. So
-    it does here where no process has one.
+    Layers that see source images have no gradient without them, and an optimizer then leaves them unchanged. The same
+    holds here if no process has a gradient for a layer.
     """
     if accelerator.num_processes == 1:
         return
@@ -51,7 +51,7 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[torch.nn.Pa
 
 
 def whole_report(accelerator: Accelerator, report: Report) -> Report:
-    """The report of the whole step: means and sums over all processes."""
+    """Return the report of the whole step: means and sums over all processes."""
     if accelerator.num_processes == 1:
         return report
     names = ("samples", "rollout_forwards", "teacher_forwards", "student_forwards")
@@ -63,7 +63,7 @@ def whole_report(accelerator: Accelerator, report: Report) -> Report:
 
 
 def asked_for(command: Sequence[str], option: str = "num_processes") -> int:
-    """N of `--num_processes N` in accelerate's command line; 1 where it does not say."""
+    """Return N of `--num_processes N` in accelerate's command line; 1 if it is missing."""
     for place, word in enumerate(command):
         flag, _, value = word.replace("-", "_").partition("=")
         if flag == f"__{option}":
@@ -73,14 +73,14 @@ def asked_for(command: Sequence[str], option: str = "num_processes") -> int:
 
 
 def missing_processes() -> int:
-    """How many processes accelerate was asked for and did not start. 0 under torchrun, on GPUs, and in most runs.
+    """Return how many processes accelerate was asked for and did not start: 0 under torchrun, on GPUs and in most runs.
 
-    Raises UserError if it was asked for several machines: it starts none of their processes on a CPU either.
+    Raises UserError if it was asked for several machines, whose processes it does not start on a CPU either.
     """
     launched = "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ
     if not launched or "LOCAL_RANK" in os.environ or has_accelerator():
         return 0
-    # the launcher, or between it and us the python.exe of a virtual environment on Windows, which starts another python
+    # the launcher, or on Windows the virtual environment's python.exe, which starts another python
     commands = [words_of(parent) for parent in psutil.Process().parents()[:2]]
     if any(asked_for(command, "num_machines") > 1 for command in commands):
         raise UserError(
@@ -114,9 +114,9 @@ def all_processes() -> Iterator[None]:
 
 
 def end(workers: Sequence[subprocess.Popen], asked: bool = True) -> None:
-    """End processes whose main process has failed: they may wait for it for ever, and answer to no polite request.
+    """End processes whose main process has failed: they may wait for it for ever and ignore a polite request.
 
-    asked: whether they have to be told; after a request to stop they end by themselves.
+    asked: whether they must be asked; after a request to stop they end by themselves.
     """
     for worker in workers if asked else ():
         worker.terminate()

@@ -1,4 +1,4 @@
-"""Preview prompts: what a file of sample prompts asks for, checked against what the model can draw.
+"""Reads preview prompts from a file of sample prompts and checks them against what the model can draw.
 
 `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `make it night --ci photo.png` edits: musubi-tuner's flag,
 more than once for several source images; or sd-scripts' `--cn`. See data/prompt_entries.py for files of both kinds.
@@ -21,7 +21,7 @@ from danceopd_ext.errors import UserError, few, few_letters, readable
 from danceopd_ext.models.family import SizeLimits
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS
 
-#: key -> the value's name here and its type
+#: key -> the field of PreviewPrompt and its type
 NUMBERS = {
     "width": ("width", int),
     "height": ("height", int),
@@ -30,7 +30,7 @@ NUMBERS = {
     "scale": ("guidance_scale", float),
 }
 USED = (*NUMBERS, "negative_prompt", "source")
-#: key -> the numbers that it takes; a side of 0 is not given, and a seed below 0 draws with the run's seed
+#: key -> the numbers that it takes; a side of 0 counts as not given, and a seed below 0 means the run's seed
 WITHIN = {
     "width": replace(PIXELS, minimum=0),
     "height": replace(PIXELS, minimum=0),
@@ -42,9 +42,9 @@ WITHIN = {
 
 @dataclass(frozen=True)
 class PreviewPrompt:
-    """One picture to draw. `guidance_scale` 1 is none; `seed` None draws with the run's seed.
+    """One picture to draw. `guidance_scale` 1 means no guidance; `seed` None means the run's seed.
 
-    `width` and `height` in pixels; 0 where the line does not say. `sources`: the source images that are edited; none
+    `width` and `height` in pixels; 0 if the line does not say. `sources`: the source images that are edited; none
     draws from text.
     """
 
@@ -59,12 +59,15 @@ class PreviewPrompt:
 
 
 def parse_line(line: str) -> PreviewPrompt:
-    """A line of a sample prompt file (sd-scripts, docs of `--sample_prompts`). Raises ValueError for a bad value."""
+    """Read a line of a sample prompt file (sd-scripts, docs of `--sample_prompts`).
+
+    Raises ValueError for a bad value.
+    """
     return parse_entry(read_line(line))
 
 
 def parse_entry(entry: Entry) -> PreviewPrompt:
-    """The picture that an entry of a sample prompt file asks for. Raises ValueError for a bad value."""
+    """Return the picture that an entry of a sample prompt file asks for. Raises ValueError for a bad value."""
     if not entry.prompt and entry.settings and entry.settings[0].written.startswith("--"):
         raise ValueError("there are flags but no prompt")
     values: dict[str, object] = {}
@@ -99,7 +102,7 @@ def _number(setting: Setting, kind: type) -> int | float:
 
 
 def _plain(value: object) -> str:
-    """A number of a .toml or .json file as text; 64.0 is a whole one. Raises ValueError for another value."""
+    """A number of a .toml or .json file as text; 64.0 is a whole number. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError
     return repr(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
@@ -107,7 +110,7 @@ def _plain(value: object) -> str:
 
 def _text(setting: Setting) -> str:
     if not isinstance(setting.value, str):
-        raise ValueError(f"{setting.written} takes a text in quotes, not {setting.value!r}")
+        raise ValueError(f"{setting.written} takes text in quotes, not {setting.value!r}")
     return setting.value.strip()
 
 
@@ -128,7 +131,7 @@ def read_preview_prompts(
     file = Path(path)
     entries, more = read_sample_file(file)
     if not entries:
-        raise UserError(f"{path} (sample_prompts) has no prompt.")
+        raise UserError(f"{path} (sample_prompts) contains no prompt.")
     prompts = [_checked(entry, file, limits, sources, resolution) for entry in entries]
     if notes is not None:
         notes += [*more, *_notes(path, entries)]
@@ -136,7 +139,7 @@ def read_preview_prompts(
 
 
 def _checked(entry: Entry, file: Path, limits: SizeLimits, sources: SourceImages, resolution: Size) -> PreviewPrompt:
-    """The entry's picture with its size and the places of its source images. Raises UserError."""
+    """The entry's picture with its size and the paths of its source images. Raises UserError."""
     where = f"{file}, {entry.place}"
     try:
         prompt = parse_entry(entry)
@@ -148,7 +151,7 @@ def _checked(entry: Entry, file: Path, limits: SizeLimits, sources: SourceImages
         if side % limits.multiple or not 0 < side <= limits.maximum:
             raise UserError(
                 f"{where}: {prompt.width}x{prompt.height} cannot be drawn; "
-                f"sides are multiples of {limits.multiple}, up to {limits.maximum} (--w and --h)."
+                f"sides must be multiples of {limits.multiple}, up to {limits.maximum} (--w and --h)."
             )
     sources.sizes(prompt.sources, (prompt.width, prompt.height), where)
     return prompt
@@ -168,7 +171,7 @@ def _notes(path: str, entries: list[Entry]) -> list[str]:
     notes = unused.notes(path, NO_EFFECT, "prompt")
     random = [entry.place for entry in entries for seed in entry.all_of("seed")[-1:] if str(seed.value).startswith("-")]
     if random:
-        notes.append(f"{path}: a seed below 0 draws with the run's seed ({few(random)})")
+        notes.append(f"{path}: a seed below 0 means the run's seed ({few(random)})")
     texts = [
         (entry.place, str(text))
         for entry in entries

@@ -1,4 +1,4 @@
-"""The learning rate that an optimizer and its schedule really use, and what of the preset they leave out."""
+"""Describes the learning rate that an optimizer and its schedule really use, and reports settings without effect."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from danceopd_ext.config.rates import check_own_rate, check_warmup, finds_its_ra
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError
 
-#: learning rates outside these are unusual beside an optimizer that finds its own
+#: learning rates outside these bounds are unusual for an optimizer that finds its own rate
 LOW, HIGH = 0.1, 10.0
 
 
 def warmup_of(section: OptimizerSection, steps: int) -> int:
-    """Warm-up steps of a run of so many steps."""
+    """Return the warm-up steps of a run of `steps` steps."""
     warmup = section.lr_warmup_steps
     return int(warmup * steps) if warmup < 1 else int(warmup)
 
 
 def takes(section: OptimizerSection) -> set[str]:
-    """Names of what the schedule takes, such as num_warmup_steps; empty if there is no such schedule."""
+    """Return the names of the schedule's arguments, such as num_warmup_steps; empty if there is no such schedule."""
     try:
         name = transformers.SchedulerType(section.lr_scheduler)
     except ValueError:
@@ -32,13 +32,13 @@ def takes(section: OptimizerSection) -> set[str]:
 
 
 def is_relative(section: OptimizerSection) -> bool:
-    """Whether this is Adafactor with a rate and schedule of its own."""
+    """Return whether this is Adafactor with a rate and schedule of its own."""
     adafactor = section.optimizer_type.rpartition(".")[2].lower() == "adafactor"
     return adafactor and bool(parse_pairs(section.optimizer_args, "optimizer_args").get("relative_step"))
 
 
 def check_rate(section: OptimizerSection) -> None:
-    """Raise UserError for a warm-up that the schedule does not have, and a rate at which nothing is learned."""
+    """Raise UserError for a warm-up that the schedule does not support, and for a rate at which nothing is learned."""
     if is_relative(section):
         return
     check_warmup(section.lr_scheduler, section.lr_warmup_steps)
@@ -47,7 +47,7 @@ def check_rate(section: OptimizerSection) -> None:
 
 
 def rate_notes(section: OptimizerSection, steps: int) -> list[str]:
-    """A note for each value that has no effect with this optimizer and schedule, or another one than it seems."""
+    """Return a note for each value that has no effect, or an unexpected one, with this optimizer and schedule."""
     kind, schedule = section.optimizer_type, section.lr_scheduler
     if is_relative(section):
         unused = "learning_rate, lr_scheduler and lr_warmup_steps are not used"
@@ -56,9 +56,11 @@ def rate_notes(section: OptimizerSection, steps: int) -> list[str]:
     if finds_its_rate(kind) and not LOW <= rate <= HIGH:
         notes.append(f"learning_rate = {rate:g} is far from 1, and {kind} multiplies the rate that it finds by it")
     if parse_pairs(section.optimizer_args, "optimizer_args").get("scale_parameter"):
-        notes.append(f"learning_rate = {rate:g} is multiplied by the size of the weights, as scale_parameter asks")
+        notes.append(
+            f"learning_rate = {rate:g} is multiplied by the size of the weights, because scale_parameter is on"
+        )
     if "schedulefree" in kind.lower() and schedule != "constant":
-        notes.append(f'{kind} needs no schedule; lr_scheduler = "{schedule}" changes its rate all the same')
+        notes.append(f'{kind} needs no schedule, but lr_scheduler = "{schedule}" changes its rate')
     cycles, power = section.lr_scheduler_num_cycles, section.lr_scheduler_power
     if cycles != 1 and schedule != "cosine_with_restarts":
         notes.append(f"lr_scheduler_num_cycles = {cycles} has no effect: only cosine_with_restarts uses it")
@@ -73,9 +75,9 @@ def rate_notes(section: OptimizerSection, steps: int) -> list[str]:
 
 
 def used(section: OptimizerSection, steps: int) -> str:
-    """Optimizer, learning rate and schedule in words, as they are really used."""
+    """Describe optimizer, learning rate and schedule as they are really used."""
     if is_relative(section):
-        return f"{section.optimizer_type} at a rate of its own (relative_step)"
+        return f"{section.optimizer_type} with its own rate (relative_step)"
     rate = f"{section.learning_rate:g}"
     if finds_its_rate(section.optimizer_type):
         rate += " x the rate that it finds"
@@ -86,7 +88,7 @@ def used(section: OptimizerSection, steps: int) -> str:
 
 
 def specific(section: OptimizerSection) -> dict[str, Any]:
-    """The schedule's own arguments. Raises UserError for one that it does not take."""
+    """Return the schedule's own arguments. Raises UserError for one that it does not take."""
     given, known = parse_pairs(section.lr_scheduler_args, "lr_scheduler_args"), takes(section)
     own = sorted(known - {"optimizer", "last_epoch", "num_warmup_steps", "num_training_steps"})
     wrong = next((name for name in given if name not in own), None)

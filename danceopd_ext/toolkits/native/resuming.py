@@ -1,7 +1,7 @@
-"""Whether a run can go on from a saved state: nothing of it is used before all of it has been tried out.
+"""Checks that a run can go on from a saved state before any of it is used.
 
-The digests in a state tell a damaged file, not one that somebody else made. So the student's tensors are held against
-the run's, and the optimizer and its schedule take a step with what was saved, for one weight of each kind.
+The digests in a state reveal a damaged file, but not one that somebody else made. So the student's tensors are compared
+with the run's, and the optimizer and its schedule take a trial step with the saved state, for one weight of each kind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REMEDY = "Use an earlier state, or start a new run from the LoRA with network_w
 
 @dataclass(frozen=True)
 class Continued:
-    """What a run goes on with: the student's tensors by name, and the states of optimizer, schedule and scaler."""
+    """What a run continues with: the student's tensors by name, and the states of optimizer, schedule and scaler."""
 
     student: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
@@ -38,7 +38,7 @@ class Continued:
 
 
 def student_sizes(shapes: Mapping[str, tuple[int, int]], layers: list[str], rank: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the student's tensors, in the order of the optimizer's weights.
+    """Return name -> shape of the student's tensors, in the order of the optimizer's weights.
 
     `shapes`: layer -> (outputs, inputs).
     """
@@ -50,9 +50,9 @@ def student_sizes(shapes: Mapping[str, tuple[int, int]], layers: list[str], rank
 
 
 def read_state(saved: SavedState, sizes: Mapping[str, tuple[int, ...]], make: Make, device: torch.device) -> Continued:
-    """Return what the state holds, once it has been tried out. Raises UserError, which names the file.
+    """Return what the state holds, after trying it out. Raises UserError naming the file.
 
-    `sizes`: of the run's student (see `student_sizes`). `make`: is called for a few small weights.
+    `sizes`: of the run's student (see `student_sizes`). `make`: is called with a few small weights.
     """
     student = _student(saved, sizes)
     file, content = saved.folder / OPTIMIZER_FILE, saved.optimizer()
@@ -64,7 +64,7 @@ def read_state(saved: SavedState, sizes: Mapping[str, tuple[int, ...]], make: Ma
             raise _unfit(file, f"{key} is a {type(content[key]).__name__}")
     forwards = content["forwards"]
     if not isinstance(forwards, int) or isinstance(forwards, bool) or forwards < 0:
-        raise _unfit(file, "forwards is not a whole number from 0")
+        raise _unfit(file, "forwards is not a whole number of 0 or more")
     _check_optimizer(file, content["optimizer"], len(sizes))
     check_state(saved.folder, student, content["optimizer"]["state"])
     schedule = _try_out(file, content, list(sizes.values()), make, device)
@@ -79,7 +79,7 @@ def _student(saved: SavedState, sizes: Mapping[str, tuple[int, ...]]) -> dict[st
     file, own = saved.folder / STUDENT_FILE, saved.sizes()
     if wrong := sorted(set(own) ^ set(sizes)):
         name = few_letters(printable(wrong[0]), 120)
-        raise _unfit(file, f"{counted(len(wrong), 'tensor')} more or less, such as {name}")
+        raise _unfit(file, f"{counted(len(wrong), 'tensor')} are missing or not the run's, such as {name}")
     for name, size in sizes.items():
         if own[name] != size:
             raise _unfit(file, f"{name} is {own[name]} in it and {size} in the run")
@@ -87,23 +87,23 @@ def _student(saved: SavedState, sizes: Mapping[str, tuple[int, ...]]) -> dict[st
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise _unfit(file, f"{name} is {tensor.dtype}".replace("torch.", ""))
-        if tensor.numel() and float(tensor.float().abs().max()) > LARGEST_VALUE:  # NaN is told of below
+        if tensor.numel() and float(tensor.float().abs().max()) > LARGEST_VALUE:  # NaN is reported below
             raise _unfit(file, f"{name} has values above {LARGEST_VALUE:g}")
     return {name: tensors[name] for name in sizes}
 
 
 def _check_optimizer(file: Path, saved: Mapping[str, Any], count: int) -> None:
-    """Raise UserError unless it is the state of an optimizer of one group of `count` weights."""
+    """Raise UserError unless this is the state of an optimizer with one group of `count` weights."""
     state, groups = saved.get("state"), saved.get("param_groups")
     if not (isinstance(groups, list) and len(groups) == 1 and isinstance(groups[0], dict)):
         raise _unfit(file, "the optimizer has other groups of weights")
     if groups[0].get("params") != list(range(count)):
         raise _unfit(file, f"the optimizer's weights are not the student's {count}")
     if not isinstance(state, dict) or not set(state) <= set(range(count)):  # a weight without a gradient has no entry
-        raise _unfit(file, "the optimizer has entries of other weights than the student's")
+        raise _unfit(file, "the optimizer has entries for weights that are not the student's")
     for number, entry in state.items():
         if not isinstance(entry, dict) or not all(isinstance(name, str) for name in entry):
-            raise _unfit(file, f"the optimizer's entry {number} is not a table")
+            raise _unfit(file, f"the optimizer's entry {number} is not a dictionary")
         if not entry and any(state.values()):
             raise _unfit(file, f"the optimizer's entry {number} is empty")
 
@@ -111,7 +111,7 @@ def _check_optimizer(file: Path, saved: Mapping[str, Any], count: int) -> None:
 def _try_out(
     file: Path, content: Mapping[str, Any], shapes: list[tuple[int, ...]], make: Make, device: torch.device
 ) -> dict[str, Any]:
-    """Take a step with what was saved, for one weight of each kind. Returns the schedule's state, which is checked."""
+    """Take a step with the saved state, for one weight of each kind. Returns the schedule's state, checked."""
     state, (group,) = content["optimizer"]["state"], content["optimizer"]["param_groups"]
     kinds: dict[tuple, int] = {}
     for number, shape in enumerate(shapes):
@@ -133,7 +133,7 @@ def _try_out(
         optimizer.step()
         schedule.step()
         finite = math.isfinite(learning_rate(optimizer)) and all(bool(weight.isfinite().all()) for weight in weights)
-    except Exception as error:  # an optimizer may raise anything when its state is not one
+    except Exception as error:  # an optimizer may raise anything if its state is wrong
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _unfit(
             file, f"the optimizer cannot take a step with it ({few_letters(printable(reason), 160)})"
@@ -158,17 +158,17 @@ def _copied(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _schedule_state(file: Path, saved: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that the run's own schedule has too: a schedule makes attributes of itself of whatever it loads."""
+    """The entries that the run's own schedule has as well: a schedule would turn any entry into an attribute."""
     for name, value in fresh.items():
         if name in saved and not _is_alike(saved[name], value):
             raise _unfit(file, f"{name} of the schedule is {few_letters(repr(saved[name]))}")
         if name not in saved and not name.startswith("_"):
-            raise _unfit(file, f"the schedule has no {name}: it is of another lr_scheduler")
+            raise _unfit(file, f"the schedule has no {name}: it belongs to another lr_scheduler")
     return {name: saved[name] for name in fresh if name in saved}
 
 
 def _is_alike(value: Any, fresh: Any) -> bool:
-    """Whether it is of the kind that an entry of the schedule is: a number of any size, a list of as many."""
+    """Whether the value has the kind of the schedule's own entry: a number, or a list of equal length."""
     if isinstance(fresh, bool):
         return isinstance(value, bool)
     if isinstance(fresh, int):

@@ -1,4 +1,4 @@
-"""What a run trains: everything that was found out about the preset before the first weight is loaded."""
+"""Holds the plan of a run: everything known about it before the first weight is loaded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from danceopd_ext.models.loading import ModelFiles
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
 from danceopd_ext.toolkits.native.state import SavedState
 
-#: the name of the student's adapter; a teacher cannot be called so
+#: the name of the student's adapter; no teacher can have it
 STUDENT = "student"
 
 
 @dataclass
 class Loras:
-    """The LoRAs that were read, until the model holds them: the only part of a plan that is used up.
+    """The LoRAs that were read. The model takes them over; this is the only part of a plan that changes.
 
     `teachers`: name -> its LoRA, for teachers that have one. `start`: what the student starts from.
     """
@@ -32,15 +32,15 @@ class Loras:
     start: Lora | None = None
 
     def free(self) -> None:
-        """Forget them, so that their memory is free."""
+        """Drop the LoRAs to free their memory."""
         self.teachers, self.start = {}, None
 
 
 @dataclass(frozen=True)
 class FoundTeacher:
-    """A teacher of the preset whose files were found: its LoRA is in `Loras`, its checkpoint is not loaded yet.
+    """A teacher of the preset whose files were found. Its LoRA is in `Loras`; its checkpoint is not loaded yet.
 
-    Without either it is the base.
+    A teacher with neither is the base.
     """
 
     settings: Teacher
@@ -49,7 +49,7 @@ class FoundTeacher:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run whose input is sound.
+    """A run whose input was checked.
 
     `data`: which samples each step trains. `student_layers`: the names of the layers that the student changes.
     `source_images`: the model's rules for them, and those that the run uses. `pictures`: the picture files that the
@@ -77,7 +77,7 @@ class RunPlan:
 
     @property
     def is_guided(self) -> bool:
-        """Whether a field that training asks has guidance in it."""
+        """Whether a teacher or the student is asked with guidance."""
         options = self.preset.danceopd
         scales = [options.student_guidance_scale, *(teacher.guidance_scale for teacher in options.teachers.values())]
         return any(scale != 1 for scale in scales)

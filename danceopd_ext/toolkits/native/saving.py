@@ -1,6 +1,7 @@
-"""When a run saves, and what happens if the disk does not take it.
+"""Saves the LoRA and the state of a run, and handles disks that refuse them.
 
-A save between steps may fail: it is told, and training goes on. The last one tries other places, and waits.
+A save between steps may fail: the failure is reported and training goes on. The last save tries other folders, and
+waits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from danceopd_ext.toolkits.native.output import Output
 
 @dataclass(frozen=True)
 class Saved:
-    """What a save has written. state: None if there is none; `missing` says why, if it was wanted."""
+    """What a save has written. state: None if there is none; `missing` then says why, if one was wanted."""
 
     lora: Path
     state: Path | None = None
@@ -24,18 +25,18 @@ class Saved:
 
     @property
     def way_on(self) -> str:
-        """A sentence on how to go on from here."""
+        """A sentence on how to continue."""
         if self.state:
             return f"Resume with: --resume {self.state}"
         why = f" ({self.missing})" if self.missing else ""
-        return f"No state is saved{why}: --network_weights {self.lora} starts a new run from this LoRA."
+        return f"No state was saved{why}: --network_weights {self.lora} starts a new run from this LoRA."
 
 
 class Saving:
     """Saves the run's LoRA and state.
 
-    say: tells the user a line. stopped: whether Ctrl-C was pressed. learn: takes the weights that are learnt with,
-    which a state holds; some optimizers keep others to save.
+    say: prints a line for the user. stopped: returns whether Ctrl-C was pressed. learn: switches to the weights that
+    are trained, which a state holds; some optimizers keep others for saving.
     """
 
     def __init__(
@@ -43,12 +44,12 @@ class Saving:
     ):
         self.output, self.say, self.stopped, self.learn = output, say, stopped, learn
         self.newest: Saved | None = None
-        """The last LoRA of this run that was written, and the state with it."""
+        """The last LoRA that this run wrote, and its state."""
         self.newest_step = 0
-        """The step that it is of; 0 if there is none."""
+        """The step of that LoRA; 0 if there is none."""
 
     def between(self, step: int, state: bool) -> None:
-        """A save after which training goes on, whatever the disk does: the LoRA, then the state."""
+        """Save the LoRA, then the state; training goes on even if the disk refuses them."""
         lora = self._try(lambda path: self.output.write_lora(path, step), self.output.lora_path(step))
         made = None
         if state:
@@ -70,9 +71,9 @@ class Saving:
         return placed.path
 
     def last(self, step: int, state: bool, final: bool) -> Saved:
-        """The save at the end: the LoRA in whatever place takes it, then the state if one does.
+        """Save at the end: the LoRA in any folder that takes it, then the state if one does.
 
-        final: under the names without a step. Raises TrainingError if no place takes the LoRA.
+        final: use the names without a step. Raises TrainingError if no folder takes the LoRA.
         """
         number = None if final else step
         wanted = self.output.lora_path(number)
@@ -90,7 +91,7 @@ class Saving:
         return self.newest
 
     def _last_state(self, step: int, number: int | None) -> tuple[Path | None, str]:
-        """Where the state is, or why there is none."""
+        """Return where the state is, or why there is none."""
         wanted = self.output.state_path(number)
         self.learn()
         try:

@@ -1,4 +1,4 @@
-"""Whether a run of this size can be meant: what a step must hold at least, and ranks above what a layer can use."""
+"""Refuses steps that cannot fit into memory, and reports ranks that no layer can use."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.layout import Layout
 
-#: bytes of a latent's number: rollouts are float32
+#: bytes per number of a latent: rollouts are float32
 NUMBER = 4
 
 
 def check_step(preset: Preset, data: Plan, model: Model) -> None:
-    """Raise UserError for an optimizer step whose latents alone are larger than the device's whole memory.
+    """Raise UserError if the latents of an optimizer step alone are larger than the device's whole memory.
 
-    Everything else, the model included, comes on top: what passes may still not fit.
+    The model and everything else come on top, so a step that passes may still not fit.
     """
     samples = preset.training.gradient_accumulation_steps * max(
         item.batch_size or preset.training.train_batch_size for item in data.items()
@@ -38,7 +38,7 @@ def check_step(preset: Preset, data: Plan, model: Model) -> None:
 
 
 def states_of_a_sample(preset: Preset) -> int:
-    """Latents that a step holds of each sample at the same time: noise, states of its rollouts, teachers' answers."""
+    """Return how many latents a step holds per sample at the same time: noise, rollout states, teacher velocities."""
     options = preset.danceopd
     if options.method == "flowopd":
         return options.flowopd_group_size * (3 * options.rollout_steps + 1)
@@ -56,18 +56,18 @@ def _remedies(preset: Preset) -> str:
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of memory that the device has, used or not."""
+    """Return the device's total memory in bytes."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total
 
 
 def rank_notes(rank: int, layers: Sequence[str], layout: Layout) -> list[str]:
-    """A note on a rank above the smaller side of every trained layer, where a lower one holds every change."""
+    """Return a note on a rank above the smaller side of every trained layer: a lower one can hold every change."""
     useful = max(min(layout.shapes[layer]) for layer in layers)
     if rank <= useful:
         return []
     return [
         f"network_dim = {rank} is more than any trained layer can use: {useful}, the smaller side of the largest one, "
-        "holds every change. A higher one only takes memory and disk"
+        "is enough for every change. A higher rank only costs memory and disk space"
     ]

@@ -1,7 +1,7 @@
-"""The whole training state in a folder: a resumed run is the run that was not interrupted.
+"""Saves and opens the training state, from which resuming gives bit-identical results.
 
-What is random follows from (seed, step), so weights, optimizer, schedule and step are all there is to save. Folders
-appear whole or not at all; every file's digest is in state.json.
+Everything random follows from (seed, step), so the state is weights, optimizer, schedule and step. A folder appears
+whole or not at all; state.json holds a digest of every file.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from danceopd_ext.foreign.tensors import read_header, read_pickle, read_tensors
 
 VERSION = 2
 STUDENT_FILE, OPTIMIZER_FILE = "student.safetensors", "optimizer.pt"
-#: more steps than any run has
+#: an upper limit on the steps of a run
 MOST_STEPS = 10**9
 
-#: settings that are digests, in words
+#: settings that are digests -> what to say if they differ
 CONTENTS = {
-    "data": "its prompts, datasets, batch sizes, route weights or number of processes were others",
+    "data": "its prompts, datasets, batch sizes, route weights or number of processes were different",
     "model_content": "pretrained_model_name_or_path had other weights under this name",
-    "components_content": "the model's text encoders, scheduler or VAE were others",
-    "pictures": "its source images or target pictures showed something else",
-    "network_weights": "network_weights was another LoRA, or none",
-    "teachers": "the LoRA of teacher {}, or its strength, was another",
+    "components_content": "the model's text encoders, scheduler or VAE were different",
+    "pictures": "its source images or target pictures were different",
+    "network_weights": "network_weights was a different LoRA, or none",
+    "teachers": "the LoRA of teacher {}, or its strength, was different",
     "checkpoint_content": "the checkpoint of teacher {} had other weights under this name",
 }
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state folder that is whole. `step`: optimizer steps done. `identity`: what its run was.
+    """A complete state folder. `step`: optimizer steps done. `identity`: the facts of its run.
 
     `trackers`: tracker -> the id of the run there.
     """
@@ -52,24 +52,27 @@ class SavedState:
     trackers: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, identity: Mapping[str, object]) -> None:
-        """Raise UserError where something in `identity`, all or a part of this run's, was otherwise."""
+        """Raise UserError if a fact in `identity`, which may be a part of this run's, was different."""
         _check_same_run(self.folder, self.identity, json.loads(json.dumps(identity)))
 
     def unknown(self, identity: Mapping[str, object]) -> list[str]:
-        """Settings that an earlier version did not write down, so that nobody can tell whether they were the same."""
+        """Return the settings that an earlier version did not record, so that they cannot be compared."""
         return [key for key in identity if key not in self.identity]
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of the student's tensors. Raises UserError for a damaged file."""
+        """Return name -> shape of the student's tensors. Raises UserError for a damaged file."""
         return read_header(self.folder / STUDENT_FILE, "student of the state").shapes
 
     def student(self) -> dict[str, torch.Tensor]:
-        """The student's tensors by name, copies. Raises UserError for a damaged file."""
+        """Return copies of the student's tensors by name. Raises UserError for a damaged file."""
         tensors, _ = read_tensors(self.folder / STUDENT_FILE, "student of the state")
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def optimizer(self) -> dict[str, Any]:
-        """Optimizer, schedule and scaler. Raises UserError when they cannot be read without running code from them."""
+        """Return optimizer, schedule and scaler.
+
+        Raises UserError if the file cannot be read without running its code.
+        """
         file = self.folder / OPTIMIZER_FILE
         try:
             content = read_pickle(file, "optimizer of the state")
@@ -92,7 +95,7 @@ def save_state(
     with whole_folder(folder) as part:
         tensors = {name: t.detach().cpu().contiguous() for name, t in student.items()}
         save_file(tensors, part / STUDENT_FILE)
-        with open(part / OPTIMIZER_FILE, "wb") as file:  # with a path torch does not say why it cannot write
+        with open(part / OPTIMIZER_FILE, "wb") as file:  # given a path, torch does not say why it cannot write
             torch.save(dict(optimizer), file)
         digests = {file.name: _digest(file) for file in sorted(part.iterdir())}
         facts = {"version": VERSION, "step": step, "identity": identity, "trackers": trackers, "sha256": digests}
@@ -100,7 +103,7 @@ def save_state(
 
 
 def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: int) -> SavedState:
-    """Check a state folder against what is known of this run. Raises UserError when it is damaged or of another."""
+    """Check a state folder against what is known of this run. Raises UserError if it is damaged or another run's."""
     facts = _facts(folder)
     for name, digest in facts["sha256"].items():
         if not (folder / name).is_file() or _digest(folder / name) != digest:
@@ -113,7 +116,7 @@ def open_state(folder: Path, identity: Mapping[str, object], max_train_steps: in
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What state.json says. Raises UserError unless every entry is there and of its kind."""
+    """Return the content of state.json. Raises UserError unless every entry is present and of its kind."""
     file = folder / "state.json"
     if not os.path.lexists(file):
         raise UserError(f"{folder} (resume) is not a state folder: it has no state.json.")
@@ -133,8 +136,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     }
     if key := next((key for key, is_wrong in wrong.items() if is_wrong), None):
         raise UserError(
-            f"{file} (resume) is damaged: {key} = {_short(facts.get(key))} is not what a state has there. Use an "
-            "earlier state."
+            f"{file} (resume) is damaged: {key} = {_short(facts.get(key))} is not valid. Use an earlier state."
         )
     return facts
 
@@ -147,13 +149,14 @@ def _check_same_run(folder: Path, saved: Mapping[str, Any], now: dict[str, Any])
     different = next((key for key, value in now.items() if key in saved and saved[key] != value), None)
     if different:
         raise UserError(
-            f"{folder} (resume) is of another run: {_difference(different, saved[different], now[different])}. Give "
+            f"{folder} (resume) belongs to another run: {_difference(different, saved[different], now[different])}. "
+            "Give "
             "the preset its old values, or start a new run from the LoRA with network_weights."
         )
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
-    """The first difference of a setting, in words."""
+    """Describe the first difference of a setting."""
     name = ""
     if isinstance(now, dict) and isinstance(before, dict):
         name = next(name for name in {**now, **before} if now.get(name) != before.get(name))
@@ -164,7 +167,7 @@ def _difference(key: str, before: Any, now: Any) -> str:
 
 
 def _same_but_for_digest(before: str | None, now: str | None) -> bool:
-    """Whether both are teachers with a LoRA, guidance and so on alike."""
+    """Whether both are teachers with a LoRA and everything else is equal."""
     alike = all(isinstance(one, str) and one.startswith("LoRA") for one in (before, now))
     return alike and before.split(",")[1:] == now.split(",")[1:]
 

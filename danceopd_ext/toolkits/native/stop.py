@@ -1,8 +1,8 @@
-"""Requests to stop: Ctrl-C, SIGTERM, a closed terminal, and a launcher that has ended.
+"""Handles requests to stop: Ctrl-C, SIGTERM, a closed terminal, and a launcher that has ended.
 
-`Interruptible` goes around work that can be left at any moment (loading, encoding): there a request raises
-KeyboardInterrupt. `StopRequest` goes around the loop: there a request is noted, the step is finished and saved, and a
-second request stops at once. A signal that was ignored when the run started (SIGHUP under nohup) stays ignored.
+Inside `Interruptible`, used for work that can be left at any moment (loading, encoding), a request raises
+KeyboardInterrupt. Inside `StopRequest`, used for the loop, a request lets the step finish and be saved, and a second
+request stops at once. A signal that was ignored when the run started (SIGHUP under nohup) stays ignored.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from danceopd_ext.errors import Stopped
 from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.native.console import watch_console
 
-#: Ctrl-C, a polite request to end, on Windows Ctrl-Break, and elsewhere the end of the terminal
+#: Ctrl-C; a polite request to end; Ctrl-Break on Windows, and elsewhere the end of the terminal
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
-#: a shell and the system both send it when a terminal is closed; it never means "at once"
+#: both the shell and the system send it when a terminal is closed; it never means "at once"
 HANGUP = getattr(signal, "SIGHUP", None)
 
-#: seconds that one request may take to arrive in full: a launcher of several processes passes on the Ctrl-C that they
-#: have got from the console, and a logout sends SIGTERM and SIGHUP
+#: seconds within which signals count as one request: a launcher of several processes passes on the Ctrl-C that they
+#: also get from the console, and a logout sends SIGTERM and SIGHUP
 SAME_REQUEST = 1.0
-#: seconds that Windows lets a console's handler work at most
+#: the longest time, in seconds, that Windows gives a console handler
 UNTIL_KILLED = 60.0
 
-#: the blocks that this process is in, the innermost last
+#: the blocks that this process is in, innermost last
 _blocks: list[Interruptible] = []
 
 
 class Interruptible:
-    """Inside the block a request to stop raises KeyboardInterrupt in the main thread."""
+    """Turns a request to stop into KeyboardInterrupt in the main thread, inside the block."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -55,7 +55,8 @@ class Interruptible:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
             if not _blocks:
-                self._unwatch = watch_console(closing)  # after the signals: the C library's own handler is asked later
+                # after the signals, so that the C library's own handler runs later
+                self._unwatch = watch_console(closing)
         _blocks.append(self)
         return self
 
@@ -68,8 +69,11 @@ class Interruptible:
         self._before = {}
 
     def numbers(self) -> list[int]:
-        """The signals to take. A process that only takes part may be waiting for one that has ended: there SIGTERM and
-        SIGHUP end it as they are, because Python runs no handler while it waits."""
+        """Return the signals to handle.
+
+        A process other than the first may be waiting for one that has ended, and Python runs no handler while it
+        waits: SIGTERM and SIGHUP keep their default action there.
+        """
         return SIGNALS if is_first_process() else [n for n in SIGNALS if n not in (signal.SIGTERM, HANGUP)]
 
     def ask(self, reason: str) -> None:
@@ -86,7 +90,7 @@ class Interruptible:
         threading.Event().wait(UNTIL_KILLED)
 
     def _handle(self, number: int, _frame: object) -> None:
-        if self._pending:  # asked from another thread, which has sent this signal
+        if self._pending:  # requested by another thread, which sent this signal
             self._pending = False
             raise KeyboardInterrupt
         if self.requested and self._same_request(number):
@@ -99,7 +103,7 @@ class Interruptible:
         raise KeyboardInterrupt
 
     def _note(self, number: int | None) -> None:
-        """For the blocks around this one, too: what else arrives of the request comes to them when this one is over."""
+        """Also for the blocks around this one: further signals of the same request reach them when this one is over."""
         for block in {self, *_blocks}:
             block.requested, block._at, block._number = True, time.monotonic(), number
 
@@ -111,10 +115,10 @@ class Interruptible:
 
 
 class StopRequest(Interruptible):
-    """Inside the block a request to stop sets `requested`; a second one raises KeyboardInterrupt.
+    """Sets `requested` on a request to stop inside the block; a second request raises KeyboardInterrupt.
 
     at_once: called in a thread of its own when Windows closes the console and ends the process within seconds, which
-    may be less than a step takes: it saves what the last whole step has left. Then the process ends.
+    may be less than a step takes. It saves the result of the last complete step; then the process ends.
     """
 
     def __init__(self, at_once: Callable[[], None] | None = None) -> None:
@@ -152,13 +156,13 @@ class StopRequest(Interruptible):
 
 
 def ask(reason: str) -> None:
-    """Request the stop of whatever this process is in. For other threads; without a block nothing happens."""
+    """Request the stop of the innermost block, from another thread. Does nothing outside of a block."""
     if _blocks:
         _blocks[-1].ask(reason)
 
 
 def closing() -> None:
-    """Windows closes the console (or the user logs off, or the machine shuts down) and ends the process soon."""
+    """Act on Windows closing the console, the user logging off or a shutdown: the process ends soon."""
     if _blocks:
         _blocks[-1].close()
 
@@ -169,7 +173,7 @@ def end_process() -> None:
 
 
 def _wake_main_thread() -> None:
-    """Have the handler of SIGTERM run in the main thread, also if that is waiting for something."""
+    """Run the handler of SIGTERM in the main thread, even if that is waiting for something."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
     else:
@@ -178,7 +182,7 @@ def _wake_main_thread() -> None:
 
 def _say(line: str) -> None:
     if is_first_process():
-        with suppress(OSError, ValueError, RuntimeError):  # no terminal, or it is being written to just now
+        with suppress(OSError, ValueError, RuntimeError):  # there is no terminal, or it is being written to right now
             tqdm.write(line)
 
 

@@ -1,4 +1,4 @@
-"""The student of a run: the layers that it changes, and what it starts from."""
+"""Chooses the layers that the student changes, and makes it from what it starts from."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def find_start(preset: Preset, layout: Layout, notes: list[str]) -> Lora | None:
     if not preset.network.network_weights:
         return None
     try:
-        # what a student cannot have is left out, and the notes say so
+        # parts that a student cannot have are left out, which the notes report
         start = read_lora(preset.network.network_weights, layout, ignore_text_encoder=True, ignore_other_parts=True)
-        check_additive(start, "the student is a plain LoRA and cannot start from one. Use it as a teacher.")
+        check_additive(start, "the student is a plain LoRA and cannot start from such a file. Use it as a teacher.")
         notes += [f"network_weights: {note}" for note in start.notes]
         return start
     except UserError as error:
@@ -58,7 +58,7 @@ def _layers_of_merge(
     """The layers that the merge of the teachers changes. Raises UserError if there is nothing to merge."""
     extracted = any(found.settings.extract_rank for found in teachers.values())
     if not loras and not extracted:
-        raise UserError(f'student_init = "{setting}": no teacher is a LoRA, there is nothing to merge. Use "fresh".')
+        raise UserError(f'student_init = "{setting}": no teacher is a LoRA, so there is nothing to merge. Use "fresh".')
     check_mergeable(loras, f'student_init = "{setting}"')
     return set().union(*(lora.modules for lora in loras.values()), layout.shapes if extracted else ())
 

@@ -58,13 +58,16 @@ def _check_same_size(checkpoint: ModelFiles, layout: Layout) -> None:
     wrong = [name for name in {**layout.shapes, **other} if layout.shapes.get(name) != other.get(name)]
     if wrong:
         raise UserError(
-            f"{checkpoint.name} is another size of model than the base: {len(wrong)} layers differ, such as "
+            f"{checkpoint.name} is of another size than the base: {len(wrong)} layers differ, such as "
             f"{wrong[0]}. Use a checkpoint that was trained from exactly this base."
         )
 
 
 def fetch_weights(model: Model, teachers: Mapping[str, FoundTeacher]) -> tuple[Model, dict[str, FoundTeacher]]:
-    """Download what is still on the hub, each model once, and check it. Returns base and teachers with their files."""
+    """Download models that are still on the hub, each once, and check them.
+
+    Returns base and teachers with their files.
+    """
     download = lru_cache(maxsize=None)(fetch)
     model, fetched = model.fetched(download), {}
     for name, found in teachers.items():

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B: what they need is checked before anything is loaded, and they are started before it as well.
+"""Checks and starts TensorBoard and W&B before anything is loaded.
 
 A tracker that does not start would otherwise end the run after minutes of loading and encoding.
 """
@@ -24,9 +24,9 @@ from danceopd_ext.config.schema import SECTIONS, LoggingSection
 from danceopd_ext.errors import UserError, few_letters
 from danceopd_ext.machine import installed
 
-#: what log_with stands for
+#: values of log_with -> the trackers
 TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "all": ("tensorboard", "wandb"), None: ()}
-#: seconds that W&B's server has to answer
+#: seconds to wait for W&B's server
 PATIENCE = 10.0
 WITHOUT = "or leave log_with out (a JSONL log is always written)"
 OFFLINE = ("offline", "disabled", "dryrun")
@@ -34,14 +34,14 @@ OFFLINE = ("offline", "disabled", "dryrun")
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found out about the trackers. offline: W&B's server does not answer, so the run is recorded here."""
+    """The result of the check. offline: W&B's server does not answer, so the run is recorded locally."""
 
     notes: list[str]
     offline: bool = False
 
 
 def check_trackers(section: LoggingSection, main: bool) -> Checked:
-    """Raise UserError for a tracker that is not installed or, with W&B, has no API key; note what has no effect.
+    """Raise UserError if a tracker is not installed or W&B has no API key; note settings without effect.
 
     main: whether this is the main process, which alone asks W&B's server.
     """
@@ -65,7 +65,7 @@ def _unused(section: LoggingSection, wanted: tuple[str, ...]) -> list[str]:
 
 
 def check_wandb(main: bool) -> list[str]:
-    """Raise UserError if W&B has no API key; a note if it cannot be reached and the run is recorded offline."""
+    """Raise UserError if W&B has no API key; return a note if it cannot be reached and the run is recorded offline."""
     import wandb
 
     settings = wandb.setup().settings
@@ -84,7 +84,7 @@ def check_wandb(main: bool) -> list[str]:
 
 
 def has_key(server: str) -> bool:
-    """Whether the environment or the netrc file has a key for W&B, as `wandb login` writes it."""
+    """Return whether the environment or the netrc file has a key for W&B, as `wandb login` writes it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     places = [os.environ.get("NETRC") or "", *(os.path.expanduser(f"~/{name}") for name in (".netrc", "_netrc"))]
@@ -99,9 +99,9 @@ def has_key(server: str) -> bool:
 
 
 def unreachable(server: str, patience: float = PATIENCE) -> str | None:
-    """Why nothing answers at this address within `patience` seconds; None if something does, whatever it says.
+    """Return why nothing answers at this address within `patience` seconds; None if there is any answer.
 
-    In a thread of its own: looking up a name has no time limit.
+    It runs in a thread of its own, because looking up a name has no time limit.
     """
     told: list[str | None] = [f"no answer in {patience:g} seconds"]
 
@@ -112,7 +112,7 @@ def unreachable(server: str, patience: float = PATIENCE) -> str | None:
         except urllib.error.HTTPError:
             told[0] = None
         except (OSError, ValueError) as problem:
-            reason = getattr(problem, "reason", problem)  # a certificate that Python does not know is an answer, too
+            reason = getattr(problem, "reason", problem)  # a certificate that Python does not know is an answer as well
             told[0] = None if isinstance(reason, ssl.SSLError) else few_letters(str(reason))
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -157,7 +157,7 @@ def _first_line(problem: BaseException) -> str:
 
 
 def hyperparameters(preset: Preset) -> dict[str, int | float | bool | str]:
-    """The preset's values, flat, in the types that trackers take: `teachers.style.lora` is a key of its own."""
+    """Return the preset's values, flat, in the types that trackers take: `teachers.style.lora` is one key."""
     values: dict[str, int | float | bool | str] = {}
     for section in SECTIONS:
         _flatten(asdict(getattr(preset, section)), "", values)

@@ -1,4 +1,4 @@
-"""The native run from start to end."""
+"""Runs the native training from start to end."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from danceopd_ext.toolkits.native.trackers import TRACKERS, start_trackers
 def train(preset: Preset) -> Path:
     """Train one student LoRA from the preset's teachers, or merge them, and return the path of the final file.
 
-    Raises UserError for wrong input (before anything is written), TrainingError when the run has to stop, and Stopped
-    when it was asked to.
+    Raises UserError for wrong input (before anything is written), TrainingError if the run has to stop, and Stopped if
+    it was asked to.
     """
     accelerator = make_accelerator(preset)
     if preset.danceopd.merges:
@@ -49,7 +49,7 @@ def train(preset: Preset) -> Path:
 
 
 def train_planned(plan: RunPlan, accelerator: Accelerator) -> Path:
-    """`train` from the first line that it writes."""
+    """Do the part of `train` that writes."""
     tell(plan, accelerator)
 
     def say(line: str) -> None:
@@ -70,7 +70,7 @@ def train_planned(plan: RunPlan, accelerator: Accelerator) -> Path:
     with out_of_memory(
         TrainingError,
         "out of GPU memory: the model and its teachers do not fit. Close other programs that use the GPU, set "
-        "extract_rank for teachers with a checkpoint, or use a smaller model. Nothing was learnt yet.",
+        "extract_rank for teachers with a checkpoint, or use a smaller model. Nothing has been learnt yet.",
     ):
         run = Run(plan, accelerator, build_fields(plan, accelerator, say), data, trackers)
     return run.go()
@@ -78,7 +78,7 @@ def train_planned(plan: RunPlan, accelerator: Accelerator) -> Path:
 
 @contextmanager
 def out_of_memory(kind: type[Exception], message: str) -> Iterator[None]:
-    """Raise `kind` with the message if what is inside runs out of the GPU's memory."""
+    """Raise `kind` with the message if the block runs out of GPU memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -86,31 +86,31 @@ def out_of_memory(kind: type[Exception], message: str) -> Iterator[None]:
 
 
 def encoding(what: str, remedy: str) -> AbstractContextManager:
-    """Encode inside. Raises UserError, as on a disk that is too small, if that runs out of the GPU's memory."""
+    """Return a context for encoding, which raises UserError if the GPU runs out of memory."""
     message = f"out of GPU memory while encoding the {what} before training"
     return out_of_memory(UserError, f"{message}. Close other programs that use the GPU, or {remedy}.")
 
 
 def make_accelerator(preset: Preset) -> Accelerator:
-    """Device, precision and processes, from `accelerate launch` and the preset."""
+    """Set up device, precision and processes from `accelerate launch` and the preset."""
     precision = preset.training.mixed_precision
     if precision == "fp16" and not torch.cuda.is_available():
-        precision = "no"  # refused with a message in prepare
+        precision = "no"  # `prepare` refuses this with a message
     accelerator = Accelerator(
         mixed_precision=precision,
-        log_with=list(TRACKERS[preset.logging.log_with]) or None,  # accelerate's "all" is whatever is installed
+        log_with=list(TRACKERS[preset.logging.log_with]) or None,  # accelerate's "all" would be every installed tracker
         project_dir=str(tensorboard_folder(preset)),
         cpu=not has_accelerator(),
-        # encoding many prompts on the main process takes longer than the usual limit of a waiting process
+        # encoding many prompts on the main process takes longer than other processes usually wait
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
     )
-    # The method weighs the pieces of a step itself; accelerate's own setting would divide the loss once more.
+    # The method weighs the pieces of a step itself; accelerate's own setting would divide the loss again.
     accelerator.gradient_accumulation_steps = 1
     return accelerator
 
 
 def tell(plan: RunPlan, accelerator: Accelerator) -> None:
-    """What is about to happen, in a few lines."""
+    """Print what is about to happen in a few lines."""
     preset, model = plan.preset, plan.model
 
     def say(line: str) -> None:
