@@ -20,7 +20,9 @@ from danceopd_ext.lora.weights import Lora
 from danceopd_ext.method import (
     CountedField,
     Field,
-    Method,
+    MethodOptions,
+    Step,
+    Student,
     draw_query_indices,
     draw_route,
     generator,
@@ -61,7 +63,7 @@ class Ours:
         cache = open_prompt_cache(model, folder, model.source_images())
         texts = [Prompt(EMPTY), *task.data.all_prompts(task.steps)]
         encode_missing(model, cache, texts, lambda line: None, "Free some space.")
-        steps = Method().rollout_steps
+        steps = MethodOptions().rollout_steps
         self.data, self.device = StepData(task.data, model, Encodings(cache), rollout_steps=steps), model.device
         transformer = model.load_transformer().to(model.device)
         self.adapters, self.held = Adapters(transformer), [transformer]
@@ -74,8 +76,9 @@ class Ours:
 
     def update(self, step: int) -> tuple[int, ...]:
         """Accumulate the gradient of a step; return the forwards that COUNTS names."""
-        who = (self.teachers, self.student, torch.Tensor.backward, self.device)
-        report = update(Method(), step, self.data.plan.seed, self.data.plan.weights, self.data, *who)
+        now = Step(options=MethodOptions(), seed=self.data.plan.seed, number=step, device=self.device)
+        student = Student(field=self.student, backward=torch.Tensor.backward)
+        report = update(now, self.data.plan.weights, self.data, self.teachers, student)
         return tuple(getattr(report, key) for key in COUNTS)
 
 
@@ -88,7 +91,7 @@ class Plain:
         self.encoders = model.load_text_encoders()
         (size,) = {item.size for item in task.data.items()}
         self.latent_shape = model.latent_shape(*size)
-        self.sigmas = model.sigmas(*size, Method().rollout_steps).tolist()
+        self.sigmas = model.sigmas(*size, MethodOptions().rollout_steps).tolist()
         base = model.load_transformer().to(model.device)
         copies = {name: merged(base, lora) for name, lora in task.teachers.items()}
         self.adapters = Adapters(base)

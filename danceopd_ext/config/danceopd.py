@@ -114,6 +114,11 @@ class DanceOPDSection:
         "States asked about in each rollout (K).",
         within=Range(minimum=1, maximum=SOLVER_STEPS.maximum, usual="usual are 1 to 4"),
     )
+    early_stop: bool = key(
+        True,
+        "End a rollout at the last state asked about. false goes on to the clean end, which takes longer and changes "
+        "nothing but rounding: only to measure what stopping saves.",
+    )
     rollout_batch_size: int | None = key(
         None,
         "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.",

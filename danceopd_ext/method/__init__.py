@@ -6,10 +6,10 @@ and the baselines one by one: `off_policy`, `joint`, `diffusion_opd`, `sde` with
 """
 
 from danceopd_ext.method.fields import Condition, CountedField, Field, by_route, guided, mixture
-from danceopd_ext.method.methods import MERGES, METHODS, Recipe
+from danceopd_ext.method.methods import MERGES, METHODS, Method
 from danceopd_ext.method.query import QUERIES, draw_query_indices
 from danceopd_ext.method.randomness import derive_seed, generator, sample_noise
-from danceopd_ext.method.records import Batch, Method, Outcome, Report
+from danceopd_ext.method.records import Batch, MethodOptions, Outcome, Report, Step, Student
 from danceopd_ext.method.rollout import rollout
 from danceopd_ext.method.routing import draw_route, shares
 from danceopd_ext.method.update import distil, update, velocity_mse
@@ -23,9 +23,11 @@ __all__ = [
     "CountedField",
     "Field",
     "Method",
+    "MethodOptions",
     "Outcome",
-    "Recipe",
     "Report",
+    "Step",
+    "Student",
     "by_route",
     "derive_seed",
     "distil",

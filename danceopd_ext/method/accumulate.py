@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from danceopd_ext.method.fields import Field
-from danceopd_ext.method.records import Backward, Batch, Method, Objective, Outcome, Report
+from danceopd_ext.method.records import Batch, Objective, Outcome, Report, Step, Student
 from danceopd_ext.method.routing import draw_route, shares
 
 #: (route, step) -> this process's samples of that route in the step
@@ -20,28 +20,20 @@ class Update(Protocol):
 
     def __call__(
         self,
-        method: Method,
-        step: int,
-        seed: int,
+        step: Step,
         routes: Mapping[str, float],
         data: Data,
         teachers: Mapping[str, Field],
-        student: Field,
-        backward: Backward,
-        device: torch.device | str = "cpu",
+        student: Student,
     ) -> Report: ...
 
 
 def accumulate(
     objective: Objective,
-    method: Method,
-    step: int,
-    seed: int,
+    step: Step,
     batches: Sequence[Batch],
     teacher: Field,
-    student: Field,
-    backward: Backward,
-    device: torch.device | str,
+    student: Student,
     weight: float = 1.0,
 ) -> list[Outcome]:
     """Run the objective on the batches of one route, one for each size of picture.
@@ -49,36 +41,33 @@ def accumulate(
     The gradients add up to that of `weight` times the mean loss over this process's samples.
     """
     samples = sum(len(batch.indices) for batch in batches)
-    return [
-        objective(
-            method, step, seed, batch, teacher, student, backward, weight * len(batch.indices) / samples, device
-        )
-        for batch in batches
-    ]  # fmt: skip
+    return [objective(step, batch, teacher, student, weight * len(batch.indices) / samples) for batch in batches]
 
 
 def report(found: Mapping[str, tuple[float, Sequence[Outcome]]]) -> Report:
     """Route -> (weight, outcomes) of a step -> its report; the weights add up to 1."""
     everything = [outcome for _, outcomes in found.values() for outcome in outcomes]
+
+    def mean(of: Callable[[Outcome], torch.Tensor]) -> float:
+        return sum(weight * float(torch.cat(list(map(of, outcomes))).mean()) for weight, outcomes in found.values())
+
     return Report(
-        " + ".join(found),
-        sum(weight * float(torch.cat([o.loss_B for o in outcomes]).mean()) for weight, outcomes in found.values()),
-        sum(len(o.loss_B) for o in everything),
-        sum(weight * float(torch.cat([o.sigma_BK for o in outcomes]).mean()) for weight, outcomes in found.values()),
-        sum(o.rollout_forwards for o in everything),
-        sum(o.teacher_forwards for o in everything),
-        sum(o.student_forwards for o in everything),
+        route=" + ".join(found),
+        loss=mean(lambda outcome: outcome.loss_B),
+        samples=sum(len(outcome.loss_B) for outcome in everything),
+        mean_query_sigma=mean(lambda outcome: outcome.sigma_BK),
+        rollout_forwards=sum(outcome.rollout_forwards for outcome in everything),
+        teacher_forwards=sum(outcome.teacher_forwards for outcome in everything),
+        student_forwards=sum(outcome.student_forwards for outcome in everything),
     )
 
 
 def one_route(objective: Objective) -> Update:
     """The update of a method that, like DanceOPD, learns from the data of one drawn route in each step."""
 
-    def update_one_route(method, step, seed, routes, data, teachers, student, backward, device="cpu"):
-        route = draw_route(routes, seed, step)
-        outcomes = accumulate(
-            objective, method, step, seed, data(route, step), teachers[route], student, backward, device
-        )
+    def update_one_route(step, routes, data, teachers, student):
+        route = draw_route(routes, step.seed, step.number)
+        outcomes = accumulate(objective, step, data(route, step.number), teachers[route], student)
         return report({route: (1.0, outcomes)})
 
     return update_one_route
@@ -87,13 +76,12 @@ def one_route(objective: Objective) -> Update:
 def every_route(objective: Objective) -> Update:
     """The update of a method that learns from the data of all routes in each step, each by its share of the weights."""
 
-    def update_every_route(method, step, seed, routes, data, teachers, student, backward, device="cpu"):
-        found = {
-            route: (share, accumulate(
-                objective, method, step, seed, data(route, step), teachers[route], student, backward, device, share
-            ))
-            for route, share in shares(routes).items()
-        }  # fmt: skip
-        return report(found)
+    def update_every_route(step, routes, data, teachers, student):
+        return report(
+            {
+                route: (share, accumulate(objective, step, data(route, step.number), teachers[route], student, share))
+                for route, share in shares(routes).items()
+            }
+        )
 
     return update_every_route

@@ -11,29 +11,25 @@ import torch
 
 from danceopd_ext.method.fields import CountedField, Field
 from danceopd_ext.method.randomness import sample_noise
-from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.records import Batch, Outcome, Step, Student
 from danceopd_ext.method.update import ask, match, roll_out_in_chunks
 
 
-def diffusion_opd(
-    method: Method,
-    step: int,
-    seed: int,
-    batch: Batch,
-    teacher: Field,
-    student: Field,
-    backward: Backward,
-    share: float = 1.0,
-    device: torch.device | str = "cpu",
-) -> Outcome:
+def diffusion_opd(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
     """The objective (see Objective): the sum over all N states of dt^2 / 2 times the velocities' mean squared error."""
-    rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
-    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
-    every_BK = torch.arange(method.rollout_steps).expand(len(batch.indices), -1)
-    z_BK = roll_out_in_chunks(method, rolling, noise, batch, every_BK)
+    rolling, asked, learner = CountedField(student.field), CountedField(teacher), CountedField(student.field)
+    noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape).to(step.device)
+    every_BK = torch.arange(step.options.rollout_steps).expand(len(batch.indices), -1)
+    z_BK = roll_out_in_chunks(step.options, rolling, noise, batch, every_BK)
     sigma_BK = batch.sigmas[every_BK].to(z_BK)
     target_BK = ask(asked, z_BK, sigma_BK, batch)
     weight_BK = (batch.sigmas.diff() ** 2 / 2).cpu().expand(sigma_BK.shape)
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, share * weight_BK)
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, share * weight_BK)
     loss_B = (loss_BK * weight_BK).sum(dim=1)
-    return Outcome(loss_B, sigma_BK.cpu(), rolling.samples, asked.samples, learner.samples)
+    return Outcome(
+        loss_B=loss_B,
+        sigma_BK=sigma_BK.cpu(),
+        rollout_forwards=rolling.samples,
+        teacher_forwards=asked.samples,
+        student_forwards=learner.samples,
+    )

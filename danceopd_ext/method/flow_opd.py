@@ -21,35 +21,31 @@ import torch
 from danceopd_ext.method.chunks import run_in_chunks
 from danceopd_ext.method.fields import CountedField, Field
 from danceopd_ext.method.randomness import generator
-from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.records import Batch, MethodOptions, Outcome, Step, Student
 from danceopd_ext.method.sde import SdeStep, sde_rollout, sde_steps
 from danceopd_ext.method.update import ask, pieces
 
 
-def flow_opd(
-    method: Method,
-    step: int,
-    seed: int,
-    batch: Batch,
-    teacher: Field,
-    student: Field,
-    backward: Backward,
-    share: float = 1.0,
-    device: torch.device | str = "cpu",
-) -> Outcome:
+def flow_opd(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
     """The objective (see Objective): the mean PPO loss of all transitions of all groups.
 
     The reported loss is the mean divergence: PPO's loss is about zero however far the student is from its teacher.
     """
-    rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
+    rolling, asked, learner = CountedField(student.field), CountedField(teacher), CountedField(student.field)
     count = len(batch.indices)
-    rows = [row for row in range(count) for _ in range(method.flowopd_group_size)]
+    rows = [row for row in range(count) for _ in range(step.options.flowopd_group_size)]
     groups = replace(batch, condition=batch.condition.select(rows), indices=[batch.indices[row] for row in rows])
-    played = play(method, step, seed, groups, rolling, asked, device)
-    divergence_GN = learn(method, played, learner, backward, share)
+    played = play(step, groups, rolling, asked)
+    divergence_GN = learn(step.options, played, Student(field=learner, backward=student.backward), share)
     sigma_BK = batch.sigmas[:-1].expand(count, -1)
     loss_B = divergence_GN.view(count, -1).mean(dim=1)
-    return Outcome(loss_B, sigma_BK, rolling.samples, asked.samples, learner.samples)
+    return Outcome(
+        loss_B=loss_B,
+        sigma_BK=sigma_BK,
+        rollout_forwards=rolling.samples,
+        teacher_forwards=asked.samples,
+        student_forwards=learner.samples,
+    )
 
 
 @dataclass(frozen=True)
@@ -79,47 +75,46 @@ class Played:
         return self.steps[n].log_probability(drawn, torch.zeros_like(drawn))
 
 
-def play(
-    method: Method, step: int, seed: int, groups: Batch, student: Field, teacher: Field, device: torch.device | str
-) -> Played:
+def play(step: Step, groups: Batch, student: Field, teacher: Field) -> Played:
     """Roll out groups (each condition many times), and ask the teacher about every state but the last."""
-    size = method.flowopd_group_size
-    steps = sde_steps(groups.sigmas, method.sde_eta)
-    noise, draws_GN = (part.to(device) for part in trajectory_noise(seed, step, groups, size, len(steps)))
+    size = step.options.flowopd_group_size
+    steps = sde_steps(groups.sigmas, step.options.sde_eta)
+    drawn = trajectory_noise(step.seed, step.number, groups, size, len(steps))
+    noise, draws_GN = (part.to(step.device) for part in drawn)
 
     def roll(rows: list[int]) -> torch.Tensor:
         return sde_rollout(student, noise[rows], draws_GN[rows], steps, groups.condition.select(rows))
 
-    states_GN = run_in_chunks(roll, len(noise), method.rollout_batch_size)
+    states_GN = run_in_chunks(roll, len(noise), step.options.rollout_batch_size)
     sigma_GN = groups.sigmas[:-1].to(noise).expand(len(noise), -1)
     return Played(groups, size, steps, states_GN, draws_GN, ask(teacher, states_GN[:, :-1], sigma_GN, groups))
 
 
-def learn(method: Method, played: Played, student: Field, backward: Backward, share: float) -> torch.Tensor:
+def learn(options: MethodOptions, played: Played, student: Student, share: float) -> torch.Tensor:
     """Add the gradient of `share` times the mean PPO loss of the transitions; return their divergences [G, N]."""
     steps, groups = played.steps, played.groups
     baselines = [played.baseline(n) for n in range(len(steps))]
     divergence_GN = torch.zeros(len(groups.indices), len(steps))
     # a piece has states of one solver step: its formulas have numbers of their own
     for (rows, _), n in product(pieces(groups, 1), range(len(steps))):
-        step, z, z_next = steps[n], played.states_GN[rows, n], played.states_GN[rows, n + 1]
-        sigma = torch.full((len(rows),), step.sigma, device=z.device)
-        mean = step.mean(z, student(z, sigma, groups.condition.select(rows)))
-        divergence_R = step.divergence(mean, step.mean(z, played.teacher_GN[rows, n]))
-        advantage_R = (-divergence_R - baselines[n][rows]).clamp(-method.advantage_clip, method.advantage_clip)
-        log_p_R = step.log_probability(z_next, mean)
-        loss_R = ppo_loss(log_p_R, played.old_log_probability(rows, n), advantage_R, method.ppo_clip)
-        backward(loss_R.sum() * (share / divergence_GN.numel()))
+        solver_step, z, z_next = steps[n], played.states_GN[rows, n], played.states_GN[rows, n + 1]
+        sigma = torch.full((len(rows),), solver_step.sigma, device=z.device)
+        mean = solver_step.mean(z, student.field(z, sigma, groups.condition.select(rows)))
+        divergence_R = solver_step.divergence(mean, solver_step.mean(z, played.teacher_GN[rows, n]))
+        advantage_R = (-divergence_R - baselines[n][rows]).clamp(-options.advantage_clip, options.advantage_clip)
+        log_p_R = solver_step.log_probability(z_next, mean)
+        loss_R = ppo_loss(log_p_R, played.old_log_probability(rows, n), advantage_R, options.ppo_clip)
+        student.backward(loss_R.sum() * (share / divergence_GN.numel()))
         divergence_GN[rows, n] = divergence_R.detach().cpu()
     return divergence_GN
 
 
 def trajectory_noise(
-    seed: int, step: int, groups: Batch, group_size: int, steps: int
+    seed: int, step: int, groups: Batch, group_size: int, solver_steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each trajectory its first state [G, ...] and what its steps add [G, N, ...]: standard normal, on the CPU."""
     rngs = [generator(seed, "trajectory", step, index, g % group_size) for g, index in enumerate(groups.indices)]
-    everything = torch.stack([torch.randn((steps + 1, *groups.latent_shape), generator=rng) for rng in rngs])
+    everything = torch.stack([torch.randn((solver_steps + 1, *groups.latent_shape), generator=rng) for rng in rngs])
     return everything[:, 0], everything[:, 1:]
 
 

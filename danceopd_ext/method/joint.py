@@ -12,21 +12,11 @@ import torch
 from danceopd_ext.method.fields import CountedField, Field
 from danceopd_ext.method.off_policy import forward_noised
 from danceopd_ext.method.randomness import generator, sample_noise
-from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.records import Batch, Outcome, Step, Student
 from danceopd_ext.method.update import match
 
 
-def joint(
-    method: Method,
-    step: int,
-    seed: int,
-    batch: Batch,
-    teacher: Field,
-    student: Field,
-    backward: Backward,
-    share: float = 1.0,
-    device: torch.device | str = "cpu",
-) -> Outcome:
+def joint(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
     """The objective (see Objective): the velocity at (1 - sigma) x + sigma noise shall be noise - x.
 
     x is the sample's target; one noise level is drawn for each sample. The teacher is not asked. Raises ValueError for
@@ -34,14 +24,20 @@ def joint(
     """
     if len(batch.targets) < len(batch.indices) or any(target is None for target in batch.targets):
         raise ValueError("joint training needs the clean latents of every sample")
-    learner = CountedField(student)
-    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
-    clean = torch.stack([target.float() for target in batch.targets]).to(device)
-    sigma_BK = draw_sigmas(batch, seed, step).unsqueeze(1).to(noise)
+    learner = CountedField(student.field)
+    noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape).to(step.device)
+    clean = torch.stack([target.float() for target in batch.targets]).to(step.device)
+    sigma_BK = draw_sigmas(batch, step.seed, step.number).unsqueeze(1).to(noise)
     z_BK = forward_noised(clean, noise, sigma_BK)
     target_BK, weight_BK = (noise - clean).unsqueeze(1), torch.full(sigma_BK.shape, share)
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, weight_BK)
-    return Outcome(loss_BK[:, 0], sigma_BK.cpu(), 0, 0, learner.samples)
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
+    return Outcome(
+        loss_B=loss_BK[:, 0],
+        sigma_BK=sigma_BK.cpu(),
+        rollout_forwards=0,
+        teacher_forwards=0,
+        student_forwards=learner.samples,
+    )
 
 
 def draw_sigmas(batch: Batch, seed: int, step: int) -> torch.Tensor:

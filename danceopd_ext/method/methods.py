@@ -16,23 +16,26 @@ from danceopd_ext.method.update import update
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One method. `every_route`: a step takes data of all routes, not of a drawn one. `targets`: the samples' own
-    pictures are needed, used where there are some, or not used."""
+class Method:
+    """One method; `MethodOptions` are its options.
+
+    `every_route`: a step takes data of all routes, not of a drawn one. `targets`: the samples' own pictures are needed,
+    used if there are any, or not used.
+    """
 
     update: Update
     every_route: bool = False
     targets: Literal["needed", "used", "unused"] = "unused"
 
 
-METHODS: dict[str, Recipe] = {
-    "danceopd": Recipe(update),
-    "joint": Recipe(one_route(joint), targets="needed"),
-    "offpolicy": Recipe(one_route(off_policy), targets="used"),
-    "diffusionopd": Recipe(every_route(diffusion_opd), every_route=True),
-    "flowopd": Recipe(one_route(flow_opd)),
-    "soft": Recipe(soft),
-    **{name: Recipe(one_route(objective(rule))) for name, rule in RULES.items()},
+METHODS: dict[str, Method] = {
+    "danceopd": Method(update),
+    "joint": Method(one_route(joint), targets="needed"),
+    "offpolicy": Method(one_route(off_policy), targets="used"),
+    "diffusionopd": Method(every_route(diffusion_opd), every_route=True),
+    "flowopd": Method(one_route(flow_opd)),
+    "soft": Method(soft),
+    **{name: Method(one_route(objective(rule))) for name, rule in RULES.items()},
 }
 
 #: methods that merge the teachers' weights and train nothing -> how (see lora.algebra.merge)

@@ -25,7 +25,7 @@ import torch
 from danceopd_ext.method.fields import CountedField, Field
 from danceopd_ext.method.joint import draw_sigmas
 from danceopd_ext.method.randomness import sample_noise
-from danceopd_ext.method.records import Backward, Batch, Method, Objective, Outcome
+from danceopd_ext.method.records import Batch, Objective, Outcome, Step, Student
 from danceopd_ext.method.sde import SdeStep
 from danceopd_ext.method.update import ask, match, query_rollout
 
@@ -67,10 +67,18 @@ Rule = Callable[[States], tuple[torch.Tensor, torch.Tensor]]
 
 
 def timestep(states: States) -> tuple[torch.Tensor, torch.Tensor]:
+    """sigma^2 |v_student(z, sigma) - v_teacher(z, sigma)|^2.
+
+    It is |x_student - x_teacher|^2, the error of the clean pictures that the two velocities imply.
+    """
     return ask(states.teacher, states.z_BK, states.sigma_BK, states.batch), states.sigma_BK**2
 
 
 def kl(states: States) -> tuple[torch.Tensor, torch.Tensor]:
+    """KL(p_student || p_teacher) of the next stochastic step: |mean_student - mean_teacher|^2 / (2 s^2).
+
+    With the mean of `sde` that is |v_student - v_teacher|^2 times (1 + s^2 (1 - sigma) / (2 sigma))^2 dt^2 / (2 s^2).
+    """
     weights = [
         [SdeStep(sigma, after, states.eta).divergence_weight for sigma, after in zip(row, later, strict=True)]
         for row, later in zip(states.sigma_BK.tolist(), states.next_BK.tolist(), strict=True)
@@ -79,11 +87,19 @@ def kl(states: States) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sds(states: States) -> tuple[torch.Tensor, torch.Tensor]:
+    """|x_student - x_teacher(z')|^2 with z' = (1 - sigma') x_student + sigma' noise, where x_teacher is constant.
+
+    x_teacher(z') = z' - sigma' v_teacher(z', sigma'); sigma' and the noise are drawn for each sample.
+    """
     noised = states.noised(states.implied(states.student, states.z_BK, states.sigma_BK))
     return states.towards(states.implied(states.teacher, *noised)), states.sigma_BK**2
 
 
 def dmd(states: States) -> tuple[torch.Tensor, torch.Tensor]:
+    """|x_student - target|^2 with the constant target x_student + x_teacher(z') - x_student(z').
+
+    z' is x_student with noise, as in `sds`. Both fields judge the same noised picture, so their common error cancels.
+    """
     clean_BK = states.implied(states.student, states.z_BK, states.sigma_BK)
     noised = states.noised(clean_BK)
     correction = states.implied(states.teacher, *noised) - states.implied(states.student, *noised)
@@ -91,6 +107,11 @@ def dmd(states: States) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def consistency(states: States) -> tuple[torch.Tensor, torch.Tensor]:
+    """|x_student(z, sigma) - x_student(z_next, sigma_next)|^2, where the second is constant.
+
+    z_next = z + (sigma_next - sigma) v_teacher(z, sigma), one solver step of the teacher; at sigma_next = 0 the clean
+    picture is z_next itself.
+    """
     velocity_BK = ask(states.teacher, states.z_BK, states.sigma_BK, states.batch)
     later_BK = states.z_BK + wide(states.next_BK - states.sigma_BK, velocity_BK) * velocity_BK
     implied_BK = states.implied(states.student, later_BK, states.next_BK)
@@ -104,28 +125,24 @@ RULES: dict[str, Rule] = {"timestep": timestep, "kl": kl, "sds": sds, "dmd": dmd
 def objective(rule: Rule) -> Objective:
     """DanceOPD with another target and weight in steps 4 and 5 (see update.distil)."""
 
-    def distil_by_rule(
-        method: Method,
-        step: int,
-        seed: int,
-        batch: Batch,
-        teacher: Field,
-        student: Field,
-        backward: Backward,
-        share: float = 1.0,
-        device: torch.device | str = "cpu",
-    ) -> Outcome:
-        rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
-        query_BK, z_BK = query_rollout(method, step, seed, batch, rolling, device)
+    def distil_by_rule(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
+        rolling, asked, learner = CountedField(student.field), CountedField(teacher), CountedField(student.field)
+        query_BK, z_BK = query_rollout(step, batch, rolling)
         sigma_BK, next_BK = batch.sigmas[query_BK].to(z_BK), batch.sigmas[query_BK + 1].to(z_BK)
-        noise = sample_noise(seed, step, batch.indices, batch.latent_shape, "renoise").to(z_BK)
-        noised = draw_sigmas(batch, seed, step).to(z_BK)
-        states = States(z_BK, sigma_BK, next_BK, batch, rolling, asked, method.sde_eta, noise, noised)
+        noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape, "renoise").to(z_BK)
+        noised = draw_sigmas(batch, step.seed, step.number).to(z_BK)
+        states = States(z_BK, sigma_BK, next_BK, batch, rolling, asked, step.options.sde_eta, noise, noised)
         target_BK, weight_BK = rule(states)
         weight_BK = weight_BK / query_BK.shape[1]
-        loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, share * weight_BK)
+        loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, share * weight_BK)
         loss_B = (loss_BK * weight_BK.cpu()).sum(dim=1)
-        return Outcome(loss_B, sigma_BK.cpu(), rolling.samples, asked.samples, learner.samples)
+        return Outcome(
+            loss_B=loss_B,
+            sigma_BK=sigma_BK.cpu(),
+            rollout_forwards=rolling.samples,
+            teacher_forwards=asked.samples,
+            student_forwards=learner.samples,
+        )
 
     return distil_by_rule
 

@@ -12,34 +12,30 @@ import torch
 from danceopd_ext.method.fields import CountedField, Field
 from danceopd_ext.method.query import draw_query_indices
 from danceopd_ext.method.randomness import sample_noise
-from danceopd_ext.method.records import Backward, Batch, Method, Outcome
+from danceopd_ext.method.records import Batch, Outcome, Step, Student
 from danceopd_ext.method.update import ask, match
 
 
-def off_policy(
-    method: Method,
-    step: int,
-    seed: int,
-    batch: Batch,
-    teacher: Field,
-    student: Field,
-    backward: Backward,
-    share: float = 1.0,
-    device: torch.device | str = "cpu",
-) -> Outcome:
+def off_policy(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
     """The objective (see Objective): steps 3 to 5 of DanceOPD at z = (1 - sigma) endpoint + sigma noise."""
-    asked, learner = CountedField(teacher), CountedField(student)
-    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
+    asked, learner = CountedField(teacher), CountedField(student.field)
+    noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape).to(step.device)
     query_BK = draw_query_indices(
-        method.query, method.num_queries, method.rollout_steps,
-        seed=seed, step=step, indices=batch.indices, total=batch.total,
+        step.options.query, step.options.num_queries, step.options.rollout_steps,
+        seed=step.seed, step=step.number, indices=batch.indices, total=batch.total,
     )  # fmt: skip
     sigma_BK = batch.sigmas[query_BK].to(noise)
-    z_BK = forward_noised(endpoints(batch, seed, step).to(device), noise, sigma_BK)
+    z_BK = forward_noised(endpoints(batch, step.seed, step.number).to(step.device), noise, sigma_BK)
     target_BK = ask(asked, z_BK, sigma_BK, batch)
     weight_BK = torch.full(sigma_BK.shape, share / sigma_BK.shape[1])
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, weight_BK)
-    return Outcome(loss_BK.mean(dim=1), sigma_BK.cpu(), 0, asked.samples, learner.samples)
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
+    return Outcome(
+        loss_B=loss_BK.mean(dim=1),
+        sigma_BK=sigma_BK.cpu(),
+        rollout_forwards=0,
+        teacher_forwards=asked.samples,
+        student_forwards=learner.samples,
+    )
 
 
 def endpoints(batch: Batch, seed: int, step: int) -> torch.Tensor:

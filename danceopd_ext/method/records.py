@@ -18,14 +18,16 @@ Backward = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
-    """What the method itself can be told; the defaults are the paper's."""
+class MethodOptions:
+    """The options of every method; the defaults are the paper's."""
 
     rollout_steps: int = 16
     query: str = "low_noise"
     num_queries: int = 1
+    early_stop: bool = True
+    """Whether a rollout ends at its last queried state; if not, it goes on to the clean end for nothing."""
     rollout_batch_size: int | None = None
-    """Samples that roll out together; None takes all samples of the step (halved where memory does not suffice)."""
+    """Samples that roll out together; None takes all samples of the step (halved when memory runs out)."""
     flowopd_group_size: int = 16
     """Flow-OPD: trajectories of each condition."""
     sde_eta: float = 0.7
@@ -34,6 +36,30 @@ class Method:
     """Flow-OPD: how far the probability ratio may go from 1."""
     advantage_clip: float = 5.0
     """Flow-OPD: largest advantage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One optimizer step: how the method runs, and what all its random numbers are drawn from.
+
+    `number`: counted from 0 over the whole run. `device`: where latents are made.
+    """
+
+    options: MethodOptions
+    seed: int
+    number: int
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """The field that learns, and what takes its losses.
+
+    `backward(loss)` is called once for each piece of the gradient pass, right after the student's forward.
+    """
+
+    field: Field
+    backward: Backward
 
 
 @dataclass
@@ -55,7 +81,7 @@ class Batch:
     targets: Sequence[torch.Tensor | None] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What an update did. Losses are means over elements; forwards count samples through the transformer.
 
@@ -76,7 +102,7 @@ class Report:
         return self.rollout_forwards + self.teacher_forwards + self.student_forwards
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What one batch came to. `loss_B`: each sample's loss, the mean over its elements and queries, on the CPU."""
 
@@ -90,19 +116,7 @@ class Outcome:
 class Objective(Protocol):
     """What a method does with one batch whose route is known: add its gradient, and say what came of it.
 
-    The gradient is that of `share` times the mean loss of the batch's samples. `backward(loss)` is called once for
-    each piece of the gradient pass, right after the student's forward.
+    The gradient is that of `share` times the mean loss of the batch's samples.
     """
 
-    def __call__(
-        self,
-        method: Method,
-        step: int,
-        seed: int,
-        batch: Batch,
-        teacher: Field,
-        student: Field,
-        backward: Backward,
-        share: float = 1.0,
-        device: torch.device | str = "cpu",
-    ) -> Outcome: ...
+    def __call__(self, step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome: ...

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from danceopd_ext.method.accumulate import Data
 from danceopd_ext.method.fields import Field, mixture
-from danceopd_ext.method.records import Backward, Method, Report
+from danceopd_ext.method.records import Report, Step, Student
 from danceopd_ext.method.routing import shares
 from danceopd_ext.method.update import update
 
 
 def soft(
-    method: Method,
-    step: int,
-    seed: int,
-    routes: Mapping[str, float],
-    data: Data,
-    teachers: Mapping[str, Field],
-    student: Field,
-    backward: Backward,
-    device: torch.device | str = "cpu",
+    step: Step, routes: Mapping[str, float], data: Data, teachers: Mapping[str, Field], student: Student
 ) -> Report:
     """DanceOPD's update (see `update`) on the same data, with the plain mean of the routes' teachers as each teacher.
 
@@ -30,4 +20,4 @@ def soft(
     """
     names = list(shares(routes))
     mean = mixture([teachers[name] for name in names], [1.0] * len(names))
-    return update(method, step, seed, routes, data, dict.fromkeys(names, mean), student, backward, device)
+    return update(step, routes, data, dict.fromkeys(names, mean), student)

@@ -1,4 +1,22 @@
-"""One update of DanceOPD: the five steps of the paper, in order.
+"""Computes one update of DanceOPD: the five steps of the paper, in order.
+
+The paper's symbols and their names here:
+
+| paper | here | what it is |
+|---|---|---|
+| v_theta | `Student.field` | the velocity of the student |
+| v_1 ... v_M | `teachers`, by the name of their route | the velocities of the frozen teachers |
+| m | `route` | the teacher of a step, drawn by weight |
+| c | `Batch.condition` | text, and source images of an edit |
+| t | `sigma`, from `Batch.sigmas` | noise level: 1 is pure noise, 0 is clean |
+| z, z_t | `noise` at 1, `z_BK` where queried | latents on the student's own trajectory |
+| N | `MethodOptions.rollout_steps` | steps of the solver |
+| K | `MethodOptions.num_queries` | queried states of a trajectory |
+| u ~ Beta(5, 2) | `MethodOptions.query` = "low_noise" | where on the trajectory; `query_BK` = floor(u N) |
+| sg(z_t) | `z_BK`, made under `torch.no_grad` | no gradient flows through the solver |
+| v_m(z, t, c) | `target_BK`, made by `ask` | what the student shall say there |
+| alpha | `guidance_scale` of `fields.guided` | guidance of a teacher |
+| beta | `student_guidance_scale` of a preset | guidance that the student will be used with |
 
 Shape suffixes: B samples of a batch, K queries a sample, N solver steps.
 """
@@ -14,7 +32,7 @@ from danceopd_ext.method.chunks import run_in_chunks
 from danceopd_ext.method.fields import CountedField, Field
 from danceopd_ext.method.query import draw_query_indices
 from danceopd_ext.method.randomness import sample_noise
-from danceopd_ext.method.records import Backward, Batch, Method, Outcome, Report
+from danceopd_ext.method.records import Backward, Batch, MethodOptions, Outcome, Report, Step, Student
 from danceopd_ext.method.rollout import rollout
 from danceopd_ext.method.routing import draw_route
 
@@ -25,48 +43,29 @@ def velocity_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def update(
-    method: Method,
-    step: int,
-    seed: int,
-    routes: Mapping[str, float],
-    data: Data,
-    teachers: Mapping[str, Field],
-    student: Field,
-    backward: Backward,
-    device: torch.device | str = "cpu",
+    step: Step, routes: Mapping[str, float], data: Data, teachers: Mapping[str, Field], student: Student
 ) -> Report:
     """Accumulate the gradient of one optimizer step and report it.
 
-    `data(route, step)` gives this process's samples of the step. `backward(loss)` is called once for each piece of the
-    gradient pass, right after the student's forward; the losses add up to the mean over this process's samples.
+    `data(route, step.number)` gives this process's samples of the step. The losses that `student.backward` gets add up
+    to the mean over this process's samples.
     """
     # 1. Route: draw one teacher, and conditions from that teacher's own data only.
-    route = draw_route(routes, seed, step)
-    batches = data(route, step)
-    outcomes = accumulate(distil, method, step, seed, batches, teachers[route], student, backward, device)
+    route = draw_route(routes, step.seed, step.number)
+    outcomes = accumulate(distil, step, data(route, step.number), teachers[route], student)
     return report({route: (1.0, outcomes)})
 
 
-def distil(
-    method: Method,
-    step: int,
-    seed: int,
-    batch: Batch,
-    teacher: Field,
-    student: Field,
-    backward: Backward,
-    share: float = 1.0,
-    device: torch.device | str = "cpu",
-) -> Outcome:
+def distil(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
     """Steps 2 to 5 for samples whose route is known; `share` weighs their mean loss.
 
     A trainer that reads its data before it knows the route calls this alone, with `by_route` as the teacher.
     """
-    rolling, asked, learner = CountedField(student), CountedField(teacher), CountedField(student)
+    rolling, asked, learner = CountedField(student.field), CountedField(teacher), CountedField(student.field)
 
     # 2. Roll out the current student from fresh noise,
     # 3. and query one state (or K) of its trajectory; the rollout stops there. No gradient flows through it.
-    query_BK, z_BK = query_rollout(method, step, seed, batch, rolling, device)
+    query_BK, z_BK = query_rollout(step, batch, rolling)
     sigma_BK = batch.sigmas[query_BK].to(z_BK)
 
     # 4. Ask the teacher for its velocity there.
@@ -74,20 +73,24 @@ def distil(
 
     # 5. Match: the student's velocity at the same state, plain MSE, gradient into the student only.
     weight_BK = torch.full(sigma_BK.shape, share / sigma_BK.shape[1])
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, backward, weight_BK)
-    return Outcome(loss_BK.mean(dim=1), sigma_BK.cpu(), rolling.samples, asked.samples, learner.samples)
+    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
+    return Outcome(
+        loss_B=loss_BK.mean(dim=1),
+        sigma_BK=sigma_BK.cpu(),
+        rollout_forwards=rolling.samples,
+        teacher_forwards=asked.samples,
+        student_forwards=learner.samples,
+    )
 
 
-def query_rollout(
-    method: Method, step: int, seed: int, batch: Batch, student: Field, device: torch.device | str
-) -> tuple[torch.Tensor, torch.Tensor]:
+def query_rollout(step: Step, batch: Batch, student: Field) -> tuple[torch.Tensor, torch.Tensor]:
     """Places [B, K] on the solver's grid; the states [B, K, ...] there of the student's rollout from fresh noise."""
-    noise = sample_noise(seed, step, batch.indices, batch.latent_shape).to(device)
+    noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape).to(step.device)
     query_BK = draw_query_indices(
-        method.query, method.num_queries, method.rollout_steps,
-        seed=seed, step=step, indices=batch.indices, total=batch.total,
+        step.options.query, step.options.num_queries, step.options.rollout_steps,
+        seed=step.seed, step=step.number, indices=batch.indices, total=batch.total,
     )  # fmt: skip
-    return query_BK, roll_out_in_chunks(method, student, noise, batch, query_BK)
+    return query_BK, roll_out_in_chunks(step.options, student, noise, batch, query_BK)
 
 
 def match(
@@ -123,14 +126,20 @@ def pieces(batch: Batch, num_queries: int) -> list[tuple[list[int], list[int]]]:
 
 
 def roll_out_in_chunks(
-    method: Method, field: Field, noise: torch.Tensor, batch: Batch, query_BK: torch.Tensor
+    options: MethodOptions, field: Field, noise: torch.Tensor, batch: Batch, query_BK: torch.Tensor
 ) -> torch.Tensor:
-    """Roll out all samples of the batch, `rollout_batch_size` at a time: states [B, K, ...]."""
+    """Roll out all samples of the batch, `rollout_batch_size` at a time: states [B, K, ...].
+
+    Without the early stop the clean end is one more query, which is thrown away.
+    """
+    num_queries = query_BK.shape[1]
+    if not options.early_stop:
+        query_BK = torch.nn.functional.pad(query_BK, (0, 1), value=options.rollout_steps)
 
     def roll(rows: list[int]) -> torch.Tensor:
         return rollout(field, noise[rows], batch.sigmas, batch.condition.select(rows), query_BK[rows])
 
-    return run_in_chunks(roll, len(noise), method.rollout_batch_size)
+    return run_in_chunks(roll, len(noise), options.rollout_batch_size)[:, :num_queries]
 
 
 @torch.no_grad()

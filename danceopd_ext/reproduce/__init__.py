@@ -4,7 +4,7 @@
 - `sources`: the base and the teachers
 - `tables`: every table, as a list of runs
 - `plan`: a table with its seeds, `presets`: a run -> a preset of the native trainer
-- `runner`: trains what is missing, resumes what was cut off; `full_rollout` trains without the early stop
+- `runner`: trains what is missing, resumes what was cut off
 - `evaluate`: draws with a model and scores the drawings by the world's exact checks
 - `entries`, `summary`, `stats`: the raw numbers, their means over seeds, and how sure these are
 - `markdown`, `plots`, `grids`, `files`: what is written; `join`: rows that were made apart into one table

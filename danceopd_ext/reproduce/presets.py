@@ -41,7 +41,6 @@ class Run:
     values: Mapping[str, Any]
     teachers: Mapping[str, Mapping[str, Any]]
     prompts: Mapping[str, str]
-    full_rollout: bool
 
     @property
     def lora(self) -> Path:
@@ -88,8 +87,10 @@ def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -
     folder = out / "runs" / f"{values['method']}-{'-'.join(row.teachers)}-seed{seed}-{digest}"
     if row.start:
         values["network_weights"] = str(files[row.start])
+    if row.full_rollout:
+        values["early_stop"] = False
     beside = _beside(sources.pipeline, out / "cache", folder)
-    return Run(folder, {**beside, **values}, teachers, {k: str(v) for k, v in prompts.items()}, row.full_rollout)
+    return Run(folder, {**beside, **values}, teachers, {k: str(v) for k, v in prompts.items()})
 
 
 def fixed_keys(table: Table, budget: Budget) -> set[str]:

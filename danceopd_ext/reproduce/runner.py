@@ -95,10 +95,9 @@ def newest_state(folder: Path) -> Path | None:
 
 def start_process(run: Run, arguments: Sequence[str], told: Path) -> int:
     """Start `train_danceopd.py` on one thread, in an interpreter of its own, from the current directory."""
-    script = ["-m", "danceopd_ext.reproduce.full_rollout"] if run.full_rollout else [str(ROOT / "train_danceopd.py")]
     own = environment(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     with open(told, "a", encoding="utf-8") as file:
-        command = [sys.executable, *script, *arguments]
+        command = [sys.executable, str(ROOT / "train_danceopd.py"), *arguments]
         process = subprocess.Popen(command, env=own, stdout=file, stderr=subprocess.STDOUT)
         STARTED.add(process)
         if STOPPING.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from danceopd_ext.method import METHODS, Batch, Method, draw_route, sample_noise
+from danceopd_ext.method import METHODS, Batch, MethodOptions, Step, Student, draw_route, sample_noise
 from tests.method.fields2d import Target, straight
 
 SIGMAS = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.15, 0.0])
@@ -15,7 +15,7 @@ POINTS = torch.randn(2 * COUNT, 2, generator=torch.Generator().manual_seed(5))
 #: clean ends of the samples; sample 1 has none where a method can do without
 CLEAN = torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(6))
 GROUP = 3
-METHOD = Method(rollout_steps=STEPS, flowopd_group_size=GROUP)
+METHOD = MethodOptions(rollout_steps=STEPS, flowopd_group_size=GROUP)
 WEIGHTS = {"b": 3.0, "a": 1.0}
 DRAWN = draw_route(WEIGHTS, SEED, STEP)
 
@@ -38,9 +38,12 @@ def batches(route, indices=range(COUNT), match_batch_size=2, targets=()):
 def run(name, student, method=METHOD, **data):
     student.zero_grad(set_to_none=True)
     report = METHODS[name].update(
-        method, STEP, SEED, WEIGHTS, lambda route, step: batches(route, **data), TEACHERS, student,
-        torch.Tensor.backward,
-    )  # fmt: skip
+        Step(options=method, seed=SEED, number=STEP),
+        WEIGHTS,
+        lambda route, step: batches(route, **data),
+        TEACHERS,
+        Student(field=student, backward=torch.Tensor.backward),
+    )
     return report, gradient_of(student)
 
 

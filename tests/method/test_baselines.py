@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from danceopd_ext.method import Batch, Method, draw_query_indices, generator, shares
+from danceopd_ext.method import Batch, MethodOptions, draw_query_indices, generator, shares
 from danceopd_ext.method.flow_opd import ppo_loss, trajectory_noise
 from danceopd_ext.method.joint import draw_sigmas
 from tests.method.fields2d import Linear, Target, straight
@@ -34,7 +34,7 @@ from tests.method.reference import (
 
 @pytest.mark.parametrize("queries", [1, 3])
 def test_off_policy(queries):
-    method = Method(rollout_steps=STEPS, num_queries=queries, query="mid_noise")
+    method = MethodOptions(rollout_steps=STEPS, num_queries=queries, query="mid_noise")
     targets = [CLEAN[0], None, CLEAN[2], CLEAN[3]]
     student, losses = Linear(0), []
     for i, index, noise, x in samples():
@@ -180,7 +180,7 @@ def test_flow_opd(eta, clip):
     student = Linear(0)
     loss, divergence = flow_opd_by_hand(student, DRAWN, eta, clip)
     _, expected = by_hand(loss, student)
-    method = Method(rollout_steps=STEPS, flowopd_group_size=GROUP, sde_eta=eta, advantage_clip=clip)
+    method = MethodOptions(rollout_steps=STEPS, flowopd_group_size=GROUP, sde_eta=eta, advantage_clip=clip)
     report, gradient = run("flowopd", student, method)
     check((report, gradient), (divergence, expected))
     every = COUNT * GROUP * STEPS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from danceopd_ext.method import METHODS, CountedField, Method, by_route, guided, mixture
+from danceopd_ext.method import METHODS, CountedField, MethodOptions, Step, Student, by_route, guided, mixture
 from danceopd_ext.method.objectives import RULES
 from tests.method.fields2d import Linear, Target, straight
 from tests.method.reference import CLEAN, COUNT, GROUP, METHOD, SEED, STEPS, batches, other, run
@@ -46,7 +46,7 @@ def test_micro_batches_and_rollout_batches_change_nothing(name):
     report, whole = run(name, Linear(0), match_batch_size=COUNT, **data)
     other_report, single = run(name, Linear(0), match_batch_size=1, **data)
     _, chunked = run(
-        name, Linear(0), Method(rollout_steps=STEPS, flowopd_group_size=GROUP, rollout_batch_size=3), **data
+        name, Linear(0), MethodOptions(rollout_steps=STEPS, flowopd_group_size=GROUP, rollout_batch_size=3), **data
     )
     _, across = run(name, Linear(0), match_batch_size=2 * COUNT - 1, **data)  # states of several solver steps
     assert torch.allclose(whole, single, rtol=1e-4, atol=1e-6)
@@ -83,9 +83,12 @@ def test_the_student_becomes_its_teacher(name):
     def learn(step):
         optimizer.zero_grad()
         report = METHODS[name].update(
-            METHOD, step, SEED, {"b": 1.0}, lambda route, step: batches(route), {"b": teacher}, student,
-            torch.Tensor.backward,
-        )  # fmt: skip
+            Step(options=METHOD, seed=SEED, number=step),
+            {"b": 1.0},
+            lambda route, step: batches(route),
+            {"b": teacher},
+            Student(field=student, backward=torch.Tensor.backward),
+        )
         optimizer.step()
         return report.loss
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from danceopd_ext.method import Method, draw_query_indices, sample_noise
+from danceopd_ext.method import MethodOptions, draw_query_indices, sample_noise
 from danceopd_ext.method.joint import draw_sigmas
 from danceopd_ext.method.objectives import RULES
 from tests.method.fields2d import Linear
@@ -54,7 +54,7 @@ def aim(name, student, teacher, z, sigma, after, noise, level, x):
 @pytest.mark.parametrize("queries", [1, STEPS])
 @pytest.mark.parametrize("name", RULES)
 def test_objectives(name, queries):
-    method = Method(rollout_steps=STEPS, num_queries=queries)
+    method = MethodOptions(rollout_steps=STEPS, num_queries=queries)
     student, losses = Linear(0), []
     for _, index, noise, x in samples():
         states = [noise]

@@ -3,7 +3,9 @@ import torch
 
 from danceopd_ext.method import (
     Batch,
-    Method,
+    MethodOptions,
+    Step,
+    Student,
     by_route,
     distil,
     draw_query_indices,
@@ -18,8 +20,9 @@ from danceopd_ext.method.update import pieces
 from tests.method.fields2d import Linear, Target, straight
 
 SIGMAS = torch.tensor([1.0, 0.9, 0.7, 0.4, 0.15, 0.0])
-METHOD = Method(rollout_steps=5, query="low_noise")
+METHOD = MethodOptions(rollout_steps=5, query="low_noise")
 SEED, STEP, COUNT = 11, 3, 6
+NOW = Step(options=METHOD, seed=SEED, number=STEP)
 POINTS = torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(5))
 
 
@@ -28,12 +31,15 @@ def batches(indices=range(COUNT), match_batch_size=2):
     return [Batch(Target(POINTS[indices]), indices, COUNT, (2,), SIGMAS, match_batch_size)]
 
 
+def learning(student):
+    return Student(field=student, backward=torch.Tensor.backward)
+
+
 def run(student, method=METHOD, data=None, teacher=straight):
     student.zero_grad(set_to_none=True)
     found = data or batches()
-    report = update(
-        method, STEP, SEED, {"only": 1.0}, lambda route, step: found, {"only": teacher}, student, torch.Tensor.backward
-    )
+    step = Step(options=method, seed=SEED, number=STEP)
+    report = update(step, {"only": 1.0}, lambda route, step: found, {"only": teacher}, learning(student))
     return report, torch.cat([p.grad.flatten() for p in student.parameters()])
 
 
@@ -63,7 +69,7 @@ def by_hand(student, method=METHOD):
 
 @pytest.mark.parametrize("queries", [1, 3])
 def test_loss_and_gradient_equal_the_method_written_out_by_hand(queries):
-    method = Method(rollout_steps=5, query="mid_noise", num_queries=queries)
+    method = MethodOptions(rollout_steps=5, query="mid_noise", num_queries=queries)
     report, gradient = run(Linear(0), method)
     loss, expected = by_hand(Linear(0), method)
     assert report.loss == pytest.approx(loss, rel=1e-5)
@@ -73,7 +79,7 @@ def test_loss_and_gradient_equal_the_method_written_out_by_hand(queries):
 def test_micro_batches_and_rollout_batches_change_nothing():
     _, whole = run(Linear(0), data=batches(match_batch_size=COUNT))
     _, single = run(Linear(0), data=batches(match_batch_size=1))
-    _, chunked = run(Linear(0), Method(rollout_steps=5, rollout_batch_size=4))
+    _, chunked = run(Linear(0), MethodOptions(rollout_steps=5, rollout_batch_size=4))
     assert torch.allclose(whole, single, rtol=1e-5, atol=1e-6)
     assert torch.allclose(whole, chunked, rtol=1e-5, atol=1e-6)
 
@@ -108,14 +114,11 @@ def test_student_matches_the_teacher_of_the_drawn_route_only():
     for step in range(8):
         asked.clear()
         report = update(
-            METHOD,
-            step,
-            SEED,
+            Step(options=METHOD, seed=SEED, number=step),
             routes,
             lambda route, step: batches(),
             {n: teacher(n) for n in routes},
-            student,
-            torch.Tensor.backward,
+            learning(student),
         )
         assert asked == [report.route] == [draw_route(routes, SEED, step)]
 
@@ -190,7 +193,7 @@ def test_a_mixed_batch_gives_the_gradient_of_its_routes_apart():
 
     def gradient(indices, teacher):
         student.zero_grad(set_to_none=True)
-        outcome = distil(METHOD, STEP, SEED, batches(indices)[0], teacher, student, torch.Tensor.backward)
+        outcome = distil(NOW, batches(indices)[0], teacher, learning(student))
         return outcome.loss_B, torch.cat([p.grad.flatten() for p in student.parameters()])
 
     places = {tuple(point.tolist()): ("one" if i < 2 else "two") for i, point in enumerate(POINTS)}
@@ -209,7 +212,7 @@ def test_share_weighs_a_batch():
     gradients = []
     for share in (1.0, 0.25):
         student.zero_grad(set_to_none=True)
-        distil(METHOD, STEP, SEED, batches()[0], straight, student, torch.Tensor.backward, share)
+        distil(NOW, batches()[0], straight, learning(student), share)
         gradients.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
     assert torch.allclose(gradients[1], gradients[0] / 4)
 

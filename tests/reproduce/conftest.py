@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from peft import LoraConfig
 
 from danceopd_ext.cli import run as exit_code
 from danceopd_ext.demo.omni_draw import FAMILY
-from danceopd_ext.reproduce.full_rollout import full_rollouts
 from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.toolkits.run import main as trainer
 from tests.tiny.pipelines import randomise
@@ -48,12 +47,7 @@ def here():
 
     def start(run, arguments, told):
         forget_accelerate()
-        with (
-            open(told, "a", encoding="utf-8") as file,
-            redirect_stdout(file),
-            redirect_stderr(file),
-            full_rollouts() if run.full_rollout else nullcontext(),
-        ):
+        with open(told, "a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
             return exit_code(trainer, arguments)
 
     return start

@@ -11,7 +11,7 @@ from danceopd_ext.config import load_preset
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.engine.batches import StepData
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.method import Method, update
+from danceopd_ext.method import MethodOptions, Step, Student, update
 from danceopd_ext.toolkits.native.build import Fields, build_fields
 from danceopd_ext.toolkits.native.encoding import encode_pictures, encode_prompts, open_caches, step_data
 from danceopd_ext.toolkits.native.prepare import prepare
@@ -48,10 +48,9 @@ class Built:
         parameters = self.fields.adapters.student_parameters()
         for p in parameters:
             p.grad = None
-        update(
-            Method(rollout_steps=options.rollout_steps, **method), step, 7, self.data.plan.weights, self.data,
-            self.fields.teachers, self.fields.student, torch.Tensor.backward,
-        )  # fmt: skip
+        now = Step(options=MethodOptions(rollout_steps=options.rollout_steps, **method), seed=7, number=step)
+        student = Student(field=self.fields.student, backward=torch.Tensor.backward)
+        update(now, self.data.plan.weights, self.data, self.fields.teachers, student)
         return torch.cat([p.grad.flatten() for p in parameters])
 
 

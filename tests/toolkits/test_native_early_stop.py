@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from danceopd_ext.engine.fields import AdapterField
 from danceopd_ext.lora.adapters import Adapters
-from danceopd_ext.method import Batch, Method, draw_query_indices, generator, sample_noise, update
+from danceopd_ext.method import Batch, MethodOptions, Step, Student, draw_query_indices, generator, sample_noise, update
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import (
     find_model_files,
@@ -20,7 +20,6 @@ from danceopd_ext.models.loading import (
     load_text_pipeline,
     load_transformer,
 )
-from danceopd_ext.reproduce.full_rollout import full_rollouts
 from danceopd_ext.toolkits.native.run_plan import STUDENT
 from tests.tiny.loras import random_lora
 from tests.tiny.presets import write_preset
@@ -84,11 +83,9 @@ def full_rollout_gradient(setup, batch, step):
 
 
 def early_gradient(setup, batch, step):
-    method = Method(rollout_steps=STEPS)
-    fields = {"teacher": setup.teacher}
-    report = update(
-        method, step, SEED, {"teacher": 1.0}, lambda *_: [batch], fields, setup.student, torch.Tensor.backward
-    )
+    now = Step(options=MethodOptions(rollout_steps=STEPS), seed=SEED, number=step)
+    student = Student(field=setup.student, backward=torch.Tensor.backward)
+    report = update(now, {"teacher": 1.0}, lambda *_: [batch], {"teacher": setup.teacher}, student)
     return setup.gradient(), report
 
 
@@ -110,15 +107,14 @@ def test_same_gradient_bit_for_bit(setup, step):
 def test_a_whole_training_is_the_same_bit_for_bit(pipelines, launch, tmp_path):
     """Alone, so that no batch becomes smaller when a sample leaves: smaller batches round otherwise."""
     students = []
-    for name, rollouts in (("early", nullcontext), ("full", full_rollouts)):
+    for name, early_stop in (("early", True), ("full", False)):
         (tmp_path / name).mkdir()
         preset = write_preset(
             tmp_path / name, pipelines["z_image"], {"base": {"guidance_scale": 3.0}}, rollout_steps=8,
             max_train_steps=12, gradient_accumulation_steps=2, train_batch_size=1, rollout_batch_size=1,
-            learning_rate=1e-2,
+            learning_rate=1e-2, early_stop=early_stop,
         )  # fmt: skip
-        with rollouts():
-            students.append(launch(preset))
+        students.append(launch(preset))
     early, full = (load_file(path / "fused.safetensors") for path in students)
     costs = [sum(entry["rollout_forwards_per_sample"] for entry in log_of(path)) for path in students]
     assert costs[0] < costs[1] == 12 * 8

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from danceopd_ext.data.plan import Prompt
-from danceopd_ext.method import Method, update
+from danceopd_ext.method import MethodOptions, Step, Student, update
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import train as train_module
@@ -101,11 +101,14 @@ def losses(run, student):
         steps = [step for step in range(1000, 1030) if run.data.plan.route(step) == route][:4]
         reports = [
             update(
-                Method(rollout_steps=2), step, 7, run.data.plan.weights, run.data, run.fields.teachers, student,
-                lambda loss: None,
+                Step(options=MethodOptions(rollout_steps=2), seed=7, number=step),
+                run.data.plan.weights,
+                run.data,
+                run.fields.teachers,
+                Student(field=student, backward=lambda loss: None),
             )
             for step in steps
-        ]  # fmt: skip
+        ]
         found[route] = sum(report.loss for report in reports) / len(reports)
     return found
 

@@ -13,17 +13,17 @@ from safetensors import safe_open
 from danceopd_ext.config.danceopd import FLOWOPD_KEYS, DanceOPDSection
 from danceopd_ext.config.fields import key_types
 from danceopd_ext.errors import UserError
-from danceopd_ext.method import MERGES, METHODS, Method
+from danceopd_ext.method import MERGES, METHODS, MethodOptions
 from tests.toolkits.conftest import log_of, same_tensors, says
 
 
 def test_the_preset_knows_every_method_and_its_defaults():
     assert set(get_args(key_types(DanceOPDSection)["method"])) == {*METHODS, *MERGES}
     preset = {each.name: each.default for each in fields(DanceOPDSection)}
-    assert {each.name: preset[each.name] for each in fields(Method)} == {
-        each.name: each.default for each in fields(Method)
+    assert {each.name: preset[each.name] for each in fields(MethodOptions)} == {
+        each.name: each.default for each in fields(MethodOptions)
     }
-    assert set(FLOWOPD_KEYS) < {each.name for each in fields(Method)}
+    assert set(FLOWOPD_KEYS) < {each.name for each in fields(MethodOptions)}
 
 
 # --- training

@@ -20,8 +20,9 @@ from danceopd_ext.errors import TrainingError
 from danceopd_ext.method import (
     Batch,
     Field,
-    Method,
     Outcome,
+    Step,
+    Student,
     by_route,
     distil,
     guided,
@@ -34,6 +35,7 @@ from danceopd_ext.toolkits.hosted.adapter import Adapter
 from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
 from danceopd_ext.toolkits.hosted.nan_search import blame
 from danceopd_ext.toolkits.hosted.switch import STUDENT, Switch
+from danceopd_ext.toolkits.method_options import method_options
 
 #: (whose, field) -> the field that is asked in its place
 Watch = Callable[[str, Field], Field]
@@ -116,13 +118,7 @@ class Distiller:
     """What the last micro-batch came to, and the route of each of its samples."""
 
     def __post_init__(self) -> None:
-        options = self.options
-        self.method = Method(
-            rollout_steps=options.rollout_steps,
-            query=options.query,
-            num_queries=options.num_queries,
-            rollout_batch_size=options.rollout_batch_size,
-        )
+        self.method_options = method_options(self.options)
         self._pieces: list[torch.Tensor] = []
         self._grids: dict[tuple[int, ...], torch.Tensor] = {}
 
@@ -186,7 +182,7 @@ class Distiller:
     def _grid(self, latent_shape: tuple[int, ...]) -> torch.Tensor:
         """The toolkit's sampling grid, asked for once for each size: it builds a scheduler every time."""
         if latent_shape not in self._grids:
-            self._grids[latent_shape] = self.adapter.sigmas(self.method.rollout_steps, latent_shape)
+            self._grids[latent_shape] = self.adapter.sigmas(self.method_options.rollout_steps, latent_shape)
         return self._grids[latent_shape]
 
     def voice(self, name: str | None, transformer: torch.nn.Module) -> HostedField:
@@ -210,17 +206,19 @@ class Distiller:
         """Steps 2 to 5 of the method; `watch(who, field)` may put a field before each teacher and the student."""
         teacher, student = self.fields(transformer, watch)
         try:
-            return distil(
-                self.method, self.progress.step, self.seed, batch, teacher, student, backward,
-                device=self.accelerator.device,
-            )  # fmt: skip
+            return distil(self.step(), batch, teacher, Student(field=student, backward=backward))
         finally:
             self.switch.restore()
+
+    def step(self) -> Step:
+        """The step to come, as the method sees it."""
+        number, device = self.progress.step, self.accelerator.device
+        return Step(options=self.method_options, seed=self.seed, number=number, device=device)
 
     def _backward(self, loss: torch.Tensor) -> None:
         """Keep the last piece for the toolkit's own backward; do those before it (num_queries > 1) at once."""
         self._pieces.append(loss)
-        if len(self._pieces) < self.method.num_queries:
+        if len(self._pieces) < self.method_options.num_queries:
             self.accelerator.backward(loss)
             self._pieces[-1] = loss.detach()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +16,8 @@ from danceopd_ext.data.text_cache import NoEntry
 from danceopd_ext.engine.batches import StepData
 from danceopd_ext.errors import Stopped, TrainingError, UserError
 from danceopd_ext.finite import first_broken, is_finite
-from danceopd_ext.method import METHODS, Method, Report, derive_seed
+from danceopd_ext.method import METHODS, Report, Step, Student, derive_seed
+from danceopd_ext.toolkits.method_options import method_options
 from danceopd_ext.toolkits.nan_search import RATE
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
@@ -70,7 +70,7 @@ class Run:
         self.optimizer = accelerator.prepare(optimizer)
         self.output = Output(plan, fields.adapters, self.optimizer_state, trackers or {})
         self.update = METHODS[preset.danceopd.method].update
-        self.method = Method(**{field.name: getattr(preset.danceopd, field.name) for field in fields_of(Method)})
+        self.options = method_options(preset.danceopd)
         self.step, self.total = 0, preset.training.max_train_steps
         if plan.resume:
             self.restore()
@@ -135,10 +135,8 @@ class Run:
         """The method's update: forwards and backwards."""
         torch.manual_seed(derive_seed(self.preset.training.seed, "dropout", self.step, self.accelerator.process_index))
         try:
-            return self.update(
-                self.method, self.step, self.preset.training.seed, self.data.plan.weights, self.data,
-                self.fields.teachers, self.fields.student, self.accelerator.backward, self.accelerator.device,
-            )  # fmt: skip
+            student = Student(field=self.fields.student, backward=self.accelerator.backward)
+            return self.update(self.step_of_method(), self.data.plan.weights, self.data, self.fields.teachers, student)
         except torch.OutOfMemoryError as error:
             saved = self.keep_alone()
             raise TrainingError(f"out of GPU memory in step {self.step + 1}. {OUT_OF_MEMORY}{saved}") from error
@@ -147,6 +145,11 @@ class Run:
                 f"step {self.step + 1} cannot read its data: {error}. Was a disk or the folder removed?"
                 f"{self.keep_alone()}"
             ) from error
+
+    def step_of_method(self) -> Step:
+        """The step to come, as the method sees it."""
+        seed, device = self.preset.training.seed, self.accelerator.device
+        return Step(options=self.options, seed=seed, number=self.step, device=device)
 
     def keep_alone(self) -> str:
         """Do `keep_what_is_good`, unless other processes wait in their own step: they cannot save together then."""

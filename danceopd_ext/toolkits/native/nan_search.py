@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 
 from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
-from danceopd_ext.method import Batch, Report, derive_seed
+from danceopd_ext.method import Batch, Report, Student, derive_seed
 from danceopd_ext.models.conditions import NEGATIVE, SOURCE, PromptTensors
 from danceopd_ext.toolkits.nan_search import (
     RATE,
@@ -73,10 +73,8 @@ def _again(run: Run, held: dict[str, list[Batch]]) -> tuple[Found | None, float 
     def step(watch) -> None:
         torch.manual_seed(derive_seed(run.preset.training.seed, "dropout", run.step, run.accelerator.process_index))
         teachers = {name: watch(name, field) for name, field in run.fields.teachers.items()}
-        report = run.update(
-            run.method, run.step, run.preset.training.seed, run.data.plan.weights, data, teachers,
-            watch(STUDENT, run.fields.student), lambda loss: None, run.accelerator.device,
-        )  # fmt: skip
+        student = Student(field=watch(STUDENT, run.fields.student), backward=lambda loss: None)
+        report = run.update(run.step_of_method(), run.data.plan.weights, data, teachers, student)
         losses.append(report.loss)
 
     found = do_again(step)

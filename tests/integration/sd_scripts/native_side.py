@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from danceopd_ext.engine.fields import AdapterField
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.method import Batch, Method, distil
+from danceopd_ext.method import Batch, MethodOptions, Step, Student, distil
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.loading import ModelFiles, load_transformer
 from danceopd_ext.models.registry import FAMILIES
@@ -79,9 +79,9 @@ def update(checkpoint: str, teacher: str, toolkit: str, seed: str, steps: str, o
     count = len(condition)
     grid = SD3.sigmas(FlowMatchEulerDiscreteScheduler(shift=3.0), model.config, int(steps), (8, 8))
     batch = Batch(condition, list(range(count)), count, (16, 8, 8), grid, count)
-    method = Method(rollout_steps=int(steps))
-    backward = torch.Tensor.backward
-    distil(method, 0, int(seed), batch, *(watched(fields[n], n, asked) for n in (TEACHER, STUDENT)), backward)
+    step = Step(options=MethodOptions(rollout_steps=int(steps)), seed=int(seed), number=0)
+    teacher, student = (watched(fields[name], name, asked) for name in (TEACHER, STUDENT))
+    distil(step, batch, teacher, Student(field=student, backward=torch.Tensor.backward))
     gradient = {}
     for key, parts in fused.items():
         gradient[f"{key}.lora_down.weight"] = sum(factors[f"{part}.down"].grad for part in parts)
