@@ -20,7 +20,8 @@ from danceopd_ext.models.layout import Layout
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
 from danceopd_ext.toolkits.musubi.seams import SEAMS
-from danceopd_ext.toolkits.musubi.trainer import DanceOPDMixin, Settings, trainer_class
+from danceopd_ext.toolkits.musubi.settings import Settings
+from danceopd_ext.toolkits.musubi.trainer import DanceOPDMixin, trainer_class
 from tests.toolkits import musubi_stand_in as musubi
 from tests.toolkits.sd_scripts_world import alone
 

@@ -36,7 +36,8 @@ from danceopd_ext.toolkits.hosted.trackers import check_trackers
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.seams import SEAMS
-from danceopd_ext.toolkits.musubi.trainer import Settings, trainer_class
+from danceopd_ext.toolkits.musubi.settings import Settings
+from danceopd_ext.toolkits.musubi.trainer import trainer_class
 
 #: arguments that name a file or folder which must be there; the text encoders' are the architecture's
 FILES = ("dit", "vae", "dataset_config", "sample_prompts", "network_weights")

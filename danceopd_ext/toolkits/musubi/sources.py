@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from multiprocessing import Value
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,10 +19,8 @@ from danceopd_ext.toolkits.musubi import prompt_data
 from danceopd_ext.toolkits.musubi.adapter import NOT_CONDITIONS, MusubiAdapter
 from danceopd_ext.toolkits.musubi.data import RoutedGroup, routed_group
 from danceopd_ext.toolkits.musubi.routes import check_guidance, routes_of_datasets
+from danceopd_ext.toolkits.musubi.settings import Settings
 from danceopd_ext.toolkits.musubi.texts import encode_texts, text_folder
-
-if TYPE_CHECKING:
-    from danceopd_ext.toolkits.musubi.trainer import Settings
 
 
 class Sources:

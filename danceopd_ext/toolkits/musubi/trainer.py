@@ -6,17 +6,12 @@ musubi's seams, in the order in which it calls them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from danceopd_ext.config.schema import DanceOPDSection
-from danceopd_ext.data.items import Size
 from danceopd_ext.data.weights import check_weights
 from danceopd_ext.method import derive_seed
-from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.attach import attach_teachers
 from danceopd_ext.toolkits.hosted.border import Changed, Given, unpacked
 from danceopd_ext.toolkits.hosted.distiller import Distiller, Progress
@@ -29,24 +24,9 @@ from danceopd_ext.toolkits.metadata import hosted_entries
 from danceopd_ext.toolkits.musubi.compiling import allow_voices
 from danceopd_ext.toolkits.musubi.data import ROUTE
 from danceopd_ext.toolkits.musubi.networks import network_maker
+from danceopd_ext.toolkits.musubi.settings import Settings
 from danceopd_ext.toolkits.musubi.sources import Sources
 from danceopd_ext.toolkits.musubi.swap import block_swap
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What musubi's arguments do not say.
-
-    resolutions, batch_size: of prompt-only data (musubi's datasets have their own). cache: folder of encoded texts.
-    flow_shift: the discrete_flow_shift that the user gave; None: the sampler's own.
-    """
-
-    options: DanceOPDSection
-    architecture: Architecture
-    resolutions: tuple[Size, ...] = ((1024, 1024),)
-    batch_size: int = 1
-    cache: Path = Path("cache")
-    flow_shift: float | None = None
 
 
 class DanceOPDMixin:
