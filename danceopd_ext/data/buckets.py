@@ -48,6 +48,11 @@ class BucketRules:
                 f"{where}: max_bucket_reso = {self.max_bucket_reso} is less than the resolution {width}x{height}. "
                 f"Set max_bucket_reso to at least {max(self.resolution)}."
             )
+        if width * height < step * step:
+            raise UserError(
+                f"{where}: bucket_reso_steps = {step} is more than the resolution {width}x{height}. Set "
+                f"bucket_reso_steps to at most {math.isqrt(width * height)}, such as 64 or 32."
+            )
         return BucketRules(self.resolution, True, low, high, step, self.bucket_no_upscale)
 
     @cached_property

@@ -74,3 +74,11 @@ def test_an_image_smaller_than_a_step_has_no_bucket():
     rules = BucketRules((512, 512), True, bucket_no_upscale=True)
     with pytest.raises(ValueError, match="50x900 is smaller than one bucket step"):
         rules.select((50, 900))
+
+
+def test_a_step_that_is_longer_than_the_resolution_is_refused():
+    """No bucket would be left: the square one would have no width."""
+    rules = BucketRules((64, 64), True, 16, 2000, 1000)
+    with pytest.raises(UserError, match=r"d.toml: bucket_reso_steps = 1000 is more than the resolution 64x64.*most 64"):
+        rules.checked("d.toml")
+    assert BucketRules((100, 400), True, 100, 400, 150).checked("d.toml").buckets, "the area has room for a step"
