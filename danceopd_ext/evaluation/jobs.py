@@ -121,8 +121,8 @@ def _rows(path: Path) -> Iterable[tuple[str, Row]]:
 
 
 def _plain(word: str, where: str) -> str:
-    """A word that becomes a file or folder name; nothing may lead out of the folder."""
-    if word in (".", "..") or any(mark in word for mark in '/\\:*?"<>|'):
+    """A word that becomes a file or folder name; nothing may lead out of the folder or hide in a terminal."""
+    if word in (".", "..") or not word.isprintable() or any(mark in word for mark in '/\\:*?"<>|'):
         raise UserError(f"{where}: {word!r} cannot be a file name.")
     return word
 

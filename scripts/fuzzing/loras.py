@@ -57,7 +57,7 @@ def lycoris(entries: Entries, kind: str, rng: Random) -> Entries:
 
 def adapter_config(entries: Entries, rng: Random, odd: bool) -> dict[str, Any]:
     """The adapter_config.json of a PEFT folder, with patterns of ranks and alphas."""
-    layers = list({key.removeprefix("base_model.model.").partition(".lora_")[0] for key in entries})
+    layers = list({key.removeprefix("base_model.model.").partition(".lora_")[0] for key in entries}) or ["to_v"]
     config: dict[str, Any] = {
         "peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["to_q", "to_k"], "rank_pattern": {},
         "alpha_pattern": {rng.choice(layers): 4, "to_k": 1}, "use_rslora": False, "use_dora": False, "bias": "none",

@@ -80,6 +80,7 @@ def test_a_broken_geneval_file_is_named(tmp_path, line, message):
     [
         ({"key": "../../k"}, "cannot be a file name"),
         ({"task_type": ".."}, "cannot be a file name"),
+        ({"task_type": "\u202eabc"}, r"'\\u202eabc' cannot be a file name"),
         ({"input_image": "gone.png"}, "gone.png: picture not found"),
         ({"input_image": "prompts.jsonl"}, "not a picture"),
         ({"input_image": None}, "not a picture"),
