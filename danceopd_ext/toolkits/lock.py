@@ -119,7 +119,8 @@ def _take(path: Path) -> BaseFileLock | None:
 def _give_back(lock: BaseFileLock, path: Path) -> None:
     """Remove the file while it is still locked; Windows refuses that as long as the file is open."""
     if os.name == "posix":
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone or protected by now: that must not hide how the run ended
+            path.unlink()
         lock.release()
         return
     lock.release()

@@ -186,7 +186,7 @@ def judge(folder: Path, code: int, expected: Path | None) -> str:
         return f"FAULT: no message: {last}"
     if "step/s" not in said or "training:" not in said:
         return "refused"
-    named = re.search(r"Saved before, and whole: (.*)\.$|are saved in (.*?)\. (?:Go on|No state)", message)
+    named = re.search(r"Saved before, and whole: (.*)\.$|are saved in (.*?)\. (?:Resume with|No state)", message)
     broken = [place for place in (" and ".join(filter(None, named.groups())).split(" and ") if named else ())
               if not is_whole(Path(place))]  # fmt: skip
     if broken:
@@ -235,8 +235,17 @@ def full(need: int) -> Iterator[Case]:
         yield Case("full", f"{part}/32 of the room", disk=4 * need, room=need * part // 32)
 
 
+def _close_lock(folder: Path) -> None:
+    """Close the run's lock: `mount` cannot remount a disk that has a file open for writing; an error of a disk can."""
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if Path(os.readlink(f"/proc/self/fd/{number}")).parent == folder:
+                os.dup2(os.open(os.devnull, os.O_RDWR), int(number))
+
+
 def read_only() -> Iterator[Case]:
     def remount(folder: Path) -> None:
+        _close_lock(folder / "output")
         subprocess.run(["mount", "-o", "remount,ro", str(folder / "output")], check=True)
 
     for step in range(1, STEPS + 1):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from filelock import SoftFileLock
@@ -79,6 +82,26 @@ def test_an_error_frees_the_lock(tmp_path):
         raise KeyError
     with only_run(tmp_path, "fused"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["gone", "a file", "protected"])
+def test_a_folder_that_is_taken_away_does_not_hide_how_the_run_ended(tmp_path, monkeypatch, kind):
+    folder = tmp_path / "output"
+
+    def protected(path, missing_ok=False):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    with only_run(folder, "fused"):
+        if kind == "protected":
+            monkeypatch.setattr(Path, "unlink", protected)
+        else:
+            shutil.rmtree(folder)
+        if kind == "a file":
+            folder.write_text("", encoding="utf-8")
+    monkeypatch.undo()
+    if kind == "protected":
+        with only_run(folder, "fused"):  # the lock is free, although its file is still there
+            pass
 
 
 def test_the_other_processes_of_a_run_share_the_lock_of_the_first(other_run, tmp_path, monkeypatch):
