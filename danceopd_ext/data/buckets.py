@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from danceopd_ext.data.items import Size
+from danceopd_ext.data.resolutions import Size
 from danceopd_ext.errors import UserError
 
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from danceopd_ext.data.pictures import ItemPicture
-
-Size = tuple[int, int]
-"""Width and height in pixels."""
+from danceopd_ext.data.pictures import ItemPicture
+from danceopd_ext.data.resolutions import Size as Size  # part of an item
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from danceopd_ext.data.buckets import BucketRules, covering
-from danceopd_ext.data.items import Size
+from danceopd_ext.data.resolutions import Size
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.files import MIB, read_bytes
 from danceopd_ext.rgb import as_rgb, is_deep_grey

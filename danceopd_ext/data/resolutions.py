@@ -1,10 +1,12 @@
-"""The words in which sizes are written."""
+"""Sizes of pictures, and the words in which they are written."""
 
 from __future__ import annotations
 
-from danceopd_ext.data.items import Size
 from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import PIXELS, SHOWN_DIGITS, written
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 _FORMS = 'write an integer (1024), "width,height" ("1024,768"), [width, height], or a list of these for several sizes'
 

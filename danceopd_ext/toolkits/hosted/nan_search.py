@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 
+from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
-from danceopd_ext.method import Batch
+from danceopd_ext.method import Batch, Field
 from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
+from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.nan_search import (
     Found,
     Parties,
@@ -21,9 +23,6 @@ from danceopd_ext.toolkits.nan_search import (
     not_found,
 )
 
-if TYPE_CHECKING:
-    from danceopd_ext.toolkits.hosted.distiller import Distiller
-
 #: the toolkit's text encoders gave it, or its cache, or ours
 ENCODED = (
     "Remove its cache file (the toolkit's, or ours in `cache` in output_dir), so that it is encoded again; if that "
@@ -31,7 +30,19 @@ ENCODED = (
 )
 
 
-def blame(distiller: Distiller, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> str:
+class Searched(Protocol):
+    """What is asked of a Distiller (see distiller.py)."""
+
+    options: DanceOPDSection
+    switch: Switch
+    accelerator: Any
+
+    def distil(self, batch: Batch, transformer: torch.nn.Module, backward: Any, watch: Any) -> Any: ...
+
+    def voice(self, name: str | None, transformer: torch.nn.Module) -> Field: ...
+
+
+def blame(distiller: Searched, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> str:
     """The part that broke first and what to do, in sentences."""
     if broken := first_broken(distiller.switch.student.named_parameters()):
         return broken_student(broken)
@@ -75,7 +86,7 @@ def _prompt_of(found: Found) -> str:
     return captions[found.rows[0]] if captions and not found.is_of_all else ""
 
 
-def _parties(distiller: Distiller, transformer: torch.nn.Module) -> Parties:
+def _parties(distiller: Searched, transformer: torch.nn.Module) -> Parties:
     options = distiller.options
     return Parties(
         distiller.voice(None, transformer),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from danceopd_ext.config.schema import Preset
+from danceopd_ext.engine.batches import StepData
 from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch, Report, Student, derive_seed
@@ -25,14 +28,26 @@ from danceopd_ext.toolkits.nan_search import (
     not_asked,
     not_found,
 )
+from danceopd_ext.toolkits.native.build import Fields
 
-if TYPE_CHECKING:
-    from danceopd_ext.toolkits.native.loop import Run
+
+class Searched(Protocol):
+    """What is asked of a Run (see loop.py)."""
+
+    accelerator: Accelerator
+    fields: Fields
+    data: StepData
+    preset: Preset
+    method: Any
+    update: Any
+    step: int
+    parameters: list[torch.nn.Parameter]
+
 
 AGAIN = "Remove that file; the next start encodes it again"
 
 
-def blame(run: Run, report: Report) -> str:
+def blame(run: Searched, report: Report) -> str:
     """Return sentences that name the part that broke first and the remedy, the same on all processes."""
     try:
         said = _blame(run, report)
@@ -44,7 +59,7 @@ def blame(run: Run, report: Report) -> str:
     return said or not_found(report.route)
 
 
-def _blame(run: Run, report: Report) -> str:
+def _blame(run: Searched, report: Report) -> str:
     """The same for this process's samples; empty if none of them broke."""
     if broken := first_broken(run.fields.adapters.state_dict(STUDENT)):
         return broken_student(broken)
@@ -63,7 +78,7 @@ def _blame(run: Run, report: Report) -> str:
     return "" if loss is None or math.isfinite(loss) else f"the loss itself overflows; no field does. {RATE}"
 
 
-def _again(run: Run, held: dict[str, list[Batch]]) -> tuple[Found | None, float | None]:
+def _again(run: Searched, held: dict[str, list[Batch]]) -> tuple[Found | None, float | None]:
     """Run the step again on the same batches, without its gradient; return what broke, and the loss if nothing did."""
     losses: list[float] = []
 
@@ -86,7 +101,7 @@ def _prompt_of(found: Found, prompts: dict[int, str]) -> str:
     return "" if found.is_of_all else prompts.get(id(found.condition.items[found.rows[0]]), "")
 
 
-def _broken_data(run: Run, route: str, batch: Batch, texts: list[str]) -> Iterator[str]:
+def _broken_data(run: Searched, route: str, batch: Batch, texts: list[str]) -> Iterator[str]:
     """Messages on data that is not finite: encoded prompts, source images, pictures, noise levels."""
     if not is_finite(batch.sigmas):
         yield "the noise levels of the model's scheduler are NaN or infinite. Check its scheduler_config.json"
@@ -107,12 +122,12 @@ def _what(broken: str, item: PromptTensors, text: str) -> str:
     return f'the encoded {kind} of "{few_letters(text)}" holds NaN or infinite numbers'
 
 
-def _folder(run: Run, broken: str) -> str:
+def _folder(run: Searched, broken: str) -> str:
     sources = run.data.encodings.source_latents if broken.startswith(SOURCE) else None
     return str(sources.folder if sources else run.data.encodings.prompts.folder)
 
 
-def _parties(run: Run) -> Parties:
+def _parties(run: Searched) -> Parties:
     options = run.preset.danceopd
     scales = {name: teacher.guidance_scale for name, teacher in options.teachers.items()}
     return Parties(
