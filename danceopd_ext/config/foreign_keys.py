@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from danceopd_ext.config.toolkits import SD_SCRIPTS
+
 #: (the key's value, all values of the preset) -> whether the key can be left out without a loss
 Harmless = Callable[[Any, Mapping[str, Any]], bool]
 
@@ -63,7 +65,7 @@ class Group:
     harmless: Harmless = never
 
 
-IN_TOOLKIT = 'toolkit = "sd-scripts" takes it'
+IN_TOOLKIT = f'toolkit = "{SD_SCRIPTS.name}" takes it'
 IN_DATASET = "read from the dataset file that dataset_config names, not from the preset"
 STEPS = "steps are counted here, not epochs (the routes take turns, whatever their sizes)"
 PLAIN_LOSS = "the loss is the mean squared error of two velocities, without weights"

@@ -25,25 +25,24 @@ from danceopd_ext.toolkits.hosted.header import (
 )
 from danceopd_ext.toolkits.hosted.preflight import check_teachers
 from danceopd_ext.toolkits.hosted.teachers import Linears
+from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import SD3
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 
 _CLIP, _CLIP_WIDTH = "text_model.encoder.layers.0.", "token_embedding.weight"
+#: names of layers of Stable Diffusion 3, whose whole checkpoints hold these parts too
+_SD3 = f"{SD3.blocks[0]}."
 _T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
 #: argument -> what its file holds
 PARTS: dict[str, Kind] = {
-    "clip_l": Kind("CLIP-L", (_CLIP,), ("joint_blocks.",), (_CLIP_WIDTH, 1280)),
-    "clip_g": Kind("CLIP-G", (_CLIP,), ("joint_blocks.",), (_CLIP_WIDTH, 768)),
-    "t5xxl": Kind("T5-XXL", (_T5,), ("joint_blocks.",), (_T5, 1472)),
+    "clip_l": Kind("CLIP-L", (_CLIP,), (_SD3,), (_CLIP_WIDTH, 1280)),
+    "clip_g": Kind("CLIP-G", (_CLIP,), (_SD3,), (_CLIP_WIDTH, 768)),
+    "t5xxl": Kind("T5-XXL", (_T5,), (_SD3,), (_T5, 1472)),
     "byt5": Kind("ByT5", (_T5,), (), (_T5, 4096)),
     "gemma2": Kind("Gemma 2", ("layers.0.pre_feedforward_layernorm.",)),
     "qwen3": Kind("Qwen3", ("layers.0.self_attn.q_norm.",)),
     "text_encoder": Kind("Qwen2.5-VL", ("layers.0.self_attn.q_proj.bias",), ("text_model.",)),
-    "ae": Kind(
-        "a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", "joint_blocks.", "double_blocks.")
-    ),
-    "vae": Kind(
-        "a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", "joint_blocks.", "double_blocks.")
-    ),
+    "ae": Kind("a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", _SD3, "double_blocks.")),
+    "vae": Kind("a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", _SD3, "double_blocks.")),
 }
 #: models that people take for one of these and that nobody here trains
 OTHERS = (Kind("Stable Diffusion 1 or XL, which is not a flow model", ("input_blocks.0.", "output_blocks.0.")),)
