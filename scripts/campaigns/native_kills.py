@@ -22,7 +22,7 @@ from scripts.campaigns.remains import differences, half_written, newest_state, u
 from scripts.campaigns.tally import Tally
 
 ROOT = Path(__file__).parents[2]
-DRIVER = "tests/toolkits/driver.py"
+DRIVER = "tests/toolkits/native/driver.py"
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: the driver's moments of several processes
 KILLS = ("step", "second", "weights", "state", "rename")

@@ -14,7 +14,7 @@ from danceopd_ext.demo.route_files import route_file
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.run import main as train
-from tests.toolkits.conftest import forget_accelerate
+from tests.toolkits.runs import forget_accelerate
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "presets" / "quickstart.toml"

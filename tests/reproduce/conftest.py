@@ -13,7 +13,7 @@ from danceopd_ext.demo.omni_draw import FAMILY
 from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.toolkits.run import main as trainer
 from tests.tiny.pipelines import randomise
-from tests.toolkits.conftest import forget_accelerate
+from tests.toolkits.runs import forget_accelerate
 
 
 @pytest.fixture(scope="session")

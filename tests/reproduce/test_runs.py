@@ -23,7 +23,7 @@ from danceopd_ext.reproduce.presets import plan_run, samples_of_a_micro_batch
 from danceopd_ext.reproduce.runner import ROOT, STARTED, STOPPING, newest_state, start_process, train_missing
 from danceopd_ext.reproduce.sources import Sources, find_sources
 from danceopd_ext.reproduce.tables import ABSORB, LEARNERS, T2I_EDIT, TABLES, Row
-from tests.toolkits.conftest import same_tensors
+from tests.toolkits.runs import same_tensors
 
 SMOKE = BUDGETS["smoke"]
 LONGER = replace(SMOKE, steps=4)
@@ -44,7 +44,7 @@ def test_a_killed_run_goes_on_where_it_was(sources, tmp_path):
     run = plan_run(DANCE, 0, LONGER, sources, tmp_path)
 
     def killed(run, arguments, told):
-        driver = [sys.executable, str(ROOT / "tests/toolkits/driver.py"), "step:3", *arguments[1:]]
+        driver = [sys.executable, str(ROOT / "tests/toolkits/native/driver.py"), "step:3", *arguments[1:]]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         with open(told, "w", encoding="utf-8") as file:
             return subprocess.run(driver, env=environment, stdout=file, stderr=file, check=False).returncode

@@ -24,7 +24,7 @@ from danceopd_ext.reproduce.plan import pictures_of, plan_table, training_seeds
 from danceopd_ext.reproduce.runner import cost_of, train_missing
 from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.reproduce.tables import TABLES
-from tests.toolkits.conftest import same_tensors
+from tests.toolkits.runs import same_tensors
 
 SMOKE = BUDGETS["smoke"]
 SEEDS = {"composition": 1, "local-global": 1, "style": 2, "guidance": 1, "ablations": 1, "tuning": 1}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.cli import run
-from tests.toolkits.conftest import forget_accelerate
+from tests.toolkits.runs import forget_accelerate
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "campaigns" / "soak.py"
 

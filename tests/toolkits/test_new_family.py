@@ -22,7 +22,7 @@ from danceopd_ext.models.registry import CLASSES, FAMILIES, NAMES, family_of_che
 from tests.tiny import new_family
 from tests.tiny.loras import layout_of, write_random_lora
 from tests.tiny.presets import write_preset
-from tests.toolkits.conftest import QUICK, log_of
+from tests.toolkits.runs import QUICK, log_of
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from danceopd_ext.lora.metadata import build_metadata
 from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.metadata import describe_teacher
 from tests.tiny.presets import write_preset
-from tests.toolkits.conftest import QUICK
+from tests.toolkits.runs import QUICK
 
 CLEAR = "\x1b[2J\x1b[31m"
 

@@ -1,4 +1,4 @@
-"""The stand-ins of tests/toolkits/musubi_stand_in.py have the real signatures, so that tests on them mean something."""
+"""The stand-ins of tests/toolkits/musubi/stand_in.py have the real signatures, so that tests on them mean something."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from danceopd_ext.toolkits.musubi.seams import SEAMS
-from tests.toolkits import musubi_stand_in as stand_in
+from tests.toolkits.musubi import stand_in
 
 
 def parameters(function) -> list[tuple]:

@@ -16,8 +16,8 @@ from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import check_script
 from danceopd_ext.toolkits.sd_scripts.seams import METHODS, seams_of
 from tests.integration.sd_scripts.checkout import has, prepare
-from tests.toolkits.sd_scripts_library import VERSIONS, library
-from tests.toolkits.sd_scripts_stand_in import StandInTrainer, create_network_from_weights
+from tests.toolkits.sd_scripts.library import VERSIONS, library
+from tests.toolkits.sd_scripts.stand_in import StandInTrainer, create_network_from_weights
 
 CHECKOUT = describe("sd-scripts", Path(prepare()))
 #: the version, as the stand-ins call it; the newest where it is none of those that are supported
