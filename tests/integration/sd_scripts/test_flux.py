@@ -1,38 +1,9 @@
-"""FLUX.1 dev, FLUX.1 schnell and Chroma: our velocity, grid and guidance are the toolkit's own."""
+"""FLUX.1: the guidance that dev has learnt, and the grids of dev and schnell."""
 
 import pytest
 import torch
 
 from tests.integration.sd_scripts import tiny_flux, velocity_checks
-
-KINDS = {
-    "dev": {"kind": "dev"},
-    "dev, masked": {"kind": "dev", "masked": True},
-    "schnell": {"kind": "schnell"},
-    "chroma": {"kind": "chroma", "guidance_scale": 0.0, "masked": True},
-}
-
-
-@pytest.fixture(params=KINDS)
-def it(request):
-    return tiny_flux.make(**KINDS[request.param])
-
-
-def test_the_velocity_is_the_trainers_own_prediction(it):
-    velocity_checks.expect_the_trainers_prediction(it)
-
-
-@pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_a_rollout_is_the_toolkits_own_sampler(it, scale):
-    velocity_checks.expect_the_samplers_pictures(it, scale)
-
-
-def test_a_sample_alone_is_as_in_a_batch(it):
-    velocity_checks.expect_the_same_alone_and_in_a_batch(it)
-
-
-def test_texts_matter(it):
-    velocity_checks.expect_texts_to_matter(it)
 
 
 def test_the_guidance_that_dev_has_learnt_reaches_it():

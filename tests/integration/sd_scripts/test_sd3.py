@@ -1,4 +1,4 @@
-"""SD3.5: our velocity, grid and guidance are the toolkit's own."""
+"""SD3.5: the end of its grid, and the toolkit's second attention."""
 
 import inspect
 
@@ -6,36 +6,11 @@ import pytest
 import torch
 
 from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import mend_second_attention
-from tests.integration.sd_scripts import tiny_sd3, velocity_checks
+from tests.integration.sd_scripts import tiny_sd3
 
 
-@pytest.fixture
-def it(monkeypatch):
-    from library import strategy_base, strategy_sd3
-
-    monkeypatch.setattr(strategy_base.TextEncodingStrategy, "_strategy", strategy_sd3.Sd3TextEncodingStrategy())
-    return tiny_sd3.make()
-
-
-def test_the_velocity_is_the_trainers_own_prediction(it):
-    velocity_checks.expect_the_trainers_prediction(it)
-
-
-@pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_a_rollout_is_the_toolkits_own_sampler(it, scale):
-    velocity_checks.expect_the_samplers_pictures(it, scale)
-
-
-def test_a_sample_alone_is_as_in_a_batch(it):
-    velocity_checks.expect_the_same_alone_and_in_a_batch(it)
-
-
-def test_texts_matter(it):
-    velocity_checks.expect_texts_to_matter(it)
-
-
-def test_the_grid_is_shifted_twice_at_its_end(it):
-    grid = it.adapter.sigmas(16, (16, 8, 8))
+def test_the_grid_is_shifted_twice_at_its_end():
+    grid = tiny_sd3.make().adapter.sigmas(16, (16, 8, 8))
     assert grid[-3:].tolist() == pytest.approx([0.1830, 0.0089, 0.0], abs=1e-4)
 
 
