@@ -20,11 +20,14 @@ def diffusion_opd(step: Step, batch: Batch, teacher: Field, student: Student, sh
     rolling, asked, learner = CountedField(student.field), CountedField(teacher), CountedField(student.field)
     noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape).to(step.device)
     every_BK = torch.arange(step.options.rollout_steps).expand(len(batch.indices), -1)
-    z_BK = roll_out_in_chunks(step.options, rolling, noise, batch, every_BK)
+    with step.stage("rollout"):
+        z_BK = roll_out_in_chunks(step.options, rolling, noise, batch, every_BK)
     sigma_BK = batch.sigmas[every_BK].to(z_BK)
-    target_BK = ask(asked, z_BK, sigma_BK, batch)
+    with step.stage("teacher"):
+        target_BK = ask(asked, z_BK, sigma_BK, batch)
     weight_BK = (batch.sigmas.diff() ** 2 / 2).cpu().expand(sigma_BK.shape)
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, share * weight_BK)
+    with step.stage("match"):
+        loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, share * weight_BK)
     loss_B = (loss_BK * weight_BK).sum(dim=1)
     return Outcome(
         loss_B=loss_B,

@@ -36,7 +36,8 @@ def flow_opd(step: Step, batch: Batch, teacher: Field, student: Student, share: 
     rows = [row for row in range(count) for _ in range(step.options.flowopd_group_size)]
     groups = replace(batch, condition=batch.condition.select(rows), indices=[batch.indices[row] for row in rows])
     played = play(step, groups, rolling, asked)
-    divergence_GN = learn(step.options, played, Student(field=learner, backward=student.backward), share)
+    with step.stage("match"):
+        divergence_GN = learn(step.options, played, Student(field=learner, backward=student.backward), share)
     sigma_BK = batch.sigmas[:-1].expand(count, -1)
     loss_B = divergence_GN.view(count, -1).mean(dim=1)
     return Outcome(
@@ -85,9 +86,12 @@ def play(step: Step, groups: Batch, student: Field, teacher: Field) -> Played:
     def roll(rows: list[int]) -> torch.Tensor:
         return sde_rollout(student, noise[rows], draws_GN[rows], steps, groups.condition.select(rows))
 
-    states_GN = run_in_chunks(roll, len(noise), step.options.rollout_batch_size)
+    with step.stage("rollout"):
+        states_GN = run_in_chunks(roll, len(noise), step.options.rollout_batch_size)
     sigma_GN = groups.sigmas[:-1].to(noise).expand(len(noise), -1)
-    return Played(groups, size, steps, states_GN, draws_GN, ask(teacher, states_GN[:, :-1], sigma_GN, groups))
+    with step.stage("teacher"):
+        teacher_GN = ask(teacher, states_GN[:, :-1], sigma_GN, groups)
+    return Played(groups, size, steps, states_GN, draws_GN, teacher_GN)
 
 
 def learn(options: MethodOptions, played: Played, student: Student, share: float) -> torch.Tensor:

@@ -30,7 +30,8 @@ def joint(step: Step, batch: Batch, teacher: Field, student: Student, share: flo
     sigma_BK = draw_sigmas(batch, step.seed, step.number).unsqueeze(1).to(noise)
     z_BK = forward_noised(clean, noise, sigma_BK)
     target_BK, weight_BK = (noise - clean).unsqueeze(1), torch.full(sigma_BK.shape, share)
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
+    with step.stage("match"):
+        loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
     return Outcome(
         loss_B=loss_BK[:, 0],
         sigma_BK=sigma_BK.cpu(),

@@ -127,14 +127,17 @@ def objective(rule: Rule) -> Objective:
 
     def distil_by_rule(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
         rolling, asked, learner = CountedField(student.field), CountedField(teacher), CountedField(student.field)
-        query_BK, z_BK = query_rollout(step, batch, rolling)
+        with step.stage("rollout"):
+            query_BK, z_BK = query_rollout(step, batch, rolling)
         sigma_BK, next_BK = batch.sigmas[query_BK].to(z_BK), batch.sigmas[query_BK + 1].to(z_BK)
         noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape, "renoise").to(z_BK)
         noised = draw_sigmas(batch, step.seed, step.number).to(z_BK)
         states = States(z_BK, sigma_BK, next_BK, batch, rolling, asked, step.options.sde_eta, noise, noised)
-        target_BK, weight_BK = rule(states)
+        with step.stage("teacher"):
+            target_BK, weight_BK = rule(states)
         weight_BK = weight_BK / query_BK.shape[1]
-        loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, share * weight_BK)
+        with step.stage("match"):
+            loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, share * weight_BK)
         loss_B = (loss_BK * weight_BK.cpu()).sum(dim=1)
         return Outcome(
             loss_B=loss_B,

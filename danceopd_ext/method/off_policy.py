@@ -26,9 +26,11 @@ def off_policy(step: Step, batch: Batch, teacher: Field, student: Student, share
     )  # fmt: skip
     sigma_BK = batch.sigmas[query_BK].to(noise)
     z_BK = forward_noised(endpoints(batch, step.seed, step.number).to(step.device), noise, sigma_BK)
-    target_BK = ask(asked, z_BK, sigma_BK, batch)
+    with step.stage("teacher"):
+        target_BK = ask(asked, z_BK, sigma_BK, batch)
     weight_BK = torch.full(sigma_BK.shape, share / sigma_BK.shape[1])
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
+    with step.stage("match"):
+        loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
     return Outcome(
         loss_B=loss_BK.mean(dim=1),
         sigma_BK=sigma_BK.cpu(),

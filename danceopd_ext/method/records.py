@@ -6,6 +6,7 @@ Shape suffixes: B samples of a batch, K queries a sample, N solver steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,14 @@ from danceopd_ext.method.fields import Condition, Field
 
 #: takes a loss and adds its gradient to the student's
 Backward = Callable[[torch.Tensor], None]
+
+#: "rollout", "teacher" or "match" -> what that stage of an update runs in, for whoever measures it
+Stage = Callable[[str], AbstractContextManager]
+
+
+def unmeasured(_stage: str) -> AbstractContextManager:
+    """Let a stage run as it is."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +51,14 @@ class MethodOptions:
 class Step:
     """One optimizer step: how the method runs, and what all its random numbers are drawn from.
 
-    `number`: counted from 0 over the whole run. `device`: where latents are made.
+    `number`: counted from 0 over the whole run. `device`: where latents are made. `stage`: what each stage runs in.
     """
 
     options: MethodOptions
     seed: int
     number: int
     device: torch.device | str = "cpu"
+    stage: Stage = unmeasured
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,15 +65,18 @@ def distil(step: Step, batch: Batch, teacher: Field, student: Student, share: fl
 
     # 2. Roll out the current student from fresh noise,
     # 3. and query one state (or K) of its trajectory; the rollout stops there. No gradient flows through it.
-    query_BK, z_BK = query_rollout(step, batch, rolling)
+    with step.stage("rollout"):
+        query_BK, z_BK = query_rollout(step, batch, rolling)
     sigma_BK = batch.sigmas[query_BK].to(z_BK)
 
     # 4. Ask the teacher for its velocity there.
-    target_BK = ask(asked, z_BK, sigma_BK, batch)
+    with step.stage("teacher"):
+        target_BK = ask(asked, z_BK, sigma_BK, batch)
 
     # 5. Match: the student's velocity at the same state, plain MSE, gradient into the student only.
     weight_BK = torch.full(sigma_BK.shape, share / sigma_BK.shape[1])
-    loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
+    with step.stage("match"):
+        loss_BK = match(learner, z_BK, sigma_BK, target_BK, batch, student.backward, weight_BK)
     return Outcome(
         loss_B=loss_BK.mean(dim=1),
         sigma_BK=sigma_BK.cpu(),

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 #: what differs between two equal runs
-TIMING = ("seconds", "peak_memory_mb")
+TIMING = ("seconds", "stage_seconds", "peak_memory_mb")
 
 
 def half_written(output: Path) -> list[str]:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from danceopd_ext.method import METHODS, CountedField, MethodOptions, Step, Student, by_route, guided, mixture
 from danceopd_ext.method.objectives import RULES
 from tests.method.fields2d import Linear, Target, straight
-from tests.method.reference import CLEAN, COUNT, GROUP, METHOD, SEED, STEPS, batches, other, run
+from tests.method.reference import (
+    CLEAN,
+    COUNT,
+    GROUP,
+    METHOD,
+    SEED,
+    STEP,
+    STEPS,
+    TEACHERS,
+    WEIGHTS,
+    batches,
+    other,
+    run,
+)
 
 EVERY = {
     "offpolicy": {"targets": [CLEAN[0], None, CLEAN[2], CLEAN[3]]},
@@ -94,3 +109,35 @@ def test_the_student_becomes_its_teacher(name):
 
     losses = [learn(step) for step in range(150)]
     assert sum(losses[-5:]) < sum(losses[:5]) / 20
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_update_runs_in_its_stages(name):
+    """Whoever measures the stages sees each of them, one after the other, and all forwards inside."""
+    seen, inside = [], []
+
+    @contextmanager
+    def stage(name):
+        assert not inside
+        seen.append(name)
+        inside.append(name)
+        yield
+        inside.clear()
+
+    def watched(field, stages):
+        def asked(z, sigma, condition):
+            assert inside[0] in stages
+            return field(z, sigma, condition)
+
+        return asked
+
+    student = Linear(0)
+    METHODS[name].update(
+        Step(options=METHOD, seed=SEED, number=STEP, stage=stage),
+        WEIGHTS,
+        lambda route, step: batches(route, targets=list(CLEAN)),
+        {route: watched(teacher, ["teacher"]) for route, teacher in TEACHERS.items()},
+        Student(field=watched(student, ["rollout", "teacher", "match"]), backward=torch.Tensor.backward),
+    )
+    own = {"joint": ["match"], "offpolicy": ["teacher", "match"]}.get(name, ["rollout", "teacher", "match"])
+    assert seen == own * (len(WEIGHTS) if METHODS[name].every_route else 1)

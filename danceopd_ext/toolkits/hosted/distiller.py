@@ -30,7 +30,7 @@ from danceopd_ext.method import (
     sample_noise,
     velocity_mse,
 )
-from danceopd_ext.method.records import Backward
+from danceopd_ext.method.records import Backward, Stage, unmeasured
 from danceopd_ext.toolkits.hosted.adapter import Adapter
 from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
 from danceopd_ext.toolkits.hosted.nan_search import blame
@@ -116,6 +116,8 @@ class Distiller:
     outcome: Outcome | None = None
     routes: Sequence[str] = ()
     """What the last micro-batch came to, and the route of each of its samples."""
+    stage: Stage = unmeasured
+    """What each stage of an update runs in."""
 
     def __post_init__(self) -> None:
         self.method_options = method_options(self.options)
@@ -213,7 +215,7 @@ class Distiller:
     def step(self) -> Step:
         """The step to come, as the method sees it."""
         number, device = self.progress.step, self.accelerator.device
-        return Step(options=self.method_options, seed=self.seed, number=number, device=device)
+        return Step(options=self.method_options, seed=self.seed, number=number, device=device, stage=self.stage)
 
     def _backward(self, loss: torch.Tensor) -> None:
         """Keep the last piece for the toolkit's own backward; do those before it (num_queries > 1) at once."""

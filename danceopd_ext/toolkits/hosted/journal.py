@@ -14,6 +14,7 @@ from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Outcome
 from danceopd_ext.toolkits.hosted.telling import tell
 from danceopd_ext.toolkits.log_file import RECENT, LogFile
+from danceopd_ext.toolkits.stage_clock import StageClock
 
 
 class StepTotals:
@@ -61,6 +62,7 @@ class HostedJournal:
     def __init__(self, path: Path, start: int, device: torch.device, writes: bool):
         self.device = device
         self.recent: dict[str, deque[float]] = {}
+        self.clock = StageClock(device)
         self.last = time.perf_counter()
         self.file = LogFile(path, start, tell) if writes else None
 
@@ -74,6 +76,7 @@ class HostedJournal:
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
             "seconds": round(seconds, 4),
+            "stage_seconds": self.clock.take(seconds),
             "peak_memory_mb": round(peak_memory_mb(self.device), 1),
         }
         for route, loss in entry["losses"].items():
@@ -87,5 +90,7 @@ class HostedJournal:
 
     def close(self) -> None:
         if self.file:
+            if summary := self.clock.summary():
+                tell(summary)
             self.file.close()
             self.file = None

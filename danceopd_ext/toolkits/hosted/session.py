@@ -55,6 +55,7 @@ class Session:
         self.journal: HostedJournal | None = None
         self._totals = StepTotals(list(distiller.options.teachers))
         self._pending: tuple[int, StepTotals, float | None] | None = None
+        self._grad_norm: float | None = None
         self._let_workers_end = keep_workers_alive(self.accelerator)
         self.drawing = Drawing()
         self.saves = GuardedSaves(
@@ -69,7 +70,7 @@ class Session:
 
     def begin(self) -> None:
         """Before a micro-batch. Raises Stopped if the step before was the last one; it is saved by now."""
-        self._write(None)
+        self._write()
         self.current = self.step + 1
         if self.stopping:
             self.accelerator.wait_for_everyone()  # the main process may still be saving
@@ -80,7 +81,8 @@ class Session:
             guard_trackers(self.accelerator, tell)
             path = folder / f"{self.args.output_name}.log.jsonl"
             self.journal = HostedJournal(path, self.step, self.accelerator.device, self.accelerator.is_main_process)
-            self._watch_clipping()
+            self.distiller.stage = self.journal.clock
+            self._measure()
             self.stop.__enter__()
 
     def end(self) -> None:
@@ -91,8 +93,6 @@ class Session:
         totals, self._totals = self._totals, StepTotals(self._totals.routes)
         asked = self._together(totals)
         self._pending = self.step, totals, _learning_rate(self.accelerator)
-        if not self.args.max_grad_norm:
-            self._write(None)  # nothing is clipped, so no norm will come
         if asked and self.step < self.args.max_train_steps:
             self.stopping = True
             vars(self.args).update({name: value for name, value in LAST_STEP.items() if hasattr(self.args, name)})
@@ -109,7 +109,7 @@ class Session:
 
     def close(self) -> None:
         self._let_workers_end()
-        self._write(None)
+        self._write()
         self.stop.__exit__()
         if self.journal:
             self.journal.close()
@@ -124,31 +124,52 @@ class Session:
         totals.numbers = numbers[:-1]
         return bool(numbers[-1])
 
-    def _watch_clipping(self) -> None:
-        """Log a step when the toolkit clips its gradient, which is when the norm is known."""
-        clip = self.accelerator.clip_grad_norm_
+    def _measure(self) -> None:
+        """Measure the toolkit's own backward, clipping and optimizer; log a step when its optimizer has done it."""
+        accelerator, clock = self.accelerator, self.journal.clock
+        backward, clip = accelerator.backward, accelerator.clip_grad_norm_
 
-        def clipped(*given: Any, **named: Any) -> Any:
-            norm = clip(*given, **named)
-            self._write(None if norm is None else float(norm))
+        def timed_backward(*given: Any, **named: Any) -> Any:
+            with clock("match"):
+                return backward(*given, **named)
+
+        def timed_clip(*given: Any, **named: Any) -> Any:
+            with clock("optimizer"):
+                norm = clip(*given, **named)
+            self._grad_norm = None if norm is None else float(norm)
             return norm
 
-        self.accelerator.clip_grad_norm_ = clipped
+        accelerator.backward, accelerator.clip_grad_norm_ = timed_backward, timed_clip
+        for optimizer in _optimizers(accelerator):
+            optimizer.step = self._timed_step(optimizer.step)
 
-    def _write(self, grad_norm: float | None) -> None:
+    def _timed_step(self, step: Callable) -> Callable:
+        def timed(*given: Any, **named: Any) -> Any:
+            with self.journal.clock("optimizer"):
+                done = step(*given, **named)
+            self._write()
+            return done
+
+        return timed
+
+    def _write(self) -> None:
         if self._pending and self.journal:
             step, totals, rate = self._pending
-            self.journal.record(step, totals, rate, grad_norm)
-        self._pending = None
+            self.journal.record(step, totals, rate, self._grad_norm)
+        self._pending = self._grad_norm = None
 
 
 def _learning_rate(accelerator: Any) -> float | None:
     """The rate of this step, as its optimizer has it; with what Prodigy and D-Adaptation found out (their `d`)."""
-    optimizers = getattr(accelerator, "_optimizers", [])  # accelerate has no public name for them
+    optimizers = _optimizers(accelerator)
     if not optimizers:
         return None
     group = optimizers[0].param_groups[0]
     return float(group["lr"] or 0.0) * float(group.get("d", 1.0))
+
+
+def _optimizers(accelerator: Any) -> list[Any]:
+    return getattr(accelerator, "_optimizers", [])  # accelerate has no public name for them
 
 
 def keep_workers_alive(accelerator: Any) -> Callable[[], None]:

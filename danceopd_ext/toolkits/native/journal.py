@@ -17,6 +17,7 @@ from danceopd_ext.errors import printable
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Report
 from danceopd_ext.toolkits.log_file import RECENT, LogFile
+from danceopd_ext.toolkits.stage_clock import StageClock
 from danceopd_ext.toolkits.tracker_guard import guard_trackers
 
 
@@ -28,6 +29,7 @@ class Journal:
         self.main = accelerator.is_main_process
         self.path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.log.jsonl"
         self.recent: dict[str, deque[float]] = {}
+        self.clock = StageClock(accelerator.device)
         self.last = time.perf_counter()
         self.file = LogFile(self.path, start, self.say) if self.main else None
         guard_trackers(accelerator, self.say)
@@ -56,6 +58,7 @@ class Journal:
             "forwards": report.forwards,
             "samples": report.samples,
             "seconds": round(seconds, 4),
+            "stage_seconds": self.clock.take(seconds),
             "peak_memory_mb": round(peak_memory_mb(self.accelerator.device), 1),
         }
         if self.file:
@@ -67,7 +70,8 @@ class Journal:
 
     def _track(self, entry: dict[str, Any], step: int) -> None:
         values = {k: v for k, v in entry.items() if isinstance(v, (int, float)) and k != "step"}
-        self.accelerator.log({**values, f"loss/{entry['route']}": entry["loss"]}, step=step)
+        stages = {f"seconds/{stage}": seconds for stage, seconds in entry["stage_seconds"].items()}
+        self.accelerator.log({**values, **stages, f"loss/{entry['route']}": entry["loss"]}, step=step)
 
     def picture(self, image: Image.Image, step: int) -> None:
         """Show a preview grid in the trackers."""
@@ -81,7 +85,10 @@ class Journal:
         self.last = time.perf_counter()
 
     def close(self) -> None:
+        """End the log and the trackers, and say where the time went."""
         self.bar.close()
+        if summary := self.clock.summary():
+            self.say(summary)
         if self.file:
             self.file.close()
         self.accelerator.end_training()

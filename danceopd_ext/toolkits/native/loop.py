@@ -118,12 +118,14 @@ class Run:
         """Take one optimizer step: the method's gradient, averaged, clipped and applied."""
         self.learn(True)
         report = whole_report(self.accelerator, self.gradient())
-        norm = self.average_and_clip()
+        with self.journal.clock("optimizer"):
+            norm = self.average_and_clip()
         if not math.isfinite(report.loss) or not (math.isfinite(norm) or self.accelerator.scaler):
             self.stop_for_nan(report)
         rate = learning_rate(self.optimizer)
         with self.whole:
-            self.change_weights()
+            with self.journal.clock("optimizer"):
+                self.change_weights()
             if not self.accelerator.optimizer_step_was_skipped:
                 self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -149,7 +151,7 @@ class Run:
     def step_of_method(self) -> Step:
         """The step to come, as the method sees it."""
         seed, device = self.preset.training.seed, self.accelerator.device
-        return Step(options=self.options, seed=seed, number=self.step, device=device)
+        return Step(options=self.options, seed=seed, number=self.step, device=device, stage=self.journal.clock)
 
     def keep_alone(self) -> str:
         """Do `keep_what_is_good`, unless other processes wait in their own step: they cannot save together then."""

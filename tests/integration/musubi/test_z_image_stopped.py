@@ -37,7 +37,7 @@ def test_ctrl_c_saves_what_was_learnt_and_the_run_goes_on_as_if_nothing_had_been
     resumed = here(preset(world, tmp_path / "stopped" / "p.toml", resume=state, **VALUES))
     one, other = load_file(whole.saved), load_file(resumed.saved)
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    timing = ("seconds", "peak_memory_mb")
+    timing = ("seconds", "stage_seconds", "peak_memory_mb")
     logs = [
         [{k: v for k, v in entry.items() if k not in timing} for entry in log_of(tmp_path / name)]
         for name in ("whole", "stopped")

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from danceopd_ext.errors import TrainingError
+from danceopd_ext.toolkits import stage_clock
 from danceopd_ext.toolkits.hosted import session
 from danceopd_ext.toolkits.hosted.go import go
 from danceopd_ext.toolkits.hosted.session import Stopped
@@ -27,7 +28,8 @@ from tests.toolkits.sd_scripts.world import train  # noqa: F401
 
 NATIVE_NAMES = {
     "step", "route", "loss", "learning_rate", "grad_norm", "query_sigma", "rollout_forwards_per_sample",
-    "teacher_forwards_per_sample", "student_forwards_per_sample", "forwards", "samples", "seconds", "peak_memory_mb",
+    "teacher_forwards_per_sample", "student_forwards_per_sample", "forwards", "samples", "seconds", "stage_seconds",
+    "peak_memory_mb",
 }  # fmt: skip
 
 
@@ -159,6 +161,37 @@ def test_the_log_has_the_names_of_the_native_one(toolkit):
         )
     batches = iter(trainer.losses)
     assert log[0]["loss"] == pytest.approx((next(batches) + next(batches)) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("clipped", [0.0, 1.0])
+def test_seconds_of_the_stages(toolkit, capsys, clipped):
+    """The toolkit's own backward, clipping and optimizer are measured as well."""
+    toolkit(start=go, max_grad_norm=clipped, gradient_accumulation_steps=2)
+    log = records(toolkit.out)
+    for record in log:
+        stages = record["stage_seconds"]
+        assert list(stages) == ["rollout", "teacher", "match", "optimizer"]
+        assert min(stages[name] for name in ("teacher", "match", "optimizer")) > 0
+        assert sum(stages.values()) <= record["seconds"] + 0.001
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("time     ")]
+    assert f"{sum(record['seconds'] for record in log):.1f} s for 6 steps: rollout " in line
+
+
+def test_the_toolkits_backward_is_part_of_match(toolkit, monkeypatch):
+    """A backward that takes a second more takes a second more of match."""
+    seconds = [0.0]
+    monkeypatch.setattr(stage_clock.time, "perf_counter", lambda: seconds[0])
+    backward = torch.autograd.backward
+
+    def slow(*given, **named):
+        seconds[0] += 1.0
+        return backward(*given, **named)
+
+    monkeypatch.setattr(torch.autograd, "backward", slow)
+    toolkit(start=go, gradient_accumulation_steps=2)
+    found = [record["stage_seconds"]["match"] for record in records(toolkit.out)]
+    assert set(found) <= {1.0, 2.0}  # the last step of an epoch may have one micro-batch
+    assert sum(found) == seconds[0] > 6
 
 
 def test_without_clipping_no_norm_is_known(toolkit):

@@ -25,6 +25,21 @@ def test_log(ran):
         assert 0 <= entry["rollout_forwards_per_sample"] <= 1
 
 
+def test_seconds_of_the_stages(ran, capsys):
+    """They stand in the log of each step, fill most of it, and end the run in one line with their sums."""
+    log = log_of(ran(max_train_steps=3, train_batch_size=2, query="high_noise", rollout_steps=4))
+    for entry in log:
+        stages = entry["stage_seconds"]
+        assert list(stages) == ["rollout", "teacher", "match", "optimizer"]
+        assert min(stages.values()) > 0
+        assert 0.5 * entry["seconds"] < sum(stages.values()) <= entry["seconds"] + 0.001
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "time     " in line]
+    teacher = sum(entry["stage_seconds"]["teacher"] for entry in log)
+    total = sum(entry["seconds"] for entry in log)
+    assert f"{total:.1f} s for 3 steps: rollout " in line
+    assert f" teacher {teacher:.1f} s, match " in line
+
+
 def test_a_new_run_starts_a_new_log(ran, tmp_path):
     output = ran(max_train_steps=3)
     assert len(log_of(output)) == 3
