@@ -28,7 +28,7 @@ OTHER = ("os.system", "os.popen", "runpy.run_path", "runpy.run_module", "torch.h
 WITHOUT_WEIGHTS = ("FlowMatchEulerDiscreteScheduler", "CLIPProcessor")
 #: where a module is imported whose name is not written there, and why that is not a stranger's choice
 IMPORTED_BY_NAME = {
-    "danceopd_ext.toolkits.installed_packages.py",  # checks that an installed package brings it
+    "danceopd_ext/toolkits/installed_packages.py",  # checks that an installed package brings it
     "danceopd_ext/toolkits/hosted/enter.py",  # a toolkit's script, from our own tables, of a checkout that was admitted
     "danceopd_ext/toolkits/hosted/border.py",  # modules of that checkout, from our own tables
     "danceopd_ext/toolkits/sd_scripts/networks.py",  # the network module of our own table

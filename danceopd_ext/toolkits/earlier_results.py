@@ -25,7 +25,7 @@ RESULTS = re.compile(rf"{_STEP}({_FORMS})$")
 #: names of previews
 PICTURES = re.compile(r"-step\d{8}\.png$")
 #: other files that a run writes under a temporary name first
-WRITTEN = re.compile(rf"{_STEP}({_FORMS}|\.log\.jsonl|\.png)$")
+WRITTEN = re.compile(rf"{_STEP}({_FORMS}|\.log\.jsonl|\.png|\.preset\.toml)$")
 #: the folders in output_dir that a run may fill, and the key that names another folder in its place
 OPTIONS = {"cache": "text_encoder_cache_dir", "logs": "logging_dir"}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from danceopd_ext import __version__
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.lora.metadata import stem
+from danceopd_ext.toolkits.preset_record import ENTRY
 
 
 def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> dict[str, object]:
@@ -32,9 +33,12 @@ def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> 
     }
 
 
-def hosted_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> dict[str, str | int | float]:
-    """Return the entries in the form in which the toolkits write them: text and numbers, and tables as JSON."""
-    entries = danceopd_entries(options, weights)
+def hosted_entries(options: DanceOPDSection, weights: Mapping[str, float], preset: str) -> dict[str, str | int | float]:
+    """Return the entries in the form in which the toolkits write them: text and numbers, and tables as JSON.
+
+    `preset`: as it was used, with names in place of paths.
+    """
+    entries = {**danceopd_entries(options, weights), ENTRY: preset}
     return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in entries.items()}
 
 

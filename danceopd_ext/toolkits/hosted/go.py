@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from danceopd_ext.config.as_used import hosted_preset, name_of
 from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.disks import of_the_disk
 from danceopd_ext.elsewhere import saved_before
@@ -18,6 +19,7 @@ from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
 from danceopd_ext.toolkits.hosted.saved import Saved, saved_since
 from danceopd_ext.toolkits.hosted.telling import introduction, tell
 from danceopd_ext.toolkits.launched import is_first_process
+from danceopd_ext.toolkits.preset_record import write_record
 
 
 def go_alone(trainer: Any, args: Namespace, preset: HostedPreset, notes: Sequence[str | None]) -> None:
@@ -25,10 +27,13 @@ def go_alone(trainer: Any, args: Namespace, preset: HostedPreset, notes: Sequenc
 
     Raises UserError if another run holds the name, and what `go` raises.
     """
-    options = preset.danceopd
-    with sole_writer(Path(args.output_dir), args.output_name, options.overwrite, args.resume) as more:
+    options, folder = preset.danceopd, Path(args.output_dir)
+    trainer.preset_as_used = hosted_preset(preset, args, name_of)
+    with sole_writer(folder, args.output_name, options.overwrite, args.resume) as more:
         for line in filter(None, [*notes, *more, *introduction(options)]):
             tell(line)
+        if is_first_process():
+            write_record(folder, args.output_name, hosted_preset(preset, args), tell)
         go(trainer, args)
 
 

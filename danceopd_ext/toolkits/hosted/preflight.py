@@ -22,6 +22,7 @@ from danceopd_ext.toolkits.earlier_results import refuse_overwriting, refuse_tra
 from danceopd_ext.toolkits.hosted.class_names import check_class_names
 from danceopd_ext.toolkits.hosted.teachers import Linears, host_layout, network_tensors, read_teachers
 from danceopd_ext.toolkits.lock import refuse_second_run
+from danceopd_ext.toolkits.preset_record import check_record
 
 #: what optimizers and their packages raise when they are made of wrong arguments
 REFUSALS = (TypeError, ValueError, AttributeError, ImportError, AssertionError, RuntimeError, KeyError, SyntaxError)
@@ -43,6 +44,7 @@ def check_output(args: Namespace, preset: Path, overwrite: bool = False) -> None
     refuse_traps(Path(args.output_dir), name, ("sample", "cache"))
     refuse_second_run(Path(args.output_dir), name)
     refuse_overwriting(Path(args.output_dir), name, overwrite, args.resume)
+    check_record(Path(args.output_dir), name)
 
 
 def check_precision(args: Namespace, preset: Path) -> None:

@@ -37,6 +37,7 @@ class DanceOPDMixin:
         self.settings = settings
         self.weights = check_weights(settings.options.routes, list(settings.options.teachers))
         self.progress = Progress()
+        self.preset_as_used = ""
         self.session: Session | None = None
         self.replay: Replay | None = None
 
@@ -157,7 +158,8 @@ class DanceOPDMixin:
             call.passed_on()
 
     def extra_metadata(self, *given: Any, **named: Any) -> dict[str, Any]:
-        return {**super().extra_metadata(*given, **named), **hosted_entries(self.settings.options, self.weights)}
+        entries = hosted_entries(self.settings.options, self.weights, self.preset_as_used)
+        return {**super().extra_metadata(*given, **named), **entries}
 
 
 def trainer_class(theirs: type) -> type:

@@ -19,6 +19,7 @@ from danceopd_ext.method import METHODS
 from danceopd_ext.toolkits.earlier_results import refuse_overwriting, refuse_traps
 from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.native.optimizers import make_optimizer, make_schedule
+from danceopd_ext.toolkits.preset_record import check_record
 
 #: number of parameters above which training on a CPU is surely not intended
 LARGE = 0.5e9
@@ -90,6 +91,7 @@ def check_output(preset: Preset) -> list[str]:
             raise UserError(
                 f"{path} is a folder, but the run writes a file with this name. Choose another output_name."
             )
+    check_record(folder, name)
     refuse_second_run(folder, name)
     earlier = refuse_overwriting(folder, name, preset.danceopd.overwrite, saving.resume)
     if earlier:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
+from danceopd_ext.config.as_used import native_preset
 from danceopd_ext.elsewhere import NoPlace, put
 from danceopd_ext.engine.model import Model
 from danceopd_ext.engine.precision import torch_dtype
@@ -30,6 +31,7 @@ from danceopd_ext.toolkits.native.output import lora_metadata
 from danceopd_ext.toolkits.native.prepare import model_of
 from danceopd_ext.toolkits.native.run_plan import FoundTeacher
 from danceopd_ext.toolkits.native.teachers import check_mergeable, fetch_weights, find_teachers
+from danceopd_ext.toolkits.preset_record import write_record
 
 
 def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
@@ -51,6 +53,7 @@ def merge_teachers(preset: Preset, accelerator: Accelerator) -> Path:
         for note in [*notes, *own, *more]:
             accelerator.print(printable(f"note: {note}"))
         if accelerator.is_main_process:
+            write_record(path.parent, preset.saving.output_name, native_preset(preset), print)
             path = write_merge(path, preset, model, all_loras(teachers, loras, model), started_at)
     accelerator.wait_for_everyone()
     return path

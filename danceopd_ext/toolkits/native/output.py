@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from danceopd_ext.config import Preset
+from danceopd_ext.config.as_used import name_of, native_preset
 from danceopd_ext.engine.model import Model
 from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.files import remove
@@ -19,6 +20,7 @@ from danceopd_ext.lora.write import write_lora
 from danceopd_ext.toolkits.metadata import danceopd_entries
 from danceopd_ext.toolkits.native.run_plan import STUDENT, RunPlan
 from danceopd_ext.toolkits.native.state import save_state
+from danceopd_ext.toolkits.preset_record import ENTRY
 
 
 class Output:
@@ -127,6 +129,7 @@ def lora_metadata(
         extra={
             **entries,
             **extra,
+            ENTRY: native_preset(preset, name_of),
             "ss_training_comment": saving.training_comment,
             "modelspec.license": saving.metadata_license,
             "modelspec.tags": saving.metadata_tags,

@@ -13,6 +13,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from tqdm import tqdm
 
 from danceopd_ext.config import Preset
+from danceopd_ext.config.as_used import native_preset
 from danceopd_ext.engine.devices import has_accelerator
 from danceopd_ext.errors import TrainingError, UserError, printable
 from danceopd_ext.lora.metadata import stem
@@ -32,6 +33,7 @@ from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.rates import used
 from danceopd_ext.toolkits.native.run_plan import RunPlan
 from danceopd_ext.toolkits.native.trackers import TRACKERS, start_trackers
+from danceopd_ext.toolkits.preset_record import write_record
 
 
 def train(preset: Preset) -> Path:
@@ -65,7 +67,8 @@ def train_planned(plan: RunPlan, accelerator: Accelerator) -> Path:
         encode_source_images(plan, encodings, accelerator, say)
     with encoding("pictures", "use a smaller resolution"):
         encode_pictures(plan, encodings, accelerator, say)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        write_record(output_dir, preset.saving.output_name, native_preset(preset), say)
     data = step_data(plan, encodings, accelerator)
     with out_of_memory(
         TrainingError,

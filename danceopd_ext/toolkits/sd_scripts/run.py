@@ -59,6 +59,7 @@ def train(preset: HostedPreset) -> Path:
     script = import_script(checkout, [checkout.folder], architecture.script)
     base = trainer_of(script, architecture.trainer, checkout)
     check_seams(base, seams_of(architecture), checkout)
+    as_given = preset
     preset, sizes = take_sizes(preset)
     arguments = build_arguments(script.setup_parser(), preset)
     refuse(arguments, (*RULES, *architecture.refused))
@@ -69,7 +70,7 @@ def train(preset: HostedPreset) -> Path:
     try_out(args, preset, architecture)
     notes = check_trackers(args)
     try:
-        go_alone(trainer, args, preset, [version_note(checkout), *notes])
+        go_alone(trainer, args, as_given, [version_note(checkout), *notes])
     except Exception as error:
         started = trainer.distiller is not None and trainer.distiller.progress.step > 0
         known = changed(error, checkout, METHODS)

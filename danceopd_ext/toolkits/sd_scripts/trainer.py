@@ -57,6 +57,7 @@ class DanceOPDMixin:
         super().__init__()
         self.options, self.architecture, self.asked_for_cache = options, architecture, asked_for_cache
         self.weights: dict[str, float] = {}
+        self.preset_as_used = ""
         self.empty: list[Entry] | None = None
         self.distiller: Distiller | None = None
         self.replay: Replay | None = None
@@ -175,7 +176,7 @@ class DanceOPDMixin:
     def update_metadata(self, *given, **named) -> None:
         call = Given(super().update_metadata, given, named)
         call.passed_on()
-        call["metadata"].update(hosted_entries(self.options, self.weights))
+        call["metadata"].update(hosted_entries(self.options, self.weights, self.preset_as_used))
         self.session = Session(call["args"], self.distiller)  # the last seam before the loop
 
 

@@ -177,6 +177,7 @@ def test_the_file_will_say_how_it_was_made(train, lora):
     assert json.loads(metadata["ss_danceopd_teachers"]) == {"style": "style", "base": "base"}
     assert json.loads(metadata["ss_danceopd_routes"]) == {"style": 2.0, "base": 1.0}
     assert metadata["ss_danceopd_query"] == "low_noise"
+    assert metadata["ss_danceopd_preset"] == ""  # `go_alone` sets it
 
 
 def test_compiling_allows_a_graph_for_each_voice(train, lora):
