@@ -32,15 +32,15 @@ def fixed_seeds():
 @pytest.fixture(scope="session")
 def pipelines(tmp_path_factory):
     """Family name -> the folder of its tiny pipeline. Nobody writes there."""
-    from tests.tiny.pipelines import PIPELINES, save_pipeline  # here: a toolkit's environment has an older diffusers
+    from tests.tiny.pipelines import PIPELINES, save_any  # here: a toolkit's environment has an older diffusers
 
     folder = tmp_path_factory.mktemp("pipelines")
-    return {family: save_pipeline(family, folder / family) for family in PIPELINES}
+    return {family: save_any(family, folder / family) for family in PIPELINES}
 
 
 @pytest.fixture
 def processors(monkeypatch):
     """Tiny folders of Qwen-Image-Edit can be loaded whole."""
-    from tests.tiny.packed_pipelines import hand_processors_over  # here: as above
+    from tests.tiny.families.qwen_image import hand_processors_over  # here: as above
 
     hand_processors_over(monkeypatch)

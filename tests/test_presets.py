@@ -19,7 +19,7 @@ from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.hosted.memory import FP8_TEXT
 from danceopd_ext.toolkits.native.prepare import prepare
 from tests.tiny.loras import random_lora
-from tests.tiny.packed_pipelines import ALL, save_any
+from tests.tiny.pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny.edit_world import make_sources_small, save_listening, write_edits
+from tests.tiny.edit_world import make_sources_small, write_edits
 from tests.tiny.loras import write_random_lora
-from tests.tiny.pipelines import save_pipeline
+from tests.tiny.pipelines import save_any, save_listening
 from tests.tiny.presets import write_preset
 
 STEPS = 6
@@ -55,9 +55,9 @@ class World:
     def __init__(self, folder: Path):
         make_sources_small(pytest.MonkeyPatch())
         self.folder = folder
-        self.models = {family: save_pipeline(family, folder / family) for family in ("sd3", "z_image")}
+        self.models = {family: save_any(family, folder / family) for family in ("sd3", "z_image")}
         self.models |= {family: save_listening(family, folder / family) for family in EDITORS}
-        self.tuned = save_pipeline("sd3", folder / "tuned", seed=1)
+        self.tuned = save_any("sd3", folder / "tuned", seed=1)
         self.pictures = write_pictures(folder)
         self.samples = write_samples(folder)
 

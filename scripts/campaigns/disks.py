@@ -339,10 +339,10 @@ def campaign(kinds: list[str], seed: int, work: Path, out: Path) -> tuple[str, l
     import torch
 
     from tests.tiny.loras import write_random_lora
-    from tests.tiny.pipelines import save_pipeline
+    from tests.tiny.pipelines import save_any
 
     torch.set_num_threads(1)
-    model = save_pipeline("sd3", work / "sd3")
+    model = save_any("sd3", work / "sd3")
     teachers = {
         name: {"lora": str(write_random_lora(work / f"{name}.safetensors", model, number, size=0.15))}
         for number, name in enumerate(("one", "two"))

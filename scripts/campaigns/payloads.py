@@ -159,11 +159,11 @@ def flag_in_preset(folder: Path, marker: Path) -> list[str]:
 @lru_cache(maxsize=1)
 def tiny_model() -> Path:
     """A tiny random Z-Image, whose texts go through a chat template; the demo's do not."""
-    from tests.tiny.pipelines import save_pipeline  # here: it takes seconds to import
+    from tests.tiny.pipelines import save_any  # here: it takes seconds to import
 
     folder = tempfile.mkdtemp(prefix="payloads-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return save_pipeline("z_image", Path(folder) / "model")
+    return save_any("z_image", Path(folder) / "model")
 
 
 def model(make: hostile_models.Variant) -> Callable[[Path, Path], list[str]]:

@@ -131,8 +131,8 @@ def judge(lines: Sequence[Mapping[str, float]]) -> dict[str, dict[str, object]]:
 
 def soak(folder: Path, steps: int, every: int) -> list[dict[str, float]]:
     """Train for so many steps in `folder`; the lines that were measured."""
+    from tests.tiny.families.sd3 import sd3_pipeline
     from tests.tiny.loras import write_random_lora
-    from tests.tiny.pipelines import sd3_pipeline
     from tests.tiny.presets import write_preset
 
     model = folder / "model"

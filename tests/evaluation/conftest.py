@@ -2,9 +2,9 @@ import pytest
 
 from danceopd_ext.cli import run
 from tests.evaluation.calls import load_script
+from tests.tiny.families.flux_2 import klein_pipeline
 from tests.tiny.loras import write_random_lora
-from tests.tiny.packed_pipelines import klein_pipeline, save_any
-from tests.tiny.pipelines import save_pipeline
+from tests.tiny.pipelines import save_any
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def evaluate():
 def sd3(tmp_path_factory):
     """(a tiny model, a LoRA for it). Nobody writes there."""
     folder = tmp_path_factory.mktemp("sd3")
-    model = save_pipeline("sd3", folder / "model")
+    model = save_any("sd3", folder / "model")
     return model, write_random_lora(folder / "style.safetensors", model, seed=3)
 
 

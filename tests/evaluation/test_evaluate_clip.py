@@ -12,7 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from danceopd_ext.engine import model as engine_model
 from danceopd_ext.evaluation.scores import ClipScore
 from tests.evaluation.calls import geneval
-from tests.tiny.pipelines import tokenizer
+from tests.tiny.families.parts import tokenizer
 
 
 def test_clip_scores_are_clips_own(evaluate, tmp_path, sd3):

@@ -9,7 +9,7 @@ from danceopd_ext.errors import UserError
 from tests.evaluation.benchmarks import ROWS, write_gedit
 from tests.evaluation.calls import gedit, gedit_arguments, geneval, geneval_arguments, pixels
 from tests.tiny.loras import write_random_lora
-from tests.tiny.pipelines import save_pipeline
+from tests.tiny.pipelines import save_any
 
 
 def style(tmp_path, sd3, seed=5):
@@ -42,10 +42,10 @@ def test_a_lora_that_was_trained_anew_under_its_name_is_refused(evaluate, tmp_pa
 
 
 def test_another_model_or_vae_under_its_name_is_refused(evaluate, tmp_path, sd3, refusal):
-    model = save_pipeline("sd3", tmp_path / "model")
+    model = save_any("sd3", tmp_path / "model")
     arguments = geneval_arguments(tmp_path, model, "--limit", "1")
     evaluate.main(arguments)
-    other = save_pipeline("sd3", tmp_path / "other", seed=4)
+    other = save_any("sd3", tmp_path / "other", seed=4)
     for part, message in (("vae", "or another VAE"), ("transformer", "another model of this name")):
         shutil.rmtree(model / part)
         shutil.copytree(other / part, model / part)

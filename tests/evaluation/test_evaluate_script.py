@@ -9,7 +9,7 @@ from danceopd_ext.models.packing import pack
 from tests.evaluation.calls import geneval, geneval_arguments, pixels
 from tests.tiny.calls import drawing
 from tests.tiny.loras import write_random_lora
-from tests.tiny.packed_pipelines import save_any
+from tests.tiny.pipelines import save_any
 
 
 def test_geneval_folders_hold_what_the_scorer_reads(evaluate, tmp_path, sd3, capsys):

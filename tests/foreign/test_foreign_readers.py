@@ -23,7 +23,7 @@ from danceopd_ext.reproduce.entries import read_entries
 from danceopd_ext.reproduce.page import facts_of
 from danceopd_ext.toolkits.hosted.documents import read_document
 from danceopd_ext.toolkits.native.state import open_state
-from tests.tiny.packed_pipelines import save_any
+from tests.tiny.pipelines import save_any
 
 
 @dataclass(frozen=True)

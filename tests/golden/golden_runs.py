@@ -18,8 +18,9 @@ from PIL import Image
 from danceopd_ext.method import METHODS
 from danceopd_ext.method.objectives import RULES
 from danceopd_ext.toolkits.run import main
+from tests.tiny.families.sd3 import sd3_transformer
 from tests.tiny.loras import write_random_lora
-from tests.tiny.pipelines import PIPELINES, sd3_transformer
+from tests.tiny.pipelines import PIPELINES
 from tests.tiny.presets import write_preset
 
 STEPS = 20

@@ -3,7 +3,7 @@ from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 
 from danceopd_ext.models.registry import FAMILIES
-from tests.tiny.packed_pipelines import save_any
+from tests.tiny.pipelines import save_any
 
 KONTEXT_SIZES = [(32, 48), (40, 40), (48, 32)]
 

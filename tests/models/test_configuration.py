@@ -11,7 +11,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models import configuration
 from danceopd_ext.models.configuration import MOST_LAYERS, MOST_MODULES, built_from, on_paper, within_limits
 from danceopd_ext.models.loading import check_parts, encode_prompts, find_model_files, load_layout, load_scheduler
-from tests.tiny.packed_pipelines import save_any
+from tests.tiny.pipelines import save_any
 
 FILES = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json", "text_encoder/config.json")
 NO_OBJECTS = ["", "[]", "[{}]", "5", "null", '"a"', "{", '{"a": NaN}', '{"a": 1e400}', "[" * 5000, '{"a": ' * 200]

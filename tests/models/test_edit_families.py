@@ -14,7 +14,7 @@ from danceopd_ext.models.flux import kontext_size
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, at_most, of_area
 from tests.tiny.calls import conditions, drawing, noise_for, ours, pictures, relative, theirs
-from tests.tiny.packed_pipelines import ALL
+from tests.tiny.pipelines import ALL
 
 PROMPT = "a red cat on the house"
 EDITING = [name for name, family in FAMILIES.items() if family.can_edit]

@@ -6,8 +6,8 @@ import torch
 from danceopd_ext.models.conditions import edit_item
 from danceopd_ext.models.registry import FAMILIES
 from tests.tiny.calls import conditions, noise_for, ours, pictures, relative, theirs
-from tests.tiny.packed_pipelines import ALL
-from tests.tiny.pipelines import sd3_pipeline
+from tests.tiny.families.sd3 import sd3_pipeline
+from tests.tiny.pipelines import ALL
 
 PROMPT = "a red cat on the house"
 SCALES = [(name, scale) for name in FAMILIES for scale in (1.0, 4.5) if (name, scale) != ("flux_2", 4.5)]  # has no CFG

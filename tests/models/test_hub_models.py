@@ -19,7 +19,7 @@ from danceopd_ext.models.loading import (
 )
 from danceopd_ext.models.registry import FAMILIES
 from tests.tiny.hub import Hub, put_up
-from tests.tiny.packed_pipelines import ALL, save_any
+from tests.tiny.pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
 
 ID = "someone/some-model"

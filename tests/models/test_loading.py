@@ -20,7 +20,7 @@ from danceopd_ext.models.loading import (
 )
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint
 from tests.tiny.calls import noise_for
-from tests.tiny.packed_pipelines import ALL, save_any
+from tests.tiny.pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
 
 

@@ -14,7 +14,7 @@ from danceopd_ext.models.loading import find_model_files, load_layout, load_text
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.z_image import room_in_places, within_places
 from tests.tiny.calls import pictures
-from tests.tiny.packed_pipelines import save_any
+from tests.tiny.pipelines import save_any
 
 ROOMY = {"axes_lens": [4096, 32, 32]}
 

@@ -7,7 +7,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.registry import FAMILIES
 from tests.tiny.calls import pictures
-from tests.tiny.packed_pipelines import ALL
+from tests.tiny.pipelines import ALL
 
 EDITING = [name for name, family in FAMILIES.items() if family.can_edit]
 DRAWN = (32, 32)

@@ -13,7 +13,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models import trial
 from danceopd_ext.models.loading import find_model_files, load_text_pipeline
 from scripts.campaigns.hostile_models import CODES, ENDLESS, copy
-from tests.tiny.pipelines import tokenizer
+from tests.tiny.families.parts import tokenizer
 
 CHAT = [{"role": "system", "content": "Draw."}, {"role": "user", "content": "a red <cat> \u00e9\n{{ x }}"}]
 BLOCKS = [{"role": "user", "content": [{"type": "text", "text": "a cat"}, {"type": "text", "text": "and a dog"}]}]

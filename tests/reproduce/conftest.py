@@ -12,7 +12,7 @@ from danceopd_ext.cli import run as exit_code
 from danceopd_ext.demo.omni_draw import FAMILY
 from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.toolkits.run import main as trainer
-from tests.tiny.pipelines import randomise
+from tests.tiny.families.parts import randomise
 from tests.toolkits.runs import forget_accelerate
 
 

@@ -13,8 +13,7 @@ from PIL import Image
 
 from danceopd_ext.engine import model as engine_model
 from danceopd_ext.models.registry import FAMILIES
-from tests.tiny.packed_pipelines import ALL, hand_processors_over
-from tests.tiny.pipelines import listening
+from tests.tiny.families.qwen_image import hand_processors_over
 
 #: pixels of a source image, for Qwen-Image-Edit and, as near as it goes, for Kontext
 AREA = 32 * 32
@@ -60,15 +59,6 @@ def write_edits(folder: Path, name: str, words: str, sizes: Sequence[tuple[int, 
     path = folder / f"{name}.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
-
-
-def save_listening(family: str, folder: Path) -> Path:
-    """A hub-layout folder of a tiny random pipeline whose velocity clearly depends on the prompt."""
-    pipeline = listening(ALL[family])()
-    if hasattr(pipeline, "processor"):
-        pipeline.register_modules(processor=None)
-    pipeline.save_pretrained(folder)
-    return folder
 
 
 def prompt_file(folder: Path, content: str, name: str = "p.csv") -> str:

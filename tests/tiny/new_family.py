@@ -17,7 +17,7 @@ from danceopd_ext.models.latents import LatentScale
 from danceopd_ext.models.layer_names import Blocks
 from danceopd_ext.models.layout import Published
 from danceopd_ext.models.packing import even_sigmas, in_groups, stacked
-from tests.tiny.pipelines import randomise, tokenizer, vae
+from tests.tiny.families.parts import randomise, tokenizer, vae
 
 LAYERS = (
     "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",

@@ -18,7 +18,7 @@ from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.models.family import TextConditions
 from danceopd_ext.models.registry import FAMILIES
-from tests.tiny.pipelines import z_image_pipeline, z_image_transformer
+from tests.tiny.families.z_image import z_image_pipeline, z_image_transformer
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:

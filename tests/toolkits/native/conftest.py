@@ -113,7 +113,7 @@ def taught(ran, strong, pictures):
 @pytest.fixture(scope="session")
 def single_attention(tmp_path_factory):
     """A tiny SD3 without a second attention, as SD3-medium and SD3.5-large are."""
-    from tests.tiny.pipelines import sd3_pipeline, sd3_transformer
+    from tests.tiny.families.sd3 import sd3_pipeline, sd3_transformer
 
     pipeline = sd3_pipeline()
     pipeline.register_modules(transformer=sd3_transformer(dual=()))
@@ -133,7 +133,7 @@ def small_sources(monkeypatch):
 @pytest.fixture(scope="session")
 def editors(tmp_path_factory):
     """Family name -> the folder of its tiny pipeline, of three families that edit. Nobody writes there."""
-    from tests.tiny.edit_world import save_listening
+    from tests.tiny.pipelines import save_listening
 
     folder = tmp_path_factory.mktemp("editors")
     return {name: save_listening(name, folder / name) for name in ("flux_kontext", "qwen_image_edit", "z_image_omni")}

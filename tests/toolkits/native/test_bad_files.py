@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext.toolkits.run import main
-from tests.tiny.pipelines import sd3_pipeline
+from tests.tiny.families.sd3 import sd3_pipeline
 from tests.tiny.presets import write_preset
 from tests.toolkits.runs import BASE, log_of, says
 

@@ -21,8 +21,7 @@ from danceopd_ext.toolkits.native import train as train_module
 from tests.tiny.calls import relative
 from tests.tiny.edit_world import write_edits, write_source
 from tests.tiny.loras import write_random_lora
-from tests.tiny.packed_pipelines import ALL
-from tests.tiny.pipelines import listening
+from tests.tiny.pipelines import ALL, listening
 from tests.tiny.presets import write_preset
 from tests.toolkits.runs import QUICK, log_of, same_tensors
 

@@ -16,7 +16,7 @@ from danceopd_ext.toolkits.native.run_plan import Loras
 from danceopd_ext.toolkits.native.student import choose_layers
 from tests.tiny.calls import conditions, noise_for, ours, relative, theirs
 from tests.tiny.loras import layout_of, write_random_lora
-from tests.tiny.packed_pipelines import ALL, PACKED, save_any
+from tests.tiny.pipelines import ALL, PACKED, save_any
 from tests.tiny.presets import write_preset
 from tests.toolkits.runs import QUICK, log_of
 

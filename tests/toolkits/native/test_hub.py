@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.tiny.edit_world import write_edits
+from tests.tiny.families.sd3 import sd3_pipeline
 from tests.tiny.hub import Hub, put_up
-from tests.tiny.packed_pipelines import ALL
-from tests.tiny.pipelines import sd3_pipeline
+from tests.tiny.pipelines import ALL
 from tests.tiny.presets import write_preset
 from tests.tiny.single_file import to_single_file
 from tests.toolkits.runs import BASE, QUICK, same_tensors, says

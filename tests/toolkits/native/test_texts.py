@@ -16,7 +16,7 @@ from danceopd_ext.models.loading import find_model_files, load_text_pipeline, st
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.encoding import FEWER_TEXTS
 from tests.tiny.calls import noise_for
-from tests.tiny.packed_pipelines import ALL, save_any
+from tests.tiny.pipelines import ALL, save_any
 
 Usage = namedtuple("Usage", "total used free")
 
