@@ -5,21 +5,21 @@ Latents are the VAE's 16 channels; the transformer takes them as tokens. Shape s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
-from danceopd_ext.models.conditions import PromptTensors, TextConditions, numbered
-from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
+from danceopd_ext.models.conditions import PromptTensors
+from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux_names import FluxNames
-from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
+from danceopd_ext.models.grouped import PackedFamily
+from danceopd_ext.models.packing import pack, stacked, unpack, with_sources
 from danceopd_ext.models.resizing import Size, floor_to, nearest_ratio
 
 
-class Flux(FluxNames, Family):
+class Flux(FluxNames, PackedFamily):
     """The transformer takes sigma as its time and gives dz/dsigma as it is.
 
     It is distilled for guidance: it is told a guidance scale and does in one forward what others do in two. Training
@@ -42,18 +42,13 @@ class Flux(FluxNames, Family):
     def text_length(self, pipeline: Any, prompt: str) -> int:
         return len(pipeline.tokenizer_2(prompt, verbose=False).input_ids)
 
-    def velocity(
-        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
-    ) -> torch.Tensor:
-        return in_groups(partial(self._velocity, transformer), z_BCHW, sigma_B, condition)
-
     def _velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, items: Sequence[PromptTensors]
     ) -> torch.Tensor:
         """The velocity of samples whose conditions have the same shapes."""
         dtype = transformer.transformer_blocks[0].attn.norm_q.weight.dtype  # transformer.dtype walks all parameters
         height, width = z_BCHW.shape[2:]
-        pictures = [z_BCHW, *(stacked(items, f"source_{i}", z_BCHW.dtype) for i in range(len(_sources(items[0]))))]
+        pictures = with_sources(z_BCHW, items)
         tokens = [pack(picture) for picture in pictures]
         places = [_places(*picture.shape[2:], source=i > 0) for i, picture in enumerate(pictures)]
         embeds = stacked(items, "embeds", dtype)
@@ -73,17 +68,6 @@ class Flux(FluxNames, Family):
         if not transformer.config.guidance_embeds:
             return None
         return torch.full_like(sigma_B, self.embedded_guidance, dtype=torch.float32)
-
-    def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
-        tokens = (latent_hw[0] // 2) * (latent_hw[1] // 2)
-        mu = flow_match_shift(scheduler.config, tokens, default_max_shift=1.15)
-        return {"sigmas": even_sigmas(steps), "mu": mu}
-
-    def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
-        return transformer_config["in_channels"] // 4, height // vae_scale_factor, width // vae_scale_factor
-
-    def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
-        return SizeLimits(multiple=2 * vae_scale_factor, maximum=4096)  # places have no table: any size goes
 
 
 class FluxKontext(Flux):
@@ -108,10 +92,6 @@ def kontext_size(size: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
 
     known = pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS
     return floor_to(nearest_ratio(floor_to(size, multiple), known), multiple)
-
-
-def _sources(item: PromptTensors) -> list[torch.Tensor]:
-    return numbered(item, "source_")
 
 
 def _places(height: int, width: int, source: bool) -> torch.Tensor:

@@ -6,18 +6,18 @@ Latents are squares of 2 x 2 of the VAE's latents, 128 channels: a token each. S
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.models.conditions import PromptTensors, TextConditions, numbered
-from danceopd_ext.models.family import Family, SizeLimits, Sources
+from danceopd_ext.models.conditions import PromptTensors
+from danceopd_ext.models.family import SizeLimits, Sources
 from danceopd_ext.models.flux_2_names import Flux2Names
+from danceopd_ext.models.grouped import GroupedFamily
 from danceopd_ext.models.latents import LatentScale
-from danceopd_ext.models.packing import even_sigmas, in_groups, stacked
+from danceopd_ext.models.packing import even_sigmas, stacked, with_sources
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, shrunk
 
 #: places of source images on the first axis: the first at 10, the next at 20, ...
@@ -43,7 +43,7 @@ class SquareScale(LatentScale):
         return mean, torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1) + vae.config.batch_norm_eps).to(like)
 
 
-class Flux2(Flux2Names, Family):
+class Flux2(Flux2Names, GroupedFamily):
     """The transformer takes sigma as its time and gives dz/dsigma as it is; dev is told a guidance scale."""
 
     pipeline_class = "Flux2Pipeline"
@@ -72,18 +72,12 @@ class Flux2(Flux2Names, Family):
         )
         return len(found["input_ids"][0])
 
-    def velocity(
-        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
-    ) -> torch.Tensor:
-        return in_groups(partial(self._velocity, transformer), z_BCHW, sigma_B, condition)
-
     def _velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, items: Sequence[PromptTensors]
     ) -> torch.Tensor:
         """The velocity of samples whose conditions have the same shapes."""
         dtype = transformer.transformer_blocks[0].attn.norm_q.weight.dtype  # transformer.dtype walks all parameters
-        count = len(numbered(items[0], "source_"))
-        pictures = [z_BCHW, *(stacked(items, f"source_{i}", z_BCHW.dtype) for i in range(count))]
+        pictures = with_sources(z_BCHW, items)
         places = [_places(*picture.shape[2:], SOURCE_STEP * i) for i, picture in enumerate(pictures)]
         embeds = stacked(items, "embeds", dtype)
         guidance = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from danceopd_ext.models.conditions import PromptTensors, TextConditions, rows_of_equal_shape
+from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered, rows_of_equal_shape
 
 #: (latents [B, C, H, W], sigma [B], conditions of these samples) -> velocity [B, C, H, W]
 Group = Callable[[torch.Tensor, torch.Tensor, Sequence[PromptTensors]], torch.Tensor]
@@ -52,6 +52,12 @@ def in_groups(
 def stacked(items: Sequence[PromptTensors], name: str, dtype: torch.dtype) -> torch.Tensor:
     """One tensor of all samples, with a batch axis."""
     return torch.stack([item[name] for item in items]).to(dtype)
+
+
+def with_sources(z_BCHW: torch.Tensor, items: Sequence[PromptTensors]) -> list[torch.Tensor]:
+    """The latents, then those of the samples' source images in their order, each [B, C, H, W]."""
+    count = len(numbered(items[0], SOURCE))
+    return [z_BCHW, *(stacked(items, f"{SOURCE}{i}", z_BCHW.dtype) for i in range(count))]
 
 
 def even_sigmas(steps: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from PIL import Image
 
 from danceopd_ext.errors import UserError, few_letters
 from danceopd_ext.method import Field
-from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
-from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
+from danceopd_ext.models.conditions import SOURCE, PromptTensors
+from danceopd_ext.models.family import Sources
+from danceopd_ext.models.grouped import PackedFamily
 from danceopd_ext.models.guidance import keeping_length
 from danceopd_ext.models.latents import LatentScale
-from danceopd_ext.models.packing import even_sigmas, in_groups, pack, stacked, unpack
+from danceopd_ext.models.packing import pack, unpack, with_sources
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
 
@@ -52,7 +52,7 @@ class FrameScale(LatentScale):
         return mean, deviation
 
 
-class QwenImage(QwenImageNames, Family):
+class QwenImage(QwenImageNames, PackedFamily):
     """The transformer takes sigma as its time and gives dz/dsigma as it is; texts are padded and masked."""
 
     pipeline_class = "QwenImagePipeline"
@@ -62,6 +62,7 @@ class QwenImage(QwenImageNames, Family):
     default_components = "Qwen/Qwen-Image"
     checkpoint_marks = ("transformer_blocks.0.img_mlp.net.0.proj.",)
     longest_text = 1024
+    grouped_by = SOURCE
 
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
@@ -76,19 +77,13 @@ class QwenImage(QwenImageNames, Family):
         # the pipelines that edit cut nothing: see QwenImageEdit.encode_prompts
         return sys.maxsize if sources else self.longest_text + pipeline.prompt_template_encode_start_idx
 
-    def velocity(
-        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
-    ) -> torch.Tensor:
-        return in_groups(partial(self._velocity, transformer), z_BCHW, sigma_B, condition, SOURCE)
-
     def _velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, items: Sequence[PromptTensors]
     ) -> torch.Tensor:
         """The velocity of samples whose source images have the same sizes."""
         dtype = transformer.txt_norm.weight.dtype  # transformer.dtype walks through all parameters
         height, width = z_BCHW.shape[2:]
-        count = len(numbered(items[0], SOURCE))
-        pictures = [z_BCHW, *(stacked(items, f"{SOURCE}{i}", z_BCHW.dtype) for i in range(count))]
+        pictures = with_sources(z_BCHW, items)
         tokens = [pack(picture) for picture in pictures]
         embeds, mask = _padded([item["embeds"] for item in items], dtype)
         out = transformer(
@@ -103,17 +98,6 @@ class QwenImage(QwenImageNames, Family):
 
     def guided(self, field: Field, guidance_scale: float) -> Field:
         return keeping_length(field, guidance_scale)
-
-    def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
-        tokens = (latent_hw[0] // 2) * (latent_hw[1] // 2)
-        mu = flow_match_shift(scheduler.config, tokens, default_max_shift=1.15)
-        return {"sigmas": even_sigmas(steps), "mu": mu}
-
-    def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
-        return transformer_config["in_channels"] // 4, height // vae_scale_factor, width // vae_scale_factor
-
-    def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
-        return SizeLimits(multiple=2 * vae_scale_factor, maximum=4096)  # its table of places reaches further
 
 
 class QwenImageEdit(QwenImage):

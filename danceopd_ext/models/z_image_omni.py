@@ -6,18 +6,17 @@ Shape suffixes: B samples, C latent channels, H and W latent height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
 
-from danceopd_ext.models.conditions import SOURCE, PromptTensors, TextConditions, numbered
+from danceopd_ext.models.conditions import SOURCE, PromptTensors, numbered
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux_2 import check_source
+from danceopd_ext.models.grouped import GroupedFamily
 from danceopd_ext.models.layer_names import Blocks
 from danceopd_ext.models.layout import Published
-from danceopd_ext.models.packing import in_groups
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, scaled_to
 from danceopd_ext.models.z_image import REFINER, ZImage, room_in_places, within_places
 
@@ -26,7 +25,7 @@ GLANCE = f"{SOURCE}glance_"
 TEXT = "embeds_"
 
 
-class ZImageOmni(ZImage):
+class ZImageOmni(GroupedFamily, ZImage):
     """Time and sign are Z-Image's; source images pass as clean pictures, and once more as a vision encoder sees them.
 
     A prompt is several texts, the source images between them; so the empty prompt depends on how many there are.
@@ -44,6 +43,7 @@ class ZImageOmni(ZImage):
     other_marks = ()
     max_sources = 8
     text_sees_sources = True
+    grouped_by = SOURCE
     text_parts = (*ZImage.text_parts, "siglip", "siglip_processor")
 
     def encode_prompts(
@@ -71,11 +71,6 @@ class ZImageOmni(ZImage):
         # with source images the texts between them are a few tokens each, and the longest has the prompt
         lengths = [1] * (sources + 2) if sources else [1]
         return min(self.longest_text, room_in_places(lengths, transformer_config["axes_lens"][0]))
-
-    def velocity(
-        self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
-    ) -> torch.Tensor:
-        return in_groups(partial(self._velocity, transformer), z_BCHW, sigma_B, condition, SOURCE)
 
     def _velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, items: Sequence[PromptTensors]
