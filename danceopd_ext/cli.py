@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from danceopd_ext.endings import refused, show
 from danceopd_ext.errors import Stopped, TrainingError, UserError, nearest, readable
 from danceopd_ext.ranges import RANK
-from danceopd_ext.screen import last_word
+from danceopd_ext.safe_output import last_word
+from danceopd_ext.system_errors import refused, show
 from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.whole_numbers import whole
 
@@ -18,13 +18,13 @@ DTYPES = ("fp16", "bf16", "float")
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main` and return the exit code: 0 done, 2 the user's input is wrong, 1 the run had to stop, 130 it was
-    asked to stop (Ctrl-C, SIGTERM, a closed terminal).
+    """Call `main` and return the exit code: 0 done, 2 wrong input, 1 the run had to stop, 130 it was asked to stop
+    (Ctrl-C, SIGTERM, a closed terminal).
 
-    All but the first say one message without a traceback, as does what the system or a disk refuses (see
-    endings.refused). Any other exception passes through, so that Python prints it and exits with 1. Output is UTF-8
-    whatever the console's code page, and a character that cannot be shown is replaced rather than fatal. A screen that
-    is gone changes no exit code.
+    Every code but 0 comes with one message and no traceback, also for errors of the system or a disk (see
+    system_errors.refused). Any other exception passes through: Python prints it and exits with 1. Output is UTF-8,
+    whatever the console's code page, and a character that cannot be shown is replaced. A closed terminal does not
+    change the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

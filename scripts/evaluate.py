@@ -36,10 +36,10 @@ from danceopd_ext.evaluation.painter import Drawing, Painter
 from danceopd_ext.evaluation.report import draw_examples, markdown
 from danceopd_ext.evaluation.scores import ClipScore, score_folder
 from danceopd_ext.files import check_writable, whole_file
+from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.loading import ModelFiles
-from danceopd_ext.quiet import quieten
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS, Range
 from danceopd_ext.whole_numbers import positive, whole
 
@@ -49,7 +49,7 @@ PRECISIONS = ("no", "fp16", "bf16")
 def main(argv: Sequence[str]) -> None:
     """Draw, score and report. Raises UserError, before anything is written, and TrainingError."""
     arguments = parser().parse_args(argv)
-    quieten()
+    silence_libraries()
     try:
         evaluate(arguments)
     except torch.OutOfMemoryError as error:

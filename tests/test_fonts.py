@@ -8,7 +8,7 @@ from PIL import ImageFont
 
 from danceopd_ext import fonts
 from danceopd_ext.fonts import font_for, has_all
-from danceopd_ext.pictures import draw_grid, wrap
+from danceopd_ext.picture_grid import draw_grid, wrap
 
 CHINESE = "把猫变红"
 

@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from danceopd_ext.config import load_preset
-from danceopd_ext.config.split import split_preset
-from danceopd_ext.data.weights import check_weights
+from danceopd_ext.config.hosted_preset import split_preset
+from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.registry import FAMILIES

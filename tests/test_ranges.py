@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext.config import pairs
+from danceopd_ext.config import name_value_pairs
 from danceopd_ext.config.danceopd import Teacher
 from danceopd_ext.config.fields import check_ranges, key_types
 from danceopd_ext.config.load import build_preset, parse_flag
@@ -19,7 +19,7 @@ from danceopd_ext.config.schema import SECTIONS
 from danceopd_ext.data.dataset_schema import DATASET_KEYS, INHERITED_KEYS, NUMBERS, check_table
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.data.weights import check_weights
+from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import PIXELS, Range, shown, written
 from danceopd_ext.toolkits.hosted.numbers import ANY, LIMITS
@@ -194,11 +194,13 @@ def test_a_dataset_number_that_no_file_has():
 )
 def test_arguments_of_an_optimizer_past_a_limit(pair):
     with pytest.raises(UserError, match=rf"optimizer_args: {pair.partition('=')[0]} = .*must be"):
-        pairs.parse_pairs([pair], "optimizer_args")
+        name_value_pairs.parse_pairs([pair], "optimizer_args")
 
 
 def test_every_limit_of_a_toolkit_has_two_ends():
-    assert all(within.is_closed for within in (*LIMITS.values(), ANY, *pairs.LIMITS.values(), pairs.ANY))
+    assert all(
+        within.is_closed for within in (*LIMITS.values(), ANY, *name_value_pairs.LIMITS.values(), name_value_pairs.ANY)
+    )
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "two", "16385", "9" * 5000, "1e3", "²"])

@@ -12,8 +12,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from danceopd_ext.config.danceopd import DanceOPDSection
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.config.schema import SECTIONS, Preset
-from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.foreign.hub import repository_of
 

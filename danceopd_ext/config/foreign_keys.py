@@ -2,7 +2,7 @@
 
 Source: the arguments of sd-scripts' train_network.py and of its train_network scripts for SD3, FLUX.1, Lumina,
 HunyuanImage, Anima and SDXL (August 2025 to June 2026), and the settings that kohya_ss and lora-scripts (SD-Trainer)
-save. What is done with these keys is in strangers.py.
+save. What is done with these keys is in unknown_keys.py.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.config.effects import without_effect
 from danceopd_ext.config.fields import convert, given, is_unset, key_types, right_word, type_name
 from danceopd_ext.config.local_code import NAME, refuse_in_preset, split_off
+from danceopd_ext.config.no_effect import without_effect
 from danceopd_ext.config.paths import find, placed
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
-from danceopd_ext.config.strangers import Stranger, is_foreign_section, welcome
-from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
+from danceopd_ext.config.unknown_keys import UnknownKey, check_unknown_keys, is_foreign_section
+from danceopd_ext.data.user_paths import PROMPT_SUFFIXES
 from danceopd_ext.errors import MissingFile, UserError, few_letters, nearest
 from danceopd_ext.foreign.text import read_text
 from danceopd_ext.foreign.toml import MOST, parse_toml
@@ -62,14 +62,14 @@ def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | Non
     UserError for all others in one message, for a wrong type or range, or a missing file.
     """
     path, known = Path(path), flat_keys()
-    values, strangers, sections = flatten(read_preset(path), path)
+    values, others, sections = flatten(read_preset(path), path)
     local, flags = split_off(overrides)
     for name, text in flags.items():
         if name in known:
             values[name] = parse_flag(name, text)
         else:
-            strangers.append(Stranger(name, f"--{name}", _most_likely(text)))
-    notes = welcome(strangers, sections, path, values, [*known, *TABLES, "config", NAME])
+            others.append(UnknownKey(name, f"--{name}", _most_likely(text)))
+    notes = check_unknown_keys(others, sections, path, values, [*known, *TABLES, "config", NAME])
     preset = build_preset(values, path.parent)
     return dataclasses.replace(preset, notes=[*notes, *preset.notes], allow_local_code=local)
 
@@ -98,12 +98,12 @@ def is_table(section: str, key: str) -> bool:
     return section == "danceopd" and key in TABLES
 
 
-def flatten(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[Stranger], list[str]]:
+def flatten(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[UnknownKey], list[str]]:
     """One level of sections is dissolved, as sd-scripts does; the tables of [danceopd] stay tables.
 
     Returns the values of our keys, all other keys, and a sentence on each unknown section.
     """
-    known, flat, strangers = flat_keys(), {}, []
+    known, flat, others = flat_keys(), {}, []
     sections = [name for name, value in document.items() if isinstance(value, dict)]
     unknown = [name for name in sections if name not in SECTIONS and not is_foreign_section(name)]
     document = {name: value for name, value in document.items() if name not in unknown}
@@ -111,8 +111,8 @@ def flatten(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[
         if key in known or is_table(section, key):
             flat[key] = entry
         else:
-            strangers.append(Stranger(key, key, entry, section))
-    return flat, strangers, [f"unknown section [{name}].{nearest(name, SECTIONS)}" for name in unknown]
+            others.append(UnknownKey(key, key, entry, section))
+    return flat, others, [f"unknown section [{name}].{nearest(name, SECTIONS)}" for name in unknown]
 
 
 def build_preset(values: dict[str, Any], folder: Path) -> Preset:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.data.textfiles import breaks
+from danceopd_ext.data.user_paths import breaks
 from danceopd_ext.errors import UserError
 
 BACKSLASH = " In double quotes a backslash must be doubled: write paths with / or in 'single quotes'."

@@ -12,7 +12,7 @@ from typing import Literal
 from danceopd_ext.config.danceopd import DanceOPDSection
 from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schema, in a file of its own
 from danceopd_ext.config.fields import check_ranges, key, one_of
-from danceopd_ext.config.rates import default_rate
+from danceopd_ext.config.learning_rate import default_rate
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from danceopd_ext.data.foreign_config import is_training, renamed
-from danceopd_ext.data.textfiles import breaks
+from danceopd_ext.data.user_paths import breaks
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.ranges import PIXELS, SAMPLES, STEPS, Range, shown, written
 

@@ -26,7 +26,7 @@ from danceopd_ext.data.items import CaptionRules, Item
 from danceopd_ext.data.metadata_file import read_metadata
 from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.subset import Subset
-from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.data.user_paths import find_path
 from danceopd_ext.errors import UserError, few, nearest
 from danceopd_ext.foreign.json import parse_json
 from danceopd_ext.foreign.text import read_text

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from danceopd_ext.data.textfiles import PROMPT_SUFFIXES
+from danceopd_ext.data.user_paths import PROMPT_SUFFIXES
 from danceopd_ext.errors import few
 
 IMAGE_DIR = 'here "image_dir" of [[datasets.subsets]]'

@@ -40,7 +40,7 @@ class Item:
     is the picture that the prompt describes, where there is one; most methods do not look at it.
 
     An item with `source_images` is an edit: the text is its instruction. `source_sizes` are the sizes in which the
-    model takes them (see sources.measure), as many; a batch holds items of equal sizes only.
+    model takes them (see SourceImages.measure), as many; a batch holds items of equal sizes only.
     """
 
     text: str

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.pictures import PictureFile, load_cut, load_picture
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.data.text_cache import Encoded, TextCache
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from danceopd_ext.data.items import CaptionRules, Item, RouteData
 from danceopd_ext.data.plan import Plan
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.textfiles import find_path
-from danceopd_ext.data.weights import check_weights
+from danceopd_ext.data.route_weights import check_weights
+from danceopd_ext.data.source_images import SourceImages
+from danceopd_ext.data.user_paths import find_path
 from danceopd_ext.errors import UserError, nearest, readable
 
 PathLike = str | os.PathLike

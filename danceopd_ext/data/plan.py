@@ -17,8 +17,8 @@ from danceopd_ext.data.captions import caption_is_fixed, draw_caption
 from danceopd_ext.data.items import Item, RouteData, Size
 from danceopd_ext.data.route_stream import RouteStream
 from danceopd_ext.data.route_summary import RouteSummary, summarise
+from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.data.seeds import python_rng
-from danceopd_ext.data.weights import check_weights
 from danceopd_ext.errors import UserError
 from danceopd_ext.method import draw_route
 

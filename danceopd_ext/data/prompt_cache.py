@@ -9,7 +9,7 @@ from torch import Tensor
 
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.plan import Prompt
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.data.text_cache import Encoded, TextCache
 
 

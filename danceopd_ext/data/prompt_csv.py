@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from danceopd_ext.data.row_names import KNOWN
+from danceopd_ext.data.column_names import KNOWN
 from danceopd_ext.errors import UserError
-from danceopd_ext.foreign.tables import parse_csv
+from danceopd_ext.foreign.csv import parse_csv
 
 DELIMITERS = ",;\t|"
 #: Excel's own first line, which names the delimiter; saved again it may be in quotes or followed by empty fields

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danceopd_ext.data.buckets import around
+from danceopd_ext.data.column_names import Names
 from danceopd_ext.data.items import CaptionRules, Item, Size
 from danceopd_ext.data.pictures import ItemPicture
 from danceopd_ext.data.prompt_csv import csv_rows
 from danceopd_ext.data.prompt_entries import FLAGS, Entry, Unused, one_line, read_lines
-from danceopd_ext.data.row_names import Names
-from danceopd_ext.data.sources import path_of_row, sources_of_row
+from danceopd_ext.data.source_images import path_of_row, sources_of_row
 from danceopd_ext.data.subset import image_size
-from danceopd_ext.data.textfiles import PROMPT_SUFFIXES, find_beside, unquoted
 from danceopd_ext.data.ui_syntax import settings_lines, settings_note, syntax_notes
+from danceopd_ext.data.user_paths import PROMPT_SUFFIXES, find_beside, unquoted
 from danceopd_ext.errors import UserError, readable
 from danceopd_ext.foreign.json import parse_lines
 from danceopd_ext.foreign.text import read_text
@@ -51,7 +51,7 @@ def read_prompts(
     names a source image, other flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with
     optional width and height, and optional paths of pictures (from the file's folder, or else from the working
     directory): `target`, which the prompt describes and which is not opened here, and `source` (see
-    sources.sources_of_row), which makes an edit of it. Line breaks inside a prompt become blanks.
+    source_images.sources_of_row), which makes an edit of it. Line breaks inside a prompt become blanks.
 
     Every prompt is used with each of `resolutions` (pixels) unless it has a size of its own. An edit takes the
     proportions of its first source image, at about the area of the resolution and with sides that are multiples of

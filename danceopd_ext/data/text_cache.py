@@ -1,8 +1,9 @@
 """What encoders give on disk, so that the encoders can leave before training starts.
 
 One safetensors file per text below `<folder>/<model_key>/`; it holds whatever tensors the model family's encoder gives
-for one prompt, and in its metadata the text itself and a digest of the tensors (see entries). Each file is checked when
-it is read: before training, so that a damaged one is encoded again while the encoders are at hand, and in a step.
+for one prompt, and in its metadata the text itself and a digest of the tensors (see cache_entries). Each file is
+checked when it is read: before training, so that a damaged one is encoded again while the encoders are loaded, and in a
+step.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from danceopd_ext.data.entries import DAMAGED, NOT_FINITE, UNDIGESTED, Unsound, read_entry, write_entry
-from danceopd_ext.disks import disk_problem
+from danceopd_ext.data.cache_entries import DAMAGED, NOT_FINITE, UNDIGESTED, UnusableEntry, read_entry, write_entry
+from danceopd_ext.disk_errors import disk_problem
 from danceopd_ext.errors import UserError, counted, few_letters
 from danceopd_ext.files import only_writer, whole_file
 from danceopd_ext.finite import first_broken
@@ -34,7 +35,7 @@ _AGAIN = {
 
 
 def again_notes(folder: Path, what: str, found: Mapping[str, int]) -> list[str]:
-    """Return a note for each kind of unsound file. `found`: why (see entries.Unsound) -> how many files."""
+    """Return a note for each kind of unsound file. `found`: why (see cache_entries.UnusableEntry) -> how many files."""
     return [
         f"{folder}: {counted(count, f'encoded {what}')} {'is' if count == 1 else 'are'} {_AGAIN[why]}: encoded again"
         for why, count in sorted(found.items())
@@ -192,7 +193,7 @@ class TextCache:
             tensors, metadata = read_entry(self.path(text))
         except OSError:
             return None
-        except Unsound as problem:
+        except UnusableEntry as problem:
             self._unsound[problem.why] += 1
             return None
         if metadata.get("text") != ascii(text):

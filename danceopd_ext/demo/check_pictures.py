@@ -8,7 +8,7 @@ from danceopd_ext.demo.edits import EDIT_KINDS
 from danceopd_ext.demo.kinds import check_all, kinds, pick
 from danceopd_ext.demo.near_misses import other_changes, wrong_changes, wrong_scenes
 from danceopd_ext.demo.world import render
-from danceopd_ext.pictures import draw_grid
+from danceopd_ext.picture_grid import draw_grid
 
 
 def draw_kinds(seed: int = 0, prompts: int = 2) -> Image.Image:

@@ -26,9 +26,9 @@ from danceopd_ext.demo.scene import IMAGE_SIZE
 from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.json import parse_lines
 from danceopd_ext.foreign.text import read_text
+from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.machine import versions
-from danceopd_ext.pictures import PAPER, draw_grid
-from danceopd_ext.quiet import quieten
+from danceopd_ext.picture_grid import PAPER, draw_grid
 
 #: noise of the report; nothing was tuned on it (tuning used seeds below 1000)
 SEED = 20260701
@@ -142,7 +142,7 @@ def peak_memory_of(log: Path) -> float:
 
 def main(folder: Path, seconds: dict[str, float]) -> None:
     """Write report.json and grid.png into `folder`, which holds the trained LoRA."""
-    quieten()
+    silence_libraries()
     torch.set_num_threads(1)  # threads wait for each other as soon as a core is busy elsewhere
     start = time.perf_counter()
     student = folder / "fused.safetensors"

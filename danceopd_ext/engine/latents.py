@@ -16,7 +16,7 @@ from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.latent_cache import LatentCache, SourceCache
 from danceopd_ext.data.pictures import PictureFile, load_picture
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.engine.devices import free_cached_memory
 from danceopd_ext.engine.finite_checks import naming_encoders
 from danceopd_ext.engine.model import Model

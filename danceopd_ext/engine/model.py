@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.engine.checks import check_attention, check_weights, select_attention
 from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.models.family import Family, SizeLimits

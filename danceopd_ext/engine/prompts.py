@@ -15,7 +15,7 @@ from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.pictures import load_picture
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.engine.devices import free_cached_memory
 from danceopd_ext.engine.finite_checks import naming_encoders

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from danceopd_ext.data.pictures import PictureFile, decoded
 from danceopd_ext.data.plan import Prompt
-from danceopd_ext.data.tables import Row, picture_of, read_rows, text_of
+from danceopd_ext.data.table_rows import Row, picture_of, read_rows, text_of
 from danceopd_ext.errors import UserError
 
 LANGUAGES = ("en", "cn")

@@ -10,7 +10,7 @@ import numpy as np
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.evaluation.pictures import read_picture
 from danceopd_ext.files import whole_file
-from danceopd_ext.pictures import draw_grid
+from danceopd_ext.picture_grid import draw_grid
 
 EXAMPLES = 8
 

@@ -36,7 +36,7 @@ def repository_of(place: str) -> str | None:
     return None if _FOLDER.fullmatch(parts[0].lower()) else "/".join(parts[:2])
 
 
-def not_here(place: str | os.PathLike) -> str:
+def no_such_file(place: str | os.PathLike) -> str:
     """Say that there is no such file or folder, and what is near: a sentence or two, which begins with the path."""
     path = Path(place)
     told, folder = f"{path}: no such file or folder", path.parent
@@ -53,7 +53,7 @@ def _from(path: Path) -> str:
     return "" if path.is_absolute() else f" (the current folder is {Path.cwd()})"
 
 
-def why_not(error: BaseException, repository: str) -> str:
+def hub_refusal(error: BaseException, repository: str) -> str:
     """Say why the Hub does not give a repository, from what its client raised."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:

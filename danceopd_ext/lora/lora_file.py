@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from danceopd_ext.errors import UserError, few_letters, nearest, printable
-from danceopd_ext.foreign.hub import not_here, repository_of, why_not
+from danceopd_ext.foreign.hub import hub_refusal, no_such_file, repository_of
 from danceopd_ext.foreign.json import parse_json
 from danceopd_ext.foreign.tensors import read_pickle, read_tensors
 from danceopd_ext.foreign.text import read_text
@@ -48,7 +48,7 @@ def open_lora_file(place: str | os.PathLike) -> LoraFile:
     path = Path(os.path.expanduser(place))
     if not os.path.exists(path):  # os.path: Path.exists raises for a name that is too long
         if not _looks_like_hub(str(place)):
-            raise UserError(not_here(path))
+            raise UserError(no_such_file(path))
         path = _download(str(place))
     if path.is_dir():
         path = _choose(_names_in(path), path)
@@ -119,8 +119,8 @@ def _download(place: str) -> Path:
     except Exception as problem:  # the hub raises its own, requests' and httpx's errors, by version
         raise UserError(
             f"{place}: no such file or folder (the current folder is {Path.cwd()}), and it could not be fetched from "
-            f"huggingface.co/{repository} ({why_not(problem, repository)}). If it is a file of yours, check the path; "
-            "if it is on the Hub, the name and the connection."
+            f"huggingface.co/{repository} ({hub_refusal(problem, repository)}). If it is a file of yours, check the "
+            "path; if it is on the Hub, the name and the connection."
         ) from problem
 
 

@@ -22,7 +22,7 @@ from huggingface_hub import snapshot_download
 from danceopd_ext.errors import UserError
 from danceopd_ext.finite import broken_weight
 from danceopd_ext.foreign.files import check_file
-from danceopd_ext.foreign.hub import not_here, repository_of, why_not
+from danceopd_ext.foreign.hub import hub_refusal, no_such_file, repository_of
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.foreign.tensors import read_header, read_tensors
 from danceopd_ext.models.configuration import (
@@ -317,7 +317,7 @@ def _folder(where: str, key: str) -> Path:
             f"{where} ({key}): a {path.suffix} file can run code when opened; use its .safetensors version."
         )
     if not _hub_id(where):
-        hint = not_here(path).partition("no such file or folder")[2].lstrip(";. ")
+        hint = no_such_file(path).partition("no such file or folder")[2].lstrip(";. ")
         raise UserError(
             f"{where} ({key}) was not found: give a hub id, a diffusers folder or a .safetensors file. {hint}".strip()
         )
@@ -335,7 +335,7 @@ def _checked_files(where: str, key: str) -> Path:
         folder = Path(snapshot_download(where, allow_patterns=list(CHECKED_FILES)))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
-            f"{where} ({key}) is no file or folder here, and the hub does not give it ({why_not(error, where)}). "
+            f"{where} ({key}) is no file or folder here, and the hub does not give it ({hub_refusal(error, where)}). "
             f"If it is a file or folder of yours, check the path (the current folder is {Path.cwd()}). If it is on the "
             "hub, check the spelling and your connection; a gated model needs `hf auth login` first."
         ) from error

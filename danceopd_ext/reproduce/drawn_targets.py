@@ -12,7 +12,7 @@ from PIL import Image
 from danceopd_ext.demo.omni_draw import doubled, draw, encode_edits, encode_texts, halved
 from danceopd_ext.demo.pretrain.teachers import use_loras
 from danceopd_ext.files import whole_folder
-from danceopd_ext.foreign.tables import read_csv
+from danceopd_ext.foreign.csv import read_csv
 from danceopd_ext.reproduce.evaluate import load
 from danceopd_ext.reproduce.sources import BASE, STYLE, Sources
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
-from danceopd_ext.foreign.tables import read_csv
+from danceopd_ext.foreign.csv import read_csv
 
 FACTS = ("label", "group", "seed", "alpha", "beta", "forwards", "backwards", "seconds")
 

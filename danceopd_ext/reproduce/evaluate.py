@@ -22,7 +22,7 @@ from danceopd_ext.demo.omni_score import encode_asked, held_out_edits, held_out_
 from danceopd_ext.demo.pretrain.omni import load_omni
 from danceopd_ext.demo.pretrain.teachers import use_loras
 from danceopd_ext.files import whole_file
-from danceopd_ext.quiet import quieten
+from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.reproduce.summary import MEASURES, averages_of
 
 #: of the noise of drawings and of the choice of edits, in the tables; nothing was tuned on this choice
@@ -73,7 +73,7 @@ def evaluate_missing(jobs: Sequence[Job], processes: int) -> int:
 
 def evaluate(job: Job) -> None:
     """Write the scores {measure: {column: 0..1}}; and one picture of each kind, and the scores of all, as .npz."""
-    quieten()
+    silence_libraries()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads of so small a model only wait for each other
     try:

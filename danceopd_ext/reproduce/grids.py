@@ -11,7 +11,7 @@ from danceopd_ext.demo.omni_score import held_out_edits, held_out_prompts
 from danceopd_ext.demo.scene import IMAGE_SIZE
 from danceopd_ext.demo.world import render
 from danceopd_ext.files import whole_file
-from danceopd_ext.pictures import PAPER, draw_grid
+from danceopd_ext.picture_grid import PAPER, draw_grid
 
 SOURCE = "source"
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from danceopd_ext.errors import MissingFile, UserError
 from danceopd_ext.files import whole_file
-from danceopd_ext.pictures import PAPER
+from danceopd_ext.picture_grid import PAPER
 from danceopd_ext.reproduce.budgets import BUDGETS, Budget
 from danceopd_ext.reproduce.entries import Entry, read_entries
 from danceopd_ext.reproduce.files import write_files

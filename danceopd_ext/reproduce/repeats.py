@@ -19,7 +19,7 @@ from danceopd_ext.demo.omni_draw import draw
 from danceopd_ext.demo.omni_score import encode_asked, held_out_edits
 from danceopd_ext.demo.pretrain.teachers import use_loras
 from danceopd_ext.errors import UserError
-from danceopd_ext.quiet import quieten
+from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.ranges import SOLVER_STEPS
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.evaluate import SEED, load
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = find_sources(args.sources, [TEACHER])
     models = {"edit source": sources.file(TEACHER), **models_of(args.lora)}
     edits = chosen_edits(args.split, args.edits)
-    quieten()
+    silence_libraries()
     pipeline = load(str(sources.pipeline), None)
     items = encode_asked(pipeline, edits)
     print(f"{len(edits)} edits ({args.split}), {args.noises} drawings of each, {args.steps} solver steps\n")

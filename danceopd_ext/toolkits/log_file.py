@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.disks import DiskProblem, disk_problem
+from danceopd_ext.disk_errors import DiskProblem, disk_problem
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.files import read_bytes

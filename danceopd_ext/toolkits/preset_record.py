@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from danceopd_ext.disks import disk_problem
+from danceopd_ext.disk_errors import disk_problem
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.text import read_text

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from danceopd_ext.config.hosted_preset import HostedPreset, split_preset
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
-from danceopd_ext.config.split import HostedPreset, split_preset
 from danceopd_ext.config.toolkits import TOOLKITS, hosted_toolkits, quoted
 from danceopd_ext.errors import MissingFile, Stopped, UserError, nearest
 from danceopd_ext.foreign.text import read_text
-from danceopd_ext.screen import lasting_screen
+from danceopd_ext.safe_output import safe_output
 from danceopd_ext.toolkits.launched import STARTED_BY, about_exit_code, is_first_process, watched_launcher
 from danceopd_ext.toolkits.native.stop import Interruptible, ask, end_process
 
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or any(word in HELP for word in arguments):
         print(USAGE)
         return
-    with lasting_screen():
+    with safe_output():
         with told_once(), stoppable():
             config, flags = parse_command(arguments)
             try:
@@ -139,9 +139,9 @@ def told_once() -> Iterator[None]:
 def train_native(preset: Preset) -> Path:
     """Train with our own loop."""
     # imported here: a toolkit's environment lacks what these need, and they are slow to import
-    from danceopd_ext.quiet import quieten
+    from danceopd_ext.library_logging import silence_libraries
 
-    quieten()
+    silence_libraries()
     from danceopd_ext.toolkits.native.launcher import refuse_engines
     from danceopd_ext.toolkits.native.processes import all_processes
     from danceopd_ext.toolkits.native.train import train

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from danceopd_ext.disks import disk_problem
+from danceopd_ext.disk_errors import disk_problem
 from danceopd_ext.errors import few_letters, printable
 
 #: the tracker methods that trainers call while they train and at the end

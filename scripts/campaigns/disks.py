@@ -84,7 +84,7 @@ class Case:
 
 def train(preset: Path, folder: Path, case: Case) -> int:
     """Train in this process; what is said goes to folder/said.txt. Returns the exit code, 99 for a traceback."""
-    from danceopd_ext import elsewhere
+    from danceopd_ext import fallback_folders
     from danceopd_ext.cli import run
     from danceopd_ext.toolkits.native.journal import Journal
     from danceopd_ext.toolkits.run import main
@@ -101,7 +101,7 @@ def train(preset: Path, folder: Path, case: Case) -> int:
     os.chdir(folder / "working")
     os.environ["HOME"] = str(folder / "home")
     tempfile.tempdir = str(folder / "temporary")
-    elsewhere.PAUSE, elsewhere.LONGEST_WAIT = 0.3, 1.5
+    fallback_folders.PAUSE, fallback_folders.LONGEST_WAIT = 0.3, 1.5
     Journal.record = recorded
     code = 99
     with redirect_stdout(said), redirect_stderr(said), ExitStack() as stack:

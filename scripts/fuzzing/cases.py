@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from danceopd_ext.endings import refused
 from danceopd_ext.errors import UserError
+from danceopd_ext.system_errors import refused
 from fuzzing.octets import STRANGER, make_odd_files
 from fuzzing.outcomes import CONTROL, Outcome, frame_of, is_long, is_nameless, traced
 from fuzzing.targets import TARGETS, Case

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.config.load import flat_keys, load_preset
-from danceopd_ext.config.split import split_preset
 from danceopd_ext.toolkits.run import parse_command
 from fuzzing.presets import FILES, odd_flags, odd_preset, write
 from fuzzing.targets import Case, Stage, target

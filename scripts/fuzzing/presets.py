@@ -11,9 +11,9 @@ from typing import Any
 from accelerate.state import AcceleratorState, GradientState
 
 from danceopd_ext.config.fields import key_types
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import SECTIONS
-from danceopd_ext.config.split import split_preset
 from danceopd_ext.demo import PIPELINE
 from danceopd_ext.toolkits.native.checks import tensorboard_folder
 from danceopd_ext.toolkits.native.merging import merge_teachers

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.numbers import check_numbers

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.config.as_used import hosted_preset, name_of, native_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.config.load import load_preset
-from danceopd_ext.config.split import split_preset
 from danceopd_ext.foreign.toml import parse_toml
 
 NATIVE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from danceopd_ext.config import load_preset
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.errors import UserError
 
 NATIVE = '[model]\npretrained_model_name_or_path = "x"\n[danceopd.teachers.base]\n'

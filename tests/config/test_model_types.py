@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from danceopd_ext.config.fields import key_types
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.schema import SECTIONS
-from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.config.toolkits import NATIVE, TOOLKITS, hosted_toolkits
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import FAMILIES

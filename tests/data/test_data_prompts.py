@@ -6,7 +6,7 @@ import pytest
 
 from danceopd_ext.data.items import CaptionRules
 from danceopd_ext.data.prompts import read_prompts
-from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.data.user_paths import find_path
 from danceopd_ext.errors import UserError
 
 SQUARE = [(512, 512)]

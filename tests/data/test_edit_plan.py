@@ -12,7 +12,7 @@ from danceopd_ext.data.load import load_data
 from danceopd_ext.data.pictures import ItemPicture, inspect_picture, load_picture
 from danceopd_ext.data.plan import Plan, Prompt
 from danceopd_ext.data.prompt_cache import PromptCache
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.data.text_cache import TextCache
 from danceopd_ext.errors import UserError
 from tests.tiny.edit_files import captions, editor, save

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from danceopd_ext.data.entries import write_entry
+from danceopd_ext.data.cache_entries import write_entry
 from danceopd_ext.data.latent_cache import _is_latents
 from danceopd_ext.data.text_cache import TextCache
 

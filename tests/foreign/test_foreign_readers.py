@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.config import load_preset
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.data.dataset_toml import read_dataset_config
 from danceopd_ext.data.prompt_entries import read_sample_file
 from danceopd_ext.data.prompts import read_prompts
-from danceopd_ext.data.tables import read_rows
+from danceopd_ext.data.table_rows import read_rows
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import check_parts, find_model_files, load_layout
 from danceopd_ext.reproduce.entries import read_entries

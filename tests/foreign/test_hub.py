@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from danceopd_ext.foreign.hub import not_here, repository_of, why_not
+from danceopd_ext.foreign.hub import hub_refusal, no_such_file, repository_of
 
 REPOSITORIES = (
     "stabilityai/stable-diffusion-3.5-medium", "black-forest-labs/FLUX.1-dev", "Tongyi-MAI/Z-Image", "Qwen/Qwen-Image",
@@ -33,20 +33,20 @@ def test_what_is_not_here_names_what_is_near(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "style").mkdir()
     (tmp_path / "style" / "cats.safetensors").touch()
-    assert 'Did you mean "cats.safetensors"?' in not_here("style/cat.safetensors")
-    assert "its folder nowhere does not exist either" in not_here("nowhere/cat.safetensors")
-    assert str(tmp_path) in not_here("nowhere/cat.safetensors")
-    assert not_here("a\0b/c").count("no such file") == 1 and not_here("a" * 5000).count("no such file") == 1
+    assert 'Did you mean "cats.safetensors"?' in no_such_file("style/cat.safetensors")
+    assert "its folder nowhere does not exist either" in no_such_file("nowhere/cat.safetensors")
+    assert str(tmp_path) in no_such_file("nowhere/cat.safetensors")
+    assert no_such_file("a\0b/c").count("no such file") == 1 and no_such_file("a" * 5000).count("no such file") == 1
 
 
 def test_reasons_of_the_hub():
     errors = pytest.importorskip("huggingface_hub.errors")
 
     def why(kind):
-        return why_not(kind.__new__(kind), "style/cat")
+        return hub_refusal(kind.__new__(kind), "style/cat")
 
     assert "it has no repository style/cat" in why(errors.RepositoryNotFoundError)
     assert "hf auth login" in why(errors.GatedRepoError)
     assert "HF_HUB_OFFLINE" in why(errors.OfflineModeIsEnabled)
-    assert why_not(OSError("no connection\n\x1b[2Jmore"), "style/cat") == "no connection"
-    assert why_not(OSError(), "style/cat") == "OSError"
+    assert hub_refusal(OSError("no connection\n\x1b[2Jmore"), "style/cat") == "no connection"
+    assert hub_refusal(OSError(), "style/cat") == "OSError"

@@ -47,7 +47,7 @@ def full_memory() -> None:
 
 def full_disk() -> None:
     """No LoRA and no state fits into the folder `out`; the folder that FREE names has room."""
-    from danceopd_ext import elsewhere
+    from danceopd_ext import fallback_folders
 
     replace = os.replace
 
@@ -57,7 +57,7 @@ def full_disk() -> None:
         return replace(source, target)
 
     os.replace = full
-    elsewhere._other_folders = lambda: iter([Path(os.environ["FREE"])])
+    fallback_folders._other_folders = lambda: iter([Path(os.environ["FREE"])])
 
 
 def check_saved_elsewhere(result: subprocess.CompletedProcess, out: Path, free: Path) -> None:

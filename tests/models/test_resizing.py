@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.flux import kontext_size
 from danceopd_ext.models.registry import FAMILIES

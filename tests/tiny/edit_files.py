@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 
 
 def save(path: Path, size: tuple[int, int] = (8, 8), seed: int = 1) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext import elsewhere, files
+from danceopd_ext import fallback_folders, files
 from danceopd_ext.toolkits.run import main
 from tests.tiny.loras import write_random_lora
 from tests.toolkits.runs import forget_accelerate
@@ -53,7 +53,7 @@ def places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "working")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    monkeypatch.setattr(elsewhere, "LONGEST_WAIT", 0.0)
+    monkeypatch.setattr(fallback_folders, "LONGEST_WAIT", 0.0)
     return tmp_path
 
 

@@ -83,7 +83,7 @@ def test_the_toolkits_trainer_is_called(tmp_path, monkeypatch, capsys, toolkit, 
     monkeypatch.setitem(sys.modules, f"danceopd_ext.toolkits.{folder}", ModuleType("package"))
     monkeypatch.setitem(sys.modules, f"danceopd_ext.toolkits.{folder}.run", trainer)
     monkeypatch.setitem(sys.modules, "danceopd_ext.toolkits.native.train", None)  # importing it would fail
-    monkeypatch.setitem(sys.modules, "danceopd_ext.quiet", None)
+    monkeypatch.setitem(sys.modules, "danceopd_ext.library_logging", None)
     path = tmp_path / "preset.toml"
     path.write_text(PRESET.replace("musubi-tuner", toolkit), encoding="utf-8")
     assert run(main, ["--config", str(path), "--anything", "1"]) == 0

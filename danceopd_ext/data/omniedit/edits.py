@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from danceopd_ext.data.tables import Row, encoded_of, rgb_of, text_of
+from danceopd_ext.data.table_rows import Row, encoded_of, rgb_of, text_of
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import whole_file
 

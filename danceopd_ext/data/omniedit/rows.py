@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from danceopd_ext.data.tables import Row, read_rows
+from danceopd_ext.data.table_rows import Row, read_rows
 from danceopd_ext.errors import UserError
 
 

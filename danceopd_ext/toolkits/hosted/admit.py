@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.config.local_code import FLAG
-from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.config.toolkits import TOOLKITS
 from danceopd_ext.errors import UserError, printable
 from danceopd_ext.toolkits.hosted.commit import read_commit, read_remotes, read_small

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.config.model_types import explain_model_type
-from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.config.toolkits import TOOLKITS, Toolkit
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.layer_names import LayerNames

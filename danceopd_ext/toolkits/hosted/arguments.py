@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danceopd_ext.config.hosted_preset import HostedPreset, danceopd_keys
+from danceopd_ext.config.learning_rate import check_own_rate, check_warmup
 from danceopd_ext.config.load import flat_keys
-from danceopd_ext.config.pairs import parse_pairs, python_pairs
+from danceopd_ext.config.name_value_pairs import parse_pairs, python_pairs
 from danceopd_ext.config.paths import at_home
-from danceopd_ext.config.rates import check_own_rate, check_warmup
-from danceopd_ext.config.split import HostedPreset, danceopd_keys
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.toolkits.hosted.values import Wrong, can_be_given, from_toml, from_words, shown
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from danceopd_ext.disks import DiskProblem, disk_problem
-from danceopd_ext.elsewhere import NoPlace, Placed, put, put_somewhere, saved_before
+from danceopd_ext.disk_errors import DiskProblem, disk_problem
 from danceopd_ext.errors import TrainingError
+from danceopd_ext.fallback_folders import NotSaved, SavePlace, save_anywhere, save_result, saved_before
 from danceopd_ext.files import whole_folder, whole_named_file
 from danceopd_ext.toolkits.hosted.border import Given
 from danceopd_ext.toolkits.hosted.saved import Saved, saved_since
@@ -60,8 +60,8 @@ class GuardedSaves:
 
         last = self.ending() or wanted.stem == self.args.output_name
         try:
-            placed = put_somewhere(write, wanted, tell, self.stopped) if last else put(write, wanted)
-        except NoPlace as error:
+            placed = save_anywhere(write, wanted, tell, self.stopped) if last else save_result(write, wanted)
+        except NotSaved as error:
             self.moved[wanted] = None
             if last:
                 saved = saved_since(self.args, self.start)
@@ -84,8 +84,8 @@ class GuardedSaves:
 
         last = self.ending() or wanted.name == f"{self.args.output_name}-state"
         try:
-            placed = put(write, wanted, anywhere=last)
-        except NoPlace as error:
+            placed = save_result(write, wanted, anywhere=last)
+        except NotSaved as error:
             self.moved[wanted] = None
             self._keep_old(True)
             tell(f"{error}. No state is saved." if last else error.between)
@@ -93,10 +93,10 @@ class GuardedSaves:
         self._note(wanted, placed)
         return str(placed.path)
 
-    def _note(self, wanted: Path, placed: Placed) -> None:
+    def _note(self, wanted: Path, placed: SavePlace) -> None:
         if placed.path != wanted:
             self.moved[wanted] = placed.path
-            tell(placed.told(wanted))
+            tell(placed.message(wanted))
 
     def _keep_old(self, failed: bool) -> None:
         """Let the toolkit remove no older file in the place of one that was not saved."""

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import torch
 
-from danceopd_ext.config.rates import default_rate
+from danceopd_ext.config.learning_rate import default_rate
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
-from danceopd_ext.data.entries import Unsound, read_entry, write_entry
+from danceopd_ext.data.cache_entries import UnusableEntry, read_entry, write_entry
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.errors import UserError
@@ -123,7 +123,7 @@ def write_zero_latents(items: Iterable[Item], adapter: MusubiAdapter, folder: Pa
         path = folder / f"zeros_{'x'.join(map(str, shape))}.safetensors"
         try:
             read_entry(path)
-        except (OSError, Unsound):
+        except (OSError, UnusableEntry):
             with whole_file(path) as part:
                 write_entry(part, {f"latents_1x{shape[-2]}x{shape[-1]}_float32": torch.zeros(shape)})
 

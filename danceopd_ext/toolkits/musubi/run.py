@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.data.user_paths import find_path
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.ranges import SAMPLES, SHOWN_DIGITS, written

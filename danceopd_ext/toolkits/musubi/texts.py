@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.data.entries import Unsound, add_digest, read_entry
+from danceopd_ext.data.cache_entries import UnusableEntry, add_digest, read_entry
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.text_cache import again_notes
 from danceopd_ext.errors import UserError, few_letters
@@ -86,7 +86,7 @@ def missing_of(texts: Sequence[str], folder: Path) -> tuple[list[str], list[str]
     for text in texts:
         try:
             read_entry(text_path(folder, text))
-        except Unsound as problem:
+        except UnusableEntry as problem:
             found[problem.why] += 1
             missing.append(text)
         except OSError:

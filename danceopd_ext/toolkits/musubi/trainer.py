@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.data.weights import check_weights
+from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.method import derive_seed
 from danceopd_ext.toolkits.hosted.attach import attach_teachers
 from danceopd_ext.toolkits.hosted.border import Changed, Given, unpacked

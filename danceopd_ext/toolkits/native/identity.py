@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from danceopd_ext.config.pairs import parse_pairs
+from danceopd_ext.config.name_value_pairs import parse_pairs
 from danceopd_ext.engine.digests import components_digest, lora_digest, transformer_digest
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.toolkits.native.run_plan import FoundTeacher, RunPlan

@@ -14,10 +14,10 @@ from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
 from danceopd_ext.config.as_used import native_preset
-from danceopd_ext.elsewhere import NoPlace, put
 from danceopd_ext.engine.model import Model
 from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.errors import TrainingError, UserError, printable
+from danceopd_ext.fallback_folders import NotSaved, save_result
 from danceopd_ext.lora.algebra import merge
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.lora.write import write_lora
@@ -78,11 +78,11 @@ def write_merge(path: Path, preset: Preset, model: Model, loras: list[Lora], sta
 def saved(write: Callable[[Path], object], wanted: Path) -> Path:
     """Write the merge, in another folder if need be; return the path. Raises TrainingError if no folder takes it."""
     try:
-        placed = put(write, wanted, anywhere=True)
-    except NoPlace as error:
+        placed = save_result(write, wanted, anywhere=True)
+    except NotSaved as error:
         raise TrainingError(str(error)) from error
     if placed.path != wanted:
-        print(placed.told(wanted))
+        print(placed.message(wanted))
     return placed.path
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from danceopd_ext.config.pairs import parse_pairs
+from danceopd_ext.config.name_value_pairs import parse_pairs
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.machine import why_no_gpu

@@ -14,7 +14,7 @@ from danceopd_ext.config import Preset
 from danceopd_ext.data.load import load_data
 from danceopd_ext.data.plan import Plan
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.engine.model import Model, find_model
 from danceopd_ext.lora.write import unread
 from danceopd_ext.method import METHODS

@@ -12,14 +12,14 @@ from PIL import Image
 
 from danceopd_ext.data.pictures import load_picture
 from danceopd_ext.data.plan import Prompt
-from danceopd_ext.disks import disk_problem
+from danceopd_ext.disk_errors import disk_problem
 from danceopd_ext.engine.conditions import Conditions
 from danceopd_ext.engine.drawing import draw
 from danceopd_ext.errors import few_letters
 from danceopd_ext.files import whole_file
 from danceopd_ext.method import Field, generator
 from danceopd_ext.models.decoding import NotFinite, decode_finite
-from danceopd_ext.pictures import draw_grid
+from danceopd_ext.picture_grid import draw_grid
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
 from danceopd_ext.toolkits.native.run_plan import RunPlan

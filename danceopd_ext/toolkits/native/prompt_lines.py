@@ -14,9 +14,9 @@ from danceopd_ext.data.buckets import around
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.prompt_entries import NO_EFFECT, Entry, Setting, Unused, one_line, read_line, read_sample_file
 from danceopd_ext.data.prompts import size_of_source
-from danceopd_ext.data.sources import SourceImages
-from danceopd_ext.data.textfiles import find_beside, unquoted
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.data.ui_syntax import syntax_notes
+from danceopd_ext.data.user_paths import find_beside, unquoted
 from danceopd_ext.errors import UserError, few, few_letters, readable
 from danceopd_ext.models.family import SizeLimits
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS

@@ -7,8 +7,8 @@ from typing import Any
 
 import transformers
 
-from danceopd_ext.config.pairs import parse_pairs
-from danceopd_ext.config.rates import check_own_rate, check_warmup, finds_its_rate
+from danceopd_ext.config.learning_rate import check_own_rate, check_warmup, finds_its_rate
+from danceopd_ext.config.name_value_pairs import parse_pairs
 from danceopd_ext.config.schema import OptimizerSection
 from danceopd_ext.errors import UserError
 

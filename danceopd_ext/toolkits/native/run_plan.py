@@ -9,7 +9,7 @@ from pathlib import Path
 from danceopd_ext.config import Preset, Teacher
 from danceopd_ext.data.pictures import PictureFile
 from danceopd_ext.data.plan import Plan
-from danceopd_ext.data.sources import SourceImages
+from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.engine.model import Model
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.family import Family

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from danceopd_ext.elsewhere import NoPlace, put, put_somewhere, saved_before
 from danceopd_ext.errors import TrainingError
+from danceopd_ext.fallback_folders import NotSaved, save_anywhere, save_result, saved_before
 from danceopd_ext.toolkits.native.output import Output
 
 
@@ -63,11 +63,11 @@ class Saving:
 
     def _try(self, write: Callable[[Path], object], wanted: Path) -> Path | None:
         try:
-            placed = put(write, wanted)
-        except NoPlace as error:
+            placed = save_result(write, wanted)
+        except NotSaved as error:
             self.say(error.between)
             return None
-        self.say(placed.told(wanted))
+        self.say(placed.message(wanted))
         return placed.path
 
     def last(self, step: int, state: bool, final: bool) -> Saved:
@@ -78,11 +78,11 @@ class Saving:
         number = None if final else step
         wanted = self.output.lora_path(number)
         try:
-            placed = put_somewhere(lambda path: self.output.write_lora(path, step), wanted, self.say, self.stopped)
-        except NoPlace as error:
+            placed = save_anywhere(lambda path: self.output.write_lora(path, step), wanted, self.say, self.stopped)
+        except NotSaved as error:
             before = saved_before(self.newest.lora, self.newest.state) if self.newest else ""
             raise TrainingError(f"{error}.{before}") from error
-        self.say(placed.told(wanted))
+        self.say(placed.message(wanted))
         self.newest, self.newest_step = Saved(placed.path), step
         if state:
             self.newest = Saved(placed.path, *self._last_state(step, number))
@@ -95,8 +95,8 @@ class Saving:
         wanted = self.output.state_path(number)
         self.learn()
         try:
-            placed = put(lambda path: self.output.write_state(path, step), wanted, anywhere=True)
-        except NoPlace as error:
+            placed = save_result(lambda path: self.output.write_state(path, step), wanted, anywhere=True)
+        except NotSaved as error:
             return None, error.problem.reason
-        self.say(placed.told(wanted))
+        self.say(placed.message(wanted))
         return placed.path, ""

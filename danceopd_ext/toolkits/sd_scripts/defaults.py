@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from danceopd_ext.config.rates import default_rate
+from danceopd_ext.config.learning_rate import default_rate
 from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
 

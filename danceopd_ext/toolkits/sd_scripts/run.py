@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.data.items import Size
 from danceopd_ext.data.resolutions import parse_resolution
-from danceopd_ext.data.textfiles import find_path
+from danceopd_ext.data.user_paths import find_path
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
 from danceopd_ext.foreign.files import check_place

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from danceopd_ext.data.entries import DAMAGED, NOT_FINITE
+from danceopd_ext.data.cache_entries import DAMAGED, NOT_FINITE
 from danceopd_ext.data.text_cache import again_notes
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
-from danceopd_ext.data.weights import check_weights
+from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.attach import attach_teachers

@@ -106,7 +106,7 @@ def here(preset: Path, *extra: type) -> Any:
     """Run the preset in this process under watch and return its trainer. extra: classes in front of the recorder."""
     from accelerate.state import AcceleratorState, GradientState
 
-    from danceopd_ext.config.split import split_preset
+    from danceopd_ext.config.hosted_preset import split_preset
     from danceopd_ext.toolkits.musubi import run
     from danceopd_ext.toolkits.musubi.trainer import trainer_class
 

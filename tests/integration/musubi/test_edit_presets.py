@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.border import check_seams

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.musubi.run import train
 from tests.integration.musubi import edit_data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
 from danceopd_ext.toolkits.hosted.find import find_toolkit

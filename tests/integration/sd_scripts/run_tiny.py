@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import train
 from tests.integration.sd_scripts.checkout import prepare

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.architecture import find_architecture
 from danceopd_ext.toolkits.hosted.arguments import build_arguments

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from danceopd_ext.config.danceopd import DanceOPDSection, Teacher
-from danceopd_ext.config.split import HostedPreset
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext.config.split import HostedPreset, split_preset
+from danceopd_ext.config.hosted_preset import HostedPreset, split_preset
 from danceopd_ext.config.toolkits import hosted_toolkits
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.admit import admit, kind_of

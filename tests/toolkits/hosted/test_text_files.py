@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from danceopd_ext.data.entries import read_entry
+from danceopd_ext.data.cache_entries import read_entry
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.musubi import texts
 from danceopd_ext.toolkits.musubi.prompt_data import text_path, write_zero_latents

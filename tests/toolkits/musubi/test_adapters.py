@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
-from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.config.toolkits import MUSUBI
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import FAMILIES

@@ -355,7 +355,7 @@ def test_a_cache_that_cannot_be_written_is_one_message(preset, refused, monkeypa
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("danceopd_ext.data.entries.save_file", full)
+    monkeypatch.setattr("danceopd_ext.data.cache_entries.save_file", full)
     forget_accelerate()
     with pytest.raises(Exception, match=r"cache of encoded prompts cannot be written: no space is left on the disk\."):
         main(["--config", str(preset)])

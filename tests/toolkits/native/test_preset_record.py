@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from danceopd_ext.config.as_used import name_of, native_preset
+from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.config.load import load_preset
-from danceopd_ext.config.split import HostedPreset
 from danceopd_ext.toolkits import preset_record
 from danceopd_ext.toolkits.hosted.go import go_alone
 from danceopd_ext.toolkits.preset_record import ENTRY, HEAD, record_path, write_record

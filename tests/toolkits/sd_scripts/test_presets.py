@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.config.toolkits import SD_SCRIPTS
 from danceopd_ext.toolkits.hosted.find import find_toolkit
 

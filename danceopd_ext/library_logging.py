@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 
-def quieten() -> None:
+def silence_libraries() -> None:
     """No progress bars and no warnings of diffusers, transformers and peft; errors still show."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from danceopd_ext.data.entries import (
+from danceopd_ext.data.cache_entries import (
     DAMAGED,
     DIGEST,
     NOT_FINITE,
     UNDIGESTED,
-    Unsound,
+    UnusableEntry,
     add_digest,
     digest_of,
     read_entry,
@@ -41,7 +41,7 @@ def header_bytes(path) -> int:
 
 
 def why(path) -> str:
-    with pytest.raises(Unsound) as error:
+    with pytest.raises(UnusableEntry) as error:
         read_entry(path)
     return error.value.why
 
@@ -76,7 +76,7 @@ def test_a_flipped_bit_in_the_header_is_never_taken_for_other_numbers(entry):
         flip(entry, place)
         try:
             tensors, _ = read_entry(entry)
-        except Unsound as problem:
+        except UnusableEntry as problem:
             assert problem.why in (DAMAGED, UNDIGESTED)
         else:
             assert digest_of(tensors) == digest_of(TENSORS)

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 GONE = (errno.EIO, errno.EPIPE, errno.EINVAL, errno.EBADF)
 
 
-class Lasting:
+class SafeStream:
     """A text stream whose `write` and `flush` do not fail; everything else is the stream's own."""
 
     def __init__(self, stream: TextIO):
@@ -23,7 +23,7 @@ class Lasting:
         try:
             self._stream.write(text)
         except (OSError, ValueError, RuntimeError) as problem:  # RuntimeError: a signal arrived within a write
-            _let_go(self._stream, problem)
+            _discard_if_closed(self._stream, problem)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -34,49 +34,49 @@ class Lasting:
         try:
             self._stream.flush()
         except (OSError, ValueError, RuntimeError) as problem:
-            _let_go(self._stream, problem)
+            _discard_if_closed(self._stream, problem)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextmanager
-def lasting_screen() -> Iterator[None]:
-    """Inside the block sys.stdout and sys.stderr are `Lasting`."""
+def safe_output() -> Iterator[None]:
+    """Inside the block sys.stdout and sys.stderr are `SafeStream`."""
     names = [name for name in ("stdout", "stderr") if getattr(sys, name) is not None]
-    streams = {name: (getattr(sys, name), Lasting(getattr(sys, name))) for name in names}
-    for name, (_, lasting) in streams.items():
-        setattr(sys, name, lasting)
+    streams = {name: (getattr(sys, name), SafeStream(getattr(sys, name))) for name in names}
+    for name, (_, safe) in streams.items():
+        setattr(sys, name, safe)
     try:
         yield
     finally:
-        for name, (stream, lasting) in streams.items():
-            _settle(stream)
-            if getattr(sys, name) is lasting:
+        for name, (stream, safe) in streams.items():
+            _flush(stream)
+            if getattr(sys, name) is safe:
                 setattr(sys, name, stream)
 
 
 def last_word(text: str, stream: TextIO | None) -> None:
     """Print to a stream that may be gone."""
     if stream is not None:
-        Lasting(stream).write(f"{text}\n")
-        _settle(stream)
+        SafeStream(stream).write(f"{text}\n")
+        _flush(stream)
 
 
-def _settle(stream: TextIO) -> None:
+def _flush(stream: TextIO) -> None:
     """Flush; where that fails, let Python's own last flush succeed: it would end the process with another code."""
     try:
         stream.flush()
     except (OSError, ValueError):
-        _to_nowhere(stream)
+        _send_to_null_device(stream)
 
 
-def _let_go(stream: TextIO, problem: Exception) -> None:
+def _discard_if_closed(stream: TextIO, problem: Exception) -> None:
     if isinstance(problem, OSError) and problem.errno in GONE:
-        _to_nowhere(stream)
+        _send_to_null_device(stream)
 
 
-def _to_nowhere(stream: TextIO) -> None:
+def _send_to_null_device(stream: TextIO) -> None:
     """Lead the stream's descriptor to the null device: what is still in its buffer goes there."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

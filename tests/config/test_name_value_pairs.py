@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from danceopd_ext.config.pairs import parse_pairs, python_pairs
+from danceopd_ext.config.name_value_pairs import parse_pairs, python_pairs
 from danceopd_ext.errors import UserError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.pictures import PictureFile, inspect_picture
-from danceopd_ext.data.textfiles import breaks, unquoted
+from danceopd_ext.data.user_paths import breaks, unquoted
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import PATH_REMEDY, parse_json
 

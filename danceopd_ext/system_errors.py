@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
-from danceopd_ext.disks import DiskProblem, disk_problem, of_the_disk
+from danceopd_ext.disk_errors import DiskProblem, disk_problem, general_disk_problem
 from danceopd_ext.errors import few_letters, printable, readable
 
 
@@ -32,7 +32,7 @@ def refused(problem: Exception) -> tuple[int, str]:
     name = readable(few_letters(str(named)))
     if getattr(problem, "errno", None) == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:
         return 2, f"error: {name}: too long for the name of a file. Check it."
-    found = disk_problem(problem) if isinstance(problem, OSError) and named else of_the_disk(problem)
+    found = disk_problem(problem) if isinstance(problem, OSError) and named else general_disk_problem(problem)
     if not found:
         return 0, ""
     if isinstance(problem, FileNotFoundError):

@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from danceopd_ext.cli import run
-from danceopd_ext.endings import show
+from danceopd_ext.system_errors import show
 
 
 def raising(problem):
@@ -57,7 +57,7 @@ def test_any_other_error_passes(problem):
 @pytest.mark.parametrize("lines", [1, 100_000])
 def test_a_reader_that_has_enough(lines):
     """As `| head` does: no traceback, neither from the command nor from Python's last flush."""
-    code = f"import sys; from danceopd_ext.endings import show; show('x\\n' * {lines})"
+    code = f"import sys; from danceopd_ext.system_errors import show; show('x\\n' * {lines})"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from danceopd_ext.config import load_preset
-from danceopd_ext.config.split import split_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.run import parse_command
 

@@ -3,7 +3,7 @@
 import pytest
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.foreign.tables import LONGEST_FIELD, parse_csv, read_csv
+from danceopd_ext.foreign.csv import LONGEST_FIELD, parse_csv, read_csv
 
 
 def rows(text, **options):

@@ -12,8 +12,8 @@ from danceopd_ext.config.fields import convert, key_types
 from danceopd_ext.config.foreign_keys import is_gui_key
 from danceopd_ext.config.load import TABLES, build_section, entries, flat_keys, is_table, parse_flag, read_preset
 from danceopd_ext.config.local_code import split_off
-from danceopd_ext.config.strangers import gui_notes
 from danceopd_ext.config.toolkits import NATIVE, TOOLKITS
+from danceopd_ext.config.unknown_keys import gui_notes
 from danceopd_ext.errors import UserError, nearest
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from PIL import Image
 
-from danceopd_ext.data.tables import picture_of, read_rows
+from danceopd_ext.data.table_rows import picture_of, read_rows
 from danceopd_ext.errors import UserError
 from tests.tiny.edit_files import save
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from danceopd_ext.cli import run
 from danceopd_ext.errors import Stopped
-from danceopd_ext.screen import Lasting, last_word, lasting_screen
+from danceopd_ext.safe_output import SafeStream, last_word, safe_output
 
 
 class Gone(io.StringIO):
@@ -47,7 +47,7 @@ def test_prints_and_bars_go_on(monkeypatch, problem):
         monkeypatch.setattr(sys, name, stream)
     if isinstance(problem, RuntimeError):
         stream.flush = lambda: None
-    with lasting_screen():
+    with safe_output():
         print("a line", flush=True)
         with tqdm(total=2, mininterval=0) as bar:
             bar.update()
@@ -58,18 +58,18 @@ def test_prints_and_bars_go_on(monkeypatch, problem):
 
 
 def test_a_screen_that_is_there_is_written_to(capsys):
-    with lasting_screen():
+    with safe_output():
         print("one")
         print("two", file=sys.stderr)
-        assert isinstance(sys.stdout, Lasting)
+        assert isinstance(sys.stdout, SafeStream)
     assert capsys.readouterr() == ("one\n", "two\n")
-    assert not isinstance(sys.stdout, Lasting)
+    assert not isinstance(sys.stdout, SafeStream)
 
 
 def test_without_a_screen(monkeypatch):
     """As under pythonw."""
     monkeypatch.setattr(sys, "stdout", None)
-    with lasting_screen():
+    with safe_output():
         print("nowhere")
     last_word("nowhere", None)
 
@@ -78,7 +78,7 @@ PROGRAM = """
 import sys
 from danceopd_ext.cli import run
 from danceopd_ext.errors import Stopped, TrainingError, UserError
-from danceopd_ext.screen import lasting_screen
+from danceopd_ext.safe_output import lasting_screen
 def main(_):
     with lasting_screen():
         for _ in range(3000):
@@ -123,7 +123,7 @@ def test_a_full_disk_below_the_output_of_a_whole_process():
     """No traceback, no exit code of Python's own."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    code = "from danceopd_ext.screen import lasting_screen\nwith lasting_screen(): print('x' * 100000)"
+    code = "from danceopd_ext.safe_output import lasting_screen\nwith lasting_screen(): print('x' * 100000)"
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import ImageFont
 
-from danceopd_ext.pictures import GAP, LARGEST, RIGHT, TEXT_WIDTH, WRONG, draw_grid, wrap
+from danceopd_ext.picture_grid import GAP, LARGEST, RIGHT, TEXT_WIDTH, WRONG, draw_grid, wrap
 
 SIDE = 128
 

@@ -23,7 +23,7 @@ DIGEST = "danceopd_sha256"
 DAMAGED, UNDIGESTED, NOT_FINITE = "damaged", "without a digest", "with NaN or infinite numbers"
 
 
-class Unsound(Exception):
+class UnusableEntry(Exception):
     """A file cannot be used; `why` is DAMAGED, UNDIGESTED or NOT_FINITE."""
 
     def __init__(self, why: str):
@@ -46,18 +46,18 @@ def write_entry(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str
 
 
 def read_entry(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, as copies that do not hold the file open, and the metadata of an entry.
+    """Return an entry's tensors, as copies that do not keep the file open, and its metadata.
 
-    Raises FileNotFoundError where there is none, and Unsound for one that is damaged, has no digest (an earlier version
-    wrote it) or holds numbers that are not finite.
+    Raises FileNotFoundError if it is missing, and UnusableEntry if it is damaged, has no digest (an earlier version
+    wrote it) or holds NaN or infinite numbers.
     """
     tensors, metadata = _read(path)
     if DIGEST not in metadata:
-        raise Unsound(UNDIGESTED)
+        raise UnusableEntry(UNDIGESTED)
     if metadata[DIGEST] != digest_of(tensors):
-        raise Unsound(DAMAGED)
+        raise UnusableEntry(DAMAGED)
     if first_broken(tensors):
-        raise Unsound(NOT_FINITE)
+        raise UnusableEntry(NOT_FINITE)
     return tensors, metadata
 
 
@@ -79,5 +79,5 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except MissingFile as error:
         raise FileNotFoundError(path) from error
     except UserError as error:
-        raise Unsound(DAMAGED) from error
+        raise UnusableEntry(DAMAGED) from error
     return {name: tensor.clone() for name, tensor in tensors.items()}, metadata

@@ -100,7 +100,7 @@ def disk_problem(problem: BaseException | None) -> DiskProblem | None:
     return unknown
 
 
-def of_the_disk(problem: BaseException) -> DiskProblem | None:
+def general_disk_problem(problem: BaseException) -> DiskProblem | None:
     """`disk_problem`, if it is one whatever was done with which file: a missing file may have led to anything."""
     found = disk_problem(problem)
     return found if found and found.reason in (*OF_THE_DISK, UNKNOWN) else None

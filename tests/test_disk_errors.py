@@ -10,8 +10,8 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from danceopd_ext import disks
-from danceopd_ext.disks import disk_problem, of_the_disk
+from danceopd_ext import disk_errors as errors
+from danceopd_ext.disk_errors import disk_problem, general_disk_problem
 
 
 def hidden(problem: Exception, text: str = "unexpected pos 704 vs 598") -> RuntimeError:
@@ -35,27 +35,30 @@ def windows(number: int) -> OSError:
 @pytest.mark.parametrize(
     ("problem", "reason"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), disks.FULL),
-        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), disks.FULL),
-        (SafetensorError('IoError(Os { code: 28, kind: StorageFull, message: "No space left" })'), disks.FULL),
-        (hidden(OSError(errno.ENOSPC, "No space left on device")), disks.FULL),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), disks.QUOTA),
-        (SafetensorError("(os error 122)"), disks.QUOTA),
-        (OSError(errno.EFBIG, "File too large"), disks.LARGE),
-        (OSError(errno.EROFS, "Read-only file system"), disks.READ_ONLY),
-        (OSError(errno.EIO, "Input/output error"), disks.BROKEN),
-        (PermissionError(errno.EPERM, "Operation not permitted"), disks.FORBIDDEN),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory"), disks.GONE),
-        (OSError(errno.ESTALE, "Stale file handle"), disks.AWAY),
-        (OSError(errno.EMFILE, "Too many open files"), disks.MANY),
-        (FileExistsError(errno.EEXIST, "File exists"), disks.OTHER),
+        (OSError(errno.ENOSPC, "No space left on device"), errors.FULL),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            errors.FULL,
+        ),
+        (SafetensorError('IoError(Os { code: 28, kind: StorageFull, message: "No space left" })'), errors.FULL),
+        (hidden(OSError(errno.ENOSPC, "No space left on device")), errors.FULL),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), errors.QUOTA),
+        (SafetensorError("(os error 122)"), errors.QUOTA),
+        (OSError(errno.EFBIG, "File too large"), errors.LARGE),
+        (OSError(errno.EROFS, "Read-only file system"), errors.READ_ONLY),
+        (OSError(errno.EIO, "Input/output error"), errors.BROKEN),
+        (PermissionError(errno.EPERM, "Operation not permitted"), errors.FORBIDDEN),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), errors.GONE),
+        (OSError(errno.ESTALE, "Stale file handle"), errors.AWAY),
+        (OSError(errno.EMFILE, "Too many open files"), errors.MANY),
+        (FileExistsError(errno.EEXIST, "File exists"), errors.OTHER),
         (OSError(errno.ENOLCK, "No locks available"), "No locks available"),
-        (windows(32), disks.IN_USE),
-        (windows(112), disks.FULL),
-        (windows(53), disks.AWAY),
-        (windows(5), disks.FORBIDDEN),
-        (RuntimeError("[enforce fail at inline_container.cc:603] . PytorchStreamWriter failed"), disks.UNKNOWN),
-        (OSError("encoder error -2 when writing image file"), disks.UNKNOWN),
+        (windows(32), errors.IN_USE),
+        (windows(112), errors.FULL),
+        (windows(53), errors.AWAY),
+        (windows(5), errors.FORBIDDEN),
+        (RuntimeError("[enforce fail at inline_container.cc:603] . PytorchStreamWriter failed"), errors.UNKNOWN),
+        (OSError("encoder error -2 when writing image file"), errors.UNKNOWN),
     ],
 )
 def test_a_problem_of_the_disk(problem, reason):
@@ -65,9 +68,9 @@ def test_a_problem_of_the_disk(problem, reason):
 
 
 def test_numbers_of_windows_are_read_on_windows(monkeypatch):
-    monkeypatch.setattr(disks, "_ON_WINDOWS", True)
-    assert disk_problem(SafetensorError("There is not enough space on the disk. (os error 112)")).reason == disks.FULL
-    assert disk_problem(SafetensorError("The process cannot access the file (os error 32)")).reason == disks.IN_USE
+    monkeypatch.setattr(errors, "_ON_WINDOWS", True)
+    assert disk_problem(SafetensorError("There is not enough space on the disk. (os error 112)")).reason == errors.FULL
+    assert disk_problem(SafetensorError("The process cannot access the file (os error 32)")).reason == errors.IN_USE
 
 
 @pytest.mark.parametrize(
@@ -87,9 +90,9 @@ def test_another_problem(problem):
 
 
 def test_a_missing_file_in_the_history_of_another_error_is_not_blamed():
-    assert of_the_disk(hidden(FileNotFoundError(errno.ENOENT, "no such file"), "a fault of ours")) is None
-    assert of_the_disk(OSError(errno.EINVAL, "Invalid argument")) is None
-    assert of_the_disk(hidden(OSError(errno.EROFS, "read-only"))).reason == disks.READ_ONLY
+    assert general_disk_problem(hidden(FileNotFoundError(errno.ENOENT, "no such file"), "a fault of ours")) is None
+    assert general_disk_problem(OSError(errno.EINVAL, "Invalid argument")) is None
+    assert general_disk_problem(hidden(OSError(errno.EROFS, "read-only"))).reason == errors.READ_ONLY
 
 
 def test_errors_that_are_each_others_context():
@@ -102,7 +105,7 @@ LIMITED = """
 import resource, sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from danceopd_ext.disks import disk_problem
+from danceopd_ext.disk_errors import disk_problem
 from danceopd_ext.files import whole_file
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -129,6 +132,6 @@ def test_a_limit_of_the_size_of_files(tmp_path):
     told = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
     *lines, left = told.stdout.splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["safetensors", "torch", "torch, open file", "Python"]
-    assert {line.split(" | ")[1] for line in lines} <= {disks.LARGE, disks.UNKNOWN}
-    assert lines[0].endswith(disks.LARGE) and lines[3].endswith(disks.LARGE)
+    assert {line.split(" | ")[1] for line in lines} <= {errors.LARGE, errors.UNKNOWN}
+    assert lines[0].endswith(errors.LARGE) and lines[3].endswith(errors.LARGE)
     assert left == "[]"

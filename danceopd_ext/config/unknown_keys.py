@@ -19,7 +19,7 @@ ALIKE, THE_SAME = 0.65, 0.85
 
 
 @dataclass(frozen=True)
-class Stranger:
+class UnknownKey:
     """A key that a native preset does not have. written: as the user wrote it, with dashes on the command line."""
 
     name: str
@@ -32,8 +32,8 @@ class Stranger:
         return self.written.startswith("--")
 
 
-def welcome(
-    strangers: Iterable[Stranger], sections: Iterable[str], path: Path, values: Mapping[str, Any], known: Iterable[str]
+def check_unknown_keys(
+    keys: Iterable[UnknownKey], sections: Iterable[str], path: Path, values: Mapping[str, Any], known: Iterable[str]
 ) -> list[str]:
     """Notes on the keys that can be left out. `sections`: unknown ones. `values`: the preset's own. `known`: its keys.
 
@@ -41,7 +41,7 @@ def welcome(
     """
     known = list(known)
     gui, off, harmless, refused, unknown = [], {}, {}, {}, []
-    for one in strangers:
+    for one in keys:
         group = FOREIGN_KEYS.get(one.name)
         if is_gui_key(one.name):
             gui.append(one.written)
@@ -84,7 +84,7 @@ def _message(problems: list[str], harmless: list[str], gui: list[str], path: Pat
     return "\n".join(parts)
 
 
-def _unknown(one: Stranger, known: list[str]) -> str:
+def _unknown(one: UnknownKey, known: list[str]) -> str:
     what = f"unknown argument {one.written}." if one.is_flag else f'unknown key "{one.name}"{_where(one.section)}.'
     if one.name in (field.name for field in dataclasses.fields(Teacher)):
         return f"{what} It belongs to a teacher: write it below [danceopd.teachers.NAME]."

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from danceopd_ext.disks import DiskProblem, disk_problem
+from danceopd_ext.disk_errors import DiskProblem, disk_problem
 from danceopd_ext.errors import readable
 from danceopd_ext.files import free_name, is_link
 
@@ -21,13 +21,13 @@ PAUSE, LONGEST_WAIT = 10.0, 1800.0
 
 
 @dataclass(frozen=True)
-class Placed:
+class SavePlace:
     """Where a result is. `reason`: why it is not where it was wanted; empty if it is."""
 
     path: Path
     reason: str = ""
 
-    def told(self, wanted: Path) -> str:
+    def message(self, wanted: Path) -> str:
         """`saved PATH`, and why it is another path than the one that was wanted."""
         if self.path == wanted:
             return f"saved {self.path}"
@@ -36,7 +36,7 @@ class Placed:
         return f"saved {self.path}, not in {wanted.parent}: {self.reason}. Move it to where you keep results."
 
 
-class NoPlace(Exception):
+class NotSaved(Exception):
     """No folder takes a result. `tried`: folder -> why not."""
 
     def __init__(self, name: str, tried: dict[Path, DiskProblem]):
@@ -61,11 +61,11 @@ def saved_before(lora: Path | None, state: Path | None = None) -> str:
     return f" Saved before, and whole: {named}." if named else ""
 
 
-def put(write: Callable[[Path], object], wanted: Path, anywhere: bool = False) -> Placed:
+def save_result(write: Callable[[Path], object], wanted: Path, anywhere: bool = False) -> SavePlace:
     """Write a result to the wanted path, or to another name beside it if another program has that file open.
 
     `anywhere`: also try the working, the temporary and the home folder. `write` leaves nothing behind if it fails.
-    Raises NoPlace; an error that is not of the disk passes through.
+    Raises NotSaved; an error that is not of the disk passes through.
     """
     tried: dict[Path, DiskProblem] = {}
     for path in _places(wanted, anywhere, tried):
@@ -77,8 +77,8 @@ def put(write: Callable[[Path], object], wanted: Path, anywhere: bool = False) -
                 raise
             tried.setdefault(path.parent, problem)
             continue
-        return Placed(path, next(iter(tried.values())).reason if tried else "")
-    raise NoPlace(wanted.name, tried)
+        return SavePlace(path, next(iter(tried.values())).reason if tried else "")
+    raise NotSaved(wanted.name, tried)
 
 
 def _places(wanted: Path, anywhere: bool, tried: dict[Path, DiskProblem]) -> Iterator[Path]:
@@ -100,27 +100,27 @@ def _other_folders() -> Iterator[Path]:
             continue
 
 
-def put_somewhere(
+def save_anywhere(
     write: Callable[[Path], object], wanted: Path, say: Callable[[str], None], stopped: Callable[[], bool]
-) -> Placed:
-    """`put` anywhere, again and again: until the user gives up by Ctrl-C, or without a terminal for LONGEST_WAIT.
+) -> SavePlace:
+    """Save anywhere, and retry until the user presses Ctrl-C or, without a terminal, for LONGEST_WAIT seconds.
 
-    `stopped`: whether Ctrl-C was pressed, where that does not raise KeyboardInterrupt. Raises NoPlace.
+    `stopped`: whether Ctrl-C was pressed, where that does not raise KeyboardInterrupt. Raises NotSaved.
     """
     deadline = time.monotonic() + LONGEST_WAIT
-    before, told = stopped(), False
+    before, reported = stopped(), False
     while True:
         try:
-            return put(write, wanted, anywhere=True)
-        except NoPlace as problem:
+            return save_result(write, wanted, anywhere=True)
+        except NotSaved as problem:
             watched = has_terminal()
             if not watched and time.monotonic() >= deadline:
                 raise
-            if not told:
+            if not reported:
                 until = "Ctrl-C gives it up" if watched else f"for {LONGEST_WAIT / 60:g} minutes"
                 remedies = " ".join(dict.fromkeys(one.remedy for one in problem.tried.values()))
                 say(f"{problem}. {remedies} It is tried again every {PAUSE:g} seconds; {until}.")
-                told = True
+                reported = True
             if not _pause(lambda: stopped() and not before):
                 raise
 
