@@ -29,9 +29,9 @@ WITHOUT_WEIGHTS = ("FlowMatchEulerDiscreteScheduler", "CLIPProcessor")
 #: where a module is imported whose name is not written there, and why that is not a stranger's choice
 IMPORTED_BY_NAME = {
     "danceopd_ext/toolkits/installed_packages.py",  # checks that an installed package brings it
-    "danceopd_ext/toolkits/hosted/enter.py",  # a toolkit's script, from our own tables, of a checkout that was admitted
-    "danceopd_ext/toolkits/hosted/border.py",  # modules of that checkout, from our own tables
-    "danceopd_ext/toolkits/sd_scripts/networks.py",  # the network module of our own table
+    "danceopd_ext/toolkits/hosted/import_script.py",  # a toolkit's script, from our own tables, of a trusted checkout
+    "danceopd_ext/toolkits/hosted/seams.py",  # modules of that checkout, from our own tables
+    "danceopd_ext/toolkits/sd_scripts/teacher_network.py",  # the network module of our own table
     "danceopd_ext/config/toolkits.py",  # parts of our own packages, from our own rows
     "danceopd_ext/models/registry.py",  # our own families
     "danceopd_ext/toolkits/sd_scripts/network_args.py",  # the same: run.py refuses another

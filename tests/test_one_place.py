@@ -72,7 +72,9 @@ def test_toolkits_are_named_in_their_rows():
     facts = {row.checkout.variable for row in hosted_toolkits().values()}
     facts |= {mark for row in hosted_toolkits().values() for mark in row.checkout.marks}
     assert not spelled(facts, row, inside=True)
-    assert not spelled({NATIVE.name}, row, "lora/", "models/", "toolkits/hosted/teachers.py")  # a kind of layer names
+    assert not spelled(
+        {NATIVE.name}, row, "lora/", "models/", "toolkits/hosted/teacher_files.py"
+    )  # a kind of layer names
 
 
 def test_code_that_toolkits_share_asks_the_rows():

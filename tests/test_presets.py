@@ -16,7 +16,7 @@ from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.registry import FAMILIES
-from danceopd_ext.toolkits.hosted.memory import FP8_TEXT
+from danceopd_ext.toolkits.hosted.out_of_memory import FP8_TEXT
 from danceopd_ext.toolkits.native.prepare import prepare
 from tests.tiny.loras import random_lora
 from tests.tiny.pipelines import ALL, save_any

@@ -22,7 +22,7 @@ from danceopd_ext.data.resolutions import parse_resolution
 from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import PIXELS, Range, shown, written
-from danceopd_ext.toolkits.hosted.numbers import ANY, LIMITS
+from danceopd_ext.toolkits.hosted.number_limits import ANY, LIMITS
 from danceopd_ext.toolkits.native.prompt_lines import parse_line
 from danceopd_ext.whole_numbers import positive, whole
 

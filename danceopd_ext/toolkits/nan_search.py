@@ -17,7 +17,7 @@ from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import is_finite
 from danceopd_ext.method import Field
 from danceopd_ext.method.fields import forwards
-from danceopd_ext.toolkits.hosted.switch import STUDENT
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT
 
 #: the remedy if the student itself broke
 RATE = 'Use a lower learning_rate, mixed_precision = "bf16" instead of "fp16", or a lower max_grad_norm'

@@ -153,8 +153,8 @@ def train_native(preset: Preset) -> Path:
 
 def train_hosted(preset: HostedPreset) -> list[str]:
     """Train inside the toolkit that the preset names. Returns the lines to print at the end."""
-    from danceopd_ext.toolkits.hosted.outcome import convert_line  # imported here: these need torch
-    from danceopd_ext.toolkits.hosted.telling import tell
+    from danceopd_ext.toolkits.hosted.console import tell
+    from danceopd_ext.toolkits.hosted.conversion_hint import convert_line  # imported here: these need torch
 
     for note in preset.notes:
         tell(f"note: {note}")

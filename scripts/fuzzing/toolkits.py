@@ -11,16 +11,16 @@ import torch
 
 from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.toolkits.hosted.architecture import find_architecture
+from danceopd_ext.toolkits.hosted.argument_rules import refuse
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
-from danceopd_ext.toolkits.hosted.numbers import check_numbers
+from danceopd_ext.toolkits.hosted.console import introduction
+from danceopd_ext.toolkits.hosted.number_limits import check_numbers
 from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_precision
-from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.hosted.telling import introduction
 from danceopd_ext.toolkits.musubi import run as musubi
+from danceopd_ext.toolkits.musubi.argument_rules import RULES as MUSUBI_RULES
 from danceopd_ext.toolkits.musubi.defaults import complete
-from danceopd_ext.toolkits.musubi.refused import RULES as MUSUBI_RULES
 from danceopd_ext.toolkits.sd_scripts import run as sd_scripts
-from danceopd_ext.toolkits.sd_scripts.refused import RULES as SD_RULES
+from danceopd_ext.toolkits.sd_scripts.argument_rules import RULES as SD_RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from fuzzing.targets import Stage
 

@@ -21,7 +21,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models.loading import check_parts, find_model_files, load_layout
 from danceopd_ext.reproduce.entries import read_entries
 from danceopd_ext.reproduce.page import facts_of
-from danceopd_ext.toolkits.hosted.documents import read_document
+from danceopd_ext.toolkits.hosted.input_documents import read_document
 from danceopd_ext.toolkits.native.state import open_state
 from tests.tiny.pipelines import save_any
 

@@ -20,7 +20,7 @@ from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Change, Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.toolkits.hosted.teachers import network_tensors
+from danceopd_ext.toolkits.hosted.teacher_files import network_tensors
 
 Q, W2 = "layers.0.attention.to_q", "layers.1.feed_forward.w2"  # 32 x 32, and not square
 NAMES = (Q, W2)

@@ -17,7 +17,7 @@ from danceopd_ext.lora.lycoris import Hadamard, Kronecker
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Chain, Change, Lora, LowRank, Stacked, chain
 from danceopd_ext.lora.write import write_lora
-from danceopd_ext.toolkits.hosted.teachers import network_tensors
+from danceopd_ext.toolkits.hosted.teacher_files import network_tensors
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

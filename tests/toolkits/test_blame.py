@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from danceopd_ext.config.schema import Teacher
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT
 from danceopd_ext.toolkits.hosted.conditions import Conditions
-from danceopd_ext.toolkits.hosted.switch import STUDENT
 from danceopd_ext.toolkits.nan_search import Parties, Watched, do_again, explain, files_of
 
 Z, SIGMA = torch.ones(2, 3), torch.full((2,), 0.5)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.header import read_header
 from danceopd_ext.toolkits.hosted.preflight import check_paths
+from danceopd_ext.toolkits.hosted.weights_header import read_header
 
 
 @pytest.mark.parametrize("suffix", ["", ".safetensors"])

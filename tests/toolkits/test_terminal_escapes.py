@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from danceopd_ext.config.schema import Teacher
 from danceopd_ext.lora.metadata import build_metadata
-from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.hosted.console import tell
 from danceopd_ext.toolkits.metadata import describe_teacher
 from tests.tiny.presets import write_preset
 from tests.toolkits.runs import QUICK

@@ -1,5 +1,5 @@
-"""What the trainers of other toolkits share: their own loop stays, and the method's update runs inside it.
+"""Runs the method inside the trainers of other toolkits: the toolkit keeps its loop, and the update is ours.
 
-Read `distiller` (the update on a borrowed trainer), `switch` (whose LoRA is heard), `conditions`, `adapter`; then `go`
-and `session` (a run with its log, its end by Ctrl-C or by a full memory).
+Read `distiller` (the update on a borrowed trainer), `active_adapter` (whose LoRA acts), `conditions` and `adapter`,
+then `run_trainer` and `session` (the log of a run, Ctrl-C, and what happens if memory runs out).
 """

@@ -14,9 +14,9 @@ from danceopd_ext.config.toolkits import TOOLKITS, Toolkit
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.toolkits.hosted.adapter import Adapter
-from danceopd_ext.toolkits.hosted.border import Call
-from danceopd_ext.toolkits.hosted.header import Kind
-from danceopd_ext.toolkits.hosted.refuse import Rule
+from danceopd_ext.toolkits.hosted.argument_rules import Rule
+from danceopd_ext.toolkits.hosted.seams import Call
+from danceopd_ext.toolkits.hosted.weights_header import Kind
 
 MODEL = "pretrained_model_name_or_path"
 

@@ -18,7 +18,7 @@ from danceopd_ext.config.load import flat_keys
 from danceopd_ext.config.name_value_pairs import parse_pairs, python_pairs
 from danceopd_ext.config.paths import at_home
 from danceopd_ext.errors import UserError, nearest
-from danceopd_ext.toolkits.hosted.values import Wrong, can_be_given, from_toml, from_words, shown
+from danceopd_ext.toolkits.hosted.argument_values import WrongValue, can_be_given, from_toml, from_words, shown
 
 #: what a toolkit's parser knows and a preset cannot hold
 NOT_HERE = {
@@ -115,7 +115,7 @@ def _left_open(name: str, value: Any) -> bool:
 def _checked(where: str, read: Callable[..., Any], action: argparse.Action, name: str, value: Any) -> Any:
     try:
         return _at_home(read(action, name, value))
-    except Wrong as problem:
+    except WrongValue as problem:
         raise UserError(f"{where}: {problem}") from None
 
 

@@ -31,10 +31,10 @@ from danceopd_ext.method import (
     velocity_mse,
 )
 from danceopd_ext.method.records import Backward, Stage, unmeasured
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT, Switch
 from danceopd_ext.toolkits.hosted.adapter import Adapter
 from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
 from danceopd_ext.toolkits.hosted.nan_search import blame
-from danceopd_ext.toolkits.hosted.switch import STUDENT, Switch
 from danceopd_ext.toolkits.method_options import method_options
 
 #: (whose, field) -> the field that is asked in its place
@@ -75,10 +75,9 @@ class Progress:
 
 @dataclass
 class HostedField:
-    """The velocity of the toolkit's transformer with one voice (see Switch) heard.
+    """The velocity of the toolkit's transformer with one adapter active (see Switch). It stays active after the call.
 
-    The voice stays after the call. `leaf_inputs`: latents ask for a gradient while learning, without which reentrant
-    gradient checkpointing gives none.
+    `leaf_inputs`: in training the latents require a gradient; without it reentrant gradient checkpointing gives none.
     """
 
     adapter: Adapter
@@ -89,9 +88,9 @@ class HostedField:
     leaf_inputs: bool = False
 
     def __call__(self, latents: torch.Tensor, sigma: torch.Tensor, condition: Conditions) -> torch.Tensor:
-        learning = torch.is_grad_enabled()
-        self.switch.to(self.name, learning)
-        if learning and self.leaf_inputs:
+        training = torch.is_grad_enabled()
+        self.switch.to(self.name, training)
+        if training and self.leaf_inputs:
             latents = latents.detach().requires_grad_(True)
         with self.autocast():
             return self.adapter.velocity(self.transformer, latents, sigma, condition).float()
@@ -187,7 +186,7 @@ class Distiller:
             self._grids[latent_shape] = self.adapter.sigmas(self.method_options.rollout_steps, latent_shape)
         return self._grids[latent_shape]
 
-    def voice(self, name: str | None, transformer: torch.nn.Module) -> HostedField:
+    def field_of(self, name: str | None, transformer: torch.nn.Module) -> HostedField:
         """The field of a teacher, STUDENT or the base, without guidance."""
         own = name if name == STUDENT or name in self.switch.teachers else None
         return HostedField(self.adapter, self.switch, own, transformer, self.accelerator.autocast, self.leaf_inputs)
@@ -196,10 +195,10 @@ class Distiller:
         """(teacher, student): the teacher answers each sample by the field of its own route."""
         guide = getattr(self.adapter, "guided", guided)
         teachers = {
-            name: watch(name, guide(self.voice(name, transformer), teacher.guidance_scale))
+            name: watch(name, guide(self.field_of(name, transformer), teacher.guidance_scale))
             for name, teacher in self.options.teachers.items()
         }
-        student = guide(self.voice(STUDENT, transformer), self.options.student_guidance_scale)
+        student = guide(self.field_of(STUDENT, transformer), self.options.student_guidance_scale)
         return by_route(teachers, routes_of), watch(STUDENT, student)
 
     def distil(

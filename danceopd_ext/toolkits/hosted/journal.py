@@ -12,7 +12,7 @@ import torch
 
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Outcome
-from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.hosted.console import tell
 from danceopd_ext.toolkits.log_file import RECENT, LogFile
 from danceopd_ext.toolkits.stage_clock import StageClock
 

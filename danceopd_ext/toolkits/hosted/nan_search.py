@@ -10,8 +10,8 @@ from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import few_letters
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch, Field
+from danceopd_ext.toolkits.hosted.active_adapter import Switch
 from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
-from danceopd_ext.toolkits.hosted.switch import Switch
 from danceopd_ext.toolkits.nan_search import (
     Found,
     Parties,
@@ -39,7 +39,7 @@ class Searched(Protocol):
 
     def distil(self, batch: Batch, transformer: torch.nn.Module, backward: Any, watch: Any) -> Any: ...
 
-    def voice(self, name: str | None, transformer: torch.nn.Module) -> Field: ...
+    def field_of(self, name: str | None, transformer: torch.nn.Module) -> Field: ...
 
 
 def blame(distiller: Searched, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> str:
@@ -89,8 +89,8 @@ def _prompt_of(found: Found) -> str:
 def _parties(distiller: Searched, transformer: torch.nn.Module) -> Parties:
     options = distiller.options
     return Parties(
-        distiller.voice(None, transformer),
-        {name: distiller.voice(name, transformer) for name in options.teachers},
+        distiller.field_of(None, transformer),
+        {name: distiller.field_of(name, transformer) for name in options.teachers},
         {name: teacher.guidance_scale for name, teacher in options.teachers.items()},
         files_of(options.teachers),
         str(getattr(distiller.accelerator, "mixed_precision", "")),

@@ -20,7 +20,7 @@ from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.toolkits.earlier_results import refuse_overwriting, refuse_traps
 from danceopd_ext.toolkits.hosted.class_names import check_class_names
-from danceopd_ext.toolkits.hosted.teachers import Linears, host_layout, network_tensors, read_teachers
+from danceopd_ext.toolkits.hosted.teacher_files import Linears, host_layout, network_tensors, read_teachers
 from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.preset_record import check_record
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.progress import PROGRESS_FILE, read_progress
+from danceopd_ext.toolkits.hosted.state_progress import PROGRESS_FILE, read_progress
 
 #: arguments of the toolkits that must not act while steps are replayed
 QUIET = {
@@ -61,7 +61,7 @@ class Replay:
                 "left to do. Raise max_train_steps."
             )
 
-    def nothing(self, network: torch.nn.Module) -> torch.Tensor:
+    def zero_loss(self, network: torch.nn.Module) -> torch.Tensor:
         """A loss that teaches nothing and reads as the mean of those before; some optimizers want a gradient."""
         weight = next(parameter for parameter in network.parameters() if parameter.requires_grad)
         return weight.sum() * 0 + self.loss

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import Stopped
+from danceopd_ext.toolkits.hosted.console import tell
 from danceopd_ext.toolkits.hosted.distiller import Distiller
+from danceopd_ext.toolkits.hosted.guarded_saves import Drawing, GuardedSaves
 from danceopd_ext.toolkits.hosted.journal import HostedJournal, StepTotals
-from danceopd_ext.toolkits.hosted.saved import saved_at
-from danceopd_ext.toolkits.hosted.saving import Drawing, GuardedSaves
-from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.hosted.saved_files import saved_at
 from danceopd_ext.toolkits.native.stop import SIGNALS, StopRequest
 from danceopd_ext.toolkits.tracker_guard import guard_trackers
 
@@ -101,7 +101,7 @@ class Session:
         """What was saved, and how to go on."""
         saved = self.saves.of_step(self.step, saved_at(self.args, self.step))
         what = f", saved {saved.lora}" if saved.lora else ""
-        return f"stopped after step {self.step}{what}. {saved.how_to_go_on()}".strip()
+        return f"stopped after step {self.step}{what}. {saved.how_to_continue()}".strip()
 
     def shown(self) -> dict[str, str]:
         """The recent loss of each route, for the toolkit's progress bar."""

@@ -72,7 +72,7 @@ class MusubiAdapter(ABC):
         batch = {name: _detached(entry) for name, entry in condition.entries.items()}
         batch["latents"] = z_B
         if self.usual_guidance(self.args) is not None:
-            transformer = Told(transformer, self.args.guidance_scale)
+            transformer = WithGuidance(transformer, self.args.guidance_scale)
         output = self.trainer.call_dit(
             self.args, self.accelerator, transformer, z_B, batch, z_B, z_B, sigma_B * 1000.0, self.network_dtype
         )
@@ -100,7 +100,7 @@ class MusubiAdapter(ABC):
 
 
 @dataclass(frozen=True)
-class Told:
+class WithGuidance:
     """The transformer, told this guidance. musubi's `call_dit` tells it 1 whatever the arguments say."""
 
     transformer: Any

@@ -14,15 +14,14 @@ from danceopd_ext.data.user_paths import find_path
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.ranges import SAMPLES, SHOWN_DIGITS, written
-from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.architecture import Architecture, find_architecture
+from danceopd_ext.toolkits.hosted.argument_rules import refuse
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
-from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
-from danceopd_ext.toolkits.hosted.documents import check_sample_prompts
-from danceopd_ext.toolkits.hosted.enter import import_script
-from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, version_note
-from danceopd_ext.toolkits.hosted.go import go_alone, saved_lora
-from danceopd_ext.toolkits.hosted.numbers import check_numbers
+from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.console import tell
+from danceopd_ext.toolkits.hosted.import_script import import_script
+from danceopd_ext.toolkits.hosted.input_documents import check_sample_prompts
+from danceopd_ext.toolkits.hosted.number_limits import check_numbers
 from danceopd_ext.toolkits.hosted.preflight import (
     check_lora_files,
     check_optimizer,
@@ -30,11 +29,12 @@ from danceopd_ext.toolkits.hosted.preflight import (
     check_precision,
     check_teachers,
 )
-from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.hosted.run_trainer import run_alone, saved_lora
+from danceopd_ext.toolkits.hosted.seams import check_seams, trainer_of, version_error
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
+from danceopd_ext.toolkits.hosted.trusted_checkout import require_trusted
+from danceopd_ext.toolkits.musubi.argument_rules import RULES
 from danceopd_ext.toolkits.musubi.defaults import complete
-from danceopd_ext.toolkits.musubi.refused import RULES
 from danceopd_ext.toolkits.musubi.seams import SEAMS
 from danceopd_ext.toolkits.musubi.settings import Settings
 from danceopd_ext.toolkits.musubi.trainer import trainer_class
@@ -50,7 +50,7 @@ def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError for what is wrong with preset, checkout, files or data."""
     architecture = find_architecture(preset)
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
-    tell(admit(checkout, preset))
+    tell(require_trusted(checkout, preset))
     module = import_trainer(checkout, architecture)
     theirs = trainer_of(module, architecture.trainer, checkout)
     check_seams(theirs, SEAMS, checkout)
@@ -74,9 +74,9 @@ def train(preset: HostedPreset) -> Path:
     )
     notes = [*check_trackers(args), *guidance_note(args, architecture)]
     try:
-        go_alone(trainer, args, preset, [version_note(checkout), *notes])
+        run_alone(trainer, args, preset, [version_note(checkout), *notes])
     except Exception as error:
-        if known := changed(error, checkout, SEAMS.methods):
+        if known := version_error(error, checkout, SEAMS.methods):
             raise known from error
         raise
     return saved_lora(trainer, Path(args.output_dir) / f"{args.output_name}.safetensors", checkout.toolkit)

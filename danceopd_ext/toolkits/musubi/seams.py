@@ -1,11 +1,11 @@
 """Where our code and musubi-tuner meet: the methods of its trainers, and what else of it is called.
 
-`toolkits/hosted/border.py` compares all of it with the user's version before anything is loaded.
+`toolkits/hosted/seams.py` compares all of it with the user's version before anything is loaded.
 """
 
 from __future__ import annotations
 
-from danceopd_ext.toolkits.hosted.border import Call, Seams
+from danceopd_ext.toolkits.hosted.seams import Call, Seams
 
 _IMAGES = "musubi_tuner.dataset.image_video_dataset"
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
-from danceopd_ext.toolkits.hosted.border import Given
 from danceopd_ext.toolkits.hosted.conditions import Entry
+from danceopd_ext.toolkits.hosted.seams import SeamCall
 
 
 def needs_empty_prompt(options: DanceOPDSection) -> bool:
@@ -59,6 +59,6 @@ class Watched:
         return getattr(self._dataset, name)
 
     def new_cache_text_encoder_outputs(self, *given: Any, **named: Any) -> None:
-        call = Given(self._dataset.new_cache_text_encoder_outputs, given, named)
-        call.passed_on()
+        call = SeamCall(self._dataset.new_cache_text_encoder_outputs, given, named)
+        call.call_original()
         self._then(call["models"])

@@ -20,11 +20,11 @@ from danceopd_ext.data.items import Item, Size
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.architecture import Architecture
-from danceopd_ext.toolkits.hosted.border import taken, unpacked
-from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.hosted.console import tell
+from danceopd_ext.toolkits.hosted.seams import supported, unpacked
 from danceopd_ext.toolkits.launched import is_first_process
-from danceopd_ext.toolkits.sd_scripts.data import TEACHER
-from danceopd_ext.toolkits.sd_scripts.text_files import remove_damaged
+from danceopd_ext.toolkits.sd_scripts.routed_datasets import TEACHER
+from danceopd_ext.toolkits.sd_scripts.text_cache_files import remove_damaged
 
 #: what the toolkit is told to call
 CALLED = f"{__name__}.prompt_group"
@@ -116,7 +116,7 @@ class PromptDataset(train_util.BaseDataset):
     def __init__(self, files: Sequence[PromptFile], args: Namespace, cache: Path):
         sizes = sorted({item.size for file in files for item in file.items})
         largest = max(sizes, key=lambda size: size[0] * size[1])
-        more = taken(super().__init__, train_inpainting=False)  # since v0.10.4
+        more = supported(super().__init__, train_inpainting=False)  # since v0.10.4
         super().__init__(resolution=largest, network_multiplier=1.0, debug_dataset=False, **more)
         self.batch_size, self.prior_loss_weight = args.train_batch_size, 1.0
         self.enable_bucket = True

@@ -17,15 +17,14 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
 from danceopd_ext.foreign.files import check_place
 from danceopd_ext.foreign.toml import read_toml
-from danceopd_ext.toolkits.hosted.admit import admit
 from danceopd_ext.toolkits.hosted.architecture import Architecture, find_architecture
+from danceopd_ext.toolkits.hosted.argument_rules import refuse
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
-from danceopd_ext.toolkits.hosted.border import changed, check_seams, trainer_of
-from danceopd_ext.toolkits.hosted.documents import check_sample_prompts, read_document
-from danceopd_ext.toolkits.hosted.enter import import_script
-from danceopd_ext.toolkits.hosted.find import Checkout, find_toolkit, tested_with, version_note
-from danceopd_ext.toolkits.hosted.go import go_alone, saved_lora
-from danceopd_ext.toolkits.hosted.numbers import check_dataset_numbers, check_numbers
+from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, tested_with, version_note
+from danceopd_ext.toolkits.hosted.console import tell
+from danceopd_ext.toolkits.hosted.import_script import import_script
+from danceopd_ext.toolkits.hosted.input_documents import check_sample_prompts, read_document
+from danceopd_ext.toolkits.hosted.number_limits import check_dataset_numbers, check_numbers
 from danceopd_ext.toolkits.hosted.preflight import (
     check_lora_files,
     check_optimizer,
@@ -33,15 +32,16 @@ from danceopd_ext.toolkits.hosted.preflight import (
     check_paths,
     check_precision,
 )
-from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.hosted.run_trainer import run_alone, saved_lora
+from danceopd_ext.toolkits.hosted.seams import check_seams, trainer_of, version_error
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
-from danceopd_ext.toolkits.sd_scripts.complaints import complaint
+from danceopd_ext.toolkits.hosted.trusted_checkout import require_trusted
+from danceopd_ext.toolkits.sd_scripts.argument_rules import RULES
 from danceopd_ext.toolkits.sd_scripts.defaults import completed
-from danceopd_ext.toolkits.sd_scripts.files import check_files
+from danceopd_ext.toolkits.sd_scripts.model_files import check_files
 from danceopd_ext.toolkits.sd_scripts.network_args import check_network_args
-from danceopd_ext.toolkits.sd_scripts.refused import RULES
 from danceopd_ext.toolkits.sd_scripts.seams import METHODS, seams_of
+from danceopd_ext.toolkits.sd_scripts.toolkit_errors import as_user_error
 from danceopd_ext.toolkits.sd_scripts.trainer import trainer_class
 
 #: arguments that name a file or folder which must be there
@@ -54,7 +54,7 @@ def train(preset: HostedPreset) -> Path:
     """Train and return the saved LoRA. Raises UserError before anything is loaded, wherever that can be known."""
     architecture = find_architecture(preset)
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
-    tell(admit(checkout, preset))
+    tell(require_trusted(checkout, preset))
     check_script(checkout, architecture)
     script = import_script(checkout, [checkout.folder], architecture.script)
     base = trainer_of(script, architecture.trainer, checkout)
@@ -70,12 +70,12 @@ def train(preset: HostedPreset) -> Path:
     try_out(args, preset, architecture)
     notes = check_trackers(args)
     try:
-        go_alone(trainer, args, as_given, [version_note(checkout), *notes])
+        run_alone(trainer, args, as_given, [version_note(checkout), *notes])
     except Exception as error:
         started = trainer.distiller is not None and trainer.distiller.progress.step > 0
-        known = changed(error, checkout, METHODS)
+        known = version_error(error, checkout, METHODS)
         if known is None and not started:
-            known = complaint(error, checkout.folder, preset.path, args.dataset_config)
+            known = as_user_error(error, checkout.folder, preset.path, args.dataset_config)
         if known is None:
             raise
         raise known from error

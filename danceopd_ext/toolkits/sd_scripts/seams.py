@@ -1,12 +1,12 @@
 """Where our code and sd-scripts meet: the methods of its trainers, and what else of it is called.
 
-`toolkits/hosted/border.py` compares all of it with the user's version before anything is loaded.
+`toolkits/hosted/seams.py` compares all of it with the user's version before anything is loaded.
 """
 
 from __future__ import annotations
 
 from danceopd_ext.toolkits.hosted.architecture import Architecture
-from danceopd_ext.toolkits.hosted.border import Call, Seams
+from danceopd_ext.toolkits.hosted.seams import Call, Seams
 
 #: overridden or called here -> parameters that are relied on
 METHODS: dict[str, tuple[str, ...]] = {

@@ -26,25 +26,31 @@ import torch
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.data.route_weights import check_weights
 from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.active_adapter import Switch
 from danceopd_ext.toolkits.hosted.architecture import Architecture
-from danceopd_ext.toolkits.hosted.attach import attach_teachers
-from danceopd_ext.toolkits.hosted.border import Given
 from danceopd_ext.toolkits.hosted.conditions import Entry
+from danceopd_ext.toolkits.hosted.console import tell
 from danceopd_ext.toolkits.hosted.distiller import Distiller
 from danceopd_ext.toolkits.hosted.resume import Replay, take_resume
+from danceopd_ext.toolkits.hosted.seams import SeamCall
 from danceopd_ext.toolkits.hosted.session import Session
-from danceopd_ext.toolkits.hosted.switch import Switch
-from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
-from danceopd_ext.toolkits.hosted.telling import tell
+from danceopd_ext.toolkits.hosted.teacher_files import autocast_dtype
+from danceopd_ext.toolkits.hosted.teacher_networks import attach_teachers
 from danceopd_ext.toolkits.metadata import hosted_entries
+from danceopd_ext.toolkits.sd_scripts.block_swap import block_swap
 from danceopd_ext.toolkits.sd_scripts.captions import settle_captions
-from danceopd_ext.toolkits.sd_scripts.data import TEACHER, assign_routes, balance, forget_pictures, mend_cached_texts
 from danceopd_ext.toolkits.sd_scripts.empty_prompt import Watched, encode_empty_prompt, needs_empty_prompt
-from danceopd_ext.toolkits.sd_scripts.networks import network_maker
-from danceopd_ext.toolkits.sd_scripts.swap import block_swap
+from danceopd_ext.toolkits.sd_scripts.routed_datasets import (
+    TEACHER,
+    assign_routes,
+    balance,
+    forget_pictures,
+    mend_cached_texts,
+)
+from danceopd_ext.toolkits.sd_scripts.teacher_network import network_maker
 
-#: graphs that torch.compile may keep for each voice: it makes one for every size and number of samples
-GRAPHS_PER_VOICE = 8
+#: graphs that torch.compile may keep for each adapter: it makes one for every size and number of samples
+GRAPHS_PER_ADAPTER = 8
 
 
 class DanceOPDMixin:
@@ -65,7 +71,7 @@ class DanceOPDMixin:
         self._loss: torch.Tensor | None = None
 
     def assert_extra_args(self, *given, **named) -> None:
-        call = Given(super().assert_extra_args, given, named)
+        call = SeamCall(super().assert_extra_args, given, named)
         args, training, validation = call.several("args", "train_dataset_group", "val_dataset_group")
         teachers = list(self.options.teachers)
         self.weights = check_weights(self.options.routes, teachers)
@@ -76,23 +82,23 @@ class DanceOPDMixin:
         note = settle_captions(args, groups, self.asked_for_cache, self.architecture.drops_cached)
         for line in filter(None, [note, *balance(training, self.weights, args.seed)]):
             tell(line)
-        call.passed_on()
+        call.call_original()
         self.replay = take_resume(args)
 
     def cache_text_encoder_outputs_if_needed(self, *given, **named) -> None:
-        call = Given(super().cache_text_encoder_outputs_if_needed, given, named)
+        call = SeamCall(super().cache_text_encoder_outputs_if_needed, given, named)
         args, accelerator, dataset = call.several("args", "accelerator", "dataset")
 
         def encode(models: list[Any]) -> None:
             self.empty = encode_empty_prompt(args, accelerator, models, cached=True)
 
         watched = Watched(dataset, encode) if needs_empty_prompt(self.options) else dataset
-        call.passed_on(dataset=watched)
+        call.call_original(dataset=watched)
         mend_cached_texts(dataset)
 
     def post_process_network(self, *given, **named) -> None:
-        call = Given(super().post_process_network, given, named)
-        call.passed_on()
+        call = SeamCall(super().post_process_network, given, named)
+        call.call_original()
         args, accelerator, unet = call.several("args", "accelerator", "unet")
         if not getattr(call["network"], "unet_loras", True):
             raise UserError(f"network_args = {args.network_args} leaves no layer for the student to learn with.")
@@ -114,18 +120,18 @@ class DanceOPDMixin:
         accelerator.register_for_checkpointing(self.distiller.progress)  # before the toolkit resumes
 
     def prepare_unet_with_accelerator(self, *given, **named) -> torch.nn.Module:
-        call = Given(super().prepare_unet_with_accelerator, given, named)
+        call = SeamCall(super().prepare_unet_with_accelerator, given, named)
         args = call["args"]
         if args.torch_compile or getattr(args, "compile", False):
-            allow_graphs((len(self.options.teachers) + 2) * GRAPHS_PER_VOICE)
-        return call.passed_on()
+            allow_graphs((len(self.options.teachers) + 2) * GRAPHS_PER_ADAPTER)
+        return call.call_original()
 
     def process_batch(self, *given, **named) -> torch.Tensor:
         """The method's loss, with nothing of the toolkit's own weighting on it."""
-        call = Given(super().process_batch, given, named)
+        call = SeamCall(super().process_batch, given, named)
         args, accelerator, text_encoders = call.several("args", "accelerator", "text_encoders")
         if call["is_train"] and self.replay and not self.replay.is_over(args, accelerator):
-            return self.replay.nothing(accelerator.unwrap_model(call["network"]))
+            return self.replay.zero_loss(accelerator.unwrap_model(call["network"]))
         if call["is_train"]:
             self.session.begin()
         for encoder in text_encoders:
@@ -134,7 +140,8 @@ class DanceOPDMixin:
         if self.empty is None and needs_empty_prompt(self.options):
             models = self.get_models_for_text_encoding(args, accelerator, text_encoders)
             self.empty = encode_empty_prompt(args, accelerator, models, cached=False)
-        call.passed_on(batch=dict(call["batch"]))  # a copy: while validating, some versions change one batch repeatedly
+        # a copy: some versions change the same batch repeatedly in validation
+        call.call_original(batch=dict(call["batch"]))
         loss, self._loss = self._loss, None
         if call["is_train"]:
             self.session.end()
@@ -142,7 +149,7 @@ class DanceOPDMixin:
 
     def get_noise_pred_and_target(self, *given, **named) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         """Make the loss; what is returned only satisfies the toolkit's own loss, which is not used."""
-        call = Given(super().get_noise_pred_and_target, given, named)
+        call = SeamCall(super().get_noise_pred_and_target, given, named)
         args, latents, transformer = call.several("args", "latents", "unet|dit")
         routes = [attributes[TEACHER] for attributes in call["batch"]["custom_attributes"]]
         condition = self.distiller.adapter.condition(call["text_encoder_conds"], routes, self.empty)
@@ -159,12 +166,12 @@ class DanceOPDMixin:
         return nothing, nothing, nothing.flatten(), None
 
     def sample_images(self, *given, **named) -> None:
-        call = Given(super().sample_images, given, named)
+        call = SeamCall(super().sample_images, given, named)
         if self.replay and self.replay.quiet:
             self.replay.after_step(call["global_step"], call["accelerator"])
             return
         with self.session.drawing.pictures():
-            call.passed_on()
+            call.call_original()
 
     def generate_step_logs(self, *given, **named) -> dict[str, Any]:
         return {**super().generate_step_logs(*given, **named), **self.distiller.logs}
@@ -174,8 +181,8 @@ class DanceOPDMixin:
             super().accelerator_logging(*given, **named)
 
     def update_metadata(self, *given, **named) -> None:
-        call = Given(super().update_metadata, given, named)
-        call.passed_on()
+        call = SeamCall(super().update_metadata, given, named)
+        call.call_original()
         call["metadata"].update(hosted_entries(self.options, self.weights, self.preset_as_used))
         self.session = Session(call["args"], self.distiller)  # the last seam before the loop
 
@@ -186,7 +193,7 @@ def trainer_class(base: type) -> type:
 
 
 def allow_graphs(count: int) -> None:
-    """Let torch.compile keep a graph for every voice; beyond its limit it falls back to slow, uncompiled code."""
+    """Let torch.compile keep a graph for every adapter; above its limit it falls back to slow, uncompiled code."""
     import torch._dynamo
 
     config = torch._dynamo.config

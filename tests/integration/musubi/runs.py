@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
 
 def write_preset(path: Path, danceopd: str, model_type: str = "z_image", **values: Any) -> Path:
     """A preset with our section given as TOML, and the toolkit's arguments as values; None leaves one out."""
-    from danceopd_ext.toolkits.hosted.values import shown
+    from danceopd_ext.toolkits.hosted.argument_values import shown
 
     values = {**DEFAULTS, "output_dir": path.parent / "out", **values}
     lines = [f"{name} = {shown(value)}" for name, value in values.items() if value is not None]
@@ -73,16 +73,16 @@ class Recorder:
         optimizer.step = watched_step
 
     def process_batch(self, args, accelerator, transformer, network, batch, latents, *others):
-        voices = self.voices = []
+        adapters = self.adapters = []
         loss, metrics = super().process_batch(args, accelerator, transformer, network, batch, latents, *others)
-        self.seen.append({"batch": batch, "metrics": metrics, "loss": float(loss.detach()), "voices": list(voices)})
-        assert self.distiller.switch.heard == "student"
+        self.seen.append({"batch": batch, "metrics": metrics, "loss": float(loss.detach()), "adapters": list(adapters)})
+        assert self.distiller.switch.active == "student"
         return loss, metrics
 
     def call_dit(self, args, accelerator, transformer, latents, batch, *others, **more):
-        if hasattr(self, "voices"):
+        if hasattr(self, "adapters"):
             on = [n for n, t in self.teachers.items() if any(module.enabled for module in t.unet_loras)]
-            self.voices.append((*on, *(["student"] if self.distiller.switch.student.multiplier else [])))
+            self.adapters.append((*on, *(["student"] if self.distiller.switch.student.multiplier else [])))
         return super().call_dit(args, accelerator, transformer, latents, batch, *others, **more)
 
     def on_post_save(self, args, accelerator, network, transformer, *others):

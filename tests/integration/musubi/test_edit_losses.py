@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
+from danceopd_ext.toolkits.hosted.active_adapter import Switch
 from danceopd_ext.toolkits.hosted.distiller import Distiller
-from danceopd_ext.toolkits.hosted.switch import Switch
 from tests.integration.musubi.test_edit_runs import write_teacher
 from tests.integration.musubi.test_edit_teachers import MODELS, attach
 from tests.integration.musubi.test_velocities import CASES, EDITS, apart

@@ -12,11 +12,11 @@ import pytest
 
 from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.toolkits.hosted.architecture import find_architecture
+from danceopd_ext.toolkits.hosted.argument_rules import refuse
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
-from danceopd_ext.toolkits.hosted.border import check_seams
-from danceopd_ext.toolkits.hosted.find import find_toolkit
-from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.musubi.refused import RULES
+from danceopd_ext.toolkits.hosted.checkout import find_toolkit
+from danceopd_ext.toolkits.hosted.seams import check_seams
+from danceopd_ext.toolkits.musubi.argument_rules import RULES
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
 from danceopd_ext.toolkits.musubi.run import OURS, complete, import_trainer, parser_of, settings_of
 from danceopd_ext.toolkits.musubi.seams import SEAMS

@@ -11,10 +11,10 @@ from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.write import write_lora
-from danceopd_ext.toolkits.hosted.attach import attach_teachers
-from danceopd_ext.toolkits.hosted.teachers import host_layout, linear_layers
-from danceopd_ext.toolkits.musubi.networks import network_maker
+from danceopd_ext.toolkits.hosted.teacher_files import host_layout, linear_layers
+from danceopd_ext.toolkits.hosted.teacher_networks import attach_teachers
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
+from danceopd_ext.toolkits.musubi.teacher_network import network_maker
 from tests.integration.musubi.test_edit_runs import write_teacher
 from tests.integration.musubi.test_velocities import CASES, apart, velocity
 
@@ -46,10 +46,10 @@ def test_kohya_comfyui_and_diffusers_files_give_the_same_velocity(name, tmp_path
     with torch.no_grad():
         base = velocity(CASES[name](tmp_path), case.batch)
         assert torch.equal(velocity(case, case.batch), base)  # all silent
-        heard = {}
+        answers = {}
         for form, network in networks.items():
             network.set_enabled(True)
-            heard[form] = velocity(case, case.batch)
+            answers[form] = velocity(case, case.batch)
             network.set_enabled(False)
         assert torch.equal(velocity(case, case.batch), base)
         alone = CASES[name](tmp_path)
@@ -58,7 +58,7 @@ def test_kohya_comfyui_and_diffusers_files_give_the_same_velocity(name, tmp_path
         theirs.load_state_dict(_load(kohya), strict=True)
         expected = velocity(alone, alone.batch)
     assert apart(expected, base) > 0.05
-    for form, answer in heard.items():
+    for form, answer in answers.items():
         assert apart(answer, expected) < 1e-5, form
 
 

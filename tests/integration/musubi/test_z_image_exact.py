@@ -96,7 +96,7 @@ def test_each_route_is_exactly_a_model_with_only_that_lora(world, tmp_path, valu
 
 
 def test_gradient_checkpointing_changes_no_gradient(world, tmp_path):
-    """The forward is run again in the backward pass; it must find the same voice and the same dropout there."""
+    """The forward is run again in the backward pass; it must find the same adapter and dropout there."""
     gradients = []
     for checkpointing in (False, True):
         preset = write_preset(
@@ -178,7 +178,7 @@ def test_the_rollout_ends_where_the_sampler_ends(world, flow_shift):
 
 
 def test_compiled_blocks_give_the_same_steps(world, tmp_path):
-    """Each voice gets its own graphs. Two teachers need more than torch's usual eight, and it stops compiling there."""
+    """Each adapter gets its own graphs. Two teachers need more than torch's usual eight, where it stops compiling."""
     import torch._dynamo
 
     files = []

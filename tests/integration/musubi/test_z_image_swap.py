@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from danceopd_ext.toolkits.hosted.switch import NoBlockSwap
+from danceopd_ext.toolkits.hosted.active_adapter import NoBlockSwap
 from tests.integration.musubi import tiny_z_image
 from tests.integration.musubi.runs import here, write_preset
 

@@ -64,16 +64,16 @@ def test_a_batch_meets_the_teacher_of_its_dataset(world, tmp_path, workers):
         max_data_loader_n_workers=workers,
     )  # fmt: skip
     trainer = here(preset)
-    heard = {"style": set(), "sketch": set(), "base": set()}
+    captions = {"style": set(), "sketch": set(), "base": set()}
     for seen in trainer.seen:
         (route,) = (name.removeprefix("loss/") for name in seen["metrics"] if name.startswith("loss/"))
-        heard[route].add(caption_of(world, seen["batch"]))
+        captions[route].add(caption_of(world, seen["batch"]))
         teacher = (route,) if route != "base" else ()
-        voices = seen["voices"]
-        assert voices[-2:] == [teacher, ("student",)]  # the teacher is asked once, then the student learns
-        assert set(voices[:-2]) <= {("student",)}  # and the rollout was the student's
-    assert heard == {"style": set(STYLE), "sketch": set(PLAIN), "base": set(PLAIN)}
-    counts = [sum(f"loss/{name}" in seen["metrics"] for seen in trainer.seen) for name in heard]
+        adapters = seen["adapters"]
+        assert adapters[-2:] == [teacher, ("student",)]  # the teacher is asked once, then the student learns
+        assert set(adapters[:-2]) <= {("student",)}  # and the rollout was the student's
+    assert captions == {"style": set(STYLE), "sketch": set(PLAIN), "base": set(PLAIN)}
+    counts = [sum(f"loss/{name}" in seen["metrics"] for seen in trainer.seen) for name in captions]
     assert counts == [6, 6, 6]  # by weight, not by the size of the datasets
 
 
@@ -139,7 +139,7 @@ def test_guidance_asks_the_teacher_with_and_without_text(world, tmp_path):
         max_train_steps=1,
     )  # fmt: skip
     trainer = here(preset)
-    assert trainer.seen[0]["voices"][-3:] == [("guided",), ("guided",), ("student",)]
+    assert trainer.seen[0]["adapters"][-3:] == [("guided",), ("guided",), ("student",)]
     (empty,) = trainer.adapter.empty["llm_embed"]
     assert empty.shape == (1, 16)  # the chat template around nothing
     adapter, batch = trainer.adapter, trainer.group[0]
@@ -160,7 +160,7 @@ def test_several_queries_give_the_mean_of_their_gradients(world, tmp_path):
     danceopd = section("[danceopd.teachers.style]\nlora = {style!r}\n", world)
     values = {"dit": world.dit, "dataset_config": world.data, "max_train_steps": 1, "network_weights": world.start}
     both = here(write_preset(tmp_path / "two" / "p.toml", "num_queries = 2\n" + danceopd, **values))
-    assert both.seen[0]["voices"][-4:] == [("style",), ("style",), ("student",), ("student",)]
+    assert both.seen[0]["adapters"][-4:] == [("style",), ("style",), ("student",), ("student",)]
     assert both.gradients[0].norm() > 0
     gradient, loss = by_hand(both, world)
     assert both.seen[0]["loss"] == pytest.approx(loss, rel=1e-5)

@@ -59,7 +59,7 @@ def dataset(folder: Path, batch_size: int = 1) -> str:
 def lora_layout():
     """Names in LoRA files of the tiny model's layers, musubi's own: K with separate to_q, to_k, to_v."""
     from danceopd_ext.models.registry import NAMES
-    from danceopd_ext.toolkits.hosted.teachers import host_layout, linear_layers
+    from danceopd_ext.toolkits.hosted.teacher_files import host_layout, linear_layers
 
     return host_layout(NAMES["z_image"], "Z-Image", linear_layers(tiny_z_image.transformer()))
 
@@ -68,7 +68,7 @@ def write_lora(path: Path, seed: int, names: str, rank: int = 4, size: float = 0
     """A random LoRA on the layers that musubi trains."""
     from danceopd_ext.lora.weights import Lora, LowRank
     from danceopd_ext.lora.write import write_lora
-    from danceopd_ext.toolkits.hosted.teachers import linear_layers
+    from danceopd_ext.toolkits.hosted.teacher_files import linear_layers
 
     rng = torch.Generator().manual_seed(seed)
     modules = {}

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT
 from danceopd_ext.toolkits.hosted.distiller import Distiller, HostedField
-from danceopd_ext.toolkits.hosted.switch import STUDENT
 from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import mend_second_attention
 from danceopd_ext.toolkits.sd_scripts.trainer import DanceOPDMixin
 from tests.integration.endings import ctrl_c, full_disk, full_memory  # noqa: F401
@@ -76,7 +76,7 @@ def gradients() -> dict[str, Any]:
 
 
 def asked() -> dict[str, Any]:
-    """`gradients`, and at the first update: the texts, and each voice's last state, noise level and velocity."""
+    """`gradients`, and at the first update: the texts, and each adapter's last state, noise level and velocity."""
     seen = gradients()
     field, loss = HostedField.__call__, Distiller.loss
 
@@ -110,11 +110,11 @@ def after_step(look: Callable[..., None]) -> None:
 
 
 def exact_routes() -> dict[str, Any]:
-    """After every step: how far each voice is from a model of its own that has only that voice's LoRA.
+    """After every step: how far each adapter is from a model of its own that has only that adapter's LoRA.
 
-    `voices`: the largest difference for each; `apart`: how far they are from the base, which must not be 0.
+    `adapters`: the largest difference for each; `apart`: how far they are from the base, which must not be 0.
     """
-    seen: dict[str, Any] = {"voices": [], "apart": []}
+    seen: dict[str, Any] = {"adapters": [], "apart": []}
 
     def look(trainer, args, step, transformer):
         distiller = trainer.distiller
@@ -130,14 +130,14 @@ def exact_routes() -> dict[str, Any]:
         files = {name: teacher.loras[0] for name, teacher in trainer.options.teachers.items() if teacher.loras}
         mine = {name: value.clone() for name, value in distiller.switch.student.state_dict().items()}
         found = {}
-        for voice, lora in {**files, None: None, STUDENT: mine}.items():
-            own = HostedField(distiller.adapter, distiller.switch, voice, transformer, distiller.accelerator.autocast)
+        for adapter, lora in {**files, None: None, STUDENT: mine}.items():
+            own = HostedField(distiller.adapter, distiller.switch, adapter, transformer, distiller.accelerator.autocast)
             alone = separate_model(args.pretrained_model_name_or_path, lora)
             with torch.no_grad():
-                found[str(voice)] = own(z, sigma, condition), distiller.adapter.velocity(alone, z, sigma, condition)
+                found[str(adapter)] = own(z, sigma, condition), distiller.adapter.velocity(alone, z, sigma, condition)
         distiller.switch.restore()
         base = found["None"][1]
-        seen["voices"].append({name: float((ours - theirs).abs().max()) for name, (ours, theirs) in found.items()})
+        seen["adapters"].append({name: float((ours - theirs).abs().max()) for name, (ours, theirs) in found.items()})
         seen["apart"].append({name: float((theirs - base).abs().max()) for name, (_, theirs) in found.items()})
 
     after_step(look)

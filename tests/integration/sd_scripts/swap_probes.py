@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.toolkits.sd_scripts.swap import Offloaders
+from danceopd_ext.toolkits.sd_scripts.block_swap import Offloaders
 
 
 def residents() -> dict[str, Any]:

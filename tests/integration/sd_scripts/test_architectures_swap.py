@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 
-from danceopd_ext.toolkits.sd_scripts.swap import block_swap
+from danceopd_ext.toolkits.sd_scripts.block_swap import block_swap
 from tests.integration.sd_scripts.stand_ins import HERE, MODELS
 
 #: what holds the blocks -> how many of two asked for wait in main memory
@@ -40,11 +40,11 @@ def test_every_offloader_learns_whether_a_backward_follows(model_type):
     offloaders = {part: getattr(model, f"offloader_{part}".rstrip("_")) for part in WAITING[model_type]}
     assert {part: offloader.blocks_to_swap for part, offloader in offloaders.items()} == WAITING[model_type]
     swap = block_swap(model, 2, 1.0)
-    swap.for_looking()
+    swap.for_inference()
     if swap.has_modes:
         assert all(offloader.forward_only for offloader in offloaders.values())
     else:  # 2025: the blocks are put into place before every forward instead
         assert len(model._forward_pre_hooks) == 1
-    swap.for_learning()
+    swap.for_training()
     assert not any(getattr(offloader, "forward_only", False) for offloader in offloaders.values())
     assert len(model._forward_pre_hooks) == 0

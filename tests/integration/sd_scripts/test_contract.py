@@ -10,8 +10,8 @@ from danceopd_ext.config.foreign_keys import FOREIGN_KEYS
 from danceopd_ext.config.load import flat_keys
 from danceopd_ext.config.toolkits import SD_SCRIPTS
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.border import check_seams
-from danceopd_ext.toolkits.hosted.find import describe
+from danceopd_ext.toolkits.hosted.checkout import describe
+from danceopd_ext.toolkits.hosted.seams import check_seams
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import check_script
 from danceopd_ext.toolkits.sd_scripts.seams import METHODS, seams_of

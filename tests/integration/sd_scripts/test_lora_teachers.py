@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.attach import attach_teachers
-from danceopd_ext.toolkits.sd_scripts.networks import network_maker
+from danceopd_ext.toolkits.hosted.teacher_networks import attach_teachers
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
+from danceopd_ext.toolkits.sd_scripts.teacher_network import network_maker
 from tests.integration.sd_scripts import tiny_anima, tiny_flux, tiny_hunyuan_image, tiny_lumina
 from tests.integration.sd_scripts.stand_ins import HERE
 from tests.integration.sd_scripts.velocity_checks import SIGMAS, difference
@@ -124,9 +124,9 @@ def test_the_teachers_velocity_is_that_of_changed_weights(model_type, write, tmp
     assert list(networks) == ["style"]
     assert torch.equal(it.adapter.velocity(it.model, z, SIGMAS, condition), base)  # silent until it is asked
     networks["style"].set_enabled(True)
-    heard = it.adapter.velocity(it.model, z, SIGMAS, condition)
-    assert difference(heard, expected) < 1e-5
-    assert difference(heard, base) > 1e-2
+    answer = it.adapter.velocity(it.model, z, SIGMAS, condition)
+    assert difference(answer, expected) < 1e-5
+    assert difference(answer, base) > 1e-2
     networks["style"].set_enabled(False)
     assert torch.equal(it.adapter.velocity(it.model, z, SIGMAS, condition), base)
 

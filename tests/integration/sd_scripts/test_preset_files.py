@@ -8,12 +8,12 @@ import pytest
 from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.architecture import find_architecture
+from danceopd_ext.toolkits.hosted.argument_rules import refuse
 from danceopd_ext.toolkits.hosted.arguments import build_arguments
-from danceopd_ext.toolkits.hosted.border import check_seams
-from danceopd_ext.toolkits.hosted.enter import import_script
-from danceopd_ext.toolkits.hosted.find import find_toolkit
-from danceopd_ext.toolkits.hosted.refuse import refuse
-from danceopd_ext.toolkits.sd_scripts.refused import RULES
+from danceopd_ext.toolkits.hosted.checkout import find_toolkit
+from danceopd_ext.toolkits.hosted.import_script import import_script
+from danceopd_ext.toolkits.hosted.seams import check_seams
+from danceopd_ext.toolkits.sd_scripts.argument_rules import RULES
 from danceopd_ext.toolkits.sd_scripts.registry import ARCHITECTURES
 from danceopd_ext.toolkits.sd_scripts.run import take_sizes, trainer_arguments
 from danceopd_ext.toolkits.sd_scripts.seams import seams_of

@@ -1,4 +1,4 @@
-"""SD3.5, number by number: each voice is its own LoRA and nothing else, and the native trainer computes the same."""
+"""SD3.5, number by number: each adapter is its own LoRA and nothing else, and the native trainer computes the same."""
 
 import pytest
 import torch
@@ -28,9 +28,9 @@ def runs(world, tmp_path_factory):  # noqa: F811
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_every_voice_is_exactly_a_model_with_only_its_lora(runs, checkpointing):
     routes = runs[checkpointing]["routes"]
-    assert len(routes["voices"]) == 2
-    for voices, apart in zip(routes["voices"], routes["apart"], strict=True):
-        assert voices == dict.fromkeys(("ink", "glow", "None", "student"), 0.0)
+    assert len(routes["adapters"]) == 2
+    for adapters, apart in zip(routes["adapters"], routes["apart"], strict=True):
+        assert adapters == dict.fromkeys(("ink", "glow", "None", "student"), 0.0)
         assert apart.pop("None") == 0
         assert min(apart.values()) > 1e-3
 
@@ -54,9 +54,9 @@ def test_the_native_trainer_computes_the_same_update(world, tmp_path):  # noqa: 
     theirs = trained(preset, probe="asked")
     checkpoint, teacher = world.model["pretrained_model_name_or_path"], world.teacher("ink")["lora"]
     ours = native("update", checkpoint, teacher, preset.with_suffix(".pt"), "3", "16", tmp_path / "update")
-    for voice, name in (("ink", "teacher"), ("learning", "learning")):
+    for adapter, name in (("ink", "teacher"), ("learning", "learning")):
         for what in ("z", "sigma", "velocity"):
-            assert relative(ours[f"{name}/{what}"], theirs.seen[voice][what]) < 1e-4, (voice, what)
+            assert relative(ours[f"{name}/{what}"], theirs.seen[adapter][what]) < 1e-4, (adapter, what)
     assert relative(theirs.seen["ink"]["velocity"], theirs.seen["learning"]["velocity"]) > 1e-2
     gradient = theirs.seen["gradient"]
     assert {name.removeprefix("gradient/") for name in ours if name.startswith("gradient/")} == gradient.keys()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from danceopd_ext.toolkits.sd_scripts.refused import RULES
+from danceopd_ext.toolkits.sd_scripts.argument_rules import RULES
 from tests.integration.sd_scripts.checkout import prepare
 from tests.integration.sd_scripts.runs import refused, run, trained
 from tests.integration.sd_scripts.test_sd3_runs import write_dataset, write_pictures

@@ -9,8 +9,8 @@ import torch
 
 from danceopd_ext.config.schema import Teacher
 from danceopd_ext.errors import TrainingError
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT
 from danceopd_ext.toolkits.hosted.nan_search import blame
-from danceopd_ext.toolkits.hosted.switch import STUDENT
 from tests.toolkits.hosted.toys import SHAPE, Toys
 
 NAN = float("nan")
@@ -19,7 +19,7 @@ NAN = float("nan")
 def told(toys: Toys, *routes: str, condition=None) -> str:
     with pytest.raises(TrainingError) as error:
         toys.distiller.loss(toys.transformer, condition or toys.condition(*routes), SHAPE)
-    assert (toys.switch.heard, toys.switch.learning) == (STUDENT, True)
+    assert (toys.switch.active, toys.switch.training) == (STUDENT, True)
     return str(error.value)
 
 
@@ -139,4 +139,4 @@ def test_the_search_itself_may_fail(monkeypatch):
 
     monkeypatch.setattr(type(toys.distiller), "stop_for_nan", with_little_memory)
     message = told(toys, "a")
-    assert "could not be found out (CUDA out of memory)" in message and "check teacher a" in message
+    assert "the search for the part that broke failed (CUDA out of memory)" in message and "check teacher a" in message

@@ -8,8 +8,8 @@ import torch
 from danceopd_ext.config.schema import Teacher
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.method import draw_query_indices, sample_noise
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT
 from danceopd_ext.toolkits.hosted.distiller import Progress
-from danceopd_ext.toolkits.hosted.switch import STUDENT
 from tests.toolkits.hosted.toys import SHAPE, WIDTH, Toys
 
 
@@ -106,18 +106,18 @@ def test_pieces_of_several_queries_add_up():
     assert torch.allclose(pieces, whole.student.up.grad, rtol=1e-5)
 
 
-def test_the_student_is_heard_when_the_toolkit_goes_backward():
+def test_the_student_is_active_when_the_toolkit_runs_backward():
     toys = Toys(leaf_inputs=True)
     loss = toys.loss("a", "base")
-    assert (toys.switch.heard, toys.switch.learning) == (STUDENT, True)
-    assert toys.swap.told == ["looking", "learning"]
+    assert (toys.switch.active, toys.switch.training) == (STUDENT, True)
+    assert toys.swap.told == ["inference", "training"]
     loss.backward()
     assert float(toys.student.up.grad.abs().sum()) > 0
     assert all(weight.grad is None for network in toys.teachers.values() for weight in network.parameters())
     assert toys.weight.grad is None
 
 
-def test_dropout_acts_only_while_learning():
+def test_dropout_acts_only_in_training():
     """All of the student is dropped as it learns: it answers as the base then, at states of the whole student."""
     toys = Toys(dropout=1.0)
     assert torch.allclose(toys.loss("a"), by_hand(toys, ["a"], learner="base").mean(), rtol=1e-5)
@@ -125,7 +125,7 @@ def test_dropout_acts_only_while_learning():
     assert toys.student.training
 
 
-def test_an_error_leaves_the_student_heard():
+def test_an_error_leaves_the_student_active():
     toys = Toys()
 
     def breaks(transformer, z, sigma, condition):
@@ -134,7 +134,7 @@ def test_an_error_leaves_the_student_heard():
     toys.distiller.adapter.velocity = breaks
     with pytest.raises(RuntimeError, match="out of memory"):
         toys.loss("a")
-    assert (toys.switch.heard, toys.switch.learning) == (STUDENT, True)
+    assert (toys.switch.active, toys.switch.training) == (STUDENT, True)
     assert toys.distiller.progress.step == 0
 
 
@@ -186,7 +186,7 @@ def test_the_toys_answer_as_they_say():
     toys = Toys()
     z, sigma, condition = torch.randn(1, *SHAPE), torch.tensor([0.5]), toys.condition("a")
     for name in ("a", "b", None, STUDENT):
-        toys.switch.to(name, learning=False)
+        toys.switch.to(name, training=False)
         own = toys.distiller.adapter.velocity(toys.transformer, z, sigma, condition)
         assert torch.allclose(own, toys.velocity(name, z, sigma, condition["text"]), rtol=1e-5)
         assert own.shape[-1] == WIDTH

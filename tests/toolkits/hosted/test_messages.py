@@ -11,10 +11,10 @@ import torch
 
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.toolkits.hosted import trackers
-from danceopd_ext.toolkits.hosted.go import go
-from danceopd_ext.toolkits.hosted.memory import is_out_of_memory, out_of_memory
-from danceopd_ext.toolkits.hosted.outcome import convert_line
-from danceopd_ext.toolkits.hosted.saved import Saved, saved_at, saved_since
+from danceopd_ext.toolkits.hosted.conversion_hint import convert_line
+from danceopd_ext.toolkits.hosted.out_of_memory import is_out_of_memory, out_of_memory
+from danceopd_ext.toolkits.hosted.run_trainer import run_trainer
+from danceopd_ext.toolkits.hosted.saved_files import Saved, saved_at, saved_since
 from danceopd_ext.toolkits.hosted.trackers import check_trackers
 
 MUSUBI_ARGUMENTS = {
@@ -41,7 +41,7 @@ class Trainer:
 
 def said(work: str, arguments: dict, error: Exception | None = None) -> str:
     with pytest.raises(TrainingError) as stopped:
-        go(Trainer(work, error or torch.OutOfMemoryError("CUDA out of memory.")), Namespace(**arguments))
+        run_trainer(Trainer(work, error or torch.OutOfMemoryError("CUDA out of memory.")), Namespace(**arguments))
     return str(stopped.value)
 
 
@@ -104,7 +104,7 @@ def test_what_counts_as_out_of_memory(error, memory):
     assert is_out_of_memory(error) == memory
     if not memory:
         with pytest.raises(type(error)):
-            go(Trainer("train_it", error), Namespace(**SD_ARGUMENTS))
+            run_trainer(Trainer("train_it", error), Namespace(**SD_ARGUMENTS))
 
 
 def test_only_what_this_run_saved_counts(tmp_path):

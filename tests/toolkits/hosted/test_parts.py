@@ -11,26 +11,26 @@ from safetensors.torch import load_file, save_file
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.sd3 import StableDiffusion3
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT
 from danceopd_ext.toolkits.hosted.conditions import Conditions
-from danceopd_ext.toolkits.hosted.routes import MOST_REPEATS, balanced
-from danceopd_ext.toolkits.hosted.switch import STUDENT
-from danceopd_ext.toolkits.hosted.teachers import host_layout, linear_layers, network_tensors, read_teachers
+from danceopd_ext.toolkits.hosted.route_balance import MOST_REPEATS, balanced
+from danceopd_ext.toolkits.hosted.teacher_files import host_layout, linear_layers, network_tensors, read_teachers
 from tests.toolkits.hosted.toys import Toys
 
 
-def test_one_voice_at_a_time():
+def test_one_adapter_is_active_at_a_time():
     toys = Toys()
     for name in ("a", "b", None, STUDENT, "b"):
-        toys.switch.to(name, learning=False)
+        toys.switch.to(name, training=False)
         enabled = [other for other, network in toys.teachers.items() if network.enabled]
         assert enabled == ([name] if name in toys.teachers else [])
         assert toys.student.multiplier == (1.0 if name == STUDENT else 0.0)
         assert not toys.student.training
     toys.switch.restore()
     assert toys.student.training
-    assert toys.swap.told == ["looking", "learning"]  # told once, not at every change of voice
-    with pytest.raises(ValueError, match="only the student learns"):
-        toys.switch.to("a", learning=True)
+    assert toys.swap.told == ["inference", "training"]  # once, not at every change of the active adapter
+    with pytest.raises(ValueError, match="only the student is trained"):
+        toys.switch.to("a", training=True)
 
 
 def test_conditions_select_and_forget_their_texts():

@@ -13,9 +13,9 @@ from danceopd_ext.config.schema import DanceOPDSection, Teacher
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.sd3 import StableDiffusion3
 from danceopd_ext.toolkits.hosted import preflight
-from danceopd_ext.toolkits.hosted.header import Kind, check_kind, count_blocks, linear_shapes, read_header
-from danceopd_ext.toolkits.hosted.numbers import check_dataset_numbers, check_numbers
+from danceopd_ext.toolkits.hosted.number_limits import check_dataset_numbers, check_numbers
 from danceopd_ext.toolkits.hosted.preflight import check_optimizer, check_output, check_paths, check_precision
+from danceopd_ext.toolkits.hosted.weights_header import Kind, check_kind, count_blocks, linear_shapes, read_header
 
 PRESET = Path("p.toml")
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.toolkits import stage_clock
 from danceopd_ext.toolkits.hosted import session
-from danceopd_ext.toolkits.hosted.go import go
+from danceopd_ext.toolkits.hosted.run_trainer import run_trainer
 from danceopd_ext.toolkits.hosted.session import Stopped
 from danceopd_ext.toolkits.native import stop
 from danceopd_ext.toolkits.native.stop import SIGNALS
@@ -71,7 +71,7 @@ def interrupt_at(step: int, number: int = signal.SIGINT, more: int = 0):
             return result
 
         setattr(trainer, make.__name__, made)
-        go(trainer, args)
+        run_trainer(trainer, args)
 
     return start
 
@@ -96,14 +96,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(toolkit, number):
 
 def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(toolkit):
     values = {"gradient_accumulation_steps": 2}
-    whole = toolkit(start=go, save_every_n_steps=6, **values)
+    whole = toolkit(start=run_trainer, save_every_n_steps=6, **values)
     last = load_file(toolkit.out / "fused-step00000006.safetensors")
     log = records(toolkit.out)
     (toolkit.out / "fused-step00000006.safetensors").unlink()
     with pytest.raises(Stopped):
         toolkit(start=interrupt_at(4), save_every_n_steps=6, **values)
     state = str(toolkit.out / "fused-step00000004-state")
-    toolkit(start=go, resume=state, save_every_n_steps=6, **values)
+    toolkit(start=run_trainer, resume=state, save_every_n_steps=6, **values)
     again = load_file(toolkit.out / "fused-step00000006.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in last.items())
     keep = ("step", "route", "loss", "losses", "query_sigma", "grad_norm", "learning_rate")
@@ -147,7 +147,7 @@ def test_a_launcher_that_passes_the_signal_on_is_not_a_second_ctrl_c(monkeypatch
 
 
 def test_the_log_has_the_names_of_the_native_one(toolkit):
-    trainer = toolkit(start=go, gradient_accumulation_steps=2, max_grad_norm=1.0)
+    trainer = toolkit(start=run_trainer, gradient_accumulation_steps=2, max_grad_norm=1.0)
     log = records(toolkit.out)
     assert [record["step"] for record in log] == [1, 2, 3, 4, 5, 6]
     assert NATIVE_NAMES | {"losses"} == set(log[0])
@@ -166,7 +166,7 @@ def test_the_log_has_the_names_of_the_native_one(toolkit):
 @pytest.mark.parametrize("clipped", [0.0, 1.0])
 def test_seconds_of_the_stages(toolkit, capsys, clipped):
     """The toolkit's own backward, clipping and optimizer are measured as well."""
-    toolkit(start=go, max_grad_norm=clipped, gradient_accumulation_steps=2)
+    toolkit(start=run_trainer, max_grad_norm=clipped, gradient_accumulation_steps=2)
     log = records(toolkit.out)
     for record in log:
         stages = record["stage_seconds"]
@@ -188,19 +188,19 @@ def test_the_toolkits_backward_is_part_of_match(toolkit, monkeypatch):
         return backward(*given, **named)
 
     monkeypatch.setattr(torch.autograd, "backward", slow)
-    toolkit(start=go, gradient_accumulation_steps=2)
+    toolkit(start=run_trainer, gradient_accumulation_steps=2)
     found = [record["stage_seconds"]["match"] for record in records(toolkit.out)]
     assert set(found) <= {1.0, 2.0}  # the last step of an epoch may have one micro-batch
     assert sum(found) == seconds[0] > 6
 
 
 def test_without_clipping_no_norm_is_known(toolkit):
-    toolkit(start=go, max_grad_norm=0.0)
+    toolkit(start=run_trainer, max_grad_norm=0.0)
     assert [record["grad_norm"] for record in records(toolkit.out)] == [None] * 6
 
 
 def test_the_bar_shows_the_routes(toolkit):
-    trainer = toolkit(start=go)
+    trainer = toolkit(start=run_trainer)
     assert "avr_loss=" in trainer.bar.postfix
     assert "base=" in trainer.bar.postfix
     assert "style=" in trainer.bar.postfix
@@ -255,7 +255,7 @@ def test_out_of_memory_names_the_step(toolkit, where, step):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session.Session, "begin", begun)
-            go(trainer, args)
+            run_trainer(trainer, args)
 
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")

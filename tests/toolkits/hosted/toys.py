@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection, Teacher
+from danceopd_ext.toolkits.hosted.active_adapter import Switch
 from danceopd_ext.toolkits.hosted.conditions import Conditions
 from danceopd_ext.toolkits.hosted.distiller import Distiller
-from danceopd_ext.toolkits.hosted.switch import Switch
 
 WIDTH, SHAPE = 6, (1, 1, 6)
 
@@ -54,16 +54,16 @@ class Adapter:
 
 
 class Swap:
-    """Block swap that only writes down what it was told."""
+    """Block swap that only records its calls."""
 
     def __init__(self):
         self.told: list[str] = []
 
-    def for_looking(self) -> None:
-        self.told.append("looking")
+    def for_inference(self) -> None:
+        self.told.append("inference")
 
-    def for_learning(self) -> None:
-        self.told.append("learning")
+    def for_training(self) -> None:
+        self.told.append("training")
 
 
 def accelerator(**more) -> SimpleNamespace:
@@ -105,7 +105,7 @@ class Toys:
         return self.distiller.loss(self.transformer, self.condition(*routes), SHAPE)
 
     def matrix(self, name: str | None) -> torch.Tensor:
-        """The linear map of one voice, by its definition."""
+        """The linear map of the model with one adapter active, by its definition."""
         network = self.student if name == "student" else self.teachers.get(name)
         change = network.up @ network.down if network is not None else 0
         return (self.weight + change).detach()

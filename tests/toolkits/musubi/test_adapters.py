@@ -19,9 +19,9 @@ from danceopd_ext.toolkits.musubi.adapters.flux_2 import Flux2Adapter
 from danceopd_ext.toolkits.musubi.adapters.flux_kontext import FluxKontextAdapter
 from danceopd_ext.toolkits.musubi.adapters.qwen_image import QwenImageAdapter, QwenImageEditAdapter
 from danceopd_ext.toolkits.musubi.adapters.z_image import ZImageAdapter
+from danceopd_ext.toolkits.musubi.dataset_routes import check_guidance
 from danceopd_ext.toolkits.musubi.defaults import complete
 from danceopd_ext.toolkits.musubi.registry import ARCHITECTURES
-from danceopd_ext.toolkits.musubi.routes import check_guidance
 
 
 class Trainer:

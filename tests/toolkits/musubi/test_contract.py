@@ -108,30 +108,30 @@ def test_the_student_learns_from_its_teacher(train, lora):
     assert sum(trainer.losses[-10:]) < 0.3 * sum(trainer.losses[:10])
 
 
-class Voices:
-    """Who is heard in each call of the transformer."""
+class ActiveAdapters:
+    """Records which adapter is active in each call of the transformer."""
 
     def call_dit(self, *arguments, **keywords):
         if hasattr(self, "distiller"):
             student = self.distiller.switch.student
             style = any(layer.enabled for layer in self.teachers["style"].unet_loras)
-            self.heard = [*getattr(self, "heard", []), (style, student.multiplier, torch.is_grad_enabled())]
+            self.active = [*getattr(self, "active", []), (style, student.multiplier, torch.is_grad_enabled())]
         return super().call_dit(*arguments, **keywords)
 
 
-def test_one_voice_at_a_time_and_the_students_at_last(train, lora):
-    trainer = train(section(lora, routes={"base": 0.0}), Voices, max_train_steps=1)
-    assert trainer.heard[-2:] == [(True, 0.0, False), (False, 1.0, True)]
-    assert set(trainer.heard[:-2]) == {(False, 1.0, False)}
+def test_one_adapter_is_active_at_a_time_and_the_students_at_last(train, lora):
+    trainer = train(section(lora, routes={"base": 0.0}), ActiveAdapters, max_train_steps=1)
+    assert trainer.active[-2:] == [(True, 0.0, False), (False, 1.0, True)]
+    assert set(trainer.active[:-2]) == {(False, 1.0, False)}
     assert not any(p.requires_grad for p in trainer.teachers["style"].parameters())
 
 
-def test_guidance_hears_the_empty_prompt(train, lora):
+def test_guidance_uses_the_empty_prompt(train, lora):
     options = DanceOPDSection(
         toolkit="musubi-tuner", rollout_steps=4, teachers={"style": Teacher(lora=str(lora), guidance_scale=2.0)}
     )
-    trainer = train(options, Voices, max_train_steps=1)
-    assert trainer.heard[-3:-1] == [(True, 0.0, False)] * 2
+    trainer = train(options, ActiveAdapters, max_train_steps=1)
+    assert trainer.active[-3:-1] == [(True, 0.0, False)] * 2
     assert trainer.adapter.empty["llm_embed"][0].shape == (1, musubi.WIDTH)
 
 
@@ -144,7 +144,7 @@ def test_prompts_need_no_dataset_and_no_picture(train, lora, tmp_path):
 
 
 def test_the_group_of_datasets_can_be_sent_to_workers(train, lora, tmp_path):
-    from danceopd_ext.toolkits.musubi.data import ROUTE, routed_group
+    from danceopd_ext.toolkits.musubi.routed_group import ROUTE, routed_group
 
     datasets = [musubi.Pictures("a", 3, 1.0), musubi.Pictures("b", 1, 2.0)]
     group = routed_group(datasets, ["style", "base"], {"style": 1.0, "base": 1.0}, seed=0)
@@ -177,21 +177,21 @@ def test_the_file_will_say_how_it_was_made(train, lora):
     assert json.loads(metadata["ss_danceopd_teachers"]) == {"style": "style", "base": "base"}
     assert json.loads(metadata["ss_danceopd_routes"]) == {"style": 2.0, "base": 1.0}
     assert metadata["ss_danceopd_query"] == "low_noise"
-    assert metadata["ss_danceopd_preset"] == ""  # `go_alone` sets it
+    assert metadata["ss_danceopd_preset"] == ""  # `run_alone` sets it
 
 
 def test_compiling_allows_a_graph_for_each_voice(train, lora):
     args = musubi.arguments(Path(), compile=True, compile_cache_size_limit=None)
     import torch._dynamo
 
-    from danceopd_ext.toolkits.musubi.compiling import USUAL_LIMIT, allow_voices
+    from danceopd_ext.toolkits.musubi.compile_limit import USUAL_LIMIT, allow_graphs
 
     config = torch._dynamo.config
     with config.patch(accumulated_cache_size_limit=64):
-        allow_voices(args, teachers=3)
+        allow_graphs(args, teachers=3)
         assert config.accumulated_cache_size_limit == 8 * 6 * USUAL_LIMIT
     assert args.compile_cache_size_limit == USUAL_LIMIT * 6
     args = musubi.arguments(Path(), compile=True, compile_cache_size_limit=500)
     with config.patch(accumulated_cache_size_limit=64):
-        allow_voices(args, teachers=3)
+        allow_graphs(args, teachers=3)
     assert args.compile_cache_size_limit == 500

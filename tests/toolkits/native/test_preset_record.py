@@ -13,7 +13,7 @@ from danceopd_ext.config.as_used import name_of, native_preset
 from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.toolkits import preset_record
-from danceopd_ext.toolkits.hosted.go import go_alone
+from danceopd_ext.toolkits.hosted.run_trainer import run_alone
 from danceopd_ext.toolkits.preset_record import ENTRY, HEAD, record_path, write_record
 from tests.tiny.presets import write_preset
 from tests.toolkits.runs import log_of, says
@@ -104,7 +104,7 @@ def test_a_toolkits_run_saves_its_preset(tmp_path, two_teachers, preset):
         def train(self, args):
             seen.append(self.preset_as_used)
 
-    go_alone(Trainer(), args, hosted, [])
+    run_alone(Trainer(), args, hosted, [])
     text = record_path(tmp_path / "out", "fused").read_text(encoding="utf-8")
     assert text.startswith(HEAD) and 'output_name = "fused"' in text and "secret" not in text
     assert 'output_name = "fused"' in seen[0] and str(tmp_path) not in seen[0]

@@ -12,7 +12,7 @@ from danceopd_ext.toolkits.sd_scripts.adapters.anima import AnimaAdapter
 from danceopd_ext.toolkits.sd_scripts.adapters.flux import FluxAdapter, image_ids, pack, unpack
 from danceopd_ext.toolkits.sd_scripts.adapters.hunyuan_image import HunyuanImageAdapter
 from danceopd_ext.toolkits.sd_scripts.adapters.lumina import LuminaAdapter
-from danceopd_ext.toolkits.sd_scripts.data import mend_cached_texts
+from danceopd_ext.toolkits.sd_scripts.routed_datasets import mend_cached_texts
 
 SIGMA = torch.tensor([0.75, 0.2503])
 

@@ -12,9 +12,9 @@ import torch
 from danceopd_ext.config.schema import Teacher
 from danceopd_ext.errors import TrainingError, UserError
 from danceopd_ext.method import sample_noise
-from danceopd_ext.toolkits.hosted.border import Seams, check_seams
-from danceopd_ext.toolkits.hosted.find import Checkout
-from danceopd_ext.toolkits.hosted.switch import STUDENT
+from danceopd_ext.toolkits.hosted.active_adapter import STUDENT
+from danceopd_ext.toolkits.hosted.checkout import Checkout
+from danceopd_ext.toolkits.hosted.seams import Seams, check_seams
 from danceopd_ext.toolkits.sd_scripts.seams import METHODS
 from tests.toolkits.sd_scripts import stand_in as sd
 from tests.toolkits.sd_scripts.datasets import Dataset, Subset
@@ -75,7 +75,7 @@ def test_the_student_is_back_also_after_an_error(train, monkeypatch):
     with pytest.raises(RuntimeError, match="out of memory"):
         train()
     switch = train.trainer.distiller.switch
-    assert (switch.heard, switch.learning) == (STUDENT, True)
+    assert (switch.active, switch.training) == (STUDENT, True)
     assert switch.student.multiplier == 1.0
     assert not any(layer.enabled for network in switch.teachers.values() for layer in network.unet_loras)
 

@@ -9,7 +9,7 @@ import pytest
 
 from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.config.toolkits import SD_SCRIPTS
-from danceopd_ext.toolkits.hosted.find import find_toolkit
+from danceopd_ext.toolkits.hosted.checkout import find_toolkit
 
 PRESETS = sorted((Path(__file__).resolve().parents[3] / "presets").glob("sd_scripts_*.toml"))
 

@@ -16,8 +16,8 @@ import torch
 from danceopd_ext.config.toolkits import SD_SCRIPTS
 from danceopd_ext.data.items import Item
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.border import Call, Changed, Seams, changed, check_seams
-from danceopd_ext.toolkits.hosted.find import Checkout
+from danceopd_ext.toolkits.hosted.checkout import Checkout
+from danceopd_ext.toolkits.hosted.seams import Call, Seams, ToolkitChanged, check_seams, version_error
 from danceopd_ext.toolkits.sd_scripts.adapters.anima import AnimaAdapter
 from danceopd_ext.toolkits.sd_scripts.adapters.flux import FluxAdapter
 from danceopd_ext.toolkits.sd_scripts.adapters.sd3 import named_entries
@@ -199,7 +199,7 @@ def test_animas_texts_also_when_dropout_rates_follow(texts):
     ],
 )
 def test_texts_of_another_number_are_not_guessed_at(condition, count):
-    with pytest.raises(Changed, match=f"text encoding gives {count} entries"):
+    with pytest.raises(ToolkitChanged, match=f"text encoding gives {count} entries"):
         condition(ROWS[:count])
 
 
@@ -253,9 +253,9 @@ def test_a_call_at_a_seam_that_cannot_be_is_told_as_a_change(train, monkeypatch)
     monkeypatch.setattr(sd_scripts_world, "trainer_class", lambda _: trainer_class(Breaks))
     with pytest.raises(TypeError) as raised:
         train(max_train_steps=1)
-    message = str(changed(raised.value, UNKNOWN, METHODS))
+    message = str(version_error(raised.value, UNKNOWN, METHODS))
     assert message.startswith("sd-scripts at folder (version abc) has changed: ")
     assert "TypeError" in message
     assert "commit 6721028c; check one of these out." in message
     tested = Checkout(Path("folder"), "48d368fa", True, "sd-scripts")
-    assert changed(raised.value, tested, METHODS) is None, "there it is a fault, and its traceback helps"
+    assert version_error(raised.value, tested, METHODS) is None, "there it is a fault, and its traceback helps"

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from danceopd_ext.toolkits.hosted.architecture import Architecture, with_files
-from danceopd_ext.toolkits.hosted.border import Call
+from danceopd_ext.toolkits.hosted.argument_rules import rules, switched_on
 from danceopd_ext.toolkits.hosted.conditions import Conditions
-from danceopd_ext.toolkits.hosted.header import Kind
-from danceopd_ext.toolkits.hosted.refuse import rules, switched_on
-from danceopd_ext.toolkits.hosted.teachers import autocast_dtype
-from danceopd_ext.toolkits.sd_scripts.refused import NO_FP8
-from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+from danceopd_ext.toolkits.hosted.seams import Call
+from danceopd_ext.toolkits.hosted.teacher_files import autocast_dtype
+from danceopd_ext.toolkits.hosted.weights_header import Kind
+from danceopd_ext.toolkits.sd_scripts.argument_rules import NO_FP8
+from danceopd_ext.toolkits.sd_scripts.text_adapter import TextAdapter
 
 #: of the toolkit's sampler, unless a sample prompt says otherwise
 SHIFT = 3.0

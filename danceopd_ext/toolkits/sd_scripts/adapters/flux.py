@@ -14,10 +14,10 @@ import torch
 
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.hosted.architecture import MODEL, Architecture, with_files
-from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
-from danceopd_ext.toolkits.hosted.header import Kind
-from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+from danceopd_ext.toolkits.hosted.seams import Call
+from danceopd_ext.toolkits.hosted.weights_header import Kind
+from danceopd_ext.toolkits.sd_scripts.text_adapter import TextAdapter
 
 _FORWARD = ("img", "img_ids", "txt", "txt_ids", "y", "timesteps", "guidance", "txt_attention_mask", "mod_vectors")
 _MODULATION = ("timesteps", "guidance", "batch_size")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from danceopd_ext.toolkits.hosted.architecture import Architecture, with_files
-from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions
-from danceopd_ext.toolkits.hosted.header import Kind
-from danceopd_ext.toolkits.sd_scripts.texts import TextAdapter
+from danceopd_ext.toolkits.hosted.seams import Call
+from danceopd_ext.toolkits.hosted.weights_header import Kind
+from danceopd_ext.toolkits.sd_scripts.text_adapter import TextAdapter
 
 #: of the toolkit's sampler, whatever the training arguments say
 SHIFT = 6.0

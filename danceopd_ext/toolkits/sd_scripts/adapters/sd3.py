@@ -14,10 +14,10 @@ import torch
 
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.hosted.architecture import MODEL, Architecture
-from danceopd_ext.toolkits.hosted.border import Call
 from danceopd_ext.toolkits.hosted.conditions import Conditions, Entry
-from danceopd_ext.toolkits.hosted.header import Kind
-from danceopd_ext.toolkits.sd_scripts.texts import named_entries
+from danceopd_ext.toolkits.hosted.seams import Call
+from danceopd_ext.toolkits.hosted.weights_header import Kind
+from danceopd_ext.toolkits.sd_scripts.text_adapter import named_entries
 
 #: of the toolkit's sampler
 SHIFT = 3.0

@@ -1,0 +1,44 @@
+"""Import a toolkit's own training script from the user's checkout."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from danceopd_ext.errors import UserError
+from danceopd_ext.toolkits.hosted.checkout import Checkout
+
+#: what a package raises while it is imported where its binary does not fit the installed torch
+MISFIT = (RuntimeError, OSError, AttributeError)
+
+
+def import_script(checkout: Checkout, folders: Sequence[Path], script: str) -> ModuleType:
+    """The script as a module; `folders` come first on sys.path, in this order, before any other installation.
+
+    Raises UserError where the environment lacks something, or holds packages that do not fit each other.
+    """
+    for folder in reversed(folders):
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        sys.path.insert(0, str(folder))
+    where = f"{checkout.toolkit} at {checkout.folder} cannot be imported"
+    try:
+        return importlib.import_module(script)
+    except ImportError as error:
+        raise UserError(
+            f"{where}: {error}. Run this in the Python environment in which {checkout.toolkit} trains, with this "
+            "package installed there as well (pip install -e .)."
+        ) from error
+    except MISFIT as error:
+        raise UserError(
+            f"{where}: {_first_line(error)}. Some package of this Python environment does not fit its torch, often "
+            f"torchvision or xformers: install the pair that {checkout.toolkit} asks for, and check that its own "
+            "training starts."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,46 @@
+"""What musubi-tuner can do and this method cannot: see toolkits/hosted/argument_rules.py."""
+
+from __future__ import annotations
+
+from danceopd_ext.toolkits.hosted.argument_rules import Rule, changed, other_than, rules, switched_on
+
+QUERY_DECIDES = "noise levels are not drawn: the student is asked on its own way from noise to picture."
+SET_QUERY = "Remove it; query in [danceopd] says where. (discrete_flow_shift stays: it is the sampler's.)"
+
+RULES: tuple[Rule, ...] = (
+    # the noise level
+    *rules("timestep_sampling sigmoid_scale logit_mean logit_std mode_scale", changed, QUERY_DECIDES, SET_QUERY),
+    *rules("weighting_scheme", other_than("none"), QUERY_DECIDES, SET_QUERY),
+    *rules("min_timestep", other_than(0), QUERY_DECIDES, SET_QUERY),
+    *rules("max_timestep", other_than(1000), QUERY_DECIDES, SET_QUERY),
+    *rules("preserve_distribution_shape num_timestep_buckets", switched_on, QUERY_DECIDES, SET_QUERY),
+    *rules("show_timesteps", switched_on, "it shows noise levels and stops; nothing would be trained."),
+    # the model
+    *rules("sage_attn", switched_on, "SageAttention has no backward pass.", "Use sdpa = true."),
+    *rules(
+        "remove_first_image_from_target",
+        switched_on,
+        "the model would give a velocity for fewer layers than the student draws.",
+    ),
+    *rules(
+        "dim_from_weights",
+        switched_on,
+        "the toolkit takes the switch itself for the name of the file and fails.",
+        "Remove it; give network_dim and network_alpha as they are in network_weights.",
+    ),
+    Rule("fp8_scaled", switched_on, "it scales a model in fp8.", "Write fp8_base = true as well.", without="fp8_base"),
+    Rule(
+        "fp8_t5",
+        switched_on,
+        "musubi-tuner encodes the preview prompts with a number type that torch does not have, and fails.",
+        "Remove it, or sample_prompts.",
+        beside="sample_prompts",
+    ),
+    Rule(
+        "fp8_scaled",
+        switched_on,
+        "base_weights are merged into fp8 weights without their scale, which gives wrong weights.",
+        "Merge them into the model's file first, or leave out one of the two.",
+        beside="base_weights",
+    ),
+)

@@ -1,0 +1,50 @@
+"""The toolkit's own complaints about what it was given, as messages without a traceback."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from danceopd_ext.errors import UserError, few_letters
+
+#: how the toolkit says that it was asked for something that cannot be
+KINDS = (AssertionError, ValueError, ImportError, ModuleNotFoundError, NotImplementedError)
+#: how files say that they are not there, or not what was expected, wherever that is noticed
+FILES = (FileNotFoundError, NotADirectoryError, IsADirectoryError, SafetensorError)
+#: packages that fetch things
+NETWORK = ("requests", "huggingface_hub", "httpx", "urllib3")
+#: torch's beginning of a message about a file of weights that does not fit
+NO_FIT = "Error(s) in loading state_dict"
+
+
+def as_user_error(error: Exception, checkout: Path, preset: Path, dataset_config: str | None) -> UserError | None:
+    """What the user can act on; None where the error is none of the input's."""
+    text = _english(str(error))
+    library = type(error).__module__.partition(".")[0]
+    if library == "voluptuous":
+        return UserError(f"{dataset_config}: {text}.")
+    if library == "toml":
+        return UserError(f"{dataset_config}: {text}. The toolkit's reader takes no lists of mixed types, for example.")
+    if library in NETWORK:
+        return UserError(
+            f"{preset}: sd-scripts cannot fetch a tokenizer or a model from huggingface.co ({type(error).__name__}). "
+            "Check the connection, or name a folder that has it: tokenizer_cache_dir."
+        )
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if checkout in Path(frame.filename).parents]
+    if not text or not inside:
+        return None
+    if isinstance(error, FILES) or (isinstance(error, RuntimeError) and text.startswith(NO_FIT)):
+        first = few_letters(" ".join(text.split()), 300)
+        return UserError(f"{preset}: sd-scripts cannot load a file in {inside[-1].name}: {first}")
+    if type(error) in KINDS and frames[-1] is inside[-1]:
+        return UserError(f"{preset}: sd-scripts refuses it: {text}")
+    return None
+
+
+def _english(text: str) -> str:
+    """The toolkit says most things twice, in English and in Japanese."""
+    first, _, second = text.partition(" / ")
+    return first.strip() if second and not second.isascii() else text.strip()
