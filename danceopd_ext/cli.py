@@ -102,7 +102,7 @@ def _layouts(family: str | None) -> dict:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from danceopd_ext.lora.describe import describe
+    from danceopd_ext.lora.file_summary import describe
     from danceopd_ext.lora.lora_file import open_lora_file
 
     lines = describe(open_lora_file(arguments.file), _layouts(arguments.family))
@@ -114,8 +114,8 @@ def _convert(arguments: argparse.Namespace) -> None:
     import torch
 
     from danceopd_ext.lora.algebra import compress, compression_loss
-    from danceopd_ext.lora.describe import find_layout, main_dtype
     from danceopd_ext.lora.families import labelled
+    from danceopd_ext.lora.file_summary import find_layout, main_dtype
     from danceopd_ext.lora.lora_file import open_lora_file
     from danceopd_ext.lora.read import to_lora
     from danceopd_ext.lora.write import unread, write_lora

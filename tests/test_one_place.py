@@ -17,7 +17,7 @@ PACKAGE = Path(danceopd_ext.__file__).parent
 OF_MODELS = ("models/", "config/toolkits.py", "toolkits/sd_scripts/adapters/", "toolkits/musubi/adapters/")
 CHOOSE = ("demo/", "benchmark/", "reproduce/")
 #: in models/, what is there for all families
-SHARED = ("configuration", "decoding", "family", "layer_names", "layout", "loading", "model_folder", "trial")
+SHARED = ("configuration", "decoding", "family", "layer_names", "layout", "loading", "model_folder", "limited_process")
 
 
 @cache

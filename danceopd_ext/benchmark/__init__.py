@@ -3,7 +3,7 @@
 An update against the plain way of making the same one (`scripts/benchmark.py`):
 
 - `random_model`: a random pipeline of a real model's shape, and its teachers
-- `ways`: the package's update and the plain one, with the same gradient
+- `compared_updates`: the package's update and the plain one, with the same gradient
 - `measure`: seconds, forwards and memory of one of them
 - `command`: both, in turns, each in a process of its own
 

@@ -26,9 +26,9 @@ import torch
 from safetensors.torch import load_file
 
 from danceopd_ext import machine
+from danceopd_ext.benchmark.compared_updates import WAYS
 from danceopd_ext.benchmark.measure import ROWS, Measurement, measure
 from danceopd_ext.benchmark.random_model import TRANSFORMERS, make_random
-from danceopd_ext.benchmark.ways import WAYS
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range
 from danceopd_ext.subprocesses import environment
 from danceopd_ext.whole_numbers import whole

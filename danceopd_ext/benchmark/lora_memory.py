@@ -65,7 +65,7 @@ def write(kind: str, path: Path) -> None:
 
 def measure(what: str, path: Path) -> dict[str, float]:
     """Read or inspect in this process; its peak memory beside the imports, in MiB, and seconds."""
-    from danceopd_ext.lora.describe import describe
+    from danceopd_ext.lora.file_summary import describe
     from danceopd_ext.lora.lora_file import open_lora_file
     from danceopd_ext.lora.read import read_lora
     from danceopd_ext.machine import peak_memory_mb

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from danceopd_ext import machine
+from danceopd_ext.benchmark.compared_updates import COUNTS, STUDENT, WAYS, Task
 from danceopd_ext.benchmark.random_model import TEACHERS
-from danceopd_ext.benchmark.ways import COUNTS, STUDENT, WAYS, Task
 from danceopd_ext.data.load import load_data
 from danceopd_ext.demo import LORAS, PIPELINE, PROMPTS
 from danceopd_ext.engine.model import find_model

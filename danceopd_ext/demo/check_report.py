@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from danceopd_ext.demo.check_pictures import draw_edits, draw_kinds
-from danceopd_ext.demo.disturb import blended, blurred, half_edited, noisy, shifted, spotted, tinted
+from danceopd_ext.demo.disturbances import blended, blurred, half_edited, noisy, shifted, spotted, tinted
 from danceopd_ext.demo.edit_check import score_edits
 from danceopd_ext.demo.edits import EDIT_KINDS, Edit
 from danceopd_ext.demo.kinds import Prompt, check_all, kinds

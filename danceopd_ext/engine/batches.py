@@ -74,7 +74,7 @@ class StepData:
             latent_shape=self.model.latent_shape(*size),
             sigmas=self.model.sigmas(*size, self.steps),
             match_batch_size=self.match_batch_size or max(len(micro) for micro in micros),
-            targets=[self._target(item) for item in items] if self.encodings.pictures else (),
+            clean_latents=[self._target(item) for item in items] if self.encodings.pictures else (),
         )
 
     def _target(self, item: Item) -> torch.Tensor | None:

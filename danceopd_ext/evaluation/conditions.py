@@ -47,7 +47,7 @@ class JobConditions:
         return list(dict.fromkeys([*found, *asked]))
 
     def _asked(self, job: Job) -> Prompt:
-        return job.words._replace(drawn=self.size(job))
+        return job.encoded_prompt._replace(drawn=self.size(job))
 
     def encode(self) -> None:
         """Encode all that the caches lack; the encoders are gone from memory afterwards.

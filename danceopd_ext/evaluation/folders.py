@@ -44,7 +44,7 @@ def check_folders(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[
         asked = _read(folder / ASKED)
         for job in jobs:
             for file in job.pictures:
-                if (folder / file).is_file() and asked.get(file.as_posix()) != job.asked:
+                if (folder / file).is_file() and asked.get(file.as_posix()) != job.content_digest:
                     raise UserError(
                         f"{folder}: {file.as_posix()} was drawn for another prompt or source picture than that of "
                         f"{job.where}. {REMEDY}"
@@ -63,7 +63,7 @@ def _check_settings(folder: Path, wanted: Mapping[str, object]) -> None:
 
 def write_notes(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:
     """Note in each model's folder how its pictures are drawn, and what those of `jobs` are to show."""
-    asked = {file.as_posix(): job.asked for job in jobs for file in job.pictures}
+    asked = {file.as_posix(): job.content_digest for job in jobs for file in job.pictures}
     for folder, wanted in settings.items():
         _write(folder / SETTINGS, wanted)
         _write(folder / ASKED, {**_read(folder / ASKED), **asked})

@@ -48,7 +48,7 @@ class Job:
         return self.pictures[0].with_suffix("").as_posix().removeprefix("fullset/")
 
     @property
-    def words(self) -> Prompt:
+    def encoded_prompt(self) -> Prompt:
         """What is encoded: the prompt, and the name of the source picture that a text encoder may see."""
         return Prompt(self.prompt, () if self.source_file is None else (self.source_file,))
 
@@ -61,18 +61,18 @@ class Job:
             return PictureFile(hashlib.sha256(self.source).hexdigest()[:32], image.size)
 
     @property
-    def asked(self) -> str:
+    def content_digest(self) -> str:
         """A digest of what the pictures shall show: the prompt and the source picture."""
         what = [self.prompt, self.picture.digest if self.picture else None]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @property
-    def beside(self) -> tuple[Path, ...]:
+    def scorer_files(self) -> tuple[Path, ...]:
         """The files that the scorer wants besides the pictures."""
         return (*self.files, *([self.source_file] if self.source_file else []))
 
     def content(self, file: Path) -> bytes:
-        """What belongs into one of the files `beside`."""
+        """What belongs into one of the files `scorer_files`."""
         return as_png(self.source) if file == self.source_file else self.files[file]
 
     def source_image(self) -> Image.Image | None:

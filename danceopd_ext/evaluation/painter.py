@@ -77,12 +77,12 @@ class Painter:
         draws the same noise, and a continued or a longer run the same pictures. Raises TrainingError for a picture that
         is not finite or cannot be written; those before it stay.
         """
-        every = [(name, job, _lacks(folders[name], job.pictures)) for name in folders for job in jobs]
+        every = [(name, job, _missing(folders[name], job.pictures)) for name in folders for job in jobs]
         todo = [(name, job, files) for name, job, files in every if files or _stale(folders[name], job)]
         count = sum(len(files) for *_, files in todo)
         if not count:
             for name, job, _ in todo:
-                _write_beside(folders[name], job)
+                _write_scorer_files(folders[name], job)
             return 0
         vae, fields = self.model.load_vae().to(self.model.device), self._fields(folders)
         with tqdm(total=count, desc="drawing", unit="picture") as bar:
@@ -94,7 +94,7 @@ class Painter:
                         raise self._not_finite(name, job) from None
                     _write(folders[name] / file, _png(picture))
                     bar.update()
-                _write_beside(folders[name], job)
+                _write_scorer_files(folders[name], job)
         return count
 
     def _fields(self, names: Iterable[str]) -> dict[str, Field]:
@@ -136,19 +136,19 @@ class Painter:
         )
 
 
-def _lacks(folder: Path, files: Sequence[Path]) -> list[Path]:
+def _missing(folder: Path, files: Sequence[Path]) -> list[Path]:
     """The pictures that are not there, or are none; ours appear whole, but a disk can lose what it had."""
     return [file for file in files if not (folder / file).is_file() or not is_picture(folder / file)]
 
 
 def _stale(folder: Path, job: Job) -> list[Path]:
     """The files beside the pictures that are not there, or are of a benchmark's file that was corrected since."""
-    missing = [file for file in job.beside if not (folder / file).is_file()]
+    missing = [file for file in job.scorer_files if not (folder / file).is_file()]
     there = ((file, content) for file, content in job.files.items() if file not in missing)
     return [*missing, *(file for file, content in there if (folder / file).read_bytes() != content)]
 
 
-def _write_beside(folder: Path, job: Job) -> None:
+def _write_scorer_files(folder: Path, job: Job) -> None:
     for file in _stale(folder, job):
         _write(folder / file, job.content(file))
 

@@ -251,10 +251,10 @@ def _compute_dtype(base: torch.nn.Module) -> torch.dtype:
 def _check_start(init: Lora, layer_names: Sequence[str], rank: int) -> None:
     """Raise UserError unless a student of `rank` on `layer_names` can start as `init`."""
     label = init.name or "the LoRA to start from"
-    strangers = [layer for layer in init.modules if layer not in set(layer_names)]
-    if strangers:
+    untrained = [layer for layer in init.modules if layer not in set(layer_names)]
+    if untrained:
         raise UserError(
-            f"{label}: changes {len(strangers)} layers that are not trained, such as {strangers[0]}. Train them too"
+            f"{label}: changes {len(untrained)} layers that are not trained, such as {untrained[0]}. Train them too"
             " (network_args) or start from another LoRA (network_weights)."
         )
     needed = max((change.rank for change in init.modules.values()), default=0)

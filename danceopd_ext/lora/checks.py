@@ -43,12 +43,12 @@ def check_keys(
         raise UserError(no_lora(file))
     for name, own in parsed.methods.items():
         raise UserError(f"{path}: made with {name} ({few(own, 1)}). {not_a_lora(name)}")
-    if not parsed.groups and parsed.strangers:
+    if not parsed.groups and parsed.unknown_layers:
         raise UserError(
             f"{path}: no key fits {ours} (first keys: {few(keys)}).{other_family} Use a LoRA made for the base model"
             " that you train."
         )
-    unfit = [group.layer for group in parsed.strangers] + parsed.other
+    unfit = [group.layer for group in parsed.unknown_layers] + parsed.other
     if unfit:
         raise UserError(
             f"{path}: {len(unfit)} of {len(unfit) + len(parsed.groups)} layers do not fit {ours}: {few(unfit, 6)}."
@@ -74,7 +74,7 @@ def check_keys(
 
 def _other_parts(parsed: Parsed) -> str:
     """Changes that no LoRA holds, counted, with examples; empty without any."""
-    found = [(*names, parsed.beside[kind]) for kind, names in OTHER_PARTS.items() if kind in parsed.beside]
+    found = [(*names, parsed.not_linear[kind]) for kind, names in OTHER_PARTS.items() if kind in parsed.not_linear]
     return " and ".join(
         f"{one if len(keys) == 1 else f'{len(keys)} {several}'} ({keys[0]})" for one, several, keys in found
     )
@@ -83,13 +83,13 @@ def _other_parts(parsed: Parsed) -> str:
 def _changes_only(parsed: Parsed) -> str:
     if parsed.text_encoder:
         return f"only changes text encoders ({few(parsed.text_encoder)})"
-    keys = [key for keys in parsed.beside.values() for key in keys]
+    keys = [key for keys in parsed.not_linear.values() for key in keys]
     return f"changes no linear layer ({few(keys)})"
 
 
 def left_out(file: LoraFile, parsed: Parsed) -> tuple[str, ...]:
     """What of the file is not used, or not as everywhere, a sentence each."""
-    notes, beside = [], parsed.beside
+    notes, not_linear = [], parsed.not_linear
     if count := _zero_alphas(file, parsed):
         notes.append(
             f"alpha is 0 in {count} layers: they are applied at full strength, as sd-scripts and LyCORIS do. ComfyUI,"
@@ -99,20 +99,23 @@ def left_out(file: LoraFile, parsed: Parsed) -> tuple[str, ...]:
         notes.append(f"its changes of text encoders are left out ({few(parsed.text_encoder, 1)})")
     if others := _other_parts(parsed):
         notes.append(f"its changes of {others} are left out: what is used is not quite what other programs show")
-    if "zero" in beside:
+    if "zero" in not_linear:
         notes.append(
-            f"differences that are all zero have no effect and are left out: {few(beside['zero'], 1)} (a change of a"
+            f"differences that are all zero have no effect and are left out: {few(not_linear['zero'], 1)} (a change "
+            "of a"
             " norm or a bias is not low-rank)"
         )
-    if "convolution" in beside:
-        notes.append(f"its change of the patch embedding, a convolution, is left out ({few(beside['convolution'], 1)})")
-    if "embedding" in beside:
-        words = dict.fromkeys(key.removeprefix("bundle_emb.").rpartition(".")[0] for key in beside["embedding"])
+    if "convolution" in not_linear:
+        notes.append(
+            f"its change of the patch embedding, a convolution, is left out ({few(not_linear['convolution'], 1)})"
+        )
+    if "embedding" in not_linear:
+        words = dict.fromkeys(key.removeprefix("bundle_emb.").rpartition(".")[0] for key in not_linear["embedding"])
         notes.append(
             f"it brings an embedding for the text encoder ({few(words)}), which is not used. The layers of the LoRA are"
             " used. Leave that word out of prompts, or describe what it stands for"
         )
-    unused = beside.get("auxiliary", []) + beside.get("marker", [])
+    unused = not_linear.get("auxiliary", []) + not_linear.get("marker", [])
     if unused:
         notes.append(f"entries without an effect are left out ({few(unused)})")
     return tuple(f"{file.path.name}: {note}" for note in notes)

@@ -5,7 +5,7 @@ differ in the prefix, in the name of the part, and in whether dots or underscore
 become one form: prefix and part are taken off and dots become underscores, and what is left is looked up in one table
 made from the family's layout.
 
-Beside changes of linear layers files hold other things: `Parsed.beside` sorts them by kind.
+Beside changes of linear layers files hold other things: `Parsed.not_linear` sorts them by kind.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PARTS = {
     "DoRA": r"\.dora_scale|\.magnitude|\.lora_magnitude_vector(\.\w+)?(\.weight)?",
     "Tucker": r"\.hada_t[12]|\.lokr_t[12]|\.lora_mid\.weight",
     "diff": r"\.diff",
-    # parts of `_BESIDE`
+    # parts of `_NOT_LINEAR`
     "bias": r"\.diff_b|\.b_norm|\.lora_B(\.\w+)?\.bias|\.lora_up\.bias",
     "norm": r"\.w_norm",
     "replaced": r"\.set_weight|\.reshape_weight|(\.modules_to_save(\.\w+)?)\.(weight|bias)",
@@ -91,13 +91,13 @@ METHODS = {
 #: no merged model can be made of these
 _UNMERGED = ("T-LoRA",)
 
-#: kinds in `Parsed.beside` that change the transformer, and how one and several are called
+#: kinds in `Parsed.not_linear` that change the transformer, and how one and several are called
 OTHER_PARTS = {
     "bias": ("a bias", "biases"),
     "norm": ("a norm", "norms"),
     "replaced": ("a whole weight", "whole weights"),
 }
-#: kinds in `Parsed.beside` without an effect on the transformer's linear layers
+#: kinds in `Parsed.not_linear` without an effect on the transformer's linear layers
 _BESIDE_KEYS = (
     ("embedding", re.compile(r"^bundle_emb\.")),
     ("auxiliary", re.compile(r"^_aux\.")),
@@ -135,23 +135,23 @@ class Group:
 class Parsed:
     """A file's keys sorted out: layers of the family, layers that are not, text encoder keys, all other keys.
 
-    `methods`: keys of methods that are no LoRA, by their names in `METHODS`. `beside`: keys that change no linear
+    `methods`: keys of methods that are no LoRA, by their names in `METHODS`. `not_linear`: keys that change no linear
     layer, by kind: those of `OTHER_PARTS`, "convolution", "zero" (changes without an effect, all entries zero),
     "embedding" (of the text encoder), "auxiliary" (notes of a tool) and "marker" (of a number format).
     """
 
     groups: list[Group]
-    strangers: list[Group]
+    unknown_layers: list[Group]
     text_encoder: list[str]
     other: list[str]
     methods: dict[str, list[str]] = field(default_factory=dict)
-    beside: dict[str, list[str]] = field(default_factory=dict)
+    not_linear: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Whether no key is any LoRA's."""
-        changes = any(kind in self.beside for kind in (*OTHER_PARTS, "convolution", "zero"))
-        return not (self.groups or self.strangers or self.text_encoder or self.methods or changes)
+        changes = any(kind in self.not_linear for kind in (*OTHER_PARTS, "convolution", "zero"))
+        return not (self.groups or self.unknown_layers or self.text_encoder or self.methods or changes)
 
 
 @functools.lru_cache(maxsize=16384)
@@ -205,8 +205,8 @@ def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
         split = split_key(key)
         if TEXT_ENCODER.match(key):
             parsed.text_encoder.append(key)
-        elif kind := _kind_beside(key, split, tensor, convolutions):
-            parsed.beside.setdefault(kind, []).append(key)
+        elif kind := _kind_not_linear(key, split, tensor, convolutions):
+            parsed.not_linear.setdefault(kind, []).append(key)
             apart.update(split[:1] if split else ())
         elif split is None:
             parsed.other.append(key)
@@ -223,10 +223,10 @@ def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
     if groups:  # weights beside a LoRA are layers that were trained whole (PEFT's modules_to_save and bias="all")
         for key in [key for key in parsed.other if _names_a_weight(key, table)]:
             parsed.other.remove(key)
-            parsed.beside.setdefault("replaced", []).append(key)
+            parsed.not_linear.setdefault("replaced", []).append(key)
     whole = [group for group in groups.values() if group.layer not in apart or set(group.parts) != {"alpha"}]
     parsed.groups = [group for group in whole if group.base_layers]
-    parsed.strangers = [group for group in whole if not group.base_layers]
+    parsed.unknown_layers = [group for group in whole if not group.base_layers]
     return parsed
 
 
@@ -236,8 +236,10 @@ def _names_a_weight(key: str, table: Mapping[str, object]) -> bool:
     return part in ("weight", "bias") and plain(layer) in table
 
 
-def _kind_beside(key: str, split: tuple[str, str] | None, tensor: torch.Tensor, convolutions: set[str]) -> str | None:
-    """The kind in `Parsed.beside` of a key, None for all others."""
+def _kind_not_linear(
+    key: str, split: tuple[str, str] | None, tensor: torch.Tensor, convolutions: set[str]
+) -> str | None:
+    """The kind in `Parsed.not_linear` of a key, None for all others."""
     if split is None:
         return next((kind for kind, sign in _BESIDE_KEYS if sign.search(key)), None)
     layer, part = split

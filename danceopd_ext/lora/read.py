@@ -12,10 +12,10 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.algebra import relative_difference
 from danceopd_ext.lora.alphas import scale_rule
-from danceopd_ext.lora.changes import build_change, check_numbers, shape_of, with_siblings
 from danceopd_ext.lora.checks import check_keys, few, left_out
 from danceopd_ext.lora.dialects import REFUSED, Group, Parsed, parse, plain
 from danceopd_ext.lora.dora import Dora
+from danceopd_ext.lora.layer_tensors import build_change, check_numbers, shape_of, with_siblings
 from danceopd_ext.lora.lora_file import LoraFile, open_lora_file
 from danceopd_ext.lora.weights import Change, Lora, LowRank, in_pieces, stacked
 from danceopd_ext.models.layout import Layout

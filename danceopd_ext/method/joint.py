@@ -22,11 +22,11 @@ def joint(step: Step, batch: Batch, teacher: Field, student: Student, share: flo
     x is the sample's target; one noise level is drawn for each sample. The teacher is not asked. Raises ValueError for
     a sample without a target.
     """
-    if len(batch.targets) < len(batch.indices) or any(target is None for target in batch.targets):
+    if len(batch.clean_latents) < len(batch.indices) or any(target is None for target in batch.clean_latents):
         raise ValueError("joint training needs the clean latents of every sample")
     learner = CountedField(student.field)
     noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape).to(step.device)
-    clean = torch.stack([target.float() for target in batch.targets]).to(step.device)
+    clean = torch.stack([target.float() for target in batch.clean_latents]).to(step.device)
     sigma_BK = draw_sigmas(batch, step.seed, step.number).unsqueeze(1).to(noise)
     z_BK = forward_noised(clean, noise, sigma_BK)
     target_BK, weight_BK = (noise - clean).unsqueeze(1), torch.full(sigma_BK.shape, share)

@@ -19,19 +19,19 @@ from danceopd_ext.method.update import update
 class Method:
     """One method; `MethodOptions` are its options.
 
-    `every_route`: a step takes data of all routes, not of a drawn one. `targets`: the samples' own pictures are needed,
-    used if there are any, or not used.
+    `every_route`: a step takes data of all routes, not of a drawn one. `clean_latents`: the samples' own pictures are
+    needed, used if there are any, or not used.
     """
 
     update: Update
     every_route: bool = False
-    targets: Literal["needed", "used", "unused"] = "unused"
+    clean_latents: Literal["needed", "used", "unused"] = "unused"
 
 
 METHODS: dict[str, Method] = {
     "danceopd": Method(update),
-    "joint": Method(one_route(joint), targets="needed"),
-    "offpolicy": Method(one_route(off_policy), targets="used"),
+    "joint": Method(one_route(joint), clean_latents="needed"),
+    "offpolicy": Method(one_route(off_policy), clean_latents="used"),
     "diffusionopd": Method(every_route(diffusion_opd), every_route=True),
     "flowopd": Method(one_route(flow_opd)),
     "soft": Method(soft),

@@ -43,7 +43,7 @@ def off_policy(step: Step, batch: Batch, teacher: Field, student: Student, share
 def endpoints(batch: Batch, seed: int, step: int) -> torch.Tensor:
     """The clean ends [B, ...] in float32: each sample's target, or standard normal numbers where it has none."""
     drawn = sample_noise(seed, step, batch.indices, batch.latent_shape, "endpoint")
-    for row, target in enumerate(batch.targets):
+    for row, target in enumerate(batch.clean_latents):
         if target is not None:
             drawn[row] = target.float()
     return drawn

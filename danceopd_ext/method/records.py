@@ -79,7 +79,7 @@ class Batch:
     `indices`: the samples' places among all `total` samples of the step, over all processes and micro-batches.
     `latent_shape`: without the batch axis. `sigmas`: [N + 1], from 1 (pure noise) to 0 (clean).
     `match_batch_size`: states that hold activations together in the gradient pass.
-    `targets`: each sample's clean latents on the CPU, None where it has none; empty where the method uses none.
+    `clean_latents`: each sample's clean latents on the CPU, None where it has none; empty where the method uses none.
     """
 
     condition: Condition
@@ -88,7 +88,7 @@ class Batch:
     latent_shape: tuple[int, ...]
     sigmas: torch.Tensor
     match_batch_size: int
-    targets: Sequence[torch.Tensor | None] = ()
+    clean_latents: Sequence[torch.Tensor | None] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

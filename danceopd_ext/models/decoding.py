@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from danceopd_ext.models.latents import LatentScale
+from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.registry import FAMILIES
 
 

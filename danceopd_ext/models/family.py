@@ -18,7 +18,7 @@ from PIL import Image
 from danceopd_ext.errors import UserError
 from danceopd_ext.method import Field, guided
 from danceopd_ext.models.conditions import PromptTensors, TextConditions
-from danceopd_ext.models.latents import LatentScale
+from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.layer_names import LayerNames
 from danceopd_ext.models.resizing import Size
 from danceopd_ext.rgb import as_rgb

@@ -16,7 +16,7 @@ from danceopd_ext.models.conditions import PromptTensors
 from danceopd_ext.models.family import SizeLimits, Sources
 from danceopd_ext.models.flux_2_names import Flux2Names
 from danceopd_ext.models.grouped import GroupedFamily
-from danceopd_ext.models.latents import LatentScale
+from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.packing import even_sigmas, stacked, with_sources
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, shrunk
 

@@ -35,9 +35,9 @@ from danceopd_ext.models.configuration import (
 )
 from danceopd_ext.models.family import Family, PromptTensors, Sources, flow_match_shift
 from danceopd_ext.models.layout import Layout
+from danceopd_ext.models.limited_process import limit_tokenizers, load_tokenizers
 from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
-from danceopd_ext.models.trial import bound, load_tokenizers
 
 SCHEDULER = "scheduler_config.json"
 #: tokens of a large picture, for which a scheduler is tried out, and pixels that a latent can be wide
@@ -199,7 +199,7 @@ def load_text_pipeline(files: ModelFiles, dtype: torch.dtype, device: torch.devi
         ),
     )
     _keep_within_positions(pipeline)
-    bound(pipeline, files.components)
+    limit_tokenizers(pipeline, files.components)
     try:
         return pipeline.to(device)
     except torch.OutOfMemoryError:

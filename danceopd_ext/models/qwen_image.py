@@ -19,7 +19,7 @@ from danceopd_ext.models.conditions import SOURCE, PromptTensors
 from danceopd_ext.models.family import Sources
 from danceopd_ext.models.grouped import PackedFamily
 from danceopd_ext.models.guidance import keeping_length
-from danceopd_ext.models.latents import LatentScale
+from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.packing import pack, unpack, with_sources
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area

@@ -17,7 +17,6 @@ from danceopd_ext.machine import versions
 from danceopd_ext.ranges import STEPS, Range
 from danceopd_ext.reproduce.budgets import BUDGETS, Budget
 from danceopd_ext.reproduce.evaluate import evaluate_missing
-from danceopd_ext.reproduce.files import write_files
 from danceopd_ext.reproduce.grids import draw_pictures
 from danceopd_ext.reproduce.page import write_page
 from danceopd_ext.reproduce.plan import (
@@ -31,9 +30,10 @@ from danceopd_ext.reproduce.plan import (
 )
 from danceopd_ext.reproduce.plots import check_libraries
 from danceopd_ext.reproduce.presets import fixed_keys
+from danceopd_ext.reproduce.pretrained import find_pretrained
 from danceopd_ext.reproduce.runner import Start, cost_of, train_missing
-from danceopd_ext.reproduce.side import SIDE, check_name, command_of, write_side
-from danceopd_ext.reproduce.sources import find_sources
+from danceopd_ext.reproduce.side_experiments import SIDE, check_name, command_of, write_side
+from danceopd_ext.reproduce.table_files import write_files
 from danceopd_ext.reproduce.tables import TABLES, Table
 
 OTHERS = """\
@@ -97,8 +97,8 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
         raise UserError(f"--set {fixed[0]}: all rows of this table share its value, or each has its own. Leave it out.")
     table = with_keys(table, keys)
     table = with_base_route(table) if args.base_route else table
-    sources = find_sources(args.sources, table.needed)
-    plan = plan_table(table, budget, training_seeds(table, args.seeds), sources, args.out)
+    pretrained = find_pretrained(args.sources, table.needed)
+    plan = plan_table(table, budget, training_seeds(table, args.seeds), pretrained, args.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
     train_missing(plan.runs, args.jobs, start)
     evaluate_missing([one.job for one in plan.drawn], args.jobs)
@@ -114,11 +114,11 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
 
 def only(table: Table, labels: Sequence[str] | None) -> Table:
     """The table with some of its trained rows; sources stay. Raises UserError for a label that it does not have."""
-    trained = [row.label for row in table.rows if row.source is None]
+    trained = [row.label for row in table.rows if row.pretrained is None]
     unknown = [label for label in labels or [] if label not in trained]
     if unknown:
         raise UserError(f"--only {unknown[0]}: the table has the rows {', '.join(trained)}.")
-    rows = tuple(row for row in table.rows if not labels or row.source is not None or row.label in labels)
+    rows = tuple(row for row in table.rows if not labels or row.pretrained is not None or row.label in labels)
     return replace(table, rows=rows)
 
 

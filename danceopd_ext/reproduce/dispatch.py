@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from danceopd_ext.reproduce import command, join, repeats, seconds
+from danceopd_ext.reproduce import command, join_tables, repeats, seconds
 
 #: first word -> what does the rest; command.OTHERS describes them
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "join": join.main,
+    "join": join_tables.main,
     "repeats": repeats.main,
     "seconds": seconds.main,
 }

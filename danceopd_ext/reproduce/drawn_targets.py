@@ -14,31 +14,31 @@ from danceopd_ext.demo.pretrain.teachers import use_loras
 from danceopd_ext.files import whole_folder
 from danceopd_ext.foreign.csv import read_csv
 from danceopd_ext.reproduce.evaluate import load
-from danceopd_ext.reproduce.sources import BASE, STYLE, Sources
+from danceopd_ext.reproduce.pretrained import BASE, STYLE, Pretrained
 
 #: of the noise that the targets are drawn from
 SEED = 20261201
 
 
-def with_drawn_targets(prompts: Path, teacher: Mapping[str, object], sources: Sources, steps: int) -> Path:
+def with_drawn_targets(prompts: Path, teacher: Mapping[str, object], pretrained: Pretrained, steps: int) -> Path:
     """A copy of a route's prompt file and pictures, beside it, with each target as the teacher draws it.
 
     `teacher`: with names of sources for files, as in `tables`; without guidance. `steps`: solver steps. Made once.
     """
     name = str(teacher.get("lora") or teacher.get("checkpoint") or BASE)
-    digests = "-".join(sources.digest(one) for one in dict.fromkeys((BASE, name)))
+    digests = "-".join(pretrained.digest(one) for one in dict.fromkeys((BASE, name)))
     folder = prompts.parent.with_name(f"{prompts.parent.name}-by-{name}-{digests}-{steps}")
     if not folder.is_dir():
         with whole_folder(folder) as part:
             shutil.copytree(prompts.parent, part, dirs_exist_ok=True)
-            _redraw(part, prompts.name, name, sources, steps)
+            _redraw(part, prompts.name, name, pretrained, steps)
     return folder / prompts.name
 
 
-def _redraw(folder: Path, prompts: str, name: str, sources: Sources, steps: int) -> None:
+def _redraw(folder: Path, prompts: str, name: str, pretrained: Pretrained, steps: int) -> None:
     rows = read_csv(folder / prompts, "prompt file")
-    pipeline = load(str(sources.pipeline), str(sources.style) if name == STYLE else None)
-    files = {name: sources.file(name)} if name not in (BASE, STYLE) else {}
+    pipeline = load(str(pretrained.pipeline), str(pretrained.style) if name == STYLE else None)
+    files = {name: pretrained.file(name)} if name not in (BASE, STYLE) else {}
     use_loras(pipeline, files, dict.fromkeys(files, 1.0))
     texts = [row["prompt"] for row in rows]
     if "source" in rows[0]:

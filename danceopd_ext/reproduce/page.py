@@ -22,9 +22,9 @@ from danceopd_ext.reproduce.claims import (
     guidance_claims,
     judge,
 )
+from danceopd_ext.reproduce.drawing_scores import TIMES, read_marks, redrawn
 from danceopd_ext.reproduce.entries import read_entries
-from danceopd_ext.reproduce.marks import TIMES, read_marks, redrawn
-from danceopd_ext.reproduce.side import SIDE
+from danceopd_ext.reproduce.side_experiments import SIDE
 from danceopd_ext.reproduce.summary import summarise
 from danceopd_ext.reproduce.tables import TABLES
 

@@ -15,8 +15,8 @@ from danceopd_ext.reproduce.budgets import Budget
 from danceopd_ext.reproduce.entries import Entry
 from danceopd_ext.reproduce.evaluate import SEED, TUNING_SEED, Job
 from danceopd_ext.reproduce.presets import Run, plan_run
+from danceopd_ext.reproduce.pretrained import BASE, STYLE, Pretrained
 from danceopd_ext.reproduce.runner import cost_of
-from danceopd_ext.reproduce.sources import BASE, STYLE, Sources
 from danceopd_ext.reproduce.summary import GAP, HEADLINES, with_worst
 from danceopd_ext.reproduce.tables import Row, Table
 
@@ -54,35 +54,37 @@ def drawing_seed(table: Table) -> int:
     return TUNING_SEED if table.tuning else SEED
 
 
-def plan_table(table: Table, budget: Budget, seeds: Iterable[int], sources: Sources, out: Path) -> Plan:
+def plan_table(table: Table, budget: Budget, seeds: Iterable[int], pretrained: Pretrained, out: Path) -> Plan:
     """All models of a table; the routes' data is made if it is not there yet."""
     drawn = []
     for row in table.rows:
         for seed in seeds if row.trained else (None,):
-            run = plan_run(row, seed or 0, budget, sources, out) if row.teachers else None
+            run = plan_run(row, seed or 0, budget, pretrained, out) if row.teachers else None
             for beta in row.betas:
-                drawn.append(Drawn(row, seed, beta, plan_job(row, run, beta, table, budget, sources, out), run))
+                drawn.append(Drawn(row, seed, beta, plan_job(row, run, beta, table, budget, pretrained, out), run))
     return Plan(table, drawn)
 
 
-def plan_job(row: Row, run: Run | None, beta: float, table: Table, budget: Budget, sources: Sources, out: Path) -> Job:
+def plan_job(
+    row: Row, run: Run | None, beta: float, table: Table, budget: Budget, pretrained: Pretrained, out: Path
+) -> Job:
     """How a model is drawn. The result's name says what it depends on, so that it is made again if that changes."""
-    lora = str(run.lora) if run else None if row.source in (BASE, STYLE) else str(sources.file(row.source))
+    lora = str(run.lora) if run else None if row.pretrained in (BASE, STYLE) else str(pretrained.file(row.pretrained))
     job = Job(
         result="",
-        pipeline=str(sources.pipeline),
+        pipeline=str(pretrained.pipeline),
         measures=table.measures,
         tested=budget.tested,
         steps=budget.rollout,
         seed=drawing_seed(table),
         guidance_scale=beta,
         lora=lora,
-        checkpoint=str(sources.style) if row.source == STYLE else None,
+        checkpoint=str(pretrained.style) if row.pretrained == STYLE else None,
     )
-    what = run.folder.name if run else f"{row.source} {sources.digest(row.source)} {sources.digest(BASE)}"
+    what = run.folder.name if run else f"{row.pretrained} {pretrained.digest(row.pretrained)} {pretrained.digest(BASE)}"
     decides = {**asdict(job), "pipeline": "", "lora": "", "checkpoint": "", "what": what}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
-    place = run.folder if run else out / "scores" / str(row.source)
+    place = run.folder if run else out / "scores" / str(row.pretrained)
     return replace(job, result=str(place / f"scores-{digest}.json"))
 
 

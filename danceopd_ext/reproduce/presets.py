@@ -16,7 +16,7 @@ from danceopd_ext.demo.omni_draw import PICTURE_SIZE
 from danceopd_ext.demo.route_files import write_route
 from danceopd_ext.reproduce.budgets import Budget
 from danceopd_ext.reproduce.drawn_targets import with_drawn_targets
-from danceopd_ext.reproduce.sources import BASE, Sources
+from danceopd_ext.reproduce.pretrained import BASE, Pretrained
 from danceopd_ext.reproduce.tables import Row, Table
 
 NAME = "student"
@@ -64,10 +64,10 @@ class Run:
         return "\n".join(lines) + "\n"
 
 
-def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -> Run:
+def plan_run(row: Row, seed: int, budget: Budget, pretrained: Pretrained, out: Path) -> Run:
     """The run of a row: its folder in `out`/runs is named by a digest of all that decides its result."""
-    files = {name: sources.teacher(name, out / "checkpoints") for name in _sources_of(row)}
-    prompts = {route: _data(route, row, budget, sources, out / "data") for route in row.teachers}
+    files = {name: pretrained.teacher(name, out / "checkpoints") for name in _pretrained_of(row)}
+    prompts = {route: _data(route, row, budget, pretrained, out / "data") for route in row.teachers}
     teachers = {
         route: {key: str(files.get(value, value)) if key in ("lora", "checkpoint") else value
                 for key, value in teacher.items()}
@@ -79,7 +79,7 @@ def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -
         "teachers": {route: dict(teacher) for route, teacher in row.teachers.items()},
         "start": row.start,
         "full_rollout": row.full_rollout,
-        "sources": {name: sources.digest(name) for name in (BASE, *files)},
+        "sources": {name: pretrained.digest(name) for name in (BASE, *files)},
         "data": budget.examples,
         **({"targets": budget.targets} if budget.targets != "world" else {}),
     }
@@ -89,7 +89,7 @@ def plan_run(row: Row, seed: int, budget: Budget, sources: Sources, out: Path) -
         values["network_weights"] = str(files[row.start])
     if row.full_rollout:
         values["early_stop"] = False
-    beside = _beside(sources.pipeline, out / "cache", folder)
+    beside = _beside(pretrained.pipeline, out / "cache", folder)
     return Run(folder, {**beside, **values}, teachers, {k: str(v) for k, v in prompts.items()})
 
 
@@ -110,14 +110,14 @@ def _beside(pipeline: Path, cache: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _data(route: str, row: Row, budget: Budget, sources: Sources, folder: Path) -> Path:
+def _data(route: str, row: Row, budget: Budget, pretrained: Pretrained, folder: Path) -> Path:
     file = write_route(folder, route, budget.examples)
     if budget.targets == "world":
         return file
-    return with_drawn_targets(file, row.teachers[route], sources, budget.rollout)
+    return with_drawn_targets(file, row.teachers[route], pretrained, budget.rollout)
 
 
-def _sources_of(row: Row) -> list[str]:
+def _pretrained_of(row: Row) -> list[str]:
     found = [teacher.get("lora") or teacher.get("checkpoint") for teacher in row.teachers.values()]
     return list(dict.fromkeys(str(name) for name in (*found, row.start) if name))
 

@@ -23,7 +23,7 @@ from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.ranges import SOLVER_STEPS
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.evaluate import SEED, load
-from danceopd_ext.reproduce.sources import find_sources
+from danceopd_ext.reproduce.pretrained import find_pretrained
 from danceopd_ext.whole_numbers import positive, whole
 
 TEACHER = "edit"
@@ -94,11 +94,11 @@ def models_of(texts: Sequence[str]) -> dict[str, Path]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table. Raises UserError."""
     args = parse(argv)
-    sources = find_sources(args.sources, [TEACHER])
-    models = {"edit source": sources.file(TEACHER), **models_of(args.lora)}
+    pretrained = find_pretrained(args.sources, [TEACHER])
+    models = {"edit source": pretrained.file(TEACHER), **models_of(args.lora)}
     edits = chosen_edits(args.split, args.edits)
     silence_libraries()
-    pipeline = load(str(sources.pipeline), None)
+    pipeline = load(str(pretrained.pipeline), None)
     items = encode_asked(pipeline, edits)
     print(f"{len(edits)} edits ({args.split}), {args.noises} drawings of each, {args.steps} solver steps\n")
     print("| model | " + " | ".join(COLUMNS) + " |\n|---" + "|---" * len(COLUMNS) + "|")

@@ -16,8 +16,8 @@ from danceopd_ext.ranges import STEPS
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.command import only
 from danceopd_ext.reproduce.presets import Run, plan_run
+from danceopd_ext.reproduce.pretrained import find_pretrained
 from danceopd_ext.reproduce.runner import Start, costs_of_steps, train_missing
-from danceopd_ext.reproduce.sources import find_sources
 from danceopd_ext.reproduce.tables import TABLES
 from danceopd_ext.whole_numbers import whole
 
@@ -55,11 +55,11 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     args = parser.parse_args(argv)
     budget = replace(BUDGETS[args.budget], steps=WARM_UP + args.steps)
     table = only(TABLES[args.table](budget), args.only)
-    sources = find_sources(args.sources, table.needed)
+    pretrained = find_pretrained(args.sources, table.needed)
     costs: dict[Path, StepCost] = {}
     lines = ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     for row in (row for row in table.rows if row.trained):
-        run = plan_run(row, 1, budget, sources, args.out / "seconds")
+        run = plan_run(row, 1, budget, pretrained, args.out / "seconds")
         if run.folder not in costs:
             train_missing([run], 1, start)
             costs[run.folder] = step_cost(run)

@@ -1,12 +1,13 @@
-"""Means over seeds, how sure they are, and when a difference counts.
+"""Computes means over seeds, their standard errors, and whether a difference counts.
 
-The rule. A score is the mean of many drawings, and a model one of the many that other seeds would give. Its standard
-error joins both: the spread over trainings, std / sqrt(seeds), and the spread over choices of drawings (see marks),
-which are the same for all models, so that this part is that of a difference itself. Where single drawings are not
-known, it is that of a fraction of `pictures` drawings, sqrt(p (1 - p) / pictures). A training with one seed says
-nothing of the spread: its error is not known. Something is greater than 0 if its 95 % confidence interval is, Student's
-with the degrees of freedom of Welch and Satterthwaite: few trainings say little of their own spread, and where it is
-most of the error the interval is up to 4.3 errors wide to each side for three trainings, 12.7 for two, not 2.
+A score is the mean of many drawings, and a model is one of the many that other seeds would give. Its standard error
+combines both: the spread over trainings, std / sqrt(seeds), and the spread over choices of drawings (see
+drawing_scores). The choices are the same for all models, so the second part applies to a difference as well. If the
+scores of single drawings are not known, the second part is that of a fraction of `pictures` drawings,
+sqrt(p (1 - p) / pictures). One training does not show the spread: its error is not known. A value is greater than 0 if
+its 95 % confidence interval is: Student's, with the degrees of freedom of Welch and Satterthwaite. Few trainings show
+little of their own spread: if that is most of the error, the interval extends up to 4.3 errors to each side for three
+trainings and 12.7 for two, not 2.
 """
 
 from __future__ import annotations

@@ -106,7 +106,10 @@ def pictures_of(column: str, tested: int) -> int | None:
 def summarise(
     entries: Sequence[Entry], tested: int, redrawn: Mapping[Model, Mapping[str, np.ndarray]] | None = None
 ) -> list[Line]:
-    """A line for each model, in the order of the entries; `tested`: drawings of each kind; `redrawn`: see marks."""
+    """A line for each model, in the order of the entries; `tested`: drawings of each kind.
+
+    `redrawn`: see drawing_scores.
+    """
     lines = []
     for (label, beta), some in by_model(entries, entries).items():
         trained = some[0].seed is not None

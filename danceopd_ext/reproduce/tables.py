@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from danceopd_ext.reproduce.budgets import Budget
-from danceopd_ext.reproduce.sources import BASE, STYLE
+from danceopd_ext.reproduce.pretrained import BASE, STYLE
 
 #: a teacher's settings, with names of sources for files
 Teacher = Mapping[str, object]
@@ -22,7 +22,7 @@ class Row:
     """One line of a table: a source as it is, or what a run makes."""
 
     label: str
-    source: str | None = None
+    pretrained: str | None = None
     """the base, a LoRA on it, or a whole checkpoint; nothing is trained"""
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
     """route -> its teacher; a run where there are any"""
@@ -58,7 +58,7 @@ class Table:
     @property
     def needed(self) -> list[str]:
         """Names of the sources beside the base."""
-        found = [row.source for row in self.rows] + [row.start for row in self.rows]
+        found = [row.pretrained for row in self.rows] + [row.start for row in self.rows]
         for row in self.rows:
             found += [teacher.get("lora") or teacher.get("checkpoint") for teacher in row.teachers.values()]
         return list(dict.fromkeys(str(name) for name in found if name and name != BASE))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from danceopd_ext.demo.check_report import edit_trials, judge, main
-from danceopd_ext.demo.disturb import blended, half_edited, noisy, shifted
+from danceopd_ext.demo.disturbances import blended, half_edited, noisy, shifted
 from danceopd_ext.demo.edit_check import score_edit, score_edits
 from danceopd_ext.demo.edits import EDIT_KINDS, Edit
 from danceopd_ext.demo.kind_scores import score_edited

@@ -5,15 +5,15 @@ import re
 import numpy as np
 import pytest
 
+from danceopd_ext.demo.benchmark_words import NEW_WORDS
 from danceopd_ext.demo.check_report import judge, prompt_trials
-from danceopd_ext.demo.disturb import blended, noisy
+from danceopd_ext.demo.disturbances import blended, noisy
 from danceopd_ext.demo.edits import EDIT_KINDS, random_scene
 from danceopd_ext.demo.kind_scores import TextToImageScores, score_drawings, table
 from danceopd_ext.demo.kinds import Named, Prompt, check_all, kinds
 from danceopd_ext.demo.near_misses import wrong_scenes
 from danceopd_ext.demo.pretrain.pipeline import TEXT_DIM, vocabulary
 from danceopd_ext.demo.scene import Scene, SceneObject, describe, scene_of
-from danceopd_ext.demo.words import NEW_WORDS
 from danceopd_ext.demo.world import SKILLS, caption, cell_templates, read_cells, render, scene_from_indices
 
 KINDS = ("single object", "two objects", "counting", "colours", "position", "colour attribution")

@@ -25,7 +25,7 @@ def test_gedit_puts_edit_and_source_by_task_and_language(tmp_path):
     assert [job.prompt for job in jobs] == ["make the cat red", "the river at night"]
     assert jobs[0].pictures == (Path("fullset/color_alter/en/k1.png"),)
     file = Path("fullset/color_alter/en/k1_SRCIMG.png")
-    assert jobs[0].beside == (file,)
+    assert jobs[0].scorer_files == (file,)
     shown = Image.open(io.BytesIO(jobs[0].content(file)))
     assert (shown.format, shown.size) == ("PNG", (96, 64)) == ("PNG", jobs[0].picture.size)
     assert len(gedit_jobs(write_gedit(tmp_path), language="cn")) == 1
@@ -51,11 +51,11 @@ def test_a_source_of_32_bits_is_named(tmp_path, mode):
 
 def test_what_is_asked_is_the_instruction_and_the_source(tmp_path):
     first, second = gedit_jobs(write_gedit(tmp_path))
-    digests = {first.asked, second.asked, replace(first, source=second.source).asked}
-    digests |= {replace(first, prompt="other").asked, replace(first, source=None).asked}
+    digests = {first.content_digest, second.content_digest, replace(first, source=second.source).content_digest}
+    digests |= {replace(first, prompt="other").content_digest, replace(first, source=None).content_digest}
     assert len(digests) == 5
     again = gedit_jobs(write_gedit(tmp_path))[0]
-    assert again.asked == first.asked
+    assert again.content_digest == first.content_digest
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import torch
 from tiny_lora import deltas_equal, keyed, layout, random_lora, save
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora import changes, read
-from danceopd_ext.lora.describe import describe
+from danceopd_ext.lora import layer_tensors, read
+from danceopd_ext.lora.file_summary import describe
 from danceopd_ext.lora.lora_file import LoraFile, open_lora_file
 from danceopd_ext.lora.read import check_lora, read_lora, to_lora
 
@@ -112,7 +112,7 @@ def test_running_out_of_memory_is_not_taken_for_wrong_parts(kind, tmp_path, monk
     def full(*_):
         raise kind("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(changes, "_built", full)
+    monkeypatch.setattr(layer_tensors, "_built", full)
     with pytest.raises(kind, match="allocate"):
         read_lora(layer_file(tmp_path, LOKR), layout("z_image"))
 
@@ -124,7 +124,7 @@ def test_inspect_builds_no_change(tmp_path, monkeypatch):
     file = layer_file(tmp_path, LOKR | {"alpha": torch.tensor(1.0)})
     assert read_lora(file, layout("z_image")).modules
     monkeypatch.setattr(read, "build_change", built)
-    monkeypatch.setattr(changes, "_built", built)
+    monkeypatch.setattr(layer_tensors, "_built", built)
     assert dict(describe(open_lora_file(file), {"z_image": layout("z_image")}))["usable"] == "yes"
 
 

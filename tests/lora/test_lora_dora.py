@@ -12,8 +12,8 @@ from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora import algebra
 from danceopd_ext.lora.adapters import Adapters
-from danceopd_ext.lora.describe import describe
 from danceopd_ext.lora.dora import Dora
+from danceopd_ext.lora.file_summary import describe
 from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.lycoris import Kronecker
 from danceopd_ext.lora.read import read_lora

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny_lora import deltas_equal, keyed, layout, random_lora, save
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.describe import find_layout
+from danceopd_ext.lora.file_summary import find_layout
 from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora, LowRank

@@ -28,11 +28,11 @@ def other(z, sigma, condition):
 TEACHERS = {"a": other, "b": straight}
 
 
-def batches(route, indices=range(COUNT), match_batch_size=2, targets=()):
+def batches(route, indices=range(COUNT), match_batch_size=2, clean_latents=()):
     """Samples of a route; where a step has those of both, the second route's come after the first's."""
     first = COUNT if route == "b" else 0
     indices = [first + i for i in indices]
-    return [Batch(Target(POINTS[indices]), indices, 2 * COUNT, (2,), SIGMAS, match_batch_size, targets)]
+    return [Batch(Target(POINTS[indices]), indices, 2 * COUNT, (2,), SIGMAS, match_batch_size, clean_latents)]
 
 
 def run(name, student, method=METHOD, **data):

@@ -35,7 +35,7 @@ from tests.method.reference import (
 @pytest.mark.parametrize("queries", [1, 3])
 def test_off_policy(queries):
     method = MethodOptions(rollout_steps=STEPS, num_queries=queries, query="mid_noise")
-    targets = [CLEAN[0], None, CLEAN[2], CLEAN[3]]
+    clean_latents = [CLEAN[0], None, CLEAN[2], CLEAN[3]]
     student, losses = Linear(0), []
     for i, index, noise, x in samples():
         end = CLEAN[i] if i != 1 else torch.randn((2,), generator=generator(SEED, "endpoint", STEP, index))
@@ -46,7 +46,7 @@ def test_off_policy(queries):
             z = end * (1 - sigma) + noise * sigma
             losses.append(mse(student(z, sigma, x), TEACHERS[DRAWN](z, sigma, x)))
     expected = by_hand(torch.stack(losses).mean(), student)
-    found = run("offpolicy", student, method, targets=targets)
+    found = run("offpolicy", student, method, clean_latents=clean_latents)
     check(found, expected)
     assert (found[0].rollout_forwards, found[0].teacher_forwards) == (0, COUNT * queries)
     assert found[0].student_forwards == COUNT * queries
@@ -54,8 +54,8 @@ def test_off_policy(queries):
 
 def test_off_policy_without_any_target_takes_random_ends():
     report, plain = run("offpolicy", Linear(0))
-    _, none = run("offpolicy", Linear(0), targets=[None] * COUNT)
-    _, some = run("offpolicy", Linear(0), targets=list(CLEAN))
+    _, none = run("offpolicy", Linear(0), clean_latents=[None] * COUNT)
+    _, some = run("offpolicy", Linear(0), clean_latents=list(CLEAN))
     assert torch.equal(plain, none)
     assert not torch.allclose(plain, some, rtol=1e-2)
     assert report.route == DRAWN
@@ -72,7 +72,7 @@ def test_joint():
         sigma = SIGMAS[low : low + 1] + (place - low) * (SIGMAS[low + 1] - SIGMAS[low])
         z = (1 - sigma) * CLEAN[i] + sigma * noise
         losses.append(mse(student(z, sigma, x), noise - CLEAN[i]))
-    found = run("joint", student, targets=list(CLEAN))
+    found = run("joint", student, clean_latents=list(CLEAN))
     check(found, by_hand(torch.stack(losses).mean(), student))
     report = found[0]
     assert (report.rollout_forwards, report.teacher_forwards, report.student_forwards) == (0, 0, COUNT)
@@ -87,10 +87,10 @@ def test_joint_looks_everywhere_between_noise_and_picture():
     assert float((sigmas < 0.25).float().mean()) == pytest.approx(0.25, abs=0.02)
 
 
-@pytest.mark.parametrize("targets", [(), [None, *CLEAN[1:]]])
-def test_joint_needs_every_target(targets):
+@pytest.mark.parametrize("clean_latents", [(), [None, *CLEAN[1:]]])
+def test_joint_needs_every_target(clean_latents):
     with pytest.raises(ValueError, match="clean latents"):
-        run("joint", Linear(0), targets=targets)
+        run("joint", Linear(0), clean_latents=clean_latents)
 
 
 # --- DiffusionOPD

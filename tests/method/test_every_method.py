@@ -26,8 +26,8 @@ from tests.method.reference import (
 )
 
 EVERY = {
-    "offpolicy": {"targets": [CLEAN[0], None, CLEAN[2], CLEAN[3]]},
-    "joint": {"targets": list(CLEAN)},
+    "offpolicy": {"clean_latents": [CLEAN[0], None, CLEAN[2], CLEAN[3]]},
+    "joint": {"clean_latents": list(CLEAN)},
     "diffusionopd": {},
     "flowopd": {},
     "soft": {},
@@ -135,7 +135,7 @@ def test_an_update_runs_in_its_stages(name):
     METHODS[name].update(
         Step(options=METHOD, seed=SEED, number=STEP, stage=stage),
         WEIGHTS,
-        lambda route, step: batches(route, targets=list(CLEAN)),
+        lambda route, step: batches(route, clean_latents=list(CLEAN)),
         {route: watched(teacher, ["teacher"]) for route, teacher in TEACHERS.items()},
         Student(field=watched(student, ["rollout", "teacher", "match"]), backward=torch.Tensor.backward),
     )

@@ -19,7 +19,7 @@ from danceopd_ext.models.registry import FAMILIES
 from scripts.campaigns.hostile_models import CODES, copy, longest
 from tests.tiny.hub import Hub, put_up
 
-#: those that only work if a template is rendered: see test_trial.py
+#: those that only work if a template is rendered: see test_limited_process.py
 RENDERED = ("chat template that leaves its sandbox",)
 OPENED = {name: make for name, make in CODES.items() if name not in RENDERED}
 #: diffusers before 0.42 imports any module that a model names and Python finds; there only our border stands

@@ -10,14 +10,14 @@ from peft import LoraConfig
 
 from danceopd_ext.cli import run as exit_code
 from danceopd_ext.demo.omni_draw import FAMILY
-from danceopd_ext.reproduce.sources import Sources
+from danceopd_ext.reproduce.pretrained import Pretrained
 from danceopd_ext.toolkits.run import main as trainer
 from tests.tiny.families.parts import randomise
 from tests.toolkits.runs import forget_accelerate
 
 
 @pytest.fixture(scope="session")
-def sources(tmp_path_factory):
+def pretrained(tmp_path_factory):
     """A folder of sources as the script makes them, with random weights."""
     from diffusers import AutoencoderKL
 
@@ -25,7 +25,7 @@ def sources(tmp_path_factory):
     from danceopd_ext.demo.pretrain.omni import build_omni, load_omni, save_omni
     from danceopd_ext.demo.pretrain.teachers import save_lora
 
-    found = Sources(tmp_path_factory.mktemp("sources"))
+    found = Pretrained(tmp_path_factory.mktemp("sources"))
     pipeline = build_omni(AutoencoderKL.from_pretrained(PIPELINE / "vae"), dim=24, layers=1)
     randomise(pipeline.transformer, 1, scale=0.2)
     save_omni(pipeline, found.pipeline)

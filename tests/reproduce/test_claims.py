@@ -12,8 +12,8 @@ from danceopd_ext.demo.edits import EDIT_KINDS
 from danceopd_ext.demo.kinds import kinds
 from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.claims import AT_THE_TOP, BAND, COMPOSITION, EDIT, T2I, Claim, judge
+from danceopd_ext.reproduce.drawing_scores import TIMES, read_marks, redrawn, write_marks
 from danceopd_ext.reproduce.entries import Entry, read_entries, write_entries
-from danceopd_ext.reproduce.marks import TIMES, read_marks, redrawn, write_marks
 from danceopd_ext.reproduce.page import claims_of
 from danceopd_ext.reproduce.plan import with_gap
 from danceopd_ext.reproduce.stats import FAILS, HOLDS, OPEN, Stat, combined, greater, margin, stat, within

@@ -30,13 +30,13 @@ def pictures(file, column):
     return np.stack([np.asarray(Image.open(file.parent / row[column])) for row in rows_of(file)])
 
 
-def test_targets_are_what_the_teacher_draws_for_instruction_and_source(sources, tmp_path):
+def test_targets_are_what_the_teacher_draws_for_instruction_and_source(pretrained, tmp_path):
     world = write_route(tmp_path, "edit", 1)
-    drawn = with_drawn_targets(world, {"lora": "edit"}, sources, 2)
+    drawn = with_drawn_targets(world, {"lora": "edit"}, pretrained, 2)
     assert rows_of(drawn) == rows_of(world)
     assert np.array_equal(pictures(drawn, "source"), pictures(world, "source"))
-    pipeline = load(str(sources.pipeline), None)
-    use_loras(pipeline, {"edit": sources.file("edit")}, {"edit": 1.0})
+    pipeline = load(str(pretrained.pipeline), None)
+    use_loras(pipeline, {"edit": pretrained.file("edit")}, {"edit": 1.0})
     items = encode_edits(pipeline, [row["prompt"] for row in rows_of(world)], halved(pictures(world, "source")))
     expected = draw(pipeline, items, seed=SEED, steps=2)
     use_loras(pipeline, {}, {})
@@ -45,21 +45,21 @@ def test_targets_are_what_the_teacher_draws_for_instruction_and_source(sources, 
 
 
 @pytest.mark.parametrize("teacher", [{}, {"lora": "edit"}, {"checkpoint": "style"}])
-def test_every_teacher_draws_its_own_and_is_asked_once(sources, tmp_path, teacher):
+def test_every_teacher_draws_its_own_and_is_asked_once(pretrained, tmp_path, teacher):
     world = write_route(tmp_path, "t2i", 1)
-    drawn = with_drawn_targets(world, teacher, sources, 2)
+    drawn = with_drawn_targets(world, teacher, pretrained, 2)
     others = [
-        with_drawn_targets(world, other, sources, 2) for other in ({}, {"lora": "local_edit"}) if other != teacher
+        with_drawn_targets(world, other, pretrained, 2) for other in ({}, {"lora": "local_edit"}) if other != teacher
     ]
     assert all((pictures(drawn, "target") != pictures(other, "target")).any() for other in others)
     drawn.write_text("prompt\nmine\n", encoding="utf-8")
-    assert with_drawn_targets(world, teacher, sources, 2).read_text(encoding="utf-8") == "prompt\nmine\n"
+    assert with_drawn_targets(world, teacher, pretrained, 2).read_text(encoding="utf-8") == "prompt\nmine\n"
 
 
-def test_a_run_with_them_is_another_run_with_its_own_data(sources, tmp_path):
+def test_a_run_with_them_is_another_run_with_its_own_data(pretrained, tmp_path):
     row = Row("joint training", teachers=T2I_EDIT, keys={"method": "joint"})
     plain, drawn = (
-        plan_run(row, 1, replace(SMOKE, targets=targets), sources, tmp_path) for targets in ("world", "teacher")
+        plan_run(row, 1, replace(SMOKE, targets=targets), pretrained, tmp_path) for targets in ("world", "teacher")
     )
     assert plain.folder != drawn.folder
     assert plain.prompts.keys() == drawn.prompts.keys() and not set(plain.prompts.values()) & set(

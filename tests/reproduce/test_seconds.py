@@ -21,8 +21,8 @@ def test_the_first_steps_and_a_disturbed_one_do_not_count(tmp_path):
     assert step_cost(SimpleNamespace(log=log)) == StepCost(forwards=20, backwards=2, seconds=1.5)
 
 
-def test_rows_are_timed_one_by_one(sources, here, tmp_path, capsys):
-    words = ["--budget", "smoke", "--steps", "2", "--sources", str(sources.folder), "--out", str(tmp_path)]
+def test_rows_are_timed_one_by_one(pretrained, here, tmp_path, capsys):
+    words = ["--budget", "smoke", "--steps", "2", "--sources", str(pretrained.folder), "--out", str(tmp_path)]
     main(["composition", *words, "--only", "joint training", "DanceOPD"], start=here)
     lines = (tmp_path / "seconds" / "composition-seconds.md").read_text(encoding="utf-8").split("\n")
     assert "\n".join(lines) in capsys.readouterr().out
@@ -34,6 +34,6 @@ def test_rows_are_timed_one_by_one(sources, here, tmp_path, capsys):
     assert all(row[2] > 0 for row in rows.values()) and lines[4:] == [""]
 
 
-def test_a_row_that_is_not_there_is_refused(sources):
+def test_a_row_that_is_not_there_is_refused(pretrained):
     with pytest.raises(UserError, match="--only Dance: the table has the rows"):
-        main(["composition", "--only", "Dance", "--sources", str(sources.folder)])
+        main(["composition", "--only", "Dance", "--sources", str(pretrained.folder)])

@@ -21,8 +21,8 @@ from danceopd_ext.reproduce.command import main
 from danceopd_ext.reproduce.entries import FACTS, read_entries
 from danceopd_ext.reproduce.page import write_page
 from danceopd_ext.reproduce.plan import pictures_of, plan_table, training_seeds
+from danceopd_ext.reproduce.pretrained import Pretrained
 from danceopd_ext.reproduce.runner import cost_of, train_missing
-from danceopd_ext.reproduce.sources import Sources
 from danceopd_ext.reproduce.tables import TABLES
 from tests.toolkits.runs import same_tensors
 
@@ -31,16 +31,16 @@ SEEDS = {"composition": 1, "local-global": 1, "style": 2, "guidance": 1, "ablati
 
 
 @pytest.fixture(scope="module")
-def out(sources, here, tmp_path_factory):
+def out(pretrained, here, tmp_path_factory):
     """All tables in one folder, as somebody makes them one after the other."""
     folder = tmp_path_factory.mktemp("reproduce")
     for name, seeds in SEEDS.items():
-        main([*words(name, sources, folder), "--seeds", str(seeds)], start=here)
+        main([*words(name, pretrained, folder), "--seeds", str(seeds)], start=here)
     return folder
 
 
-def words(name: str, sources: Sources, folder) -> list[str]:
-    return [name, "--budget", "smoke", "--jobs", "1", "--sources", str(sources.folder), "--out", str(folder)]
+def words(name: str, pretrained: Pretrained, folder) -> list[str]:
+    return [name, "--budget", "smoke", "--jobs", "1", "--sources", str(pretrained.folder), "--out", str(folder)]
 
 
 def rows_of(out, name):
@@ -48,14 +48,14 @@ def rows_of(out, name):
         return list(csv.DictReader(file))
 
 
-def plan_of(out, name, sources):
+def plan_of(out, name, pretrained):
     table = TABLES[name](SMOKE)
-    return plan_table(table, SMOKE, training_seeds(table, SEEDS[name]), sources, out)
+    return plan_table(table, SMOKE, training_seeds(table, SEEDS[name]), pretrained, out)
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_every_row_and_column(out, name, sources):
-    rows, plan = rows_of(out, name), plan_of(out, name, sources)
+def test_a_table_has_every_row_and_column(out, name, pretrained):
+    rows, plan = rows_of(out, name), plan_of(out, name, pretrained)
     assert [row["label"] for row in rows] == [one.row.label for one in plan.drawn]
     columns = set(rows[0]) - set(FACTS)
     for measure in plan.table.measures:
@@ -109,7 +109,7 @@ def test_averages_are_the_means_of_their_kinds(out):
         assert float(row["t2i overall"]) == pytest.approx(mean(float(row[f"t2i {kind}"]) for kind in kinds()))
 
 
-def test_costs_are_those_of_the_logs(out, sources):
+def test_costs_are_those_of_the_logs(out, pretrained):
     """Forwards by hand: a step has four samples, and two solver steps are two states."""
     rows = {row["label"]: int(row["forwards"]) for row in rows_of(out, "composition")}
     steps, samples, rollout = SMOKE.steps, SMOKE.samples, SMOKE.rollout
@@ -123,7 +123,7 @@ def test_costs_are_those_of_the_logs(out, sources):
     backwards = {row["label"]: int(row["backwards"]) for row in rows_of(out, "composition")}
     assert backwards["joint training"] == backwards["off-policy"] == backwards["DanceOPD"] == steps * samples
     assert backwards["DiffusionOPD"] == backwards["Flow-OPD"] == states
-    plan = plan_of(out, "composition", sources)
+    plan = plan_of(out, "composition", pretrained)
     assert sum(rows.values()) == sum(cost_of(run).forwards for run in plan.runs)
 
 
@@ -138,40 +138,40 @@ def test_gap_closed_is_between_base_and_teacher(out):
             assert "style gap closed" not in entry.values
 
 
-def test_a_style_is_learnt_from_the_checkpoint_and_repeats(out, sources, here, tmp_path):
+def test_a_style_is_learnt_from_the_checkpoint_and_repeats(out, pretrained, here, tmp_path):
     """The same run elsewhere is the same LoRA, so no weight of the teacher was made up."""
-    ours = plan_of(out, "style", sources).runs[-1]
-    again = plan_table(TABLES["style"](SMOKE), SMOKE, [1, 2], sources, tmp_path).runs[-1]
+    ours = plan_of(out, "style", pretrained).runs[-1]
+    again = plan_table(TABLES["style"](SMOKE), SMOKE, [1, 2], pretrained, tmp_path).runs[-1]
     train_missing([again], 1, here)
     assert again.folder.name == ours.folder.name
     assert same_tensors(again.lora, ours.lora)
 
 
-def test_runs_are_shared_between_tables(out, sources):
+def test_runs_are_shared_between_tables(out, pretrained):
     """The student of alpha 1, and the first rows of the ablations, are the composition's."""
-    ours = {run.folder for run in plan_of(out, "composition", sources).runs}
-    assert len(ours & {run.folder for run in plan_of(out, "guidance", sources).runs}) == 1
-    assert len(ours & {run.folder for run in plan_of(out, "ablations", sources).runs}) == 3
+    ours = {run.folder for run in plan_of(out, "composition", pretrained).runs}
+    assert len(ours & {run.folder for run in plan_of(out, "guidance", pretrained).runs}) == 1
+    assert len(ours & {run.folder for run in plan_of(out, "ablations", pretrained).runs}) == 3
 
 
-def test_rows_that_mean_the_same_are_one_run(out, sources):
+def test_rows_that_mean_the_same_are_one_run(out, pretrained):
     """A key that a row sets to its default is no other training."""
-    rows = {one.row.label: one.run.folder for one in plan_of(out, "ablations", sources).drawn}
+    rows = {one.row.label: one.run.folder for one in plan_of(out, "ablations", pretrained).drawn}
     assert rows["query: low_noise"] == rows["routing: hard"] == rows["objective: plain MSE"]
     assert rows["K: 1"] == rows["rollout steps: 2"] != rows["K: 2"]
     assert len({rows[f"query: {name}"] for name in ("low_noise", "mid_noise", "high_noise", "uniform")}) == 4
 
 
-def test_a_model_of_several_rows_is_shown_once(out, sources):
+def test_a_model_of_several_rows_is_shown_once(out, pretrained):
     """Also where there are more seeds: the second one's pictures are others."""
-    plan = plan_table(TABLES["ablations"](SMOKE), SMOKE, [1, 2], sources, out)
+    plan = plan_table(TABLES["ablations"](SMOKE), SMOKE, [1, 2], pretrained, out)
     shown = pictures_of(plan)
     assert len(set(shown.values())) == len(shown)
     assert "routing: hard" in shown and "query: low_noise" not in shown and "query: uniform" in shown
 
 
-def test_the_early_stop_changes_the_cost_and_not_the_student(out, sources):
-    rows = {one.row.label: one.run for one in plan_of(out, "ablations", sources).drawn}
+def test_the_early_stop_changes_the_cost_and_not_the_student(out, pretrained):
+    rows = {one.row.label: one.run for one in plan_of(out, "ablations", pretrained).drawn}
     on, off = rows["early stop: on"], rows["early stop: off"]
     assert cost_of(on).forwards < cost_of(off).forwards == SMOKE.steps * SMOKE.samples * (SMOKE.rollout + 2)
     one, other = load_file(on.lora), load_file(off.lora)
@@ -181,9 +181,9 @@ def test_the_early_stop_changes_the_cost_and_not_the_student(out, sources):
     assert any((one[key] - soft[key]).abs().max() > 1e-4 for key in one), "two steps change nothing at all"
 
 
-def test_nothing_that_settings_are_chosen_by_is_in_another_table(out, sources):
+def test_nothing_that_settings_are_chosen_by_is_in_another_table(out, pretrained):
     """Neither a training nor a choice of drawings: a table would flatter what was chosen by it."""
-    plans = {name: plan_of(out, name, sources) for name in TABLES}
+    plans = {name: plan_of(out, name, pretrained) for name in TABLES}
     tried = plans.pop("tuning")
     used = [one for plan in plans.values() for one in plan.drawn]
     assert not {run.values["seed"] for run in tried.runs} & {one.run.values["seed"] for one in used if one.row.trained}
@@ -194,10 +194,10 @@ def forbidden(*_):
     raise AssertionError("a finished run was started again")
 
 
-def test_a_finished_table_is_written_again_without_a_training(out, sources, capsys):
+def test_a_finished_table_is_written_again_without_a_training(out, pretrained, capsys):
     before = (out / "results" / "style.csv").read_text(encoding="utf-8")
     capsys.readouterr()
-    main([*words("style", sources, out), "--seeds", "2"], start=forbidden)
+    main([*words("style", pretrained, out), "--seeds", "2"], start=forbidden)
     assert (out / "results" / "style.csv").read_text(encoding="utf-8") == before
     assert before.splitlines()[0].startswith("label,group,seed")
     assert "style.md" in capsys.readouterr().out
@@ -253,9 +253,9 @@ def test_tables_of_another_budget_are_linked(out, tmp_path):
     assert "Tables of budget full: [full](full/README.md)." in write_page(results).read_text(encoding="utf-8")
 
 
-def test_fewer_examples_and_steps_are_another_run(sources, here, out, tmp_path):
+def test_fewer_examples_and_steps_are_another_run(pretrained, here, out, tmp_path):
     few = ["--seeds", "1", "--examples", "1", "--steps", "1", "--results", str(tmp_path)]
-    main([*words("style", sources, out), *few], start=here)
+    main([*words("style", pretrained, out), *few], start=here)
     sizes = json.loads((tmp_path / "style.json").read_text(encoding="utf-8"))["sizes"]
     changed = {"examples": 1, "steps": 1, "queries": [1, 2], "rollouts": [2, 3], "scales": [1.0, 3.0]}
     assert sizes == {**asdict(SMOKE), **changed}
@@ -265,9 +265,9 @@ def test_fewer_examples_and_steps_are_another_run(sources, here, out, tmp_path):
     assert len(list((out / "runs").glob("danceopd-style-*"))) == 3  # of two seeds, and this one
 
 
-def test_keys_of_the_preset_can_be_set_for_every_training(sources, here, out, tmp_path):
+def test_keys_of_the_preset_can_be_set_for_every_training(pretrained, here, out, tmp_path):
     changed = ["--seeds", "1", "--only", "off-policy", "--set", "learning_rate=1e-3", "query=uniform"]
-    main([*words("style", sources, out), *changed, "--results", str(tmp_path)], start=here)
+    main([*words("style", pretrained, out), *changed, "--results", str(tmp_path)], start=here)
     told = (tmp_path / "style.md").read_text(encoding="utf-8")
     assert 'All rows: learning_rate = 0.001, query = "uniform", 2 optimizer steps' in told
     presets = [path.read_text(encoding="utf-8") for path in (out / "runs").glob("offpolicy-style-*/preset.toml")]
@@ -286,22 +286,22 @@ def test_keys_of_the_preset_can_be_set_for_every_training(sources, here, out, tm
         ("method=soft", "--set method: "),
     ],
 )
-def test_a_wrong_key_is_named(sources, tmp_path, capsys, text, message):
-    assert exit_code(main, [*words("style", sources, tmp_path / "out"), "--set", text]) == 2
+def test_a_wrong_key_is_named(pretrained, tmp_path, capsys, text, message):
+    assert exit_code(main, [*words("style", pretrained, tmp_path / "out"), "--set", text]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_what_rows_compare_cannot_be_set(sources, tmp_path, capsys):
+def test_what_rows_compare_cannot_be_set(pretrained, tmp_path, capsys):
     for key in ("query=uniform", "student_init=merge_average", "num_queries=2"):
-        assert exit_code(main, [*words("ablations", sources, tmp_path / "out"), "--set", key]) == 2
+        assert exit_code(main, [*words("ablations", pretrained, tmp_path / "out"), "--set", key]) == 2
         assert f"--set {key.partition('=')[0]}: all rows" in capsys.readouterr().err
 
 
-def test_a_route_of_the_base_can_be_added(sources, here, out, tmp_path, capsys):
+def test_a_route_of_the_base_can_be_added(pretrained, here, out, tmp_path, capsys):
     """Every method has its prompts; a table that has it already says so."""
     added = ["--seeds", "1", "--base_route", "--only", "DanceOPD", "weight merge", "--results", str(tmp_path)]
-    main([*words("local-global", sources, out), *added], start=here)
+    main([*words("local-global", pretrained, out), *added], start=here)
     assert (
         (tmp_path / "local-global.md")
         .read_text(encoding="utf-8")
@@ -311,21 +311,21 @@ def test_a_route_of_the_base_can_be_added(sources, here, out, tmp_path, capsys):
         (preset,) = (out / "runs").glob(f"{method}-t2i-local-global-seed*/preset.toml")
         text = preset.read_text(encoding="utf-8")
         assert "[danceopd.teachers.t2i]\n\n[danceopd.teachers.local]" in text and '\nt2i = "' in text
-    assert exit_code(main, [*words("composition", sources, out), "--base_route"]) == 2
+    assert exit_code(main, [*words("composition", pretrained, out), "--base_route"]) == 2
     assert "the base is a route of this table already" in capsys.readouterr().err
 
 
-def test_some_rows_alone(sources, out, tmp_path):
+def test_some_rows_alone(pretrained, out, tmp_path):
     """What is there already is not trained again."""
     some = ["--seeds", "2", "--only", "DanceOPD", "joint training", "--results", str(tmp_path)]
-    main([*words("style", sources, out), *some], forbidden)
+    main([*words("style", pretrained, out), *some], forbidden)
     labels = [entry.label for entry in read_entries(tmp_path / "style.csv")]
     assert list(dict.fromkeys(labels)) == ["base", "style teacher", "joint training", "DanceOPD"]
 
 
-def test_a_side_experiment_is_a_page_with_its_command_and_its_numbers_alone(sources, out, tmp_path, capsys):
+def test_a_side_experiment_is_a_page_with_its_command_and_its_numbers_alone(pretrained, out, tmp_path, capsys):
     asked = ["--seeds", "2", "--only", "joint training", "--side", "style-alone", "--results", str(tmp_path)]
-    main([*words("style", sources, out), *asked], forbidden)
+    main([*words("style", pretrained, out), *asked], forbidden)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
         "side/style-alone.csv",
         "side/style-alone.md",
@@ -340,21 +340,21 @@ def test_a_side_experiment_is_a_page_with_its_command_and_its_numbers_alone(sour
 
 
 @pytest.mark.parametrize("name", ["../style", "Style", "", "a b", "-a"])
-def test_a_wrong_name_of_a_side_experiment_is_refused_before_anything_is_made(sources, tmp_path, capsys, name):
-    assert exit_code(main, [*words("style", sources, tmp_path / "out"), f"--side={name}"]) == 2
+def test_a_wrong_name_of_a_side_experiment_is_refused_before_anything_is_made(pretrained, tmp_path, capsys, name):
+    assert exit_code(main, [*words("style", pretrained, tmp_path / "out"), f"--side={name}"]) == 2
     assert f"--side {name}: write a name of small letters" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_row_is_named_with_those_that_there_are(sources, tmp_path, capsys):
-    assert exit_code(main, [*words("style", sources, tmp_path / "out"), "--only", "DanceOPD", "Dance"]) == 2
+def test_an_unknown_row_is_named_with_those_that_there_are(pretrained, tmp_path, capsys):
+    assert exit_code(main, [*words("style", pretrained, tmp_path / "out"), "--only", "DanceOPD", "Dance"]) == 2
     told = capsys.readouterr().err
     assert "--only Dance: the table has the rows joint training, off-policy" in told
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["seeds", "jobs", "examples", "steps"])
-def test_wrong_arguments_end_with_one_message(sources, tmp_path, capsys, name):
-    assert exit_code(main, [*words("style", sources, tmp_path / "out"), f"--{name}", "0"]) == 2
+def test_wrong_arguments_end_with_one_message(pretrained, tmp_path, capsys, name):
+    assert exit_code(main, [*words("style", pretrained, tmp_path / "out"), f"--{name}", "0"]) == 2
     assert capsys.readouterr().err.startswith(f"error: --{name} 0: it must be 1 or more")
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from transformers import Gemma2Config, Gemma2Model
 
 from danceopd_ext.models.conditions import PromptTensors, TextConditions
 from danceopd_ext.models.family import Family, SizeLimits, Sources, flow_match_shift
-from danceopd_ext.models.latents import LatentScale
+from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.layer_names import Blocks
 from danceopd_ext.models.layout import Published
 from danceopd_ext.models.packing import even_sigmas, in_groups, stacked

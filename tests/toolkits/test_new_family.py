@@ -12,8 +12,8 @@ from danceopd_ext.config.fields import key_types
 from danceopd_ext.config.model_types import explain_model_type
 from danceopd_ext.config.schema import SECTIONS
 from danceopd_ext.errors import UserError
-from danceopd_ext.lora.describe import describe
 from danceopd_ext.lora.families import guess_family
+from danceopd_ext.lora.file_summary import describe
 from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.models.decoding import decode, encode

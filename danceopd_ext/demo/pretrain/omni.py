@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageOmniPipeline
 from transformers import PreTrainedTokenizerFast, Siglip2VisionConfig, Siglip2VisionModel
 
+from danceopd_ext.demo.benchmark_words import NEW_WORDS
 from danceopd_ext.demo.pretrain.pipeline import (
     build_text_encoder,
     build_tokenizer,
@@ -20,7 +21,6 @@ from danceopd_ext.demo.pretrain.pipeline import (
     save_pipeline,
     vocabulary,
 )
-from danceopd_ext.demo.words import NEW_WORDS
 
 #: what stands before and after a source image in a prompt
 VISION_WORDS = ("<|vision_start|>", "<|vision_end|>")

@@ -122,7 +122,7 @@ def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, Pictu
 
     Raises UserError if a picture is missing or damaged, or if an item has no picture and the method needs one.
     """
-    use, items = METHODS[method].targets, list(plan.items())
+    use, items = METHODS[method].clean_latents, list(plan.items())
     with_picture = [item for item in items if item.picture]
     if use == "unused":
         if with_picture:

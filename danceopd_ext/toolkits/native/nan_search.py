@@ -111,7 +111,7 @@ def _broken_data(run: Searched, route: str, batch: Batch, texts: list[str]) -> I
     for row, (item, text) in enumerate(zip(batch.condition.items, texts, strict=True)):
         if broken := first_broken(item):
             yield f"{_what(broken, item, text)} ({broken}, of route {route}, in {_folder(run, broken)}). {AGAIN}"
-        target = batch.targets[row] if batch.targets else None
+        target = batch.clean_latents[row] if batch.clean_latents else None
         if target is not None and not is_finite(target):
             folder = run.data.encodings.pictures.folder
             yield f'the encoded picture of "{few_letters(text)}" holds NaN or infinite numbers (in {folder}). {AGAIN}'

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.errors import UserError, counted, few_letters, printable
-from danceopd_ext.lora.changes import LARGEST_VALUE
+from danceopd_ext.lora.layer_tensors import LARGEST_VALUE
 from danceopd_ext.toolkits.native.broken import check_state
 from danceopd_ext.toolkits.native.optimizers import is_schedule_free, learning_rate, set_learning_rate
 from danceopd_ext.toolkits.native.state import OPTIMIZER_FILE, STUDENT_FILE, SavedState

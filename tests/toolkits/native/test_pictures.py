@@ -51,8 +51,8 @@ def test_every_sample_starts_from_its_own_picture(pipelines, pictures, tmp_path)
         (planned,) = data.plan.parts(step)
         (batch,) = data(planned.route, step)
         items = [data.plan.routes[planned.route].items[i] for m in planned.micro_batches for i in m.item_ids]
-        assert len(batch.targets) == len(items) == 4
-        for target, item in zip(batch.targets, items, strict=True):
+        assert len(batch.clean_latents) == len(items) == 4
+        for target, item in zip(batch.clean_latents, items, strict=True):
             assert torch.equal(target, data.encodings.pictures.get(item))
 
 

@@ -7,15 +7,15 @@ from PIL import Image
 
 from danceopd_ext.cli import run as exit_code
 from danceopd_ext.reproduce.command import main as reproduce
-from danceopd_ext.reproduce.join import main
+from danceopd_ext.reproduce.join_tables import main
 
 FIRST, SECOND = ["joint training", "DanceOPD"], ["weight merge", "off-policy"]
 
 
 @pytest.fixture
-def made(sources, here, tmp_path):
+def made(pretrained, here, tmp_path):
     def made(name, rows, *more):
-        words = ["--budget", "smoke", "--jobs", "1", "--seeds", "1", "--sources", str(sources.folder)]
+        words = ["--budget", "smoke", "--jobs", "1", "--seeds", "1", "--sources", str(pretrained.folder)]
         folder = tmp_path / name
         places = ["--out", str(tmp_path / "out"), "--results", str(folder)]
         reproduce(["composition", *words, *places, "--only", *rows, *more], start=here)

@@ -9,9 +9,9 @@ from typing import Any
 
 from danceopd_ext.files import whole_file
 from danceopd_ext.reproduce.budgets import Budget
+from danceopd_ext.reproduce.drawing_scores import Marks, write_marks
 from danceopd_ext.reproduce.entries import Entry, write_entries
 from danceopd_ext.reproduce.markdown import table_page
-from danceopd_ext.reproduce.marks import Marks, write_marks
 from danceopd_ext.reproduce.plots import draw_plot
 from danceopd_ext.reproduce.summary import summarise
 from danceopd_ext.reproduce.tables import Table

@@ -1,8 +1,9 @@
-"""Chat templates and tokenizers of a model folder, within limits of time and memory.
+"""Runs the chat templates and tokenizers of a model folder within limits of time and memory.
 
-Both are programs that come with the model: a template can loop for years, and a tokenizer can make gigabytes of a word.
-So templates are rendered, and texts are split for the first time, in a process of its own (trial_child.py) that is
-ended at the limit. A chat's text is then taken from there; what the tokenizer makes of a text is made again here.
+Both are programs that come with the model: a template can loop for years, and a tokenizer can make gigabytes of one
+word. So templates are rendered, and texts are split for the first time, in a separate process
+(limited_process_child.py), which is ended at the limit. A rendered chat is used as that process returns it; a text
+that it could split is split again here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RENDERED = "{{ messages[0]['content'] }}"
 REMEDY = "Use the file of the original model."
 
 
-def bound(pipeline: Any, folder: Path) -> None:
+def limit_tokenizers(pipeline: Any, folder: Path) -> None:
     """Let the pipeline's tokenizers and processors keep within the limits from now on.
 
     folder: the model's. What they raise then is a UserError that names their folder.
@@ -41,9 +42,9 @@ def bound(pipeline: Any, folder: Path) -> None:
     for name, part in pipeline.components.items():
         where, inner = folder / name, getattr(part, "tokenizer", None)  # a processor has its tokenizer inside
         if hasattr(part, "apply_chat_template"):
-            part.__class__ = _bounded(type(part), where, splits=inner is None)
+            part.__class__ = _limited(type(part), where, splits=inner is None)
         if inner is not None and hasattr(inner, "apply_chat_template"):
-            inner.__class__ = _bounded(type(inner), where, splits=True)
+            inner.__class__ = _limited(type(inner), where, splits=True)
 
 
 def load_tokenizers(folder: Path) -> None:
@@ -54,15 +55,15 @@ def load_tokenizers(folder: Path) -> None:
 
 def render(template: str, variables: Mapping[str, Any], where: Path) -> str:
     """The text that a template makes. Raises UserError, which begins with `where`, for one that fails or never ends."""
-    return _asked({"template": template, "variables": variables}, f"{where}: its chat template")["text"]
+    return _answer({"template": template, "variables": variables}, f"{where}: its chat template")["text"]
 
 
 def split(file: Path, texts: Sequence[str]) -> None:
     """Split texts with a tokenizer.json. Raises UserError for a file or a text that takes too much time or memory."""
-    _asked({"tokenizer": str(file.absolute()), "texts": list(texts)}, f"{file}: this tokenizer")
+    _answer({"tokenizer": str(file.absolute()), "texts": list(texts)}, f"{file}: this tokenizer")
 
 
-def _bounded(cls: type, where: Path, splits: bool) -> type:
+def _limited(cls: type, where: Path, splits: bool) -> type:
     """The class of a tokenizer or processor, which asks first. where: its folder. splits: whether it splits texts."""
     file = where / "tokenizer.json"
 
@@ -108,9 +109,9 @@ def _texts(text: Any) -> list[str]:
     return [one for part in text for one in _texts(part)] if isinstance(text, (list, tuple)) else []
 
 
-def _asked(request: Mapping[str, Any], what: str) -> dict[str, Any]:
+def _answer(request: Mapping[str, Any], what: str) -> dict[str, Any]:
     """The answer of the other process. Raises UserError, which begins with `what`."""
-    answer = _child().ask(json.dumps(request, default=lambda other: f"<{type(other).__name__}>"))
+    answer = _process().ask(json.dumps(request, default=lambda other: f"<{type(other).__name__}>"))
     if answer is None:
         raise UserError(
             f"{what} takes more than {LONGEST:g} seconds or {MEMORY / 2**30:g} GiB of memory for one text. {REMEDY}"
@@ -122,7 +123,7 @@ def _asked(request: Mapping[str, Any], what: str) -> dict[str, Any]:
     return answer
 
 
-class _Child:
+class _LimitedProcess:
     """The other process, and a thread that waits for its answers; None is the answer of one that has ended."""
 
     def __init__(self) -> None:
@@ -130,7 +131,7 @@ class _Child:
         paths = [str(root), *(entry for entry in sys.path if entry)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RAYON_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "danceopd_ext.models.trial_child", str(MEMORY)], cwd=root, env=environment,
+            [sys.executable, "-m", "danceopd_ext.models.limited_process_child", str(MEMORY)], cwd=root, env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8",
         )  # fmt: skip
         self.answers: queue.Queue[str | None] = queue.Queue()
@@ -160,12 +161,12 @@ class _Child:
         self.process.stdin.close()
 
 
-_running: list[_Child] = []
+_running: list[_LimitedProcess] = []
 
 
-def _child() -> _Child:
+def _process() -> _LimitedProcess:
     """The process of this one; another where it was ended."""
     if not _running or _running[-1].process.poll() is not None:
-        _running[:] = [_Child()]
+        _running[:] = [_LimitedProcess()]
         atexit.register(_running[-1].end)
     return _running[-1]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.models import trial
+from danceopd_ext.models import limited_process
 from danceopd_ext.models.loading import find_model_files, load_text_pipeline
 from scripts.campaigns.hostile_models import CODES, ENDLESS, copy
 from tests.tiny.families.parts import tokenizer
@@ -38,8 +38,8 @@ TEMPLATES = {
 @pytest.fixture
 def short(monkeypatch):
     """One second for a text. The process starts before, however busy the machine is."""
-    trial.render("ready", {}, Path("x"))
-    monkeypatch.setattr(trial, "LONGEST", 1.0)
+    limited_process.render("ready", {}, Path("x"))
+    monkeypatch.setattr(limited_process, "LONGEST", 1.0)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ class Pipeline:
 def test_a_template_gives_what_transformers_gives(tmp_path, name, chat):
     plain, limited = tokenizer(), tokenizer()
     plain.chat_template = limited.chat_template = TEMPLATES[name]
-    trial.bound(Pipeline(limited), tmp_path)
+    limited_process.limit_tokenizers(Pipeline(limited), tmp_path)
     for more in ({}, {"add_generation_prompt": True, "enable_thinking": False}):
         expected = plain.apply_chat_template(chat, tokenize=False, **more)
         assert limited.apply_chat_template(chat, tokenize=False, **more) == expected
@@ -72,7 +72,7 @@ def test_a_template_gives_what_transformers_gives(tmp_path, name, chat):
 
 def test_a_chat_is_split_like_its_text(tmp_path):
     plain, limited = tokenizer(), tokenizer()
-    trial.bound(Pipeline(limited), tmp_path)
+    limited_process.limit_tokenizers(Pipeline(limited), tmp_path)
     keys = {"tokenize": True, "padding": "max_length", "max_length": 9, "truncation": True, "return_dict": True}
     chats = [[{"role": "user", "content": "red cat"}], [{"role": "user", "content": "blue"}]]
     expected, found = (one.apply_chat_template(chats, **keys) for one in (plain, limited))
@@ -123,13 +123,15 @@ def test_a_tokenizer_that_cannot_be_read_is_a_message(model, text):
 
 def test_after_one_that_never_ends_others_are_rendered(short, monkeypatch):
     with pytest.raises(UserError, match="takes more than 1 seconds"):
-        trial.render("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", {}, Path("x"))
-    monkeypatch.setattr(trial, "LONGEST", 20.0)
-    assert trial.render("{{ a }}", {"a": "b"}, Path("x")) == "b"
+        limited_process.render(
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", {}, Path("x")
+        )
+    monkeypatch.setattr(limited_process, "LONGEST", 20.0)
+    assert limited_process.render("{{ a }}", {"a": "b"}, Path("x")) == "b"
 
 
 def test_a_tokenizer_is_found_from_the_folder_that_the_user_is_in(tmp_path, monkeypatch):
     """The other process works in another folder."""
     tokenizer().save_pretrained(tmp_path / "model" / "tokenizer")
     monkeypatch.chdir(tmp_path)
-    trial.load_tokenizers(Path("model"))
+    limited_process.load_tokenizers(Path("model"))

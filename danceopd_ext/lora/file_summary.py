@@ -62,7 +62,7 @@ def describe(file: LoraFile, layouts: Mapping[str, Layout]) -> list[tuple[str, s
     layout = found[0] if found else Layout("", {}, {})
     parsed = parse(file.tensors, layout)
     lines = [("file", printable(str(file.path)))]
-    if not (parsed.groups or parsed.strangers):
+    if not (parsed.groups or parsed.unknown_layers):
         try:
             check_keys(file, parsed, layout, ignore_text_encoder=True, ignore_other_parts=True)
         except UserError as problem:
@@ -71,9 +71,9 @@ def describe(file: LoraFile, layouts: Mapping[str, Layout]) -> list[tuple[str, s
     lines += [("family", _family(file, found, parsed)), *_layers(file, parsed)]
     if parsed.text_encoder:
         lines.append(("text encoder", few(parsed.text_encoder)))
-    if parsed.beside:
-        lines.append(("beside layers", few([key for keys in parsed.beside.values() for key in keys])))
-    unfit = [group.layer for group in parsed.strangers] + parsed.other
+    if parsed.not_linear:
+        lines.append(("beside layers", few([key for keys in parsed.not_linear.values() for key in keys])))
+    unfit = [group.layer for group in parsed.unknown_layers] + parsed.other
     if found:
         lines.append(("does not fit", few(unfit, _SHOWN_KEYS) if unfit else "nothing"))
         asked = distinct(found, file.tensors)
@@ -93,7 +93,7 @@ def _family(file: LoraFile, found: list[Layout], parsed: Parsed) -> str:
 
 
 def _layers(file: LoraFile, parsed: Parsed) -> list[tuple[str, str]]:
-    groups = parsed.groups or parsed.strangers
+    groups = parsed.groups or parsed.unknown_layers
     return [
         ("dialect", _dialect(groups)),
         ("layers", f"{len(groups)} in the file, {sum(len(group.base_layers) for group in groups)} in diffusers' names"),
@@ -121,7 +121,10 @@ def _verdict(file: LoraFile, layout: Layout) -> str:
     except UserError as problem:
         return f"no: {problem}"
     parsed = parse(file.tensors, layout)
-    keys = [("ignore_text_encoder", parsed.text_encoder), ("ignore_other_parts", OTHER_PARTS.keys() & parsed.beside)]
+    keys = [
+        ("ignore_text_encoder", parsed.text_encoder),
+        ("ignore_other_parts", OTHER_PARTS.keys() & parsed.not_linear),
+    ]
     needed = " and ".join(f"{key} = true" for key, found in keys if found)
     return f"yes, with {needed}" if needed else "yes"
 

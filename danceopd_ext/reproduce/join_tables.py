@@ -15,10 +15,10 @@ from danceopd_ext.errors import MissingFile, UserError
 from danceopd_ext.files import whole_file
 from danceopd_ext.picture_grid import PAPER
 from danceopd_ext.reproduce.budgets import BUDGETS, Budget
+from danceopd_ext.reproduce.drawing_scores import read_marks
 from danceopd_ext.reproduce.entries import Entry, read_entries
-from danceopd_ext.reproduce.files import write_files
-from danceopd_ext.reproduce.marks import read_marks
 from danceopd_ext.reproduce.page import facts_of, write_page
+from danceopd_ext.reproduce.table_files import write_files
 from danceopd_ext.reproduce.tables import TABLES
 
 #: sizes of a budget that say which rows there are, and nothing of a row

@@ -1,6 +1,6 @@
-"""The process in which trial.py renders chat templates and splits texts: it may be ended, and has limited memory.
+"""Renders chat templates and splits texts for limited_process.py in a process that has limited memory and may be ended.
 
-It reads a request a line, JSON, and answers each with a line. It imports nothing of torch or transformers, so that it
+Reads one JSON request per line and answers each with one line. Imports neither torch nor transformers, so that it
 starts at once. Templates are rendered as transformers renders them (utils/chat_template_utils.py), in jinja2's sandbox.
 """
 

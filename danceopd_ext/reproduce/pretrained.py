@@ -19,7 +19,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Sources:
+class Pretrained:
     """A folder of sources: `pipeline/` (the base), `loras/NAME.safetensors` and `style/` (a whole transformer)."""
 
     folder: Path
@@ -58,21 +58,23 @@ class Sources:
         return fingerprint([self.file(name)])
 
 
-def find_sources(folder: Path | None, needed: Iterable[str]) -> Sources:
+def find_pretrained(folder: Path | None, needed: Iterable[str]) -> Pretrained:
     """The sources in `folder`, by default the embedded demo's.
 
     Raises UserError, naming the file and the command that makes it, where a needed one is missing.
     """
-    sources = Sources(folder or FOLDER)
+    pretrained = Pretrained(folder or FOLDER)
     for name in (BASE, *needed):
-        if not sources.file(name).is_file():
+        if not pretrained.file(name).is_file():
             raise UserError(
-                f"{sources.file(name)} is missing ({name}). `python scripts/demo_pretrain.py --out "
-                f"{sources.folder}` makes it; or name the folder that has it with --sources."
+                f"{pretrained.file(name)} is missing ({name}). `python scripts/demo_pretrain.py --out "
+                f"{pretrained.folder}` makes it; or name the folder that has it with --sources."
             )
-    if not _edits(sources.pipeline):
-        raise UserError(f"{sources.pipeline / 'model_index.json'} is not that of a {PIPELINE_CLASS}, which can edit.")
-    return sources
+    if not _edits(pretrained.pipeline):
+        raise UserError(
+            f"{pretrained.pipeline / 'model_index.json'} is not that of a {PIPELINE_CLASS}, which can edit."
+        )
+    return pretrained
 
 
 def _edits(pipeline: Path) -> bool:
