@@ -105,7 +105,7 @@ class Adapters:
     def activate(self, name: str | None) -> None:
         """Make `name` the active adapter until further notice; None is the bare base. Raises KeyError if unknown."""
         if name is not None and name not in self._of:
-            raise KeyError(f'no adapter "{name}"; there are {", ".join(self._of) or "none"}')
+            raise KeyError(f'unknown adapter "{name}"; known: {", ".join(self._of) or "none"}')
         self.active = name
         active, disabled = ([] if name is None else [name]), name is None
         for layer in self._layers:
@@ -185,7 +185,7 @@ class Adapters:
         One call per rank: peft looks a layer's rank up in a list of patterns, which is slow for many layers.
         """
         if not name or "." in name or name in self._of:
-            raise ValueError(f'adapter name "{name}" is taken, empty, or has a dot')
+            raise ValueError(f'adapter name "{name}" is already used, empty, or contains a dot')
         gradients = {parameter: parameter.requires_grad for parameter in self.transformer.parameters()}
         for rank in sorted(set(ranks.values())):
             layers = "|".join(re.escape(layer) for layer, own in ranks.items() if own == rank)

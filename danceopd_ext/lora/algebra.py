@@ -56,8 +56,7 @@ def check_additive(lora: Lora, what: str) -> None:
     layer = next((name for name, change in lora.modules.items() if change.needs_base), None)
     if layer:
         raise UserError(
-            f"{lora.name or 'LoRA'}: a DoRA ({layer} has a magnitude), whose change depends on the base's weights:"
-            f" {what}"
+            f"{lora.name or 'LoRA'}: a DoRA ({layer} has a magnitude). Its change depends on the base's weights: {what}"
         )
 
 
@@ -67,15 +66,16 @@ def low_rank(lora: Lora, remedy: str) -> Lora:
     Raises UserError for a DoRA, and for a change that as factors has more than half as many numbers as its layer; the
     message says what a lower rank loses, and `remedy` what to do.
     """
-    check_additive(lora, f"it cannot be a plain LoRA. {remedy}")
+    check_additive(lora, f"it cannot be written as a plain LoRA. {remedy}")
     large = {name: change for name, change in lora.modules.items() if _is_large(change)}
     if large:
         name, change = next(iter(large.items()))
         losses = ", ".join(f"{loss:.0%} at rank {rank}" for rank, loss in _losses(list(large.values())).items())
         raise UserError(
             f"{lora.name or 'LoRA'}: {len(large)} of {len(lora.modules)} layers are products of high rank, such as"
-            f" {name} (rank {change.rank} of {min(change.shape)}): as plain factors they would have more than half as"
-            f" many numbers as the layers themselves. {remedy} A lower rank loses part of the change: about {losses}."
+            f" {name} (rank {change.rank} of {min(change.shape)}): written as plain factors they would have more "
+            f"than half as many numbers as the layers themselves. {remedy} A lower rank loses part of the change: "
+            f"about {losses}."
         )
     plain = {name: change.to_low_rank() for name, change in lora.modules.items()}
     return replace(lora, modules={name: change for name, change in plain.items() if change.rank})
@@ -105,7 +105,7 @@ def compress(lora: Lora, rank: int) -> Lora:
 
     Raises UserError for a DoRA.
     """
-    check_additive(lora, "it cannot be compressed to a plain LoRA. Use a LoRA without a magnitude.")
+    check_additive(lora, "it cannot be compressed to a plain LoRA. Use a LoRA without magnitudes.")
     modules = {name: _nearest(change, rank) for name, change in lora.modules.items()}
     return Lora(modules, dict(lora.metadata), lora.name)
 
@@ -194,7 +194,7 @@ def relative_difference(a: Lora, b: Lora) -> float:
     Raises UserError for a DoRA.
     """
     for lora in (a, b):
-        check_additive(lora, "it has no size of its own to be compared.")
+        check_additive(lora, "its size cannot be compared without the base.")
     difference = sum(_norm(change) ** 2 for change in combine([(a, 1.0), (b, -1.0)]).modules.values()) ** 0.5
     size = sum(_norm(change) ** 2 for change in b.modules.values()) ** 0.5
     if difference == 0:

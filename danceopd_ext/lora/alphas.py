@@ -39,8 +39,8 @@ def check_scale(where: str, scale: float) -> float:
     """Return what a change is multiplied by, `scale`. Raises UserError, which begins with `where`, for a huge one."""
     if not abs(scale) <= LARGEST_SCALE:
         raise UserError(
-            f"{where}: alpha divided by the rank is {scale:g}, and at most {LARGEST_SCALE:,g} is read. Download the "
-            "file again, or ask its maker for it."
+            f"{where}: alpha divided by the rank is {scale:g}; the largest accepted value is {LARGEST_SCALE:,g}. "
+            "Download the file again, or ask its author for it."
         )
     return scale
 
@@ -102,8 +102,8 @@ class _Patterns:
             return pattern.match(layer, timeout=max(self.seconds, 1e-3)) is not None
         except (TimeoutError, MemoryError):
             raise UserError(
-                f"{self.where}: its patterns take longer than {SECONDS:g} s to match, such as "
-                f"{few_letters(printable(pattern.pattern), 120)}. Write the names of layers instead."
+                f"{self.where}: matching its patterns takes longer than {SECONDS:g} s, such as "
+                f"{few_letters(printable(pattern.pattern), 120)}. Use layer names instead of patterns."
             ) from None
         finally:
             self.seconds -= time.monotonic() - started
@@ -132,7 +132,9 @@ def _patterns(where: str, config: Mapping[str, object], key: str) -> _Patterns:
 def _compiled(where: str, key: str, pattern: str) -> regex.Pattern:
     """The pattern as PEFT asks for it. Python's own `re` cannot be stopped once it matches; `regex` can."""
     if len(pattern) > LONGEST_PATTERN:
-        raise UserError(f"{where}: {key}: a pattern has {len(pattern):,} letters: {few_letters(printable(pattern))}.")
+        raise UserError(
+            f"{where}: {key}: a pattern has {len(pattern):,} characters: {few_letters(printable(pattern))}."
+        )
     try:
         return regex.compile(rf"(.*\.)?({pattern})$")
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as problem:
@@ -141,10 +143,10 @@ def _compiled(where: str, key: str, pattern: str) -> regex.Pattern:
 
 def _check_rank(where: str, key: str, rank: float) -> None:
     if rank == 0:
-        raise UserError(f"{where}: {key} is 0: a LoRA has a rank of at least 1. Download the adapter again.")
+        raise UserError(f"{where}: {key} is 0; expected a rank of at least 1. Download the adapter again.")
     if not 1 <= rank <= LARGEST_RANK or rank != int(rank):
         raise UserError(
-            f"{where}: {key} = {rank:g}: a rank is a whole number from 1 to {LARGEST_RANK:,}. Download the adapter "
+            f"{where}: {key} = {rank:g}: expected a whole number from 1 to {LARGEST_RANK:,}. Download the adapter "
             "again."
         )
 

@@ -23,8 +23,8 @@ def no_lora(file: LoraFile) -> str:
     if not keys:
         return f"{file.path}: holds no tensors. Download or copy it again."
     if method := file.config.get("peft_type"):
-        return f"{file.path}: PEFT's method {few_letters(str(method))} is not read here. Use a plain LoRA."
-    what = f"{file.path}: not a LoRA: no key ends like one (first keys: {few(keys)})."
+        return f"{file.path}: PEFT's method {few_letters(str(method))} is not supported. Use a plain LoRA."
+    what = f"{file.path}: not a LoRA: it has no LoRA tensors (first keys: {few(keys)})."
     if looks_like_model(keys):
         return f'{what} If it is a whole model, use checkpoint = "{file.path}" instead of lora.'
     return f"{what} Use a LoRA file for the base model that you train."
@@ -38,7 +38,7 @@ def check_keys(
     ours = title(layout)
     looks = guess_family(keys)
     alike = looks is None or ours.startswith(looks) or ours in looks
-    other_family = "" if alike else f" It looks like a LoRA of {looks}."
+    other_family = "" if alike else f" It looks like a LoRA for {looks}."
     if parsed.empty:
         raise UserError(no_lora(file))
     for name, own in parsed.methods.items():
@@ -59,13 +59,13 @@ def check_keys(
     asked = []
     if parsed.text_encoder and not ignore_text_encoder:
         asked.append(
-            f"also changes text encoders ({few(parsed.text_encoder)}), which are not trained here. To use its"
-            " transformer part alone, set ignore_text_encoder = true (on a command line: --ignore_text_encoder)."
+            f"also changes text encoders ({few(parsed.text_encoder)}), which are not trained. To use only its"
+            " transformer part, set ignore_text_encoder = true (on a command line: --ignore_text_encoder)."
         )
     if (others := _other_parts(parsed)) and not ignore_other_parts:
         asked.append(
-            f"also changes {others}, and a LoRA holds changes of linear layers' weights alone: a change of a norm or a"
-            " bias is not low-rank. To use the rest alone, set ignore_other_parts = true (on a command line:"
+            f"also changes {others}, but a LoRA can only hold changes of linear layers' weights: a change of a norm "
+            "or a bias is not low-rank. To use only the rest, set ignore_other_parts = true (on a command line:"
             " --ignore_other_parts)."
         )
     if asked:
@@ -92,32 +92,31 @@ def left_out(file: LoraFile, parsed: Parsed) -> tuple[str, ...]:
     notes, not_linear = [], parsed.not_linear
     if count := _zero_alphas(file, parsed):
         notes.append(
-            f"alpha is 0 in {count} layers: they are applied at full strength, as sd-scripts and LyCORIS do. ComfyUI,"
-            " diffusers and peft do not apply them"
+            f"alpha is 0 in {count} layers: they are applied at full strength, as in sd-scripts and LyCORIS. ComfyUI,"
+            " diffusers and peft ignore these layers"
         )
     if parsed.text_encoder:
-        notes.append(f"its changes of text encoders are left out ({few(parsed.text_encoder, 1)})")
+        notes.append(f"its changes of text encoders are ignored ({few(parsed.text_encoder, 1)})")
     if others := _other_parts(parsed):
-        notes.append(f"its changes of {others} are left out: what is used is not quite what other programs show")
+        notes.append(f"its changes of {others} are ignored, so pictures differ slightly from those of other programs")
     if "zero" in not_linear:
         notes.append(
-            f"differences that are all zero have no effect and are left out: {few(not_linear['zero'], 1)} (a change "
-            "of a"
-            " norm or a bias is not low-rank)"
+            f"differences that are all zero have no effect and are ignored: {few(not_linear['zero'], 1)} (a change "
+            "of a norm or a bias is not low-rank)"
         )
     if "convolution" in not_linear:
         notes.append(
-            f"its change of the patch embedding, a convolution, is left out ({few(not_linear['convolution'], 1)})"
+            f"its change of the patch embedding, a convolution, is ignored ({few(not_linear['convolution'], 1)})"
         )
     if "embedding" in not_linear:
         words = dict.fromkeys(key.removeprefix("bundle_emb.").rpartition(".")[0] for key in not_linear["embedding"])
         notes.append(
-            f"it brings an embedding for the text encoder ({few(words)}), which is not used. The layers of the LoRA are"
-            " used. Leave that word out of prompts, or describe what it stands for"
+            f"it contains a text encoder embedding ({few(words)}), which is ignored. The layers of the LoRA are"
+            " used. Leave that word out of prompts, or describe what it means"
         )
     unused = not_linear.get("auxiliary", []) + not_linear.get("marker", [])
     if unused:
-        notes.append(f"entries without an effect are left out ({few(unused)})")
+        notes.append(f"entries that have no effect are ignored ({few(unused)})")
     return tuple(f"{file.path.name}: {note}" for note in notes)
 
 

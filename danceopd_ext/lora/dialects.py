@@ -75,18 +75,18 @@ _KEY = re.compile(
 
 REFUSED = ("Tucker",)
 
-_MULTIPLIES = "it multiplies the base's weights, while a LoRA adds to them"
+_MULTIPLIES = "it multiplies the base's weights; a LoRA adds to them"
 #: methods whose changes are not low-rank -> why not
 METHODS = {
     "OFT": _MULTIPLIES,
     "BOFT": _MULTIPLIES,
     "HRA": _MULTIPLIES,
-    "IA3": "it scales the outputs of the base's layers, while a LoRA adds to their weights",
+    "IA3": "it scales the outputs of the base's layers; a LoRA adds to their weights",
     "GLoRA": "its change depends on the base's own weights",
     "T-LoRA": "its rank depends on the noise level",
     "AdaLoRA": "its ranks have weights of their own",
-    "VeRA": "its factors are random numbers that the program that made it draws again",
-    "FourierFT": "it is a change in the weights' spectrum",
+    "VeRA": "its factors are random numbers that only the program that made it can regenerate",
+    "FourierFT": "it changes the spectrum of the weights",
 }
 #: no merged model can be made of these
 _UNMERGED = ("T-LoRA",)
@@ -263,7 +263,7 @@ def not_a_lora(name: str) -> str:
     remedy = "Use a plain LoRA."
     if name not in _UNMERGED:
         remedy = (
-            f"Merge it into its base model with a program that knows {name}, and use the merged model as checkpoint"
-            " (with extract_rank it becomes a LoRA), or use a plain LoRA."
+            f"Merge it into its base model with a program that supports {name}, and use the merged model as checkpoint"
+            " (extract_rank makes a LoRA of it), or use a plain LoRA."
         )
     return f"{name} is not low-rank: {METHODS[name]}. {remedy}"

@@ -30,8 +30,8 @@ def find_layout(file: LoraFile, layouts: Mapping[str, Layout]) -> Layout:
     found = distinct(candidates(file.tensors, layouts.values()), file.tensors)
     if len(found) > 1:
         raise UserError(
-            f"{file.path}: its layers are called the same in {titles(found)}, and its sizes do not tell which it is"
-            f" for. Say it with {_choices(found)}."
+            f"{file.path}: its layers have the same names in {titles(found)}, and their sizes do not show which it"
+            f" is for. Choose with {_choices(found)}."
         )
     if not found:
         _check_kind(file)
@@ -39,7 +39,7 @@ def find_layout(file: LoraFile, layouts: Mapping[str, Layout]) -> Layout:
         hint = f" They look like {looks}." if looks else ""
         names = titles(layouts.values(), ", ")
         raise UserError(
-            f"{file.path}: its layers fit no family known here ({names}); first keys: {few(file.tensors)}.{hint}"
+            f"{file.path}: its layers fit no supported family ({names}); first keys: {few(file.tensors)}.{hint}"
         )
     return found[0]
 
@@ -72,12 +72,12 @@ def describe(file: LoraFile, layouts: Mapping[str, Layout]) -> list[tuple[str, s
     if parsed.text_encoder:
         lines.append(("text encoder", few(parsed.text_encoder)))
     if parsed.not_linear:
-        lines.append(("beside layers", few([key for keys in parsed.not_linear.values() for key in keys])))
+        lines.append(("other tensors", few([key for keys in parsed.not_linear.values() for key in keys])))
     unfit = [group.layer for group in parsed.unknown_layers] + parsed.other
     if found:
         lines.append(("does not fit", few(unfit, _SHOWN_KEYS) if unfit else "nothing"))
         asked = distinct(found, file.tensors)
-        lines.append(("usable", _verdict(file, layout) if len(asked) == 1 else f"once you say {_choices(asked)}"))
+        lines.append(("usable", _verdict(file, layout) if len(asked) == 1 else f"yes, if you choose {_choices(asked)}"))
         lines += [("note", note.removeprefix(f"{file.path.name}: ")) for note in left_out(file, parsed)]
     return lines + _metadata(file)
 
@@ -85,7 +85,7 @@ def describe(file: LoraFile, layouts: Mapping[str, Layout]) -> list[tuple[str, s
 def _family(file: LoraFile, found: list[Layout], parsed: Parsed) -> str:
     """The family, with the published size where the file's sizes are those of one, or of which it may be."""
     if not found:
-        return f"{guess_family(file.tensors) or 'unknown'} (not supported here)"
+        return f"{guess_family(file.tensors) or 'unknown'} (not supported)"
     if len(found) > 1:
         return f"{titles(found)}: their layers have the same names"
     sizes = sizes_of(found[0], parsed.groups, file.tensors)

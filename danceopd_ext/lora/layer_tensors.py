@@ -39,8 +39,8 @@ def shape_of(file: LoraFile, group: Group) -> tuple[int, int]:
     outputs, inputs = shape = _shape(file, group, _parts(file, group))
     if outputs * inputs > LARGEST_LAYER * max(1, len(group.base_layers)):
         raise UserError(
-            f"{file.path}: {group.layer} would be a layer of {outputs:,} outputs and {inputs:,} inputs, larger than "
-            "any model's. Download the file again, or use another LoRA."
+            f"{file.path}: {group.layer} describes a layer of {outputs:,} outputs and {inputs:,} inputs, larger than "
+            "a layer of any model. Download the file again, or use another LoRA."
         )
     return shape
 
@@ -100,11 +100,13 @@ def _matrix(file: LoraFile, key: str) -> torch.Tensor:
     if value.ndim > 2 and value.shape[2:].numel() == 1:
         value = value.flatten(1)
     if value.ndim != 2:
-        raise UserError(f"{file.path}: {key} has shape {tuple(value.shape)}, a linear layer's LoRA has two sizes.")
+        raise UserError(
+            f"{file.path}: {key} has shape {tuple(value.shape)}; expected two dimensions, as for a linear layer."
+        )
     if not value.numel():
         raise UserError(
-            f"{file.path}: {key} is empty (shape {tuple(value.shape)}): a layer's change has a rank of at least 1."
-            " Download the file again, or take this layer out of it."
+            f"{file.path}: {key} is empty (shape {tuple(value.shape)}); expected a rank of at least 1."
+            " Download the file again, or remove this layer from it."
         )
     return value
 
@@ -114,19 +116,19 @@ def _check_values(file: LoraFile, key: str, part: str) -> None:
     tensor = file.tensors[key]
     if tensor.dtype == torch.bool or not (tensor.is_floating_point() or part == "alpha"):
         raise UserError(
-            f"{file.path}: {key} holds {str(tensor.dtype).removeprefix('torch.')} values, and a LoRA's are in float32"
-            ", float16 or bfloat16. Download the file again, or ask its maker for it."
+            f"{file.path}: {key} holds {str(tensor.dtype).removeprefix('torch.')} values; expected float32"
+            ", float16 or bfloat16. Download the file again, or ask its author for it."
         )
     largest = float(tensor.float().abs().max()) if tensor.numel() else 0.0
     if not math.isfinite(largest):
         raise UserError(
-            f"{file.path}: {key} holds NaN or infinite values: the training that made it broke down. Use an earlier "
-            "file of that training, or another LoRA."
+            f"{file.path}: {key} holds NaN or infinite values: the training diverged. Use an earlier "
+            "checkpoint of that training, or another LoRA."
         )
     if largest > LARGEST_VALUE:
         raise UserError(
-            f"{file.path}: {key} holds values above {LARGEST_VALUE:g}: the training that made it broke down, or the "
-            "file is damaged. Use an earlier file of that training, or another LoRA."
+            f"{file.path}: {key} holds values above {LARGEST_VALUE:g}: the training diverged, or the "
+            "file is damaged. Use an earlier checkpoint of that training, or another LoRA."
         )
 
 
@@ -135,7 +137,7 @@ def _shape(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor]) -> t
     if group.kind == "LoHa":
         one, two = (_product(file, group, parts, f"hada_{w}_a", f"hada_{w}_b") for w in ("w1", "w2"))
         if one != two:
-            raise _mismatch(file, group, "the two products have different sizes")
+            raise _mismatch(file, group, "the two products differ in size")
         return one
     if group.kind == "LoKr":
         (o1, i1), (o2, i2) = (
@@ -150,14 +152,14 @@ def _shape(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor]) -> t
 
 def _product(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor], left: str, right: str) -> tuple[int, int]:
     if parts[left].shape[1] != parts[right].shape[0]:
-        raise _mismatch(file, group, f"{left} and {right} have different ranks")
+        raise _mismatch(file, group, f"{left} and {right} differ in rank")
     return parts[left].shape[0], parts[right].shape[1]
 
 
 def _mismatch(file: LoraFile, group: Group, why: str) -> UserError:
     shapes = {key: tuple(file.tensors[key].shape) for key in group.parts.values()}
     return UserError(
-        f"{file.path}: the parts of {group.layer} do not go together ({why}): {shapes}. Download or copy the file"
+        f"{file.path}: the tensors of {group.layer} do not fit together ({why}): {shapes}. Download or copy the file"
         " again."
     )
 
@@ -177,8 +179,8 @@ def _scale(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor], rule
 def _alpha(file: LoraFile, key: str) -> float:
     values = file.tensors[key].float().flatten().unique()
     if len(values) != 1:
-        shown = "no value" if not len(values) else f"{file.tensors[key].numel()} values that are not all equal"
-        raise UserError(f"{file.path}: {key} holds {shown}: an alpha is one number. Download the file again.")
+        shown = "no value" if not len(values) else f"{file.tensors[key].numel()} values that differ"
+        raise UserError(f"{file.path}: {key} holds {shown}; expected one number. Download the file again.")
     return float(values)
 
 
@@ -192,7 +194,7 @@ def _axis(file: LoraFile, group: Group, shape: tuple[int, int]) -> str:
         return "in"
     raise UserError(
         f"{file.path}: {group.parts['DoRA']} has shape {tuple(value.shape)}: the layer has {outputs} outputs and"
-        f" {inputs} inputs, and a DoRA has one magnitude for each of either. Download or copy the file again."
+        f" {inputs} inputs, and a DoRA needs one magnitude per output or per input. Download or copy the file again."
     )
 
 

@@ -27,7 +27,7 @@ ADAPTER_ENTRY = "lora_adapter_metadata"
 #: bytes of an adapter_config.json
 MOST_SETTINGS = 16 * 2**20
 #: what a message about a damaged adapter ends with
-_REMEDY = "Download the file again, or ask its maker for it."
+_REMEDY = "Download the file again, or ask its author for it."
 
 
 @dataclass
@@ -61,7 +61,7 @@ def open_lora_file(place: str | os.PathLike) -> LoraFile:
 def _by_shown_key(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     shown = {printable(key): tensor for key, tensor in tensors.items()}
     if len(shown) < len(tensors):
-        raise UserError(f"{path}: names of its tensors differ only in control characters. Ask its maker for the file.")
+        raise UserError(f"{path}: some tensor names differ only in control characters. Ask its author for the file.")
     return shown
 
 
@@ -88,15 +88,17 @@ def _choose(names: list[str], where: str | os.PathLike) -> Path:
             return Path(where) / known
     if "model_index.json" in names or any(name.startswith("diffusion_pytorch_model") for name in names):
         raise UserError(
-            f'{where}: this folder is a whole model, not a LoRA. Use checkpoint = "{where}" instead of lora.'
+            f'{where}: this folder is a complete model, not a LoRA. Use checkpoint = "{where}" instead of lora.'
         )
     candidates = sorted(name for name in names if name.endswith(".safetensors"))
     if len(candidates) == 1:
         return Path(where) / candidates[0]
     if candidates:
-        raise UserError(f"{where}: several LoRA files are here: {', '.join(candidates)}. Name the one to use.")
+        raise UserError(
+            f"{where}: the folder has several LoRA files: {', '.join(candidates)}. Give the path of one of them."
+        )
     raise UserError(
-        f"{where}: no LoRA in this folder (looked for {', '.join(_PEFT_FILES[:1] + _DIFFUSERS_FILES[:1])})."
+        f"{where}: no LoRA file in this folder (looked for {', '.join(_PEFT_FILES[:1] + _DIFFUSERS_FILES[:1])})."
     )
 
 
@@ -118,9 +120,9 @@ def _download(place: str) -> Path:
         raise
     except Exception as problem:  # the hub raises its own, requests' and httpx's errors, by version
         raise UserError(
-            f"{place}: no such file or folder (the current folder is {Path.cwd()}), and it could not be fetched from "
-            f"huggingface.co/{repository} ({hub_refusal(problem, repository)}). If it is a file of yours, check the "
-            "path; if it is on the Hub, the name and the connection."
+            f"{place}: no such file or folder (the current folder is {Path.cwd()}), and it could not be downloaded "
+            f"from huggingface.co/{repository} ({hub_refusal(problem, repository)}). If it is a local file, check the "
+            "path; if it is on the Hub, check the name and your connection."
         ) from problem
 
 
@@ -135,7 +137,7 @@ def adapter_settings(text: str, where: str) -> dict:
     """The settings of an adapter, from JSON; what they say of alpha is checked in `alphas`. Raises UserError."""
     settings = parse_json(text, where, _REMEDY, finite=False)
     if not isinstance(settings, dict | None):
-        raise UserError(f"{where}: holds {few_letters(text.strip())} instead of an object with settings. {_REMEDY}")
+        raise UserError(f"{where}: holds {few_letters(text.strip())} instead of a JSON object. {_REMEDY}")
     return settings or {}
 
 
@@ -144,7 +146,7 @@ def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return read_tensors(path, "LoRA file")
     if path.suffix in SUFFIXES:
         return _named_tensors(path), {}
-    raise UserError(f"{path}: not a LoRA file: the name must end in {', '.join(SUFFIXES)}.")
+    raise UserError(f"{path}: not a LoRA file: its name must end in {', '.join(SUFFIXES)}.")
 
 
 def _named_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -153,5 +155,7 @@ def _named_tensors(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors. Ask for a .safetensors file.")
+        raise UserError(
+            f"{path}: holds a {type(content).__name__}, not named tensors. Ask its author for a .safetensors file."
+        )
     return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}

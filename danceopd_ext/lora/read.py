@@ -63,7 +63,7 @@ def to_lora(
         change = build_change(file, group, shapes[group.layer], rule)
         for name, part in zip(group.base_layers, split_native(change, group, layout, file), strict=True):
             if name in modules and not _same(modules[name], part):
-                raise UserError(f"{file.path}: gives {name} twice with different values (again as {group.layer}).")
+                raise UserError(f"{file.path}: contains {name} twice, with different values (also as {group.layer}).")
             modules.setdefault(name, part)
     return Lora(modules, file.metadata, file.path.stem, left_out(file, parsed))
 
@@ -111,7 +111,8 @@ def _check_group(file: LoraFile, group: Group) -> None:
         missing = min((needed - have for needed in _NEEDED[group.kind]), key=len)
         raise UserError(
             f"{file.path}: {group.layer} is incomplete: has {few(sorted(group.parts.values()))}, lacks"
-            f" {', '.join(sorted(missing)) or 'nothing but has parts of two kinds'}. Download or copy the file again."
+            f" {', '.join(sorted(missing)) or 'nothing, but has tensors of two kinds'}. Download or copy the file "
+            "again."
         )
 
 
@@ -143,7 +144,7 @@ def _shapes(shape: tuple[int, int], group: Group, layout: Layout, file: LoraFile
     if any(outputs * share % sum(shares) for share in shares):
         ratio = " : ".join(str(share // math.gcd(*shares)) for share in shares)
         raise UserError(
-            f"{file.path}: {group.layer} has {outputs} outputs, which cannot be cut into {ratio}. Use a LoRA made for"
+            f"{file.path}: {group.layer} has {outputs} outputs, which cannot be split into {ratio}. Use a LoRA made for"
             " exactly the base model that you train."
         )
     return {
@@ -202,7 +203,7 @@ def _check_shapes(file: LoraFile, parsed: Parsed, layout: Layout) -> dict[str, t
     if wrong:
         first = wrong[0]
         raise UserError(
-            f"{file.path}: made for another size of model: {len(wrong)} of {len(shapes)} layers differ, such as"
+            f"{file.path}: made for a model of another size: {len(wrong)} of {len(shapes)} layers differ, such as"
             f" {plain(first)}: {shapes[first]} (outputs, inputs) in the file, {layout.shapes[first]} in the"
             " model. Use a LoRA made for exactly the base model that you train."
         )

@@ -27,7 +27,7 @@ from danceopd_ext.models.layout import Layout, is_outer
 
 FORMATS = ("kohya", "diffusers", "comfyui")
 
-_SMALLER = "Give `convert` a rank with --rank, or use the file as it is: a teacher can be of any kind."
+_SMALLER = "Set --rank for `convert`, or use the file as it is: a teacher can be any kind of LoRA."
 
 
 def write_lora(
@@ -47,9 +47,9 @@ def write_lora(
     """
     path = Path(path)
     if format not in FORMATS:
-        raise UserError(f'LoRA format "{format}" is unknown. Choose one of {", ".join(FORMATS)}.')
+        raise UserError(f'unknown LoRA format "{format}". Choose one of {", ".join(FORMATS)}.')
     if path.suffix != ".safetensors":
-        raise UserError(f"{path}: LoRA files are written as .safetensors; change the name.")
+        raise UserError(f"{path}: the name of a LoRA file must end in .safetensors. Change it.")
     lora = balanced(low_rank(lora, _SMALLER), layout)
     tensors = to_tensors(lora, layout, format, dtype)
     _check_range(tensors, lora, dtype)
@@ -67,7 +67,7 @@ def _check_range(tensors: Mapping[str, torch.Tensor], lora: Lora, dtype: torch.d
         return
     label = f"{lora.name or 'LoRA'}: {key}"
     if not all(bool(tensor.isfinite().all()) for change in lora.modules.values() for tensor in change.tensors()):
-        raise UserError(f"{label} has NaN or infinite values: the training that made it broke down.")
+        raise UserError(f"{label} has NaN or infinite values: the training diverged.")
     raise UserError(
         f"{label} has values that {str(dtype).removeprefix('torch.')} cannot hold. Write it in bfloat16 or float32 "
         "(--dtype bf16; in a preset save_precision)."
@@ -79,7 +79,7 @@ def unread(layers: Iterable[str], layout: Layout, format: str) -> list[str]:
     outer, fate = [layer for layer in layers if is_outer(layer)], layout.outer_fate.get(format)
     if not (outer and fate):
         return []
-    return [f"{few(outer)} stand outside of blocks: in {format} names {fate}. In diffusers names they are read"]
+    return [f"{few(outer)} are outside the blocks: in {format} names {fate}. In diffusers names they are read"]
 
 
 def _entries(metadata: Mapping[str, object], tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
@@ -166,7 +166,7 @@ def to_native(lora: Lora, layout: Layout) -> dict[str, LowRank]:
         changes[native] = swapped[parts[0]] if len(parts) == 1 else _fuse(swapped, parts, layout)
     lost = [name for name in lora.modules if name not in covered]
     if lost:
-        raise UserError(f"{lora.name or 'LoRA'}: {lost[0]} has no native name, so this format cannot hold it.")
+        raise UserError(f"{lora.name or 'LoRA'}: {lost[0]} has no native name, so this format cannot store it.")
     return changes
 
 
@@ -179,7 +179,7 @@ def _check_fusible(present: Mapping[str, LowRank], parts: tuple[str, ...], layou
     if other:
         raise UserError(
             f"{name or 'LoRA'}: {first} is {present[first].shape} (outputs, inputs) and {other} "
-            f"{present[other].shape}, and they are parts of one layer in this format. Download the file again, or use "
+            f"{present[other].shape}, but this format fuses them into one layer. Download the file again, or use "
             "another LoRA."
         )
 
@@ -224,7 +224,7 @@ def _check(written: Lora, lora: Lora, dtype: torch.dtype) -> None:
         error = copy.up_OR.double() @ (copy.down_RI.double() @ probe) - up @ (down @ probe)
         bound = (up.abs() + tiny) @ ((down.abs() + tiny) @ probe.abs()) * unit * 4
         if not bool((error.abs() <= bound).all()):
-            raise RuntimeError(f"written LoRA reads back with another change of {name}")
+            raise RuntimeError(f"written LoRA reads back with a different change of {name}")
     extra = [name for name, change in written.modules.items() if name not in lora.modules and bool(change.up_OR.any())]
     if extra:
-        raise RuntimeError(f"written LoRA reads back with a change of {extra[0]} that it should not have")
+        raise RuntimeError(f"written LoRA reads back with an unexpected change of {extra[0]}")

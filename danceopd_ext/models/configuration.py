@@ -60,7 +60,7 @@ def _read(file: Path, part: str) -> dict[str, Any]:
     try:
         return read_object(file, f"configuration of the {part}", REMEDY, MOST_BYTES)
     except MissingFile as error:
-        raise UserError(f"{file} is missing: the model was not copied or downloaded whole. {REMEDY}") from error
+        raise UserError(f"{file} is missing: the copy or download of the model is incomplete. {REMEDY}") from error
 
 
 def _check_counts(config: Mapping[str, Any], file: Path) -> None:
@@ -83,7 +83,7 @@ def built_from(file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # whatever Python and torch say to such values
         reason = few_letters(str(error).strip() or type(error).__name__, 200).rstrip(".")
-        raise UserError(f"{file}: nothing can be made of it ({reason}). {REMEDY}") from error
+        raise UserError(f"{file}: the model part that it describes cannot be built ({reason}). {REMEDY}") from error
 
 
 @contextmanager
@@ -98,13 +98,13 @@ def within_limits(file: Path) -> Iterator[None]:
         nonlocal modules
         modules += 1
         if modules > MOST_MODULES:
-            raise UserError(f"{file}: it describes a model of more than {MOST_MODULES:,} modules. {REMEDY}")
+            raise UserError(f"{file}: it describes a model with more than {MOST_MODULES:,} modules. {REMEDY}")
 
     def count_numbers(_: Any, __: str, parameter: torch.Tensor | None) -> None:
         nonlocal numbers
         numbers += 0 if parameter is None else parameter.numel()
         if numbers > MOST_NUMBERS:
-            raise UserError(f"{file}: it describes a model of more than {MOST_NUMBERS:,} parameters. {REMEDY}")
+            raise UserError(f"{file}: it describes a model with more than {MOST_NUMBERS:,} parameters. {REMEDY}")
 
     hooks = [
         torch_modules.register_module_module_registration_hook(count_module),
@@ -167,6 +167,6 @@ def _wrong_list(value: Any, example: list | tuple) -> str:
     if not isinstance(value, list | tuple):
         return "a list"
     if len(value) > LONGEST_LIST:
-        return f"a list of at most {LONGEST_LIST:,}"
+        return f"a list of at most {LONGEST_LIST:,} entries"
     found = next((wrong for one in value if example and (wrong := _wrong(one, example[0]))), "")
-    return f"a list, each entry {found}" if found else ""
+    return f"a list in which each entry is {found}" if found else ""

@@ -107,7 +107,7 @@ class Family(LayerNames, ABC):
             takes = f"1 to {self.max_sources}" if self.max_sources else "no"
             raise UserError(f"{self.title} takes {takes} source images, not {len(sources.images)}.")
         scale = self.latent_scale.pixels_per_latent(vae.config)
-        images = [as_rgb(image, f"{self.title}: a source image cannot be used") for image in sources.images]
+        images = [as_rgb(image, f"{self.title}: cannot use a source image") for image in sources.images]
         pictures = [self.source_picture(image, scale, sources.drawn) for image in images]
         encoded = [self.encode(vae, as_pixels(picture))[0].cpu().contiguous() for picture in pictures]
         return {f"source_{i}": latents for i, latents in enumerate(encoded)}
@@ -119,7 +119,7 @@ class Family(LayerNames, ABC):
 
     def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
         """An RGB source image in the size in which the pipeline would encode it to draw `drawn`. Raises UserError."""
-        raise UserError(f"{self.title} takes no source images.")
+        raise UserError(f"{self.title} does not take source images.")
 
     def source_size(self, size: Size, vae_scale_factor: int, drawn: Size) -> Size:
         """The (width, height) that `source_picture` brings a source image of this size to. Raises UserError."""

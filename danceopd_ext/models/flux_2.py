@@ -142,8 +142,8 @@ def check_source(image: Image.Image, title: str) -> None:
     """Raise UserError for a source image that the pipeline would not take."""
     if min(image.size) < SMALLEST_SIDE or max(image.size) > LONGEST_RATIO * min(image.size):
         raise UserError(
-            f"{title}: a source image of {image.width} x {image.height} is too small or too long. Each side must have"
-            f" {SMALLEST_SIDE} pixels, and the longer at most {LONGEST_RATIO} times those of the shorter."
+            f"{title}: a source image of {image.width} x {image.height} is too small or too elongated. Each side "
+            f"must have {SMALLEST_SIDE} pixels or more, and the longer side at most {LONGEST_RATIO} times the shorter."
         )
 
 

@@ -64,8 +64,8 @@ class Flux2Names(LayerNames):
         "proj_out": "final_layer.linear",
     }
     outer_fate = {  # noqa: RUF012
-        "kohya": "diffusers leaves some out",
-        "comfyui": "diffusers exchanges the halves of norm_out.linear",
+        "kohya": "diffusers ignores some",
+        "comfyui": "diffusers swaps the halves of norm_out.linear",
     }
     sizes = (
         _published("FLUX.2 dev", "Flux.2-dev", 6144, 8, 48),

@@ -98,7 +98,7 @@ class FluxNames(LayerNames):
         "proj_out": "final_layer.linear",
     }
     tool_names = TOOLS
-    outer_fate = {"kohya": "InvokeAI refuses the whole file"}  # noqa: RUF012
+    outer_fate = {"kohya": "InvokeAI rejects the whole file"}  # noqa: RUF012
     sizes = (Published("FLUX.1", 3072, {"transformer_blocks": 19, "single_transformer_blocks": 38}),)
     ratios = {"proj_mlp": 4, "ff.net.0.proj": 4, "ff_context.net.0.proj": 4}  # noqa: RUF012
 

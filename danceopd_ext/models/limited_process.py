@@ -31,7 +31,7 @@ MEMORY = 4 * 2**30
 SEEN = ("tools", "documents", "add_generation_prompt")
 #: the text of a chat that was rendered already
 RENDERED = "{{ messages[0]['content'] }}"
-REMEDY = "Use the file of the original model."
+REMEDY = "Use the file from the original model."
 
 
 def limit_tokenizers(pipeline: Any, folder: Path) -> None:
@@ -87,7 +87,7 @@ def _rendered(tokenizer: Any, chat: Any, kwargs: Mapping[str, Any], where: Path)
     if isinstance(template, dict):
         template = template.get("default")
     if not isinstance(template, str):
-        raise UserError(f"{where} has no chat template, and the model's texts need one. {REMEDY}")
+        raise UserError(f"{where} has no chat template, which the model needs for its prompts. {REMEDY}")
     own = getattr(getattr(tokenizer, "tokenizer", tokenizer), "special_tokens_map", {})
     seen = {name: value for name, value in kwargs.items() if name in SEEN or name not in _parameters()}
     variables = {"tools": None, "documents": None, "add_generation_prompt": False, **own, **seen, "messages": chat}
@@ -114,10 +114,10 @@ def _answer(request: Mapping[str, Any], what: str) -> dict[str, Any]:
     answer = _process().ask(json.dumps(request, default=lambda other: f"<{type(other).__name__}>"))
     if answer is None:
         raise UserError(
-            f"{what} takes more than {LONGEST:g} seconds or {MEMORY / 2**30:g} GiB of memory for one text. {REMEDY}"
+            f"{what} needs more than {LONGEST:g} seconds or {MEMORY / 2**30:g} GiB of memory for one text. {REMEDY}"
         )
     if answer.get("memory"):
-        raise UserError(f"{what} takes more than {MEMORY / 2**30:g} GiB of memory for one text. {REMEDY}")
+        raise UserError(f"{what} needs more than {MEMORY / 2**30:g} GiB of memory for one text. {REMEDY}")
     if "error" in answer:
         raise UserError(f"{what} cannot be used ({few_letters(answer['error'], 300)}). {REMEDY}")
     return answer

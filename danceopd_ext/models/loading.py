@@ -73,7 +73,7 @@ class ModelFiles:
         with built_from(self.components / "vae" / "config.json"):
             pixels = self.family.latent_scale.pixels_per_latent(config)
             if not 0 < pixels <= MOST_PIXELS:
-                raise ValueError(f"a latent of it is {pixels:.0e} pixels wide")
+                raise ValueError(f"one latent is {pixels:.0e} pixels wide")
             return pixels
 
 
@@ -111,8 +111,8 @@ def fetch(files: ModelFiles) -> ModelFiles:
         folder = Path(diffusers.DiffusionPipeline.download(files.hub, use_safetensors=True, trust_remote_code=False))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
-            f"{files.hub}: the hub does not give the whole model ({_first_line(error)}). Check your connection and "
-            "the room on the disk; what was downloaded stays."
+            f"{files.hub}: the model could not be downloaded completely ({_first_line(error)}). Check your "
+            "connection and the free disk space; finished downloads are kept."
         ) from error
     check_folder(folder)  # the rest of it, and perhaps a newer index
     transformer = files.transformer if files.transformer.is_file() else folder
@@ -145,28 +145,30 @@ def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
             missing += info["missing_keys"]
     except Exception as error:
         raise UserError(
-            f"{files.transformer}: the transformer does not load ({_first_line(error)}). "
-            f"Is the file whole, and is it a {files.family.title} model?"
+            f"{files.transformer}: the transformer cannot be loaded ({_first_line(error)}). "
+            f"Check that the file is complete and is a {files.family.title} model."
         ) from error
     # diffusers leaves what it does not find as it was made: memory with anything in it
     missing += [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing:
         count = len(set(missing))
         raise UserError(
-            f"{files.transformer}: {count} tensors of the transformer are missing, such as {missing[0]}. "
-            f"Is the file whole, and is it a {files.family.title} model?"
+            f"{files.transformer}: the transformer lacks {count} tensors, such as {missing[0]}. "
+            f"Check that the file is complete and is a {files.family.title} model."
         )
     if broken := broken_weight(model):
         raise UserError(
             f"{files.transformer}: the transformer's {broken} holds NaN or infinite numbers. The file is damaged, or "
-            f"{_narrow(dtype)}the training that made it broke down: download it again, or use another one."
+            f"{_narrow(dtype)}its training diverged: download it again, or use another one."
         )
     return model.eval().requires_grad_(False)
 
 
 def _narrow(dtype: torch.dtype) -> str:
     """A reason that only float16, whose largest number is 65,504, gives."""
-    return 'fp16 is too narrow for it (then set mixed_precision = "bf16"), or ' if dtype == torch.float16 else ""
+    return (
+        'its values exceed the range of fp16 (then set mixed_precision = "bf16"), or ' if dtype == torch.float16 else ""
+    )
 
 
 def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
@@ -259,7 +261,7 @@ def load_scheduler(files: ModelFiles) -> Any:
         tried = copy.deepcopy(scheduler)
         tried.set_timesteps(sigmas=[1.0, 0.5], mu=flow_match_shift(tried.config, LONG_SEQUENCE, 1.15))
         if not (tried.sigmas.isfinite().all() and (tried.sigmas.diff() <= 0).all()):
-            raise ValueError("its noise levels do not fall")
+            raise ValueError("its noise levels do not decrease")
         return scheduler
 
 
@@ -290,7 +292,8 @@ def library_class(name: str) -> Any:
         return getattr(diffusers, name)
     except AttributeError as error:
         raise UserError(
-            f"diffusers {diffusers.__version__} has no {name}: this model needs a newer one (pip install -U diffusers)."
+            f"diffusers {diffusers.__version__} does not include {name}. Install a newer version (pip install -U "
+            "diffusers)."
         ) from error
 
 
@@ -301,7 +304,7 @@ def _load_part(files: ModelFiles, load: Any) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever diffusers, transformers and torch say to the files of a stranger
-        raise UserError(f"{files.components}: a part of the model does not load ({_first_line(error)}).") from error
+        raise UserError(f"{files.components}: a part of the model cannot be loaded ({_first_line(error)}).") from error
 
 
 def _folder(where: str, key: str) -> Path:
@@ -311,7 +314,7 @@ def _folder(where: str, key: str) -> Path:
         if (path / INDEX).is_file():
             check_folder(path)
             return path
-        raise UserError(f"{where} ({key}) has no {INDEX}: it is not a diffusers pipeline folder.")
+        raise UserError(f"{where} ({key}) is not a diffusers pipeline folder: {INDEX} is missing.")
     if path.suffix in (".ckpt", ".pt", ".bin", ".pth"):
         raise UserError(
             f"{where} ({key}): a {path.suffix} file can run code when opened; use its .safetensors version."
@@ -319,7 +322,7 @@ def _folder(where: str, key: str) -> Path:
     if not _hub_id(where):
         hint = no_such_file(path).partition("no such file or folder")[2].lstrip(";. ")
         raise UserError(
-            f"{where} ({key}) was not found: give a hub id, a diffusers folder or a .safetensors file. {hint}".strip()
+            f"{where} ({key}) was not found. Give a hub id, a diffusers folder or a .safetensors file. {hint}".strip()
         )
     return _checked_files(where, key)
 
@@ -335,14 +338,14 @@ def _checked_files(where: str, key: str) -> Path:
         folder = Path(snapshot_download(where, allow_patterns=list(CHECKED_FILES)))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
-            f"{where} ({key}) is no file or folder here, and the hub does not give it ({hub_refusal(error, where)}). "
-            f"If it is a file or folder of yours, check the path (the current folder is {Path.cwd()}). If it is on the "
-            "hub, check the spelling and your connection; a gated model needs `hf auth login` first."
+            f"{where} ({key}) is not a local file or folder, and it could not be downloaded from the hub "
+            f"({hub_refusal(error, where)}). If it is local, check the path (the current folder is {Path.cwd()}). If it "
+            "is on the hub, check the spelling and your connection; a gated model needs `hf auth login` first."
         ) from error
     if not (folder / INDEX).is_file():
         raise UserError(
-            f"{where} ({key}): the hub gives no {INDEX} of it. It is not a diffusers pipeline; or, without a "
-            "connection, it was not downloaded before."
+            f"{where} ({key}): its {INDEX} is not on the hub. It is not a diffusers pipeline; or, if you have no "
+            "connection, it has not been downloaded yet."
         )
     check_folder(folder)
     return folder
@@ -361,7 +364,7 @@ def checkpoint_keys(path: Path) -> list[str]:
     """Tensor names of a .safetensors file. Raises UserError when it is another kind of file or damaged."""
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path}: only .safetensors files are read as checkpoints; a {path.suffix or 'nameless'} file "
+            f"{path}: a checkpoint must be a .safetensors file; a {path.suffix or 'nameless'} file "
             "can run code when opened. Convert it to .safetensors first."
         )
     return list(read_header(path, "checkpoint").shapes)
@@ -372,7 +375,9 @@ def _family_of_file(path: Path, model_type: str | None) -> Family:
     family = family_of_checkpoint(keys, model_type)
     if family is None:
         known = ", ".join(f.title for f in FAMILIES.values())
-        raise UserError(f"{path} is no checkpoint of {known} (its first tensor is {keys[0] if keys else 'missing'}).")
+        raise UserError(
+            f"{path} is not a checkpoint of {known} (its first tensor is {keys[0] if keys else 'missing'})."
+        )
     return family
 
 
@@ -401,4 +406,4 @@ def _check_sizes(files: ModelFiles, config: dict) -> None:
     """Raise ValueError for a model that can draw no picture of any size."""
     limits = files.family.size_limits(config, files.vae_scale_factor)
     if not 0 < limits.multiple <= limits.maximum:
-        raise ValueError(f"it draws no size: multiples of {limits.multiple} up to {limits.maximum} pixels")
+        raise ValueError(f"it cannot draw any size: multiples of {limits.multiple} up to {limits.maximum} pixels")

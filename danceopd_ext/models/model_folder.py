@@ -27,7 +27,7 @@ AUTOMATIC = {"diffusers": ("AutoModel", "AutoPipeline"), "transformers": ("AutoM
 NOT_AUTOMATIC = "Autoencoder"
 #: bytes of a tokenizer; those of large models have 35 MB
 LARGEST_TOKENIZER = 256 * MIB
-REMEDY = "It was not opened. Use a model whose parts are plain classes of diffusers and transformers."
+REMEDY = "It was not opened. Use a model that consists of diffusers and transformers classes only."
 
 
 def check_folder(folder: Path) -> None:
@@ -38,7 +38,7 @@ def check_folder(folder: Path) -> None:
     index = read_object(folder / INDEX, "model index", most=MOST_BYTES)
     if not isinstance(index.get("_class_name"), str):
         raise UserError(
-            f"{folder / INDEX}: _class_name is {shown(index.get('_class_name'))}, and not the name of a pipeline of "
+            f"{folder / INDEX}: _class_name is {shown(index.get('_class_name'))}; expected the name of a pipeline of "
             f"diffusers. {REMEDY}"
         )
     parts = list(_components(index, folder / INDEX))
@@ -70,7 +70,7 @@ def _check_stray_code(folder: Path) -> None:
     """Raise UserError for a file that some versions of diffusers run when they open the folder."""
     for name in (*LIBRARIES, "None"):  # the module of a part's library, and that of no custom pipeline
         if (folder / f"{name}.py").exists():
-            raise UserError(f"{folder / name}.py: the model would run code of its own. {REMEDY}")
+            raise UserError(f"{folder / name}.py: the model contains code of its own. {REMEDY}")
 
 
 def _check_settings(file: Path) -> None:
@@ -79,9 +79,9 @@ def _check_settings(file: Path) -> None:
     settings = parse_unlimited(text, str(file), "Download the model again.")  # model_max_length may have 31 digits
     for key, value in _entries(settings):
         if key == "auto_map" and value:
-            raise UserError(f"{file}: auto_map names code of its own: {shown(value)}. {REMEDY}")
+            raise UserError(f"{file}: auto_map refers to code in the model: {shown(value)}. {REMEDY}")
         if "attn_implementation" in key and "/" in json.dumps(value):
-            raise UserError(f"{file}: {key} = {shown(value)} names code on the hub. {REMEDY}")
+            raise UserError(f"{file}: {key} = {shown(value)} refers to code on the hub. {REMEDY}")
     if isinstance(settings, dict) and "model_max_length" in settings:
         _check_longest(file, settings["model_max_length"])
 
@@ -90,7 +90,7 @@ def _check_longest(file: Path, longest: Any) -> None:
     """Raise UserError for a number of tokens that is none; a huge one means that there is no limit."""
     if longest is not None and not (type(longest) in (int, float) and longest >= 1):
         raise UserError(
-            f"{file}: model_max_length is {shown(longest)}, and not a number from 1. Download the model again."
+            f"{file}: model_max_length is {shown(longest)}; expected a number of 1 or more. Download the model again."
         )
 
 

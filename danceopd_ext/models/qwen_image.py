@@ -129,8 +129,8 @@ class QwenImageEdit(QwenImage):
                 (item,) = _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
                 if len(item["embeds"]) > LONGEST_EDIT:
                     raise UserError(
-                        f'{self.title} cannot read the prompt "{few_letters(prompt)}": with its source images it has '
-                        f"{len(item['embeds']):,} tokens, more than {LONGEST_EDIT:,}. Shorten it."
+                        f'{self.title} cannot use the prompt "{few_letters(prompt)}": together with its source '
+                        f"images it has {len(item['embeds']):,} tokens, more than {LONGEST_EDIT:,}. Shorten it."
                     )
                 items.append(item)
             else:

@@ -53,8 +53,8 @@ def _some(size: Size, fitted: Size, multiple: int) -> Size:
     """The fitted size, unless nothing is left of a side. Raises UserError."""
     if min(fitted) < 1:
         raise UserError(
-            f"A picture of {size[0]} x {size[1]} is too small or too long: {multiple} pixels is the least that the "
-            "model takes on a side. Use a larger one, or cut the longer side."
+            f"A picture of {size[0]} x {size[1]} is too small or too elongated: each side must have {multiple} pixels "
+            "or more. Use a larger one, or crop the longer side."
         )
     return fitted
 

@@ -118,7 +118,7 @@ class StableDiffusion3(Family):
         if name == "xformers":
             transformer.enable_xformers_memory_efficient_attention()
         elif name != "sdpa":
-            raise ValueError('diffusers offers "sdpa" and "xformers" for Stable Diffusion 3')
+            raise ValueError('for Stable Diffusion 3, diffusers supports only "sdpa" and "xformers"')
 
     def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits:
         pixels = transformer_config["patch_size"] * vae_scale_factor

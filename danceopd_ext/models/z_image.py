@@ -57,7 +57,7 @@ class ZImage(Family):
         "context_refiner": Blocks("context_refiner", 2, REFINER),
     }
     outer = OUTER_NAMES
-    outer_fate = {"kohya": "diffusers leaves some out"}  # noqa: RUF012
+    outer_fate = {"kohya": "diffusers ignores some"}  # noqa: RUF012
     sizes = (Published("Z-Image", 3840, {"layers": 30, "noise_refiner": 2, "context_refiner": 2}),)
     checkpoint_marks = ("x_pad_token", "cap_pad_token")
     other_marks = ("siglip_pad_token",)  # of the variant that edits

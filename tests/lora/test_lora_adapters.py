@@ -98,7 +98,7 @@ def test_use_restores_after_an_error_and_nests():
 
 def test_unknown_or_taken_names():
     adapters = adapted("sd3")
-    with pytest.raises(KeyError, match="no adapter"):
+    with pytest.raises(KeyError, match="unknown adapter"):
         adapters.activate("nobody")
     with pytest.raises(ValueError, match="taken"):
         adapters.add("all", random_lora("sd3"))

@@ -74,7 +74,7 @@ def test_model_folder_is_not_a_lora(tmp_path):
 
 
 def test_empty_folder(tmp_path):
-    assert "no LoRA in this folder" in refusal(tmp_path)
+    assert "no LoRA file in this folder" in refusal(tmp_path)
 
 
 def test_folder_with_several_files_names_them(tmp_path):
@@ -97,7 +97,7 @@ OTHER_FAMILIES = {
 def test_other_family_is_named(name, layer, tmp_path):
     family = "z_image" if name.startswith("Stable Diffusion 3") else "sd3"
     message = refusal(save(tmp_path / "x.safetensors", pair(layer)), family)
-    assert "no key fits" in message and f"a LoRA of {name}." in message and layer in message
+    assert "no key fits" in message and f"a LoRA for {name}." in message and layer in message
 
 
 def test_unknown_family(tmp_path):
@@ -145,7 +145,7 @@ def test_half_a_pair(part, other, tmp_path):
 def test_ranks_of_a_pair_differ(tmp_path):
     tensors = good()
     tensors["transformer.proj_out.lora_A.weight"] = torch.ones(5, 32)
-    assert "do not go together" in refusal(save(tmp_path / "x.safetensors", tensors))
+    assert "do not fit together" in refusal(save(tmp_path / "x.safetensors", tensors))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -170,7 +170,7 @@ def test_changes_that_are_not_low_rank(part, name, tmp_path):
 
 def test_layer_given_twice(tmp_path):
     tensors = good() | {key: value + 1 for key, value in keyed(random_lora("sd3").modules, "{dots}", *PEFT).items()}
-    assert "twice with different values" in refusal(save(tmp_path / "x.safetensors", tensors))
+    assert "twice, with different values" in refusal(save(tmp_path / "x.safetensors", tensors))
 
 
 class Bomb:
@@ -220,4 +220,4 @@ def test_hub_repository(monkeypatch, tmp_path):
     assert "a.safetensors, b.safetensors" in refusal("somebody/style")
     assert len(read_lora("somebody/style/b.safetensors", layout("sd3")).modules) == 36
     assert 'Did you mean "b.safetensors"?' in refusal("somebody/style/bb.safetensors")
-    assert "could not be fetched" in refusal("nobody/nothing")
+    assert "could not be downloaded" in refusal("nobody/nothing")

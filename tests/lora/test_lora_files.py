@@ -220,7 +220,7 @@ def test_stem_of_a_version():
 def test_wrong_format_and_ending(tmp_path):
     with pytest.raises(UserError, match="kohya, diffusers, comfyui"):
         write_lora(tmp_path / "x.safetensors", random_lora("sd3"), layout("sd3"), "onnx")
-    with pytest.raises(UserError, match=r"written as .safetensors"):
+    with pytest.raises(UserError, match=r"must end in \.safetensors"):
         write_lora(tmp_path / "x.pt", random_lora("sd3"), layout("sd3"), "kohya")
     assert list(tmp_path.iterdir()) == []
 

@@ -151,11 +151,11 @@ def test_flux_1_parts_with_one_down_are_no_larger_in_kohyas_names(tmp_path):
 
 OUTER = {
     ("flux", "auto"): ("diffusers", None),
-    ("flux", "kohya"): ("kohya", "InvokeAI refuses"),
+    ("flux", "kohya"): ("kohya", "InvokeAI rejects"),
     ("flux_2", "auto"): ("diffusers", None),
-    ("flux_2", "kohya"): ("kohya", "diffusers leaves some out"),
+    ("flux_2", "kohya"): ("kohya", "diffusers ignores some"),
     ("z_image", "auto"): ("comfyui", None),
-    ("z_image", "kohya"): ("kohya", "diffusers leaves some out"),
+    ("z_image", "kohya"): ("kohya", "diffusers ignores some"),
     ("qwen_image", "auto"): ("kohya", None),
     ("sd3", "auto"): ("diffusers", None),
 }

@@ -139,15 +139,15 @@ SETTINGS = {
     '{"a": ' + "[" * 900 + "1" + "]" * 900 + "}": "nested",
     '{"a": ' * 5000: "nested too deep",
     '{"lora_alpha": {"a": 1}}': "lora_alpha must be a number",
-    '{"r": 1000000000}': "a rank is a whole number from 1",
-    '{"r": -1}': "a rank is a whole number from 1",
-    '{"r": 1.5}': "a rank is a whole number from 1",
-    '{"rank_pattern": {"to_q": 1e12}}': "a rank is a whole number from 1",
+    '{"r": 1000000000}': "expected a whole number from 1",
+    '{"r": -1}': "expected a whole number from 1",
+    '{"r": 1.5}': "expected a whole number from 1",
+    '{"rank_pattern": {"to_q": 1e12}}': "expected a whole number from 1",
     '{"alpha_pattern": {"to_q": []}}': "alpha_pattern.to_q must be a number",
     '{"alpha_pattern": {"to_q\\u001b[2J(": 1}}': "not a regular expression",
     '{"alpha_pattern": {"%s*": 1}}' % ("a" * 5000): "5,001 letters",
-    "[]": "instead of an object",
-    '"r"': "instead of an object",
+    "[]": "instead of a JSON object",
+    '"r"': "instead of a JSON object",
     "\x00": "",
 }
 
@@ -190,14 +190,14 @@ def test_patterns_that_never_end(pattern, tmp_path, capsys, monkeypatch):
     started = time.perf_counter()
     told = outcomes(file, capsys)
     assert time.perf_counter() - started < 10
-    assert all("take longer than 0.2 s to match" in message for message in told) or not any(told)
+    assert all("takes longer than 0.2 s to match" in message for message in told) or not any(told)
 
 
 def test_a_pattern_that_never_ends_is_named(monkeypatch):
     monkeypatch.setattr(alphas, "SECONDS", 0.05)
     found = alphas._patterns("x", {"alpha_pattern": {r"(.*a){25}": 4}}, "alpha_pattern")
     found.seconds = 0.05
-    with pytest.raises(UserError, match=r"take longer than .*\(\.\*a\)\{25\}.*Write the names of layers"):
+    with pytest.raises(UserError, match=r"takes longer than .*\(\.\*a\)\{25\}.*Use layer names"):
         found.of("transformer." * 3000, 1.0)
 
 
@@ -234,7 +234,7 @@ def peak() -> float:
 def test_a_layer_larger_than_any_models(kind, tmp_path, capsys):
     file = save(tmp_path / "x.safetensors", named(bomb(200_000, kind)))
     before, started = peak(), time.perf_counter()
-    assert "larger than any model's" in refused(file, capsys)
+    assert "larger than a layer of any model" in refused(file, capsys)
     assert peak() - before < 200 and time.perf_counter() - started < 5
 
 
@@ -243,7 +243,7 @@ def test_a_layer_of_another_size_is_not_built(kind, tmp_path, capsys, monkeypatc
     """Training knows the model's sizes. It is given twice, so that the two would be compared."""
     file = save(tmp_path / "x.safetensors", named(bomb(20_000, kind)) | named(bomb(20_000, kind), LAYER))
     before, started = peak(), time.perf_counter()
-    with pytest.raises(UserError, match="made for another size of model"):
+    with pytest.raises(UserError, match="made for a model of another size"):
         read_lora(file, layout("z_image"))
     assert outcomes(file, capsys)[:2] == ["", ""]  # without a model, its sizes can be meant
     assert peak() - before < 400 and time.perf_counter() - started < 10

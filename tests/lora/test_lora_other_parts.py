@@ -74,7 +74,7 @@ def test_other_parts_are_refused_with_the_key_that_leaves_them_out(key, what, tm
     assert "ignore_other_parts = true" in message and "--ignore_other_parts" in message
     read = read_lora(tmp_path / "x.safetensors", layout("z_image"), ignore_other_parts=True)
     assert deltas_equal(read, block_lora("z_image"))
-    assert len(read.notes) == 1 and key in read.notes[0] and "left out" in read.notes[0]
+    assert len(read.notes) == 1 and key in read.notes[0] and "ignored" in read.notes[0]
 
 
 def test_both_kinds_of_parts_are_asked_for_at_once(tmp_path):

@@ -143,7 +143,7 @@ def test_an_embedding_says_how_to_use_the_rest(tmp_path):
     tensors = keyed(block_lora("sd3").modules, "transformer.{dots}", *KOHYA)
     tensors["bundle_emb.mydog.clip_l"] = torch.ones(1, 8)
     (note,) = read_lora(save(tmp_path / "x.safetensors", tensors), layout("sd3")).notes
-    assert "embedding for the text encoder (mydog), which is not used" in note and "Leave that word out" in note
+    assert "text encoder embedding (mydog), which is ignored" in note and "Leave that word out" in note
 
 
 def test_the_patch_convolution_of_sd3_is_left_out_and_told(tmp_path):

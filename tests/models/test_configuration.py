@@ -115,12 +115,12 @@ def test_deep_values_that_nobody_reads_are_no_error(folder):
 def test_a_model_of_endless_parts_ends(monkeypatch, tmp_path, cls, key):
     """Whatever the key is called: parts are counted while they are made."""
     monkeypatch.setattr(configuration, "MOST_MODULES", 300)
-    with pytest.raises(UserError, match=r"config\.json: it describes a model of more than 300 modules"):
+    with pytest.raises(UserError, match=r"config\.json: it describes a model with more than 300 modules"):
         on_paper(getattr(diffusers, cls), {key: 10**9}, tmp_path / "config.json")
 
 
 def test_a_model_of_endless_numbers_ends(tmp_path):
-    with pytest.raises(UserError, match=r"config\.json: it describes a model of more than .* parameters"):
+    with pytest.raises(UserError, match=r"config\.json: it describes a model with more than .* parameters"):
         on_paper(diffusers.SD3Transformer2DModel, {"joint_attention_dim": 10**12}, tmp_path / "config.json")
 
 
@@ -144,7 +144,7 @@ def test_the_largest_published_models_are_within_the_limits(tmp_path):
     "error", [TypeError("a list"), RecursionError(), ZeroDivisionError("zero"), OverflowError("big")]
 )
 def test_any_error_inside_is_a_message(tmp_path, error):
-    told = r"config\.json: nothing can be made of it \(.+\)\. Download"
+    told = r"config\.json: the model part that it describes cannot be built \(.+\)\. Download"
     with pytest.raises(UserError, match=told), built_from(tmp_path / "config.json"):
         raise error
 

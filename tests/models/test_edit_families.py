@@ -146,7 +146,7 @@ def test_wrong_numbers_and_sizes_of_sources():
         FAMILIES["qwen_image"].encode_sources(ALL["qwen_image"]().vae, Sources(pictures(1), (32, 32)))
     for name in ("flux_2", "z_image_omni"):
         for size in ((63, 100), (64, 513)):
-            with pytest.raises(UserError, match=f"{size[0]} x {size[1]} is too small or too long"):
+            with pytest.raises(UserError, match=f"{size[0]} x {size[1]} is too small or too elongated"):
                 FAMILIES[name].source_picture(Image.new("RGB", size), 8, (512, 512))
 
 
@@ -157,7 +157,7 @@ def test_pictures_of_other_modes_are_taken(small_sources):
     expected = family.encode_sources(pipeline.vae, Sources([picture.convert("RGB")], (32, 32)))["source_0"]
     for same in (picture, deep):
         assert torch.equal(family.encode_sources(pipeline.vae, Sources([same], (32, 32)))["source_0"], expected)
-    with pytest.raises(UserError, match="a source image cannot be used: its pixels are numbers of 32 bits"):
+    with pytest.raises(UserError, match="cannot use a source image: its pixels are numbers of 32 bits"):
         family.encode_sources(pipeline.vae, Sources([picture.convert("F")], (32, 32)))
 
 

@@ -88,7 +88,9 @@ def test_a_download_that_breaks_off(monkeypatch, tmp_path):
     hub = put_up(monkeypatch, Hub({ID: save_any("sd3", tmp_path / "model")}, tmp_path / "cache"))
     source = find_model_files(ID)
     hub.models.clear()
-    with pytest.raises(UserError, match=rf"{ID}: the hub does not give the whole model \(404 .*Check your connection"):
+    with pytest.raises(
+        UserError, match=rf"{ID}: the model could not be downloaded completely \(404 .*Check your connection"
+    ):
         fetch(source)
 
 
@@ -127,11 +129,13 @@ def test_a_cached_model_needs_no_connection(cached, folder):
 
 def test_a_model_that_was_never_downloaded(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match=rf"{ID} .*is no file or folder here, and the hub does not give it \("):
+    with pytest.raises(
+        UserError, match=rf"{ID} .*is not a local file or folder, and it could not be downloaded from the hub \("
+    ):
         find_model_files(ID)
 
 
 def test_a_model_of_which_one_file_was_downloaded(cached):
     (cached / "lora.safetensors").touch()
-    with pytest.raises(UserError, match="without a connection, it was not downloaded before"):
+    with pytest.raises(UserError, match="if you have no connection, it has not been downloaded yet"):
         find_model_files(ID)

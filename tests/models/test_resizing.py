@@ -12,7 +12,10 @@ from danceopd_ext.models.resizing import floor_to, of_area
 
 @pytest.mark.parametrize("size", [(100, 10), (15, 15), (1, 400)])
 def test_kontext_takes_no_picture_below_a_token(size):
-    with pytest.raises(UserError, match=f"A picture of {size[0]} x {size[1]} is too small or too long: 16 pixels"):
+    with pytest.raises(
+        UserError,
+        match=f"A picture of {size[0]} x {size[1]} is too small or too elongated: each side must have 16 pixels",
+    ):
         kontext_size(size)
 
 
@@ -23,7 +26,7 @@ def test_the_smallest_that_is_left():
 
 def test_qwen_takes_no_picture_that_is_only_a_line():
     for name in ("qwen_image_edit", "qwen_image_edit_plus"):
-        with pytest.raises(UserError, match="9000 x 1 is too small or too long"):
+        with pytest.raises(UserError, match="9000 x 1 is too small or too elongated"):
             FAMILIES[name].source_size((9000, 1), 8, (512, 512))
 
 

@@ -51,5 +51,5 @@ def test_a_family_says_whether_source_images_follow_the_picture_that_is_drawn(na
 def test_a_size_that_the_pipeline_does_not_take_is_refused():
     with pytest.raises(UserError, match="too small"):
         FAMILIES["flux_2"].source_size((32, 32), 8, DRAWN)
-    with pytest.raises(UserError, match="takes no source images"):
+    with pytest.raises(UserError, match="does not take source images"):
         FAMILIES["sd3"].source_size((64, 64), 8, DRAWN)

@@ -210,7 +210,7 @@ def test_a_lora_that_a_ui_has_open_is_saved_under_another_name(preset, refusing,
 
 def test_a_fault_of_ours_is_not_taken_for_a_disk(preset, launch, monkeypatch):
     def fault(*_):
-        raise RuntimeError("written LoRA reads back with another change")
+        raise RuntimeError("written LoRA reads back with a different change")
 
     monkeypatch.setattr(output_module, "write_lora", fault)
     with pytest.raises(RuntimeError, match="reads back"):

@@ -165,7 +165,7 @@ def test_parts_of_network_weights_that_a_student_cannot_have(notes, loras, tmp_p
     more = {"lora_te1_layer.lora_up.weight": torch.ones(2, 1), "transformer.norm_out.linear.diff_b": torch.ones(4)}
     save_file(load_file(loras["sd3", 0]) | more, tmp_path / "more.safetensors")
     told = notes({"base": {}}, network_weights=str(tmp_path / "more.safetensors"))
-    says(told, "network_weights: more.safetensors: its changes of text encoders are left out", "a bias", "left out")
+    says(told, "network_weights: more.safetensors: its changes of text encoders are ignored", "a bias", "ignored")
 
 
 def test_a_start_of_full_rank_is_not_told_to_train_that(pipelines, notes, tmp_path, monkeypatch):

@@ -110,7 +110,7 @@ def test_a_download_that_breaks_off(hub, preset, refused, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", broken)
-    says(refused(preset()), MODEL, "No space left on device", "the room on the disk")
+    says(refused(preset()), MODEL, "No space left on device", "the free disk space")
 
 
 def test_half_of_the_weights(hub, preset, refused, monkeypatch):

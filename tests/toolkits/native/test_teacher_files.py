@@ -43,6 +43,6 @@ def test_layers_outside_of_blocks(changed, launch, capsys, word, prefix):
     preset = changed(family="z_image", lora_targets=["to_q", "cap_embedder.1"], save_model_as=word, **QUICK)
     tensors = load_file(launch(preset) / "fused.safetensors")
     assert all(key.startswith(prefix) for key in tensors)
-    notes = [line for line in capsys.readouterr().out.splitlines() if "outside of blocks" in line]
+    notes = [line for line in capsys.readouterr().out.splitlines() if "outside the blocks" in line]
     assert len(notes) == (word == "kohya")
-    assert all("cap_embedder.1" in note and "diffusers leaves some out" in note for note in notes)
+    assert all("cap_embedder.1" in note and "diffusers ignores some" in note for note in notes)
