@@ -53,17 +53,17 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--precision", choices=("no", "bf16"), help="default: no (float32) on a CPU, bf16 on a GPU")
     add("--threads", type=whole(THREADS), default=os.cpu_count(), help="of each process")
-    add("--batch", type=whole(SAMPLES), default=4, help="samples an update")
+    add("--batch", type=whole(SAMPLES), default=4, help="samples per update")
     add(
         "--micro-batch",
         type=whole(SAMPLES),
-        help="ours: samples in one gradient pass; default: all, 1 where --size is real",
+        help="ours: samples in one gradient pass; default: all, or 1 if --size is real",
     )
     add("--resolution", type=whole(PIXELS, 1024), help="pixels; default: 64 (demo), 128 (small), 1024 (real)")
-    add("--rank", type=whole(RANK), help="of the student; default: 32 (demo), 8 (small), 128 (real)")
-    add("--updates", type=whole(STEPS), default=10, help="timed updates of each measurement")
-    add("--repeats", type=whole(THREADS), default=3, help="measurements of each way")
-    add("--json", type=Path, metavar="FILE", help="also write all measurements there")
+    add("--rank", type=whole(RANK), help="rank of the student; default: 32 (demo), 8 (small), 128 (real)")
+    add("--updates", type=whole(STEPS), default=10, help="timed updates per measurement")
+    add("--repeats", type=whole(THREADS), default=3, help="measurements per way")
+    add("--json", type=Path, metavar="FILE", help="also write all measurements to this file")
     add("--worker", choices=("make", *WAYS), help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(words)
@@ -74,7 +74,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "no")
     if args.batch % args.micro_batch:
-        parser.error("--batch is a multiple of --micro-batch")
+        parser.error("--batch must be a multiple of --micro-batch")
     return args
 
 
@@ -147,4 +147,4 @@ def main(words: Sequence[str]) -> None:
         facts = {"command": command, "device": on, "versions": machine.versions(), "gradient_difference": error}
         args.json.write_text(json.dumps(facts | {"measurements": found}, indent=2) + "\n", encoding="utf-8")
     if not error < SAME:
-        sys.exit(f"The two ways do not do the same mathematics: more than {SAME:g}.")
+        sys.exit(f"The two ways compute different gradients: they differ by more than {SAME:g}.")

@@ -62,7 +62,7 @@ class Ours:
         model = task.model
         cache = open_prompt_cache(model, folder, model.source_images())
         texts = [Prompt(EMPTY), *task.data.all_prompts(task.steps)]
-        encode_missing(model, cache, texts, lambda line: None, "Free some space.")
+        encode_missing(model, cache, texts, lambda line: None, "Free some disk space.")
         steps = MethodOptions().rollout_steps
         self.data, self.device = StepData(task.data, model, Encodings(cache), rollout_steps=steps), model.device
         transformer = model.load_transformer().to(model.device)

@@ -40,18 +40,21 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--family", choices=tuple(dict.fromkeys(family for family, _ in TRANSFORMERS)), default="z_image")
     add("--size", choices=("small", "real"), default="real")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the random model is made")
-    add("--teachers", default="lora", help="of lora and lokr, with commas")
-    add("--steps", type=whole(STEPS), default=4, help="the first is not counted")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device on which the random model is made")
+    add("--teachers", default="lora", help="lora and lokr, separated by commas")
+    add("--steps", type=whole(STEPS), default=4, help="steps to train; the first is not measured")
     add("--resolution", type=whole(PIXELS, 1024), help="pixels; default: 1024, small: 128")
-    add("--rank", type=whole(RANK), help="of the student and its LoRA teacher; default: 32, small: 8")
-    add("--folder", type=Path, help="of the random model; default: a temporary one")
-    add("rest", nargs="*", help="arguments of the trainer, behind --")
+    add("--rank", type=whole(RANK), help="rank of the student and its LoRA teacher; default: 32, small: 8")
+    add("--folder", type=Path, help="folder of the random model; default: a temporary folder")
+    add("rest", nargs="*", help="arguments for the trainer, after --")
     args = parser.parse_args(words)
     args.resolution = args.resolution or (1024 if args.size == "real" else 128)
     args.rank = args.rank or (32 if args.size == "real" else 8)
     if args.steps < 2 or set(args.teachers.split(",")) - {"lora", "lokr"}:
-        parser.error("--steps is 2 or more (the first is not counted), and --teachers takes lora and lokr, with commas")
+        parser.error(
+            "--steps must be 2 or more (the first is not measured), and --teachers takes lora and lokr, "
+            "separated by commas"
+        )
     return args
 
 

@@ -163,7 +163,7 @@ def report(samples: int, seed: int) -> Iterator[str]:
             rejects, accepts = rate(counts.rejected, counts.truths), rate(counts.accepted, tried)
             yield f"{name:22}{counts.truths:8}{rejects:>18}{tried:13}{accepts:>18}"
     yield from _by_miss(tallies.values())
-    yield "\nshare of right pictures still accepted, by the strength of a disturbance (text to image / edits)"
+    yield "\nshare of correct pictures that are still accepted, by strength of the disturbance (text to image / edits)"
     for name, strengths in LADDERS.items():
         yield f"{name:28}" + "".join(f"{strength:>12g}" for strength in strengths)
         shares = zip(*(ladder(name, cases(samples // 10 + 1, seed), seed) for cases in CASES), strict=True)
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--samples", type=whole(Range(minimum=1, maximum=100_000)), default=200, help="prompts or edits per kind"
     )
     parser.add_argument("--seed", type=whole(SEED), default=0)
-    parser.add_argument("--out", type=Path, default=Path("outputs/world_check"), help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=Path("outputs/world_check"), help="folder for the pictures")
     args = parser.parse_args(arguments)
     for line in report(args.samples, args.seed):
         print(line, flush=True)

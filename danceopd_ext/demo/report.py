@@ -166,7 +166,10 @@ def main(folder: Path, seconds: dict[str, float]) -> None:
         grid.save(part, format="PNG")
     with whole_file(folder / "report.json") as part:
         part.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    print(f"\n{table(scores)}\n(* owns the skill; fractions of right drawings and mean scores of edits, all unseen)\n")
+    print(
+        f"\n{table(scores)}\n(* teaches the skill; fractions of correct drawings and mean scores of edits, all "
+        "unseen)\n"
+    )
     for what, name in (("LoRA", student.name), ("pictures", "grid.png"), ("report", "report.json")):
         print(f"{what:9}{os.path.relpath(folder / name)}")
     print(f"{'time':9}{seconds['total'] / 60:.1f} minutes")

@@ -17,7 +17,7 @@ from danceopd_ext.engine.prompts import EMPTY
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.models.conditions import TextConditions
 
-REMEDY = "Free some space, choose another --out, or draw fewer prompts (--limit)."
+REMEDY = "Free some disk space, choose another --out, or draw fewer prompts (--limit)."
 
 
 class JobConditions:

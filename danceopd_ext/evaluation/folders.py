@@ -17,12 +17,12 @@ from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.loading import ModelFiles
 
 SETTINGS, ASKED = "settings.json", "asked.json"
-REMEDY = "Use another --out, or delete the folder to draw it anew."
+REMEDY = "Use another --out, or delete the folder to draw its pictures again."
 #: settings that are digests, in words
 CONTENTS = {
-    "model_content": "another model of this name",
+    "model_content": "another model with this name",
     "components_content": "other text encoders, or another VAE or scheduler",
-    "lora_content": "other LoRA files of these names",
+    "lora_content": "other LoRA files with these names",
 }
 
 
@@ -46,7 +46,7 @@ def check_folders(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[
             for file in job.pictures:
                 if (folder / file).is_file() and asked.get(file.as_posix()) != job.content_digest:
                     raise UserError(
-                        f"{folder}: {file.as_posix()} was drawn for another prompt or source picture than that of "
+                        f"{folder}: {file.as_posix()} was drawn for a prompt or source image that differs from "
                         f"{job.where}. {REMEDY}"
                     )
 
@@ -57,8 +57,8 @@ def _check_settings(folder: Path, wanted: Mapping[str, object]) -> None:
         if before.get(name) == value:
             continue
         if name in CONTENTS:
-            raise UserError(f"{folder} holds pictures drawn with {CONTENTS[name]}. {REMEDY}")
-        raise UserError(f"{folder} holds pictures drawn with {name} = {before.get(name)}, not {value}. {REMEDY}")
+            raise UserError(f"{folder} contains pictures drawn with {CONTENTS[name]}. {REMEDY}")
+        raise UserError(f"{folder} contains pictures drawn with {name} = {before.get(name)}, not {value}. {REMEDY}")
 
 
 def write_notes(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:

@@ -76,7 +76,7 @@ class Job:
         return as_png(self.source) if file == self.source_file else self.files[file]
 
     def source_image(self) -> Image.Image | None:
-        return None if self.source is None else decoded(self.source, f"{self.where}: the source cannot be read")
+        return None if self.source is None else decoded(self.source, f"{self.where}: the source image cannot be read")
 
 
 def geneval_jobs(path: Path, samples: int, limit: int | None = None) -> list[Job]:
@@ -123,24 +123,24 @@ def _rows(path: Path) -> Iterable[tuple[str, Row]]:
 def _plain(word: str, where: str) -> str:
     """A word that becomes a file or folder name; nothing may lead out of the folder or hide in a terminal."""
     if word in (".", "..") or not word.isprintable() or any(mark in word for mark in '/\\:*?"<>|'):
-        raise UserError(f"{where}: {word!r} cannot be a file name.")
+        raise UserError(f"{where}: {word!r} cannot be used as a file name.")
     return word
 
 
 def as_png(picture: bytes) -> bytes:
     """The same picture as PNG."""
     out = io.BytesIO()
-    decoded(picture, "a source picture cannot be read").save(out, "PNG")
+    decoded(picture, "a source image cannot be read").save(out, "PNG")
     return out.getvalue()
 
 
 def _not_empty(jobs: list[Job], path: Path) -> list[Job]:
     if not jobs:
-        raise UserError(f"{path} (--prompts): nothing to draw in it (for GEdit-Bench: in that language).")
+        raise UserError(f"{path} (--prompts): it contains no prompts to draw (for GEdit-Bench: none in that language).")
     taken: dict[Path, Job] = {}
     for job in jobs:
         for picture in job.pictures:
             if picture in taken:
-                raise UserError(f"{path}: {picture.as_posix()} is named twice.")
+                raise UserError(f"{path}: {picture.as_posix()} occurs twice.")
             taken[picture] = job
     return jobs

@@ -35,12 +35,12 @@ def parse_loras(texts: Sequence[str]) -> dict[str, Parts]:
 def _check_name(name: str, taken: Mapping[str, Parts], text: str) -> None:
     """A name becomes a folder, and on some systems folders that differ only in case are one. Raises UserError."""
     if not name.strip() or name != name.strip() or not name.isprintable() or any(m in name for m in '/\\:*?"<>|.'):
-        raise UserError(f"--lora {text}: {FORM}; NAME is a plain word, it becomes a folder.")
+        raise UserError(f"--lora {text}: {FORM}. NAME becomes a folder and must be a plain word.")
     if name.casefold() in (BASE, CACHE):
-        raise UserError(f'--lora {text}: the folder "{name.casefold()}" holds something else: give another NAME.')
+        raise UserError(f'--lora {text}: the folder "{name.casefold()}" has another use. Choose another NAME.')
     same = next((other for other in taken if other.casefold() == name.casefold()), None)
     if same:
-        raise UserError(f'--lora {text}: "{same}" is given already: each --lora needs a NAME of its own.')
+        raise UserError(f'--lora {text}: the name "{same}" is already used. Give each --lora a different NAME.')
 
 
 def _pieces(files: str) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _number(text: str) -> float | None:
 def _part(piece: str, text: str) -> tuple[str, float]:
     place = piece if os.path.exists(piece) else _place(piece)
     if not place:
-        raise UserError(f"--lora {text}: a file's name is missing: {FORM}.")
+        raise UserError(f"--lora {text}: the file is missing: {FORM}.")
     strength = 1.0 if place == piece else float(piece[len(place) + 1 :])
     if wrong := STRENGTH.wrong(strength):
         raise UserError(f"--lora {text}: the strength {wrong}, such as {place}@0.5.")

@@ -55,11 +55,11 @@ class Painter:
         for name, side in (("width", self.drawing.width), ("height", self.drawing.height)):
             if side % self.limits.multiple or not 0 < side <= self.limits.maximum:
                 raise UserError(
-                    f"--{name} {side}: {self.family.title} draws multiples of {self.limits.multiple} up to "
+                    f"--{name} {side}: {self.family.title} needs a multiple of {self.limits.multiple} up to "
                     f"{self.limits.maximum}."
                 )
         if any(job.source is not None for job in jobs) and not self.family.can_edit:
-            raise UserError(f"{self.family.title} cannot edit pictures: use a model that takes source images.")
+            raise UserError(f"{self.family.title} cannot edit pictures. Use a model that takes source images.")
         self._check_sources({job.picture.size: job for job in jobs if job.picture})
 
     def _check_sources(self, by_size: Mapping[tuple[int, int], Job]) -> None:
@@ -67,7 +67,7 @@ class Painter:
             try:
                 self.family.source_size(size, self.model.pixels_per_latent, self.size(job))
             except UserError as error:
-                raise UserError(f"{job.where}: its source picture cannot be used. {error}") from error
+                raise UserError(f"{job.where}: its source image cannot be used. {error}") from error
 
     @torch.no_grad()
     def paint(self, jobs: Sequence[Job], folders: Mapping[str, Path], conditions: JobConditions) -> int:
@@ -125,14 +125,14 @@ class Painter:
 
     def _not_finite(self, name: str, job: Job) -> TrainingError:
         """What is said of a model whose numbers are NaN or infinite: as bytes they would be a black picture."""
-        who, remedies = f"--lora {name}", [f"use another file for --lora {name}, or less strength (FILE@0.5)"]
+        who, remedies = f"--lora {name}", [f"use another file for --lora {name}, or a lower strength (FILE@0.5)"]
         if name == BASE:
             who, remedies = "the base alone", ["download the model again"]
         if self.model.dtype == torch.float16:  # its largest number is 65504
             remedies.insert(0, "use --mixed_precision bf16 or no, with another --out")
         return TrainingError(
-            f'{who} gives NaN or infinite numbers, not a picture, for {job.where} ("{job.prompt}"): '
-            f"{'; or '.join(remedies)}. The pictures before it stay."
+            f'{who} gives NaN or infinite numbers instead of a picture for {job.where} ("{job.prompt}"): '
+            f"{'; or '.join(remedies)}. Earlier pictures are kept."
         )
 
 
@@ -166,5 +166,5 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise TrainingError(
-            f"{path} cannot be written ({reason}). Free some space; the same command then goes on where this stopped."
+            f"{path} cannot be written ({reason}). Free some disk space; the same command then continues from here."
         ) from error

@@ -24,4 +24,6 @@ def read_picture(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path} is no whole picture: delete it, and the same command draws it anew.") from error
+        raise UserError(
+            f"{path}: the image file is incomplete. Delete it, and the same command draws it again."
+        ) from error

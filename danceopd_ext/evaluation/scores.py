@@ -38,7 +38,7 @@ class ClipScore:
             self.processor = CLIPProcessor.from_pretrained(where, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"--clip {where}: no CLIP model could be loaded there ({reason}).") from None
+            raise UserError(f"--clip {where}: the CLIP model could not be loaded ({reason}).") from None
         self.device = device
 
     @torch.no_grad()

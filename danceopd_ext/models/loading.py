@@ -339,8 +339,8 @@ def _checked_files(where: str, key: str) -> Path:
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
             f"{where} ({key}) is not a local file or folder, and it could not be downloaded from the hub "
-            f"({hub_refusal(error, where)}). If it is local, check the path (the current folder is {Path.cwd()}). If it "
-            "is on the hub, check the spelling and your connection; a gated model needs `hf auth login` first."
+            f"({hub_refusal(error, where)}). If it is local, check the path (the current folder is {Path.cwd()}). If "
+            "it is on the hub, check the spelling and your connection; a gated model needs `hf auth login` first."
         ) from error
     if not (folder / INDEX).is_file():
         raise UserError(

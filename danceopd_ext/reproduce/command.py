@@ -37,10 +37,10 @@ from danceopd_ext.reproduce.table_files import write_files
 from danceopd_ext.reproduce.tables import TABLES, Table
 
 OTHERS = """\
-commands beside the tables, each with --help:
-  join TABLE RESULTS MORE   put rows that were made apart into a table
-  repeats                   draw edits again with other noise: how much of a model's faults is chance
-  seconds TABLE             measure a step of each row on a machine that does nothing else
+other commands, each with --help:
+  join TABLE RESULTS MORE   join rows that were made separately into one table
+  repeats                   draw edits again with other noise: how many of a model's errors are chance
+  seconds TABLE             measure a step of each row on an otherwise idle machine
 """
 #: option -> the numbers that it takes
 LIMITS = {
@@ -59,21 +59,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of every method (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings per method (default: 3)")
     parser.add_argument("--budget", choices=BUDGETS, default="quick", help="how much is trained and drawn")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="the trained rows to make (default: all)")
     parser.add_argument("--examples", type=int, help="training examples of each kind (default: the budget's)")
-    parser.add_argument("--targets", choices=("world", "teacher"), help="whose pictures the data has (default: world)")
-    parser.add_argument("--steps", type=int, help="optimizer steps of a training (default: the budget's)")
+    parser.add_argument(
+        "--targets", choices=("world", "teacher"), help="who draws the target pictures of the data (default: world)"
+    )
+    parser.add_argument("--steps", type=int, help="optimizer steps per training (default: the budget's)")
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="keys of the preset, for every training")
-    parser.add_argument("--base_route", action="store_true", help="add a route of the base, so that its skills stay")
+    parser.add_argument("--base_route", action="store_true", help="add a route of the base, which keeps its skills")
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
-    parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
-    parser.add_argument("--results", type=Path, help="where tables are written (default: results in --out)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, help="folder for the tables (default: results in --out)")
     parser.add_argument(
         "--side", metavar="NAME", help="a side experiment: only its page and numbers, as NAME in the folder side"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="number of runs at the same time, one thread each"
+    )
     return parser.parse_args(argv)
 
 
@@ -89,12 +93,12 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     for name in ("seeds", "jobs", "examples", "steps"):
         value = getattr(args, name)
         if value is not None and (wrong := LIMITS[name].wrong(value)):
-            raise UserError(f"--{name} {value}: it {wrong}.")
+            raise UserError(f"--{name} {value}: the value {wrong}.")
     side = None if args.side is None else check_name(args.side)
     check_libraries()
     table, keys = only(TABLES[args.table](budget), args.only), keys_of(args.set)
     if fixed := sorted(fixed_keys(table, budget) & set(keys)):
-        raise UserError(f"--set {fixed[0]}: all rows of this table share its value, or each has its own. Leave it out.")
+        raise UserError(f"--set {fixed[0]}: this table sets the key itself. Leave it out.")
     table = with_keys(table, keys)
     table = with_base_route(table) if args.base_route else table
     pretrained = find_pretrained(args.sources, table.needed)
@@ -117,7 +121,7 @@ def only(table: Table, labels: Sequence[str] | None) -> Table:
     trained = [row.label for row in table.rows if row.pretrained is None]
     unknown = [label for label in labels or [] if label not in trained]
     if unknown:
-        raise UserError(f"--only {unknown[0]}: the table has the rows {', '.join(trained)}.")
+        raise UserError(f"--only {unknown[0]}: unknown row. The table has the rows {', '.join(trained)}.")
     rows = tuple(row for row in table.rows if not labels or row.pretrained is not None or row.label in labels)
     return replace(table, rows=rows)
 
@@ -146,7 +150,7 @@ def with_keys(table: Table, keys: Mapping[str, object]) -> Table:
 def with_base_route(table: Table) -> Table:
     """The table with one more route, of the base, which draws from text. Raises UserError where there is one."""
     if any({} in row.teachers.values() for row in table.rows):
-        raise UserError(f"--base_route: the base is a route of this table already ({table.title}).")
+        raise UserError(f"--base_route: this table already has a route of the base ({table.title}).")
     rows = tuple(replace(row, teachers={"t2i": {}, **row.teachers}) if row.teachers else row for row in table.rows)
     return replace(table, title=f"{table.title}, with a route of the base", rows=rows)
 

@@ -48,7 +48,7 @@ def read_entries(file: Path) -> list[Entry]:
     try:
         return [_entry(row) for row in read_csv(file, "table of numbers")]
     except (KeyError, ValueError) as error:
-        raise UserError(f"{file}: a line is not that of a table of numbers ({error}). Make the table again.") from None
+        raise UserError(f"{file}: a line does not fit a table of numbers ({error}). Make the table again.") from None
 
 
 def _entry(row: dict[str, str]) -> Entry:

@@ -44,7 +44,7 @@ def read(name: str, folder: Path) -> Made:
         return Made(folder, facts_of(name, folder), read_entries(folder / f"{name}.csv"), marks)
     except (OSError, MissingFile) as error:
         file = error.path if isinstance(error, MissingFile) else error.filename
-        raise UserError(f"{file} is missing: {folder} holds no table {name}.") from None
+        raise UserError(f"{file} is missing: {folder} does not contain the table {name}.") from None
 
 
 def check_alike(one: Made, other: Made) -> None:
@@ -56,7 +56,7 @@ def check_alike(one: Made, other: Made) -> None:
     ours = {_identity(entry): entry for entry in one.entries}
     for entry in other.entries:
         if entry.values != ours.get(_identity(entry), entry).values:
-            raise UserError(f'"{entry.label}" has other scores in {other.folder} than in {one.folder}.')
+            raise UserError(f'"{entry.label}" has different scores in {other.folder} and {one.folder}.')
 
 
 def _comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Join, and write the page anew. Raises UserError."""
     parser = argparse.ArgumentParser(prog="scripts/reproduce.py join", description=__doc__)
     parser.add_argument("table", choices=TABLES)
-    parser.add_argument("results", type=Path, help="folder of the table that gets more rows")
-    parser.add_argument("more", type=Path, help="folder of the same table with the other rows")
+    parser.add_argument("results", type=Path, help="folder of the table that receives the rows")
+    parser.add_argument("more", type=Path, help="folder of the same table that has the other rows")
     args = parser.parse_args(argv)
     page = join(args.table, read(args.table, args.results), read(args.table, args.more))
     print(f"table    {page}\nclaims   {write_page(args.results)}")

@@ -15,7 +15,9 @@ def check_libraries() -> None:
     """Raise UserError where the plots cannot be drawn or the verdicts not computed: before anything is trained."""
     for name in ("matplotlib", "scipy"):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f'the tables need {name}: pip install -c scripts/constraints.txt -e ".[native,reproduce]"')
+            raise UserError(
+                f'the tables need {name}. Install it: pip install -c scripts/constraints.txt -e ".[native,reproduce]"'
+            )
 
 
 def draw_plot(name: str, lines: Sequence[Line], measures: Sequence[str], file: Path) -> None:
@@ -66,7 +68,7 @@ def _costs(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.08)
     axes.margins(x=0.25)
-    axes.set_xlabel("forwards of the training")
+    axes.set_xlabel("forwards during training")
 
 
 def _heat(figure, axes, lines: Sequence[Line], column: str) -> None:

@@ -68,12 +68,10 @@ def find_pretrained(folder: Path | None, needed: Iterable[str]) -> Pretrained:
         if not pretrained.file(name).is_file():
             raise UserError(
                 f"{pretrained.file(name)} is missing ({name}). `python scripts/demo_pretrain.py --out "
-                f"{pretrained.folder}` makes it; or name the folder that has it with --sources."
+                f"{pretrained.folder}` makes it. Or give the folder that contains it with --sources."
             )
     if not _edits(pretrained.pipeline):
-        raise UserError(
-            f"{pretrained.pipeline / 'model_index.json'} is not that of a {PIPELINE_CLASS}, which can edit."
-        )
+        raise UserError(f"{pretrained.pipeline / 'model_index.json'} is not a {PIPELINE_CLASS}, so it cannot edit.")
     return pretrained
 
 

@@ -63,18 +63,22 @@ def chosen_edits(split: str, per_kind: int) -> list[Edit]:
         return held_out_edits(per_kind, SEED)
     examples = BUDGETS["full"].examples
     if per_kind > examples:
-        raise UserError(f"--edits {per_kind}: there are {examples} training examples of each kind.")
+        raise UserError(f"--edits {per_kind}: only {examples} training examples of each kind exist.")
     return [edit for kind in EDIT_KINDS.values() for edit in kind.sample_many(examples, "train", 0)[:per_kind]]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/reproduce.py repeats", description=__doc__)
-    parser.add_argument("--lora", nargs="+", default=[], metavar="NAME=FILE", help="models beside the edit teacher")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="which edits (default: test)")
-    parser.add_argument("--edits", type=positive, default=128, help="of each kind (default: 128)")
-    parser.add_argument("--noises", type=positive, default=5, help="drawings of each edit (default: 5)")
     parser.add_argument(
-        "--steps", type=whole(SOLVER_STEPS), default=BUDGETS["full"].rollout, help="solver steps of a drawing"
+        "--lora", nargs="+", default=[], metavar="NAME=FILE", help="models to compare with the edit teacher"
+    )
+    parser.add_argument(
+        "--split", choices=("test", "train"), default="test", help="the edits that are drawn (default: test)"
+    )
+    parser.add_argument("--edits", type=positive, default=128, help="edits of each kind (default: 128)")
+    parser.add_argument("--noises", type=positive, default=5, help="drawings per edit (default: 5)")
+    parser.add_argument(
+        "--steps", type=whole(SOLVER_STEPS), default=BUDGETS["full"].rollout, help="solver steps per drawing"
     )
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
     return parser.parse_args(argv)
@@ -86,7 +90,7 @@ def models_of(texts: Sequence[str]) -> dict[str, Path]:
     for text in texts:
         name, equals, file = text.partition("=")
         if not equals or not Path(file).is_file():
-            raise UserError(f"--lora {text}: write NAME=FILE with a .safetensors file that is there.")
+            raise UserError(f"--lora {text}: write NAME=FILE, where FILE is an existing .safetensors file.")
         found[name] = Path(file)
     return found
 

@@ -53,7 +53,7 @@ def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) ->
 
         def one(run: Run) -> None:
             if train(run, start or start_process) or not run.lora.is_file():
-                failed.append(f"{run.folder / TOLD}, which ends: {last_words(run.folder / TOLD)}")
+                failed.append(f"{run.folder / TOLD}, which ends with: {last_words(run.folder / TOLD)}")
             bar.update()
 
         try:
@@ -66,7 +66,7 @@ def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) ->
             raise
     if failed:
         raise TrainingError(
-            f"{len(failed)} of {len(todo)} runs did not finish; see {failed[0]}\nThe same command goes on where they "
+            f"{len(failed)} of {len(todo)} runs did not finish; see {failed[0]}\nThe same command continues where they "
             "stopped."
         )
     return len(todo)

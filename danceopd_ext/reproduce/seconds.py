@@ -47,11 +47,13 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     """Train, print the table and write it as TABLE-seconds.md. `start` as in `command.main`. Raises UserError."""
     parser = argparse.ArgumentParser(prog="scripts/reproduce.py seconds", description=__doc__)
     parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--budget", choices=BUDGETS, default="quick", help="samples of a step (default: quick)")
-    parser.add_argument("--only", nargs="+", metavar="ROW", help="the rows (default: all that are trained)")
-    parser.add_argument("--steps", type=whole(STEPS), default=40, help=f"counted steps, after {WARM_UP} (default: 40)")
+    parser.add_argument("--budget", choices=BUDGETS, default="quick", help="samples per step (default: quick)")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="rows to time (default: all trained rows)")
+    parser.add_argument(
+        "--steps", type=whole(STEPS), default=40, help=f"measured steps, after {WARM_UP} others (default: 40)"
+    )
     parser.add_argument("--sources", type=Path, help="folder of the base and the teachers")
-    parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="where runs are kept")
+    parser.add_argument("--out", type=Path, default=Path("outputs/reproduce"), help="folder for the runs")
     args = parser.parse_args(argv)
     budget = replace(BUDGETS[args.budget], steps=WARM_UP + args.steps)
     table = only(TABLES[args.table](budget), args.only)

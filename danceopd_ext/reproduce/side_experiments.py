@@ -23,7 +23,9 @@ WHERE = ("--sources", "--out", "--results", "--jobs")
 def check_name(name: str) -> str:
     """The name of a side experiment, which is that of its files. Raises UserError."""
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-        raise UserError(f"--side {name}: write a name of small letters, digits and hyphens, such as style-few-steps.")
+        raise UserError(
+            f"--side {name}: write a name of lower-case letters, digits and hyphens, such as style-few-steps."
+        )
     return name
 
 

@@ -65,9 +65,9 @@ def test_training_and_evaluation_share_encoded_prompts(model, tmp_path):
     """One key for one model and precision: what one of them encoded the other finds."""
     prompts = [Prompt(EMPTY), Prompt("a red cat")]
     cache = open_prompt_cache(model, tmp_path, model.source_images())
-    assert encode_missing(model, cache, prompts, print, "Free some space.") == 2
+    assert encode_missing(model, cache, prompts, print, "Free some disk space.") == 2
     again = open_prompt_cache(model, tmp_path, model.source_images())
-    assert encode_missing(model, again, prompts, print, "Free some space.") == 0
+    assert encode_missing(model, again, prompts, print, "Free some disk space.") == 0
     other = open_prompt_cache(dataclasses.replace(model, precision="bf16"), tmp_path, model.source_images())
     assert len(other.missing(prompts)) == 2
 

@@ -116,4 +116,4 @@ def test_a_source_that_the_model_does_not_take_is_named(evaluate, tmp_path, klei
     Image.new("RGB", (100, 10)).save(tmp_path / "thin.png")
     write_gedit(tmp_path, input_image="thin.png")
     message = refusal(gedit_arguments(tmp_path, klein))
-    assert "line 1: its source picture cannot be used" in message and "100 x 10" in message
+    assert "line 1: its source image cannot be used" in message and "100 x 10" in message

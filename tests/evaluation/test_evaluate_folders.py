@@ -36,7 +36,7 @@ def test_a_lora_that_was_trained_anew_under_its_name_is_refused(evaluate, tmp_pa
     evaluate.main(arguments)
     style(tmp_path, sd3, seed=6)
     found = refusal(arguments)
-    assert "other LoRA files of these names" in found and str(tmp_path / "out" / "style") in found
+    assert "other LoRA files with these names" in found and str(tmp_path / "out" / "style") in found
     style(tmp_path, sd3)
     evaluate.main(arguments)
 
@@ -46,7 +46,7 @@ def test_another_model_or_vae_under_its_name_is_refused(evaluate, tmp_path, sd3,
     arguments = geneval_arguments(tmp_path, model, "--limit", "1")
     evaluate.main(arguments)
     other = save_any("sd3", tmp_path / "other", seed=4)
-    for part, message in (("vae", "or another VAE"), ("transformer", "another model of this name")):
+    for part, message in (("vae", "or another VAE"), ("transformer", "another model with this name")):
         shutil.rmtree(model / part)
         shutil.copytree(other / part, model / part)
         assert message in refusal(arguments)
@@ -57,13 +57,13 @@ def test_another_prompt_or_source_is_refused(evaluate, tmp_path, sd3, klein, ref
     prompts = tmp_path / "evaluation_metadata.jsonl"
     prompts.write_text(json.dumps({**ROWS[0], "prompt": "a photo of a tree"}) + "\n", encoding="utf-8")
     found = refusal(geneval_arguments(tmp_path, sd3[0]))
-    assert "00000/samples/0000.png was drawn for another prompt" in found
+    assert "00000/samples/0000.png was drawn for a prompt" in found
     assert str(tmp_path / "out" / "base") in found and "another --out, or delete" in found
 
     shutil.rmtree(tmp_path / "out")
     gedit(evaluate, tmp_path, klein, "--limit", "1")
     write_gedit(tmp_path, input_image="two.png")
-    assert "k1.png was drawn for another prompt or source picture" in refusal(gedit_arguments(tmp_path, klein))
+    assert "k1.png was drawn for a prompt or source image that differs" in refusal(gedit_arguments(tmp_path, klein))
 
 
 def test_fewer_and_more_pictures_go_on_in_the_same_folder(evaluate, tmp_path, klein, capsys):
@@ -133,4 +133,4 @@ def test_a_picture_that_is_cut_off_is_named(evaluate, tmp_path, sd3):
     picture.write_bytes(picture.read_bytes()[:60])
     with pytest.raises(UserError) as caught:
         evaluate.main(geneval_arguments(tmp_path, sd3[0], "--limit", "1"))
-    assert f"{picture} is no whole picture: delete it" in str(caught.value)
+    assert f"{picture}: the image file is incomplete. Delete it" in str(caught.value)

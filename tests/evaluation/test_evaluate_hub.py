@@ -55,5 +55,5 @@ def test_pictures_that_were_drawn_otherwise(evaluate, tmp_path, hub, klein, refu
     assert "drawn with seed = 0, not 1" in refusal(geneval_arguments(tmp_path, MODEL, "--limit", "1", "--seed", "1"))
     assert hub.downloaded == []
     hub.models[MODEL] = klein
-    assert "another model of this name" in refusal(geneval_arguments(tmp_path, MODEL, "--limit", "1"))
+    assert "another model with this name" in refusal(geneval_arguments(tmp_path, MODEL, "--limit", "1"))
     assert hub.downloaded == [MODEL]

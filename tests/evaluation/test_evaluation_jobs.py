@@ -64,7 +64,7 @@ def test_what_is_asked_is_the_instruction_and_the_source(tmp_path):
         ("{", "not valid JSON"),
         ("[1]", "not a JSON object"),
         ('{"tag": "x"}', '"prompt" is missing'),
-        ("", "nothing to draw"),
+        ("", "no prompts to draw"),
     ],
 )
 def test_a_broken_geneval_file_is_named(tmp_path, line, message):
@@ -78,9 +78,9 @@ def test_a_broken_geneval_file_is_named(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"key": "../../k"}, "cannot be a file name"),
-        ({"task_type": ".."}, "cannot be a file name"),
-        ({"task_type": "\u202eabc"}, r"'\\u202eabc' cannot be a file name"),
+        ({"key": "../../k"}, "cannot be used as a file name"),
+        ({"task_type": ".."}, "cannot be used as a file name"),
+        ({"task_type": "\u202eabc"}, r"'\\u202eabc' cannot be used as a file name"),
         ({"input_image": "gone.png"}, "gone.png: picture not found"),
         ({"input_image": "prompts.jsonl"}, "not a picture"),
         ({"input_image": None}, "not a picture"),
@@ -97,7 +97,7 @@ def test_a_broken_gedit_row_is_named(tmp_path, change, message):
 def test_two_rows_of_one_name_are_refused(tmp_path):
     path = write_gedit(tmp_path)
     path.write_text(path.read_text(encoding="utf-8") * 2, encoding="utf-8")
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="occurs twice"):
         gedit_jobs(path)
 
 

@@ -42,7 +42,10 @@ def test_joined_rows_are_the_table_that_was_made_at_once(made, capsys):
 def test_tables_that_cannot_be_compared_stay_apart(made, tmp_path, capsys):
     one, other = made("one", FIRST), made("other", SECOND, "--set", "learning_rate=1e-3")
     before = {path: path.read_bytes() for path in one.iterdir()}
-    for more, message in ((other, "other was made with set = {'learning_rate': 0.001}"), (tmp_path, "holds no table")):
+    for more, message in (
+        (other, "other was made with set = {'learning_rate': 0.001}"),
+        (tmp_path, "does not contain the table"),
+    ):
         assert exit_code(main, ["composition", str(one), str(more)]) == 2
         assert message in capsys.readouterr().err
     table = (one / "composition.csv").read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ def test_a_split_is_that_of_the_tables():
     ("arguments", "message"),
     [
         (["--lora", "gone.safetensors"], "--lora gone.safetensors: write NAME=FILE"),
-        (["--lora", "x=gone.safetensors"], "a .safetensors file that is there"),
+        (["--lora", "x=gone.safetensors"], "an existing .safetensors file"),
         (["--split", "train", "--edits", "501"], "--edits 501: there are 500 training examples"),
     ],
 )

@@ -280,7 +280,7 @@ def test_keys_of_the_preset_can_be_set_for_every_training(pretrained, here, out,
         ("learning_rat=1", '--set learning_rat=1: unknown argument --learning_rat. Did you mean "learning_rate"?'),
         ("query", "--set query: write KEY=VALUE"),
         ("learning_rate=fast", "--set learning_rate=fast: --learning_rate fast: takes number"),
-        ("seed=7", "--set seed: all rows of this table share its value, or each has its own"),
+        ("seed=7", "--set seed: this table sets the key itself"),
         ("train_batch_size=2", "--set train_batch_size: "),
         ("output_dir=there", "--set output_dir: "),
         ("method=soft", "--set method: "),
@@ -295,7 +295,7 @@ def test_a_wrong_key_is_named(pretrained, tmp_path, capsys, text, message):
 def test_what_rows_compare_cannot_be_set(pretrained, tmp_path, capsys):
     for key in ("query=uniform", "student_init=merge_average", "num_queries=2"):
         assert exit_code(main, [*words("ablations", pretrained, tmp_path / "out"), "--set", key]) == 2
-        assert f"--set {key.partition('=')[0]}: all rows" in capsys.readouterr().err
+        assert f"--set {key.partition('=')[0]}: this table sets the key" in capsys.readouterr().err
 
 
 def test_a_route_of_the_base_can_be_added(pretrained, here, out, tmp_path, capsys):
@@ -312,7 +312,7 @@ def test_a_route_of_the_base_can_be_added(pretrained, here, out, tmp_path, capsy
         text = preset.read_text(encoding="utf-8")
         assert "[danceopd.teachers.t2i]\n\n[danceopd.teachers.local]" in text and '\nt2i = "' in text
     assert exit_code(main, [*words("composition", pretrained, out), "--base_route"]) == 2
-    assert "the base is a route of this table already" in capsys.readouterr().err
+    assert "this table already has a route of the base" in capsys.readouterr().err
 
 
 def test_some_rows_alone(pretrained, out, tmp_path):
@@ -342,14 +342,14 @@ def test_a_side_experiment_is_a_page_with_its_command_and_its_numbers_alone(pret
 @pytest.mark.parametrize("name", ["../style", "Style", "", "a b", "-a"])
 def test_a_wrong_name_of_a_side_experiment_is_refused_before_anything_is_made(pretrained, tmp_path, capsys, name):
     assert exit_code(main, [*words("style", pretrained, tmp_path / "out"), f"--side={name}"]) == 2
-    assert f"--side {name}: write a name of small letters" in capsys.readouterr().err
+    assert f"--side {name}: write a name of lower-case letters" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_row_is_named_with_those_that_there_are(pretrained, tmp_path, capsys):
     assert exit_code(main, [*words("style", pretrained, tmp_path / "out"), "--only", "DanceOPD", "Dance"]) == 2
     told = capsys.readouterr().err
-    assert "--only Dance: the table has the rows joint training, off-policy" in told
+    assert "--only Dance: unknown row. The table has the rows joint training, off-policy" in told
     assert not (tmp_path / "out").exists()
 
 
