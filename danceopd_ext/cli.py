@@ -67,25 +67,25 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m danceopd_ext", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser("inspect", help="say what a LoRA file holds and whether it can be used here")
+    inspect = commands.add_parser("inspect", help="show what a LoRA file contains and whether it can be used here")
     inspect.add_argument("file", help="a file, a LoRA folder, or owner/name on the Hugging Face Hub")
     _add_family(inspect)
     inspect.set_defaults(command=_inspect)
-    convert = commands.add_parser("convert", help="write a LoRA in the names another program reads")
+    convert = commands.add_parser("convert", help="write a LoRA with the layer names that another program reads")
     convert.add_argument("input", help="a file, a LoRA folder, or owner/name on the Hugging Face Hub")
     convert.add_argument("output", help="the .safetensors file to write")
     convert.add_argument("--to", required=True, choices=("kohya", "diffusers", "comfyui"))
-    convert.add_argument("--dtype", choices=DTYPES, help="by default what the input has")
+    convert.add_argument("--dtype", choices=DTYPES, help="default: as in the input")
     convert.add_argument("--rank", type=whole(RANK), help="compress every layer to at most this rank")
     _add_family(convert)
-    convert.add_argument("--ignore_text_encoder", action="store_true", help="leave the text encoder's part out")
-    convert.add_argument("--ignore_other_parts", action="store_true", help="leave changes of biases and norms out")
+    convert.add_argument("--ignore_text_encoder", action="store_true", help="leave out the text encoder's part")
+    convert.add_argument("--ignore_other_parts", action="store_true", help="leave out changes to biases and norms")
     convert.set_defaults(command=_convert)
     return parser
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:
-    what = "the model family that the file is made for, as model_type names it, where its layers' names do not tell"
+    what = "the model family of the file (a model_type), if its layer names do not show it"
     parser.add_argument("--family", help=what)
 
 
@@ -122,7 +122,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     file = open_lora_file(arguments.input)
     if Path(arguments.output).resolve() == file.path.resolve():
-        raise UserError(f"{arguments.output}: input and output are the same file. Give the output another name.")
+        raise UserError(f"{arguments.output}: input and output are the same file. Choose another name for the output.")
     layout = find_layout(file, _layouts(arguments.family))
     lora = to_lora(
         file,
@@ -133,7 +133,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if arguments.rank:
         whole, lora = lora, compress(lora, arguments.rank)
         if lost := compression_loss(whole, lora):
-            show(f"--rank {arguments.rank} loses {lost:.1%} of the change; a larger one keeps more")
+            show(f"--rank {arguments.rank} loses {lost:.1%} of the change; a larger rank keeps more")
     dtypes = dict(zip(DTYPES, (torch.float16, torch.bfloat16, torch.float32), strict=True))
     dtype = dtypes[arguments.dtype] if arguments.dtype else main_dtype(file)
     metadata = labelled(lora.metadata, layout, file.tensors)

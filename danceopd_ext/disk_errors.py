@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 FULL, QUOTA = "no space is left on the disk", "the disk quota is used up"
 LARGE = "the file is larger than the disk or `ulimit -f` allows"
-READ_ONLY, BROKEN = "the disk is read-only now", "the disk reports an error"
+READ_ONLY, BROKEN = "the disk is now read-only", "the disk reports an error"
 FORBIDDEN, GONE = "the file or folder is protected", "the folder is gone"
 AWAY, IN_USE = "the drive does not answer", "another program has the file open"
-OTHER = "something else has its name"
+OTHER = "something else has this name"
 MANY, UNKNOWN = "too many files are open", "a file could not be written"
 
 #: those that say something of the disk, whatever was done with which file
@@ -23,7 +23,7 @@ OF_THE_DISK = (FULL, QUOTA, LARGE, READ_ONLY, BROKEN, AWAY, MANY)
 #: what to do about each
 REMEDIES = {
     FULL: "Free some space.",
-    QUOTA: "Delete something, or ask for more.",
+    QUOTA: "Delete something, or ask for more space.",
     LARGE: "Raise that limit, or use another disk.",
     READ_ONLY: "Mount it for writing again, or use another disk.",
     BROKEN: "Check the disk and its cable.",
@@ -31,7 +31,7 @@ REMEDIES = {
     GONE: "Create it again, or reconnect its drive.",
     AWAY: "Reconnect it.",
     IN_USE: "Close that program.",
-    OTHER: "Move that away.",
+    OTHER: "Move or rename it.",
     MANY: "Close other programs, or raise `ulimit -n`.",
     UNKNOWN: "Check the disk.",
 }

@@ -32,7 +32,7 @@ class SavePlace:
         if self.path == wanted:
             return f"saved {self.path}"
         if self.path.parent == wanted.parent:
-            return f"saved {self.path}: {wanted.name} cannot be replaced, as {self.reason}"
+            return f"saved {self.path}: {wanted.name} cannot be replaced because {self.reason}"
         return f"saved {self.path}, not in {wanted.parent}: {self.reason}. Move it to where you keep results."
 
 
@@ -52,13 +52,13 @@ class NotSaved(Exception):
     @property
     def between(self) -> str:
         """The message if it was not the last save."""
-        return f"{self.problem.reason} for {self.name}: training goes on. {self.problem.remedy}"
+        return f"{self.problem.reason} for {self.name}: it is not saved, and training continues. {self.problem.remedy}"
 
 
 def saved_before(lora: Path | None, state: Path | None = None) -> str:
     """A sentence on what a run has saved already, for a message; empty if there is nothing."""
     named = " and ".join(str(path) for path in (lora, state) if path)
-    return f" Saved before, and whole: {named}." if named else ""
+    return f" Already saved and complete: {named}." if named else ""
 
 
 def save_result(write: Callable[[Path], object], wanted: Path, anywhere: bool = False) -> SavePlace:
@@ -117,9 +117,9 @@ def save_anywhere(
             if not watched and time.monotonic() >= deadline:
                 raise
             if not reported:
-                until = "Ctrl-C gives it up" if watched else f"for {LONGEST_WAIT / 60:g} minutes"
+                until = "press Ctrl-C to give up" if watched else f"for up to {LONGEST_WAIT / 60:g} minutes"
                 remedies = " ".join(dict.fromkeys(one.remedy for one in problem.tried.values()))
-                say(f"{problem}. {remedies} It is tried again every {PAUSE:g} seconds; {until}.")
+                say(f"{problem}. {remedies} Retrying every {PAUSE:g} seconds; {until}.")
                 reported = True
             if not _pause(lambda: stopped() and not before):
                 raise

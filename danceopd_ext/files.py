@@ -106,7 +106,7 @@ def _locked(folder: Path, say: Callable[[str], None]) -> BaseFileLock | None:
         folder.mkdir(parents=True, exist_ok=True)
         return take_lock(folder / LOCK, 0)
     except Timeout:
-        say(f"waiting for another run that fills {folder}")
+        say(f"waiting for another run to finish writing to {folder}")
         return take_lock(folder / LOCK)
     except OSError:
         return None

@@ -73,7 +73,7 @@ def cuda_install_line() -> str:
 def why_no_gpu() -> str:
     """Why torch has no CUDA GPU here and what mends it, in one or two sentences; empty if there is no NVIDIA card."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
-        return "accelerate was told to use the CPU: leave out --cpu, or run `accelerate config` again."
+        return "accelerate is set to use the CPU: remove --cpu, or run `accelerate config` again."
     if not has_nvidia_card():
         return ""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):

@@ -79,27 +79,27 @@ def written(value: Any) -> str:
     try:
         return repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits, here somewhere inside
-        return "a value with a number of thousands of digits"
+        return "a value that contains a number with thousands of digits"
 
 
 #: a side of a picture, in pixels
-PIXELS = Range(minimum=1, maximum=16_384, usual="usual are 512 to 2,048")
+PIXELS = Range(minimum=1, maximum=16_384, usual="usual values are 512 to 2,048")
 #: optimizer steps of a run; the names of states have eight digits
-STEPS = Range(minimum=1, maximum=1_000_000, usual="usual are 500 to 20,000")
+STEPS = Range(minimum=1, maximum=1_000_000, usual="usual values are 500 to 20,000")
 #: solver steps of a drawing
-SOLVER_STEPS = Range(minimum=1, maximum=1000, usual="usual are 8 to 50")
+SOLVER_STEPS = Range(minimum=1, maximum=1000, usual="usual values are 8 to 50")
 #: samples of an optimizer step on each process
-SAMPLES = Range(minimum=1, maximum=4096, usual="usual are 1 to 64")
+SAMPLES = Range(minimum=1, maximum=4096, usual="usual values are 1 to 64")
 #: the rank of a LoRA; no layer of a known model has a use for a higher one
-RANK = Range(minimum=1, maximum=4096, usual="usual are 4 to 128")
+RANK = Range(minimum=1, maximum=4096, usual="usual values are 4 to 128")
 #: what a LoRA is multiplied with
-STRENGTH = Range(minimum=-100, maximum=100, usual="usual are 0.5 to 1.5")
+STRENGTH = Range(minimum=-100, maximum=100, usual="usual values are 0.5 to 1.5")
 #: classifier-free guidance; diffusers' Z-Image pipeline calls 0 what is 1 elsewhere
-GUIDANCE = Range(minimum=1, maximum=100, lowest="1 is no guidance", usual="usual are 1 to 10")
+GUIDANCE = Range(minimum=1, maximum=100, lowest="1 means no guidance", usual="usual values are 1 to 10")
 #: what torch's generators take
 SEED = Range(minimum=0, maximum=2**64 - 1)
 #: how often a route is drawn, against the others
-WEIGHT = Range(minimum=0, maximum=1e6, usual="usual are 0.1 to 10")
+WEIGHT = Range(minimum=0, maximum=1e6, usual="usual values are 0.1 to 10")
 
 
 def every(instead: str) -> Range:

@@ -24,8 +24,9 @@ def as_rgb(image: Image, what: str) -> Image:
         image = fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     elif image.mode in ("F", "I"):
         raise UserError(
-            f"{what}: its pixels are numbers of 32 bits (mode {image.mode}), and nothing says which of them is white. "
-            "Save it with 8 or 16 bits a channel."
+            f"{what}: its pixels are 32-bit numbers (mode {image.mode}), and the file does not say which value is "
+            "white. "
+            "Save it with 8 or 16 bits per channel."
         )
     return image.convert("RGB")
 

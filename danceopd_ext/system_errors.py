@@ -31,11 +31,11 @@ def refused(problem: Exception) -> tuple[int, str]:
     named = getattr(problem, "filename", None)
     name = readable(few_letters(str(named)))
     if getattr(problem, "errno", None) == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:
-        return 2, f"error: {name}: too long for the name of a file. Check it."
+        return 2, f"error: {name}: the file name is too long. Use a shorter one."
     found = disk_problem(problem) if isinstance(problem, OSError) and named else general_disk_problem(problem)
     if not found:
         return 0, ""
     if isinstance(problem, FileNotFoundError):
-        found = DiskProblem("there is no such file or folder", "Check the name.")
+        found = DiskProblem("no such file or folder", "Check the name.")
     where = f"{name}: " if named else ""
     return 1, f"stopped: {where}{readable(found.reason)}. {found.remedy}"

@@ -16,7 +16,7 @@ def whole(within: Range, example: int = 4) -> Callable[[str], int]:
         digits = text.removeprefix("-")
         is_number = digits.isdecimal() and digits.isascii() and len(digits) <= SHOWN_DIGITS
         if not is_number or int(text) < within.minimum:
-            what = f"is no whole number from {shown(within.minimum)}: give one, such as {example}."
+            what = f"is not a whole number of at least {shown(within.minimum)}: give one, such as {example}."
             raise argparse.ArgumentTypeError(f"{few_letters(text)} {what}")
         if wrong := within.wrong(int(text)):
             raise argparse.ArgumentTypeError(f"{text}: it {wrong}.")

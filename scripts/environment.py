@@ -57,8 +57,8 @@ def check_length() -> None:
     if os.name != "nt" or len(str(ROOT)) <= LONGEST or long_paths():
         return
     sys.exit(
-        f"{ROOT}: this folder's path has {len(str(ROOT))} letters. Windows takes paths of 259, so torch can only be "
-        f"installed where this has at most {LONGEST}: move the folder, for example to C:\\danceopd_ext."
+        f"{ROOT}: this folder's path has {len(str(ROOT))} characters. Windows allows 259 in a path, so torch can be "
+        f"installed only if this path has at most {LONGEST}: move the folder, for example to C:\\danceopd_ext."
     )
 
 

@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         evaluate(arguments)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            "the model and its pictures do not fit into the GPU's memory. Close other programs that use the GPU, or "
+            "out of GPU memory: the model and its pictures do not fit. Close other programs that use the GPU, or "
             "use --mixed_precision bf16, a smaller --width and --height, or a smaller model."
         ) from error
 
@@ -64,7 +64,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model are downloaded what can be checked without them."""
     loras = parse_loras(arguments.lora)
     if not loras and arguments.no_base:
-        raise UserError("nothing to draw with: give --lora NAME=FILE, or leave --no_base out.")
+        raise UserError("there is no model to draw with: give --lora NAME=FILE, or remove --no_base.")
     out = Path(arguments.out)
     folders = {name: out / name for name in ([] if arguments.no_base else [BASE]) + list(loras)}
     for folder in (out, out / CACHE, *folders.values()):
@@ -103,7 +103,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     conditions.encode()
     write_notes(settings, jobs)
     drawn = painter.paint(jobs, folders, conditions)
-    print(f"{drawn} pictures drawn; {sum(len(job.pictures) for job in jobs) * len(folders) - drawn} were there already")
+    print(f"{drawn} pictures drawn; {sum(len(job.pictures) for job in jobs) * len(folders) - drawn} already existed")
     report(out, jobs, folders, clip)
 
 
@@ -165,18 +165,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("benchmark", choices=("geneval", "gedit"))
     made.add_argument("--prompts", required=True, help="the benchmark's own prompt file (GEdit-Bench: also a folder)")
     made.add_argument("--model", required=True, help="hub id, diffusers folder or .safetensors file of the base model")
-    made.add_argument("--model_type", help="model family, where it cannot be seen from the model")
+    made.add_argument("--model_type", help="model family, if it cannot be detected from the model")
     made.add_argument("--components_from", help="text encoders and VAE for a single file")
     made.add_argument("--lora", action="append", default=[], help="NAME=FILE[@strength][,FILE...]; may be repeated")
-    made.add_argument("--ignore_text_encoder", action="store_true", help="use the transformer's part of LoRAs alone")
-    made.add_argument("--ignore_other_parts", action="store_true", help="leave LoRAs' changes of biases and norms out")
-    made.add_argument("--no_base", action="store_true", help="do not draw with the base alone")
-    made.add_argument("--out", required=True, help="folder of the results")
+    made.add_argument("--ignore_text_encoder", action="store_true", help="use only the transformer's part of the LoRAs")
+    made.add_argument(
+        "--ignore_other_parts", action="store_true", help="leave out the LoRAs' changes to biases and norms"
+    )
+    made.add_argument("--no_base", action="store_true", help="do not draw with the base model alone")
+    made.add_argument("--out", required=True, help="folder for the results")
     made.add_argument(
         "--samples",
         type=whole(Range(minimum=1, maximum=10_000, usual="GenEval has 4")),
         default=4,
-        help="GenEval: pictures a prompt (default: %(default)s)",
+        help="GenEval: pictures per prompt (default: %(default)s)",
     )
     of = "GEdit-Bench: of the instructions (default: %(default)s)"
     made.add_argument("--language", choices=(*LANGUAGES, "all"), default="en", help=of)
@@ -186,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
         shown = f"{text} (default: %(default)s)"
         made.add_argument(f"--{field.name}", type=kind, default=field.default, help=shown)
     precision = "bf16" if torch.cuda.is_available() else "no"
-    shown = "what is computed in; no is float32 (default: bf16 with a CUDA GPU, else no; here %(default)s)"
+    shown = "precision of the computation; no means float32 (default: bf16 with a CUDA GPU, else no; here %(default)s)"
     made.add_argument("--mixed_precision", choices=PRECISIONS, default=precision, help=shown)
     made.add_argument("--clip", help="hub id or folder of a CLIP model, such as openai/clip-vit-large-patch14")
     return made
@@ -200,21 +202,22 @@ def scale(text: str) -> float:
         number = math.nan
     if not GUIDANCE.minimum <= number <= GUIDANCE.maximum:
         raise argparse.ArgumentTypeError(
-            f"{text} is no guidance scale: give a number from 1 (none) to {GUIDANCE.maximum}, such as 3.5."
+            f"{text} is not a guidance scale: give a number from 1 (none) to {GUIDANCE.maximum}, such as 3.5."
         )
     return number
 
 
 #: option of a Drawing -> its type, and its help
 DRAWING = {
-    "width": (whole(PIXELS, 1024), "of what is drawn, in pixels; an edit keeps its source's proportions"),
-    "height": (whole(PIXELS, 1024), "the same; an edit has about width x height pixels"),
+    "width": (whole(PIXELS, 1024), "of the picture, in pixels; an edit keeps the proportions of its source image"),
+    "height": (whole(PIXELS, 1024), "of the picture, in pixels; an edit has about width x height pixels"),
     "steps": (whole(SOLVER_STEPS, 28), "of the sampler"),
     "guidance_scale": (
         scale,
-        "classifier-free guidance, at twice the time: 1 is none. Give the scale that you draw with; for Z-Image its "
-        "pipeline's number plus one (that pipeline counts one less); for FLUX.1 and FLUX.2 dev leave 1, as they are "
-        "told their pipelines' own guidance anyway",
+        "classifier-free guidance, which doubles the time; 1 means none. Give the scale that you draw with; for "
+        "Z-Image its "
+        "pipeline's number plus one (that pipeline counts one less); for FLUX.1 and FLUX.2 dev leave 1, because they "
+        "always get their pipelines' own guidance",
     ),
     "seed": (whole(SEED, 42), "of the noise, which is the same for every model"),
 }

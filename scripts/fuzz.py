@@ -41,14 +41,14 @@ RESULTS = Path(__file__).resolve().parent / "fuzzing" / "results.md"
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--cases", type=int, default=2000, help="how many, shared among the targets (default: 2000)")
+    add("--cases", type=int, default=2000, help="number of cases, divided among the targets (default: 2000)")
     add("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
     add("--seed", type=int, default=0)
     add("--first", type=int, default=0, help="the number of the first case of each target")
-    add("--only", metavar="TARGET:NUMBER", help="this case alone, in this process, with the whole trace")
-    add("--keep", type=Path, metavar="DIR", help="where the inputs stay")
-    add("--json", type=Path, metavar="FILE", help="add every outcome but results to this file, a line each")
-    add("--write", action="store_true", help=f"write the table to {RESULTS.name} beside the script")
+    add("--only", metavar="TARGET:NUMBER", help="run only this case, in this process, with the whole trace")
+    add("--keep", type=Path, metavar="DIR", help="folder in which the inputs are kept")
+    add("--json", type=Path, metavar="FILE", help="append every outcome except results to this file, one per line")
+    add("--write", action="store_true", help=f"also write the table to {RESULTS.name} next to the script")
     return parser.parse_args(words)
 
 

@@ -128,7 +128,7 @@ def test_a_disk_that_somebody_frees_is_waited_for(places, clock, monkeypatch, wa
     assert placed.path == places / "wanted" / "x" and 60 <= clock[0] < 60 + 2 * fallback_folders.PAUSE
     (line,) = said
     assert all(str(places / name) in line for name in ALL)
-    assert "Free some space" in line and ("Ctrl-C gives it up" if watched else "30 minutes") in line
+    assert "Free some space" in line and ("press Ctrl-C to give up" if watched else "30 minutes") in line
 
 
 def test_without_a_terminal_there_is_an_end(places, clock, monkeypatch):

@@ -227,7 +227,7 @@ def test_one_writer_at_a_time_and_it_removes_what_others_left(tmp_path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert said == [f"waiting for another run that fills {folder}"]
+    assert said == [f"waiting for another run to finish writing to {folder}"]
     assert not part.exists()
 
 

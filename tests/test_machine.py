@@ -52,7 +52,7 @@ def test_a_driver_that_does_not_fit(monkeypatch, card):
     [
         ("CUDA_VISIBLE_DEVICES", "", "CUDA_VISIBLE_DEVICES hides"),
         ("CUDA_VISIBLE_DEVICES", "-1", "CUDA_VISIBLE_DEVICES hides"),
-        ("ACCELERATE_USE_CPU", "True", "leave out --cpu"),
+        ("ACCELERATE_USE_CPU", "True", "remove --cpu"),
     ],
 )
 def test_a_card_that_is_not_to_be_used(monkeypatch, card, variable, value, expected):

@@ -78,14 +78,14 @@ def test_a_number_past_a_limit_is_refused_by_its_name(cls, field):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("max_train_steps", 10**18, ["1,000,000 or less", "usual are 500 to 20,000"]),
-        ("network_dim", 10**6, ["4096 or less", "usual are 4 to 128"]),
+        ("max_train_steps", 10**18, ["1,000,000 or less", "usual values are 500 to 20,000"]),
+        ("network_dim", 10**6, ["4096 or less", "usual values are 4 to 128"]),
         ("rollout_steps", 10**7, ["1000 or less"]),
         ("network_alpha", 1e300, ["100000 or less"]),
         ("network_alpha", 10**400, ["must be a finite number"]),
         ("learning_rate", 1e6, ["100 or less"]),
         ("network_dropout", 1, ["below 1"]),
-        ("max_grad_norm", 1e30, ["0 does not clip"]),
+        ("max_grad_norm", 1e30, ["0 turns clipping off"]),
         ("seed", 2**64, ["18,446,744,073,709,551,615 or less"]),
         ("resolution", [64, 10**9], ["16,384 or less"]),
         ("resolution", "64,1000000", ["16,384 or less"]),
@@ -218,10 +218,10 @@ def test_an_option_within_its_limits():
 
 
 def test_both_ends_of_a_range():
-    within = Range(minimum=1, maximum=4, lowest="1 is none", usual="usual is 2")
+    within = Range(minimum=1, maximum=4, lowest="1 is none", usual="the usual value is 2")
     assert [bool(within.wrong(n)) for n in (0, 1, 4, 5)] == [True, False, False, True]
     assert within.wrong(0) == "must be 1 or more; 1 is none"
-    assert within.wrong(5) == "must be 4 or less; usual is 2"
+    assert within.wrong(5) == "must be 4 or less; the usual value is 2"
     assert within.wrong(math.nan) == within.wrong(math.inf) == "must be a finite number"
     outside = Range(above=0, below=1)
     assert [bool(outside.wrong(n)) for n in (0, 0.5, 1)] == [True, False, True]
@@ -238,4 +238,4 @@ def test_how_numbers_are_shown(number, text):
 
 def test_a_number_that_python_does_not_write():
     assert written([1, 10**5000]) == "[1, a number of about 5,001 digits]"
-    assert written({"a": 10**5000}) == "a value with a number of thousands of digits"
+    assert written({"a": 10**5000}) == "a value that contains a number with thousands of digits"

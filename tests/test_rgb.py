@@ -40,7 +40,7 @@ def test_grey_of_16_bits_keeps_its_proportions(image):
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_numbers_of_32_bits_are_refused(kind):
-    with pytest.raises(UserError, match=r"a\.tiff: its pixels are numbers of 32 bits .*Save it with 8 or 16 bits"):
+    with pytest.raises(UserError, match=r"a\.tiff: its pixels are 32-bit numbers .*Save it with 8 or 16 bits"):
         as_rgb(opened(Image.fromarray(RAMP.astype(kind)), "TIFF"), "a.tiff")
 
 

@@ -78,9 +78,9 @@ PROGRAM = """
 import sys
 from danceopd_ext.cli import run
 from danceopd_ext.errors import Stopped, TrainingError, UserError
-from danceopd_ext.safe_output import lasting_screen
+from danceopd_ext.safe_output import safe_output
 def main(_):
-    with lasting_screen():
+    with safe_output():
         for _ in range(3000):
             print("a line that fills the buffer")
             print("another", file=sys.stderr)
@@ -123,7 +123,7 @@ def test_a_full_disk_below_the_output_of_a_whole_process():
     """No traceback, no exit code of Python's own."""
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
-    code = "from danceopd_ext.safe_output import lasting_screen\nwith lasting_screen(): print('x' * 100000)"
+    code = "from danceopd_ext.safe_output import safe_output\nwith safe_output(): print('x' * 100000)"
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")

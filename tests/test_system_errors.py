@@ -30,11 +30,11 @@ def raising(problem):
         (
             FileNotFoundError(errno.ENOENT, "No such file", "out/x"),
             1,
-            "stopped: out/x: there is no such file or folder",
+            "stopped: out/x: no such file or folder",
         ),
         (OSError(errno.EINVAL, "Invalid argument", "out/x"), 1, "stopped: out/x: Invalid argument."),
-        (SafetensorError("I/O error: Read-only file system (os error 30)"), 1, "stopped: the disk is read-only now"),
-        (OSError(errno.ENAMETOOLONG, "too long", "x" * 999), 2, "too long for the name of a file"),
+        (SafetensorError("I/O error: Read-only file system (os error 30)"), 1, "stopped: the disk is now read-only"),
+        (OSError(errno.ENAMETOOLONG, "too long", "x" * 999), 2, "the file name is too long"),
     ],
 )
 def test_what_a_person_can_mend_is_one_message(problem, code, told, capsys):

@@ -16,12 +16,12 @@ FLOWOPD_KEYS = ("flowopd_group_size", "sde_eta", "ppo_clip", "advantage_clip")
 
 @dataclass(kw_only=True, frozen=True)
 class Teacher:
-    """One teacher: nothing is the frozen base; else LoRAs or a checkpoint, each with or without guidance."""
+    """One teacher: LoRAs or a checkpoint, with or without guidance. A section without keys is the frozen base."""
 
     lora: str | list[str] | None = key(
-        None, "A LoRA, or a list that is applied together: files, folders or hub ids.", path="found"
+        None, "A LoRA, or a list of LoRAs that are applied together: files, folders or hub ids.", path="found"
     )
-    strength: float | list[float] = key(1.0, "Strength of the LoRA, or one for each of the list.", within=STRENGTH)
+    strength: float | list[float] = key(1.0, "Strength of the LoRA, or a list with one for each LoRA.", within=STRENGTH)
     checkpoint: str | None = key(
         None, "A full model as teacher: hub id, diffusers folder or .safetensors file.", path="found"
     )
@@ -30,12 +30,12 @@ class Teacher:
     )
     guidance_scale: float = key(
         1.0,
-        "Classifier-free guidance that the student absorbs (alpha); 1 is none. SD's CFG scale has the same meaning.",
+        "Classifier-free guidance (alpha) that the student absorbs; 1 means none. The same as SD's CFG scale.",
         within=GUIDANCE,
     )
-    ignore_text_encoder: bool = key(False, "Use a LoRA although its text-encoder part cannot be distilled.")
+    ignore_text_encoder: bool = key(False, "Use the LoRA even though its text-encoder part cannot be distilled.")
     ignore_other_parts: bool = key(
-        False, "Use a LoRA although it also changes biases or norms, which no LoRA holds; they are left out."
+        False, "Use the LoRA even though it also changes biases or norms; these changes are left out."
     )
 
     def __post_init__(self) -> None:
@@ -43,10 +43,10 @@ class Teacher:
         if self.lora and self.checkpoint:
             raise UserError("a teacher has either lora or checkpoint, not both.")
         if self.extract_rank and not self.checkpoint:
-            raise UserError("extract_rank belongs to a teacher with a checkpoint.")
+            raise UserError("extract_rank works only for a teacher with a checkpoint.")
         if not self.lora and (self.strength != 1 or self.ignore_text_encoder):
             name = "strength" if self.strength != 1 else "ignore_text_encoder"
-            raise UserError(f"{name} belongs to a teacher with lora.")
+            raise UserError(f"{name} works only for a teacher with lora.")
         if isinstance(self.strength, list) and len(self.strength) != len(self.loras):
             raise UserError(f"{len(self.loras)} LoRAs, but {len(self.strength)} strengths.")
         self._check_strengths()
@@ -80,20 +80,21 @@ class Teacher:
 
 @dataclass(kw_only=True, frozen=True)
 class DanceOPDSection:
-    """The method, and what sd-scripts has no word for."""
+    """The method, and the options that sd-scripts does not have."""
 
     toolkit: one_of(TOOLKITS) = key(
         NATIVE.name,
-        f"Who owns the training loop: this package, or your checkout of kohya's {' or '.join(hosted_toolkits())}.",
+        f"Who runs the training loop: this package, or your checkout of kohya's {' or '.join(hosted_toolkits())}.",
     )
     toolkit_dir: str | None = key(
         None,
         f"The folder of the toolkit's checkout. Default: {' or '.join(VARIABLES)} in the environment, then the current "
-        "directory. A preset can name only a git clone or a release that is not in its own folder.",
+        "directory. In a preset it must be a git clone or a release outside the preset's folder.",
         path="found",
     )
     overwrite: bool = key(
-        False, "Replace the LoRAs and states of an earlier run with this output_name; without it they end the run."
+        False,
+        "Replace the LoRAs and states of an earlier run with this output_name; without this key they stop the run.",
     )
     method: Literal[
         "danceopd", "joint", "offpolicy", "diffusionopd", "flowopd", "soft", "merge_average", "merge_sum", "timestep",
@@ -107,57 +108,60 @@ class DanceOPDSection:
     )  # fmt: skip
     rollout_steps: int = key(16, "Solver steps of the student's full rollout.", within=SOLVER_STEPS)
     query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
-        "low_noise", "Where on the rollout the teacher is asked."
+        "low_noise", "The states of the rollout at which the teacher is queried."
     )
     num_queries: int = key(
         1,
-        "States asked about in each rollout (K).",
-        within=Range(minimum=1, maximum=SOLVER_STEPS.maximum, usual="usual are 1 to 4"),
+        "How many states of each rollout the teacher is queried at (K).",
+        within=Range(minimum=1, maximum=SOLVER_STEPS.maximum, usual="usual values are 1 to 4"),
     )
     early_stop: bool = key(
         True,
-        "End a rollout at the last state asked about. false goes on to the clean end, which takes longer and changes "
-        "nothing but rounding: only to measure what stopping saves.",
+        "Stop a rollout at the last queried state. false continues to the clean end, which takes longer and changes "
+        "only rounding: use it to measure what stopping saves.",
     )
     rollout_batch_size: int | None = key(
         None,
-        "Samples that roll out together. Default: all of a step, fewer where memory does not suffice.",
+        "Samples that roll out together. Default: all of a step, fewer if they do not fit into memory.",
         within=Range(minimum=1, maximum=SAMPLES.maximum, usual="to roll out all of a step together, leave it out"),
     )
     match_batch_size: int | None = key(
         None,
         "States that the student matches together, with gradients. Default: train_batch_size.",
-        within=Range(minimum=1, maximum=SAMPLES.maximum, usual="usual are 1 to 16"),
+        within=Range(minimum=1, maximum=SAMPLES.maximum, usual="usual values are 1 to 16"),
     )
     flowopd_group_size: int = key(
         16,
-        "flowopd: trajectories of each prompt in a step.",
-        within=Range(minimum=1, maximum=1024, usual="usual are 4 to 32"),
+        "flowopd: trajectories per prompt in a step.",
+        within=Range(minimum=1, maximum=1024, usual="usual values are 4 to 32"),
     )
     sde_eta: float = key(
         0.7,
         "flowopd: noise level of its stochastic rollout.",
-        within=Range(minimum=1e-6, maximum=100, usual="usual are 0.1 to 1.5"),
+        within=Range(minimum=1e-6, maximum=100, usual="usual values are 0.1 to 1.5"),
     )
     ppo_clip: float = key(
         1e-4,
-        "flowopd: how far the probability ratio may go from 1.",
-        within=Range(above=0, maximum=1000, usual="usual are 1e-5 to 0.2"),
+        "flowopd: how far the probability ratio may move from 1.",
+        within=Range(above=0, maximum=1000, usual="usual values are 1e-5 to 0.2"),
     )
     advantage_clip: float = key(
-        5.0, "flowopd: largest advantage.", within=Range(above=0, maximum=1e6, usual="usual are 1 to 10")
+        5.0, "flowopd: largest advantage.", within=Range(above=0, maximum=1e6, usual="usual values are 1 to 10")
     )
     student_guidance_scale: float = key(
         1.0,
-        "Guidance that you will use with the finished LoRA (beta) and that rollout and match shall contain; 1 is none.",
+        "Guidance (beta) that you will use with the finished LoRA; rollout and match then include it. 1 means none.",
         within=GUIDANCE,
     )
     student_init: Literal["fresh", "merge_average", "merge_sum"] = key(
         "fresh",
-        "Start of the student: nothing, or its teachers merged as the method of that name does (in an average the base "
+        "What the student starts from: nothing, or its teachers merged as by the method of that name (in an average, "
+        "the base "
         "counts as a change of zero) and compressed to network_dim.",
     )
-    lora_targets: list[str] = key([], "Endings of the layers that get a LoRA. Default: the family's attention layers.")
+    lora_targets: list[str] = key(
+        [], "Endings of the names of the layers that get a LoRA. Default: the family's attention layers."
+    )
     teachers: dict[str, Teacher] = field(default_factory=dict)
     prompts: dict[str, str | list[str]] = field(default_factory=dict)
     routes: dict[str, float] = field(default_factory=dict)
@@ -168,7 +172,7 @@ class DanceOPDSection:
         if self.num_queries > self.rollout_steps:
             raise UserError(
                 f"num_queries = {self.num_queries}: a rollout of rollout_steps = {self.rollout_steps} has only "
-                f"{self.rollout_steps} states to ask about. Use num_queries = {self.rollout_steps} or less."
+                f"{self.rollout_steps} states to query. Use num_queries = {self.rollout_steps} or less."
             )
         self._check_method()
         self._check_datasets()
@@ -196,16 +200,20 @@ class DanceOPDSection:
         """A key of one method says nothing to another."""
         for name in FLOWOPD_KEYS:
             if name not in self.own_keys and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise UserError(f'{name} belongs to method = "flowopd"; here method = "{self.method}". Remove it.')
+                raise UserError(
+                    f'{name} works only with method = "flowopd"; this preset has method = "{self.method}". Remove it.'
+                )
         if self.merges and self.student_init != "fresh":
             raise UserError(
-                f'student_init = "{self.student_init}": method = "{self.method}" trains no student. Remove one of them.'
+                f'student_init = "{self.student_init}": method = "{self.method}" does not train a student. Remove '
+                "one of them."
             )
 
     def _check_native(self) -> None:
         if self.toolkit_dir:
             raise UserError(
-                f'toolkit_dir = "{self.toolkit_dir}" belongs to toolkit = {quoted(hosted_toolkits())}; here '
+                f'toolkit_dir = "{self.toolkit_dir}" works only with toolkit = {quoted(hosted_toolkits())}; this '
+                "preset has "
                 f'toolkit = "{NATIVE.name}". Name the toolkit, or remove toolkit_dir.'
             )
 
@@ -213,7 +221,7 @@ class DanceOPDSection:
         if self.datasets and not TOOLKITS[self.toolkit].datasets:
             takers = quoted({name: toolkit for name, toolkit in TOOLKITS.items() if toolkit.datasets})
             raise UserError(
-                f'[danceopd.datasets] belongs to toolkit = {takers}; with toolkit = "{self.toolkit}" a subset in '
+                f'[danceopd.datasets] works only with toolkit = {takers}; with toolkit = "{self.toolkit}" a subset in '
                 "the dataset file names its teacher with custom_attributes.teacher."
             )
 
@@ -232,13 +240,14 @@ class DanceOPDSection:
             )
         if self.student_init != "fresh":
             raise UserError(
-                f'student_init = "{self.student_init}": with {where} the toolkit makes the student. Remove it; to '
+                f'student_init = "{self.student_init}": with {where} the toolkit creates the student. Remove it; to '
                 "start from a LoRA, merge the teachers into one file and name it in network_weights."
             )
         for name, teacher in self.teachers.items():
             if teacher.checkpoint:
                 raise UserError(
-                    f"[danceopd.teachers.{name}] checkpoint: {where} takes LoRA teachers only, on the one transformer. "
+                    f"[danceopd.teachers.{name}] checkpoint: {where} takes only LoRA teachers: it loads a single "
+                    "transformer. "
                     "Turn the checkpoint into a LoRA first, for example with the toolkit's own extraction script, or "
                     f'use toolkit = "{NATIVE.name}".'
                 )

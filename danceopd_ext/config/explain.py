@@ -15,9 +15,11 @@ def explain() -> str:
     parts = [_table(f"[{name}]", cls) for name, cls in SECTIONS.items()]
     parts.append(_table("[danceopd.teachers.NAME]", Teacher))
     parts.append(
-        '`[danceopd.prompts]` `NAME = "prompts.txt"` (or a list of files: .txt a prompt a line, .csv, .jsonl) and '
-        "`[danceopd.routes]` `NAME = 1.0` (how often the route is drawn; all equal by default) name a teacher each; so "
-        "does, with musubi-tuner, `[danceopd.datasets]` `NAME = 1` (which `[[datasets]]` entry of the dataset file is "
+        '`[danceopd.prompts]` `NAME = "prompts.txt"` (or a list of files: .txt with one prompt per line, .csv, '
+        ".jsonl) and "
+        "`[danceopd.routes]` `NAME = 1.0` (how often the route is drawn; all equal by default) each name a teacher. "
+        "With musubi-tuner, so does `[danceopd.datasets]` `NAME = 1` (which `[[datasets]]` entry of the dataset file "
+        "is "
         "this teacher's: its number from 1, its cache_directory, image_directory or image_jsonl_file, or a list)."
     )
     return "\n\n".join(parts) + "\n"

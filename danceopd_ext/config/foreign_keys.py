@@ -67,7 +67,7 @@ class Group:
 
 IN_TOOLKIT = f'toolkit = "{SD_SCRIPTS.name}" takes it'
 IN_DATASET = "read from the dataset file that dataset_config names, not from the preset"
-STEPS = "steps are counted here, not epochs (the routes take turns, whatever their sizes)"
+STEPS = "training is measured in steps, not epochs (routes take turns, whatever their sizes)"
 PLAIN_LOSS = "the loss is the mean squared error of two velocities, without weights"
 
 GROUPS = (
@@ -82,24 +82,22 @@ GROUPS = (
     Group("name the schedule in lr_scheduler (transformers' names)", "lr_scheduler_type"),
     Group("write its value as lr_scheduler_num_cycles", "lr_restart_cycles", only(1)),
     Group(
-        "write lr_warmup_steps: a number of steps, or below 1 a share of all", "lr_warmup", beside("lr_warmup_steps")
+        "write lr_warmup_steps: a number of steps, or a share of all if below 1", "lr_warmup", beside("lr_warmup_steps")
     ),
     Group('write lr_scheduler_args = ["num_decay_steps=..."]', "lr_decay_steps"),
     Group('write lr_scheduler_args = ["timescale=..."]', "lr_scheduler_timescale"),
     Group('write lr_scheduler_args = ["min_lr_rate=..."]', "lr_scheduler_min_lr_ratio"),
     Group('write attn_mode = "flash"', "use_flash_attn flash_attn"),
     Group('write attn_mode = "sage"', "use_sage_attn sage_attn"),
-    Group("guidance is set for each teacher, in its [danceopd.teachers.NAME]", "guidance_scale", only(1)),
-    Group("query in [danceopd] says at which noise levels the teachers are asked", "min_timestep"),
-    Group("query in [danceopd] says at which noise levels the teachers are asked", "max_timestep", only(1000)),
+    Group("set the guidance of each teacher in its [danceopd.teachers.NAME]", "guidance_scale", only(1)),
+    Group("query in [danceopd] sets the noise levels at which the teachers are queried", "min_timestep"),
+    Group("query in [danceopd] sets the noise levels at which the teachers are queried", "max_timestep", only(1000)),
     Group("name the LoRA in network_weights to start from it, or as a teacher", "base_weights base_weights_multiplier"),
-    Group("give network_dim the rank of the file that network_weights names", "dim_from_weights"),
-    Group(
-        "resume = FOLDER continues where a saved state stopped", "initial_epoch initial_step skip_until_initial_step"
-    ),
+    Group("set network_dim to the rank of the file in network_weights", "dim_from_weights"),
+    Group("resume = FOLDER continues from a saved state", "initial_epoch initial_step skip_until_initial_step"),
     Group("download the state, and name its folder in resume", "resume_from_huggingface"),
     Group(
-        "run `wandb login` once, or set the environment variable WANDB_API_KEY; a preset is no place for a password",
+        "run `wandb login` once, or set the environment variable WANDB_API_KEY; do not write a password into a preset",
         "wandb_api_key",
     ),
     Group(
@@ -116,7 +114,7 @@ GROUPS = (
     Group(f"{STEPS}: set sample_every_n_steps, a number of steps", "sample_every_n_epochs"),
     # --- data
     Group(
-        "data is named in [danceopd.prompts], or in a dataset file that dataset_config names",
+        "name the data in [danceopd.prompts], or in the dataset file of dataset_config",
         "train_data_dir reg_data_dir in_json conditioning_data_dir dataset_class dataset_repeats datasets",
     ),
     Group(
@@ -128,21 +126,21 @@ GROUPS = (
         without("dataset_config"),
     ),
     Group(
-        "a picture is used as it is, if at all",
+        "images are used unchanged, if they are used at all",
         "color_aug flip_aug face_crop_aug_range random_crop alpha_mask masked_loss resize_interpolation cache_info "
         "token_warmup_min token_warmup_step prior_loss_weight",
         always,
     ),
-    Group("weights such as (word:1.2) are not read in captions", "weighted_captions"),
+    Group("weights in captions, such as (word:1.2), are not supported", "weighted_captions"),
     # --- the student
     Group("the student is a plain LoRA", "network_module", plain_lora),
     Group("the student is a plain LoRA; lora_targets in [danceopd] chooses its layers", "network_args"),
-    Group(f"the student has no such limit; {IN_TOOLKIT}", "scale_weight_norms"),
+    Group(f"the student's weights are not limited; {IN_TOOLKIT}", "scale_weight_norms"),
     Group(
         "only the transformer is trained, not the text encoders",
         "text_encoder_lr network_train_text_encoder_only clip_l_dropout_rate clip_g_dropout_rate t5_dropout_rate",
     ),
-    Group("only the transformer is trained, always", "network_train_unet_only", always),
+    Group("only the transformer is ever trained", "network_train_unet_only", always),
     Group(
         "all layers learn at learning_rate; lora_targets in [danceopd] chooses them",
         "self_attn_lr cross_attn_lr mlp_lr mod_lr llm_adapter_lr",
@@ -159,22 +157,22 @@ GROUPS = (
         always,
     ),
     Group(
-        "noise levels are those of the model's own solver; query in [danceopd] says which of them are asked about",
+        "noise levels are those of the model's own solver; query in [danceopd] selects among them",
         "timestep_sampling sigmoid_scale weighting_scheme logit_mean logit_std mode_scale discrete_flow_shift "
         "training_shift show_timesteps_resolution",
         always,
     ),
-    Group("the model's output is taken as the velocity that it is", "model_prediction_type", only("raw")),
+    Group("the model's output is always taken as a velocity", "model_prediction_type", only("raw")),
     Group(f"positions are always the model's own; {IN_TOOLKIT}", "pos_emb_random_crop_rate enable_scaled_pos_embed"),
     Group(
-        "texts are encoded as the model's own pipeline does",
+        "texts are encoded as in the model's own pipeline",
         "apply_t5_attn_mask apply_lg_attn_mask t5xxl_max_token_length gemma2_max_token_length qwen3_max_token_length "
         "t5_max_token_length system_prompt",
         always,
     ),
     # --- speed and memory
     Group(
-        "prompts and pictures are encoded once and kept on the disk, without workers",
+        "prompts and pictures are encoded once and kept on disk, without workers",
         "cache_latents cache_latents_to_disk cache_text_encoder_outputs cache_text_encoder_outputs_to_disk "
         "skip_cache_check vae_batch_size no_half_vae vae_chunk_size vae_disable_cache qwen_image_vae_2d "
         "text_encoder_cpu fp8_vl t5xxl_device t5xxl_dtype tokenizer_cache_dir max_data_loader_n_workers "
@@ -188,7 +186,7 @@ GROUPS = (
         always,
     ),
     Group(
-        f"a native run cannot save memory in this way; {IN_TOOLKIT}. gradient_checkpointing = true works here",
+        f"a native run cannot save memory this way; {IN_TOOLKIT}. gradient_checkpointing = true works here",
         "fp8_base fp8_base_unet fp8_scaled blocks_to_swap split_mode split_attn cpu_offload_checkpointing "
         "unsloth_offload_checkpointing",
     ),
@@ -198,9 +196,9 @@ GROUPS = (
         "dynamo_backend compile_backend compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit",
         always,
     ),
-    Group("DeepSpeed is not used; start several GPUs with `accelerate launch --num_processes N`", "deepspeed"),
+    Group("DeepSpeed is not used; to train on several GPUs, use `accelerate launch --num_processes N`", "deepspeed"),
     Group(
-        "processes are started and joined by `accelerate launch`",
+        "`accelerate launch` starts and connects the processes",
         "zero_stage offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path "
         "zero3_init_flag zero3_save_16bit_model fp16_master_weights_and_gradients ddp_timeout "
         "ddp_gradient_as_bucket_view ddp_static_graph",
@@ -223,9 +221,9 @@ GROUPS = (
         "huggingface_repo_type huggingface_path_in_repo huggingface_repo_visibility async_upload",
         always,
     ),
-    Group("a LoRA holds the transformer's change only", "save_clip save_t5xxl", always),
+    Group("a LoRA contains only the transformer's change", "save_clip save_t5xxl", always),
     Group(
-        "pictures are drawn with the model's own solver, one after the other",
+        "pictures are drawn with the model's own solver, one at a time",
         "sample_sampler sample_batch_size controlnet_model_name_or_path",
         always,
     ),
@@ -235,7 +233,7 @@ GROUPS = (
     ),
     Group("nothing is validated", "validation_seed", always),
     Group(
-        "logs have a form of their own",
+        "the format of the logs is fixed",
         "log_prefix log_tracker_config log_config console_log_level console_log_file console_log_simple",
         always,
     ),

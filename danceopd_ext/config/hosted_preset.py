@@ -100,7 +100,7 @@ def _split(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
         elif section == "danceopd":
             raise UserError(
                 f'{path}: unknown key "{key}" in [danceopd].{nearest(key, [*known, *TABLES])} '
-                "What is the toolkit's belongs in another section."
+                "Write the toolkit's own keys in another section."
             )
         else:
             _check_plain(path, section, key, entry)

@@ -27,8 +27,9 @@ def check_own_rate(optimizer_type: str, learning_rate: float, arguments: Mapping
     """Raise UserError for a rate with which an optimizer that finds its own learns nothing, unless `d0` is given."""
     if finds_its_rate(optimizer_type) and learning_rate < LOWEST_OWN_RATE and "d0" not in arguments:
         raise UserError(
-            f"learning_rate = {learning_rate:g}: {optimizer_type} finds the rate itself and multiplies it by this, so "
-            "that next to nothing would be learned. Remove learning_rate: its default here is 1."
+            f"learning_rate = {learning_rate:g}: {optimizer_type} finds the rate itself and multiplies it by this "
+            "value: "
+            "the student would learn almost nothing. Remove learning_rate: its default here is 1."
         )
 
 

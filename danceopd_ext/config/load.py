@@ -23,10 +23,10 @@ from danceopd_ext.ranges import written
 MOST_DATASETS = 10_000
 TABLES = ("teachers", "prompts", "routes", "datasets")
 JSON = (
-    "is JSON, as kohya_ss' GUI saves its settings; a preset is TOML. Copy one of presets/ and set network_dim, "
-    "network_alpha, learning_rate, optimizer_type (there optimizer), ... as they are in the JSON file"
+    "is JSON, as kohya_ss' GUI saves its settings; a preset is TOML. Copy a file from presets/ and set network_dim, "
+    "network_alpha, learning_rate, optimizer_type (there optimizer), ... to the values in the JSON file"
 )
-YAML = "is YAML, as ai-toolkit and SimpleTuner have it; a preset is TOML: copy one of presets/ and set its keys"
+YAML = "is YAML, as ai-toolkit and SimpleTuner use it; a preset is TOML: copy a file from presets/ and set its keys"
 
 
 def flat_keys() -> dict[str, str]:
@@ -165,8 +165,8 @@ def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
     for file in files:
         if Path(file).suffix.lower() not in PROMPT_SUFFIXES:
             raise UserError(
-                f'{where} = "{few_letters(file)}": takes the name of a file that ends in '
-                f"{', '.join(PROMPT_SUFFIXES[:-1])} or {PROMPT_SUFFIXES[-1]}. Write the prompts into one, a prompt a "
+                f'{where} = "{few_letters(file)}": expected the name of a file that ends in '
+                f"{', '.join(PROMPT_SUFFIXES[:-1])} or {PROMPT_SUFFIXES[-1]}. Write the prompts into a file, one per "
                 "line in .txt, and name it here."
             )
     return [find(file, folder) for file in files]
@@ -233,7 +233,7 @@ def parse_flag(name: str, text: str | list[str]) -> Any:
             return convert(name, candidate, annotation)
         except UserError:
             continue
-    what = f"--{name} {text}: takes {type_name(annotation)}.".replace("\\|", "or")
+    what = f"--{name} {text}: expected {type_name(annotation)}.".replace("\\|", "or")
     raise UserError(what + right_word(text, annotation, metadata.get("meant"), alike=0.65))
 
 

@@ -21,7 +21,7 @@ def split_off(flags: Mapping[str, str | list[str]] | None) -> tuple[bool, dict[s
     words = words.split() if isinstance(words, str) else words
     word = " ".join(words).lower() or "true"
     if word not in ("true", "false"):
-        raise UserError(f"{FLAG} {word}: it is a switch. Write {FLAG} alone.")
+        raise UserError(f"{FLAG} {word}: this flag takes no value. Write {FLAG} alone.")
     return word == "true", others
 
 
@@ -29,6 +29,6 @@ def refuse_in_preset(path: Path, keys: Iterable[str]) -> None:
     """Raise UserError where a preset allows itself to run code."""
     if NAME in keys:
         raise UserError(
-            f"{path}: {NAME} cannot be set in a preset: a preset from a stranger could allow itself to run code. "
+            f"{path}: {NAME} cannot be set in a preset: a downloaded preset could allow itself to run code. "
             f"Remove it. If you trust the code, write {FLAG} on the command line."
         )

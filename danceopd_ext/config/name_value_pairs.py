@@ -17,13 +17,13 @@ WORDS = {"true": True, "false": False, "none": None, "null": None}
 LONGEST = 1000
 #: arguments that mean the same in every optimizer or schedule -> the numbers that they take
 LIMITS = {
-    "weight_decay": Range(minimum=0, maximum=10, usual="usual are 0 to 0.1"),
-    "betas": Range(minimum=0, below=1, usual="usual are 0.9,0.99 and 0.9,0.999"),
-    "momentum": Range(minimum=0, below=1, usual="usual is 0.9"),
-    "eps": Range(minimum=0, maximum=1, usual="usual is 1e-8"),
-    "d0": Range(above=0, maximum=1, usual="usual is 1e-6"),
-    "d_coef": Range(above=0, maximum=1000, usual="usual are 0.5 to 2"),
-    "min_lr_rate": Range(minimum=0, maximum=1, usual="usual are 0 to 0.1"),
+    "weight_decay": Range(minimum=0, maximum=10, usual="usual values are 0 to 0.1"),
+    "betas": Range(minimum=0, below=1, usual="usual values are 0.9,0.99 and 0.9,0.999"),
+    "momentum": Range(minimum=0, below=1, usual="the usual value is 0.9"),
+    "eps": Range(minimum=0, maximum=1, usual="the usual value is 1e-8"),
+    "d0": Range(above=0, maximum=1, usual="the usual value is 1e-6"),
+    "d_coef": Range(above=0, maximum=1000, usual="usual values are 0.5 to 2"),
+    "min_lr_rate": Range(minimum=0, maximum=1, usual="usual values are 0 to 0.1"),
 }
 #: of all others
 ANY = Range(minimum=-1e9, maximum=1e9)
@@ -73,12 +73,12 @@ def _value(name: str, text: str, key: str, pair: str) -> Any:
         pass
     if "=" in text:
         parts = toml_text([part.strip(", ") for part in pair.split()])
-        raise UserError(f'{key}: "{pair}" holds more than one argument: write each as a text of its own, {parts}.')
+        raise UserError(f'{key}: "{pair}" holds more than one argument: write each as a separate text, {parts}.')
     if not text:
         raise UserError(f'{key}: "{pair}" has no value: give {name} one, or remove it.')
     raise UserError(
-        f'{key}: "{pair}": {text} is not a number, true, false, none, or several of these with commas. '
-        f"If a text is meant, quote it: {name}='{text}'."
+        f'{key}: "{pair}": {text} is not a number, true, false, none, or several of these separated by commas. '
+        f"If you mean a text, quote it: {name}='{text}'."
     )
 
 

@@ -17,7 +17,9 @@ def without_effect(preset: Preset) -> list[str]:
     if saving.save_last_n_steps_state and not states:
         what = "save_every_n_steps and save_state"
         notes.append(
-            _idle("save_last_n_steps_state", saving.save_last_n_steps_state, "no states are saved on the way", what)
+            _idle(
+                "save_last_n_steps_state", saving.save_last_n_steps_state, "no states are saved during training", what
+            )
         )
     if logging.logging_dir and logging.log_with not in ("tensorboard", "all"):
         notes.append(
@@ -31,4 +33,4 @@ def without_effect(preset: Preset) -> list[str]:
 
 
 def _idle(name: str, value: object, because: str, remedy: str) -> str:
-    return f"{name} = {value} has no effect, as {because}: set {remedy} as well"
+    return f"{name} = {value} has no effect because {because}: set {remedy} as well"

@@ -40,5 +40,5 @@ def at_home(value: str) -> str:
     Raises UserError for what TOML makes of "C:\\new" and "C:\\trained": a line break, a tab.
     """
     if breaks(value):
-        raise UserError(f"{value!r}: a line break or tab is no part of a path.{BACKSLASH}")
+        raise UserError(f"{value!r}: a path cannot contain a line break or a tab.{BACKSLASH}")
     return os.path.expanduser(value) if value == "~" or value.startswith(("~/", "~\\")) else value

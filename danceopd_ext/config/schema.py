@@ -22,7 +22,7 @@ from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every
 class ModelSection:
     """Which model is trained, and how it runs."""
 
-    model_type: one_of(FAMILIES) | None = key(None, "Model family; detected from the model where left out.")
+    model_type: one_of(FAMILIES) | None = key(None, "Model family; detected from the model if left out.")
     pretrained_model_name_or_path: str = key(
         "", "The base model: a hub id, a diffusers folder or a single .safetensors file.", path="found"
     )
@@ -33,7 +33,7 @@ class ModelSection:
         path="found",
     )
     attn_mode: str = key(
-        "sdpa", 'Attention backend: "sdpa", "xformers", or another that diffusers knows ("flash", "sage", ...).'
+        "sdpa", 'Attention backend: "sdpa", "xformers", or another backend of diffusers ("flash", "sage", ...).'
     )
     sdpa: bool = key(False, 'The same as attn_mode = "sdpa" (kohya\'s flag).')
     xformers: bool = key(False, 'The same as attn_mode = "xformers" (kohya\'s flag).')
@@ -54,12 +54,12 @@ class DatasetSection:
         within=PIXELS,
     )
     text_encoder_cache_dir: str | None = key(
-        None, "Where encoded prompts and pictures are kept. Default: `cache` in output_dir.", path="made"
+        None, "Folder for encoded prompts and pictures. Default: `cache` in output_dir.", path="made"
     )
     text_encoder_batch_size: int = key(
         4,
-        "Prompts encoded at once before training.",
-        within=Range(minimum=1, maximum=1024, usual="usual are 1 to 32"),
+        "Prompts that are encoded together before training.",
+        within=Range(minimum=1, maximum=1024, usual="usual values are 1 to 32"),
         zero="unset",
     )
 
@@ -71,13 +71,13 @@ class NetworkSection:
     network_dim: int = key(128, "Rank of the student LoRA.", within=RANK)
     network_alpha: float | None = key(
         None,
-        "Alpha of the student LoRA while training. Default: network_dim.",
-        within=Range(minimum=1e-4, maximum=1e5, usual="usual are 1 to network_dim"),
+        "Alpha of the student LoRA during training. Default: network_dim.",
+        within=Range(minimum=1e-4, maximum=1e5, usual="usual values are 1 to network_dim"),
     )
     network_dropout: float | None = key(
         None,
         "Dropout on the student's inputs in the gradient pass.",
-        within=Range(minimum=0, below=1, usual="usual are 0 to 0.3"),
+        within=Range(minimum=0, below=1, usual="usual values are 0 to 0.3"),
     )
     network_weights: str | None = key(None, "Continue from this LoRA file instead of a fresh student.", path="found")
 
@@ -89,7 +89,7 @@ class OptimizerSection:
     optimizer_type: str = key(
         "",
         "AdamW8bit, PagedAdamW8bit, AdamW, Lion8bit, Lion, Adafactor, Prodigy, AdamWScheduleFree, ... (sd-scripts' "
-        "names) or the dotted path of a class in an installed package. Default: AdamW8bit where bitsandbytes works, "
+        "names) or the dotted path of a class in an installed package. Default: AdamW8bit if bitsandbytes works, "
         "else AdamW.",
     )
     optimizer_args: list[str] = key(
@@ -97,8 +97,8 @@ class OptimizerSection:
     )
     learning_rate: float | None = key(
         None,
-        "Learning rate. Default: 2e-4; 1 for Prodigy and D-Adaptation, which multiply it by what they find.",
-        within=Range(above=0, maximum=100, usual="usual are 1e-5 to 1e-3, and 1 for Prodigy and D-Adaptation"),
+        "Learning rate. Default: 2e-4; 1 for Prodigy and D-Adaptation, which multiply it by the rate that they find.",
+        within=Range(above=0, maximum=100, usual="usual values are 1e-5 to 1e-3, and 1 for Prodigy and D-Adaptation"),
         zero="wrong",
     )
     lr_scheduler: str = key(
@@ -109,25 +109,25 @@ class OptimizerSection:
     lr_scheduler_args: list[str] = key([], 'Further arguments of the schedule, such as ["min_lr_rate=0.1"].')
     lr_warmup_steps: int | float = key(
         0,
-        "Warm-up steps; below 1 a share of max_train_steps.",
-        within=Range(minimum=0, maximum=STEPS.maximum, usual="usual are 0 to 500, or a share such as 0.05"),
+        "Warm-up steps, or a share of max_train_steps if below 1.",
+        within=Range(minimum=0, maximum=STEPS.maximum, usual="usual values are 0 to 500, or a share such as 0.05"),
     )
     lr_scheduler_num_cycles: int = key(
         1,
         "Restarts of cosine_with_restarts.",
-        within=Range(minimum=1, maximum=10_000, usual="usual are 1 to 10"),
+        within=Range(minimum=1, maximum=10_000, usual="usual values are 1 to 10"),
         zero="unset",
     )
     lr_scheduler_power: float = key(
         1.0,
         "Power of the polynomial scheduler.",
-        within=Range(above=0, maximum=100, usual="usual are 1 to 3"),
+        within=Range(above=0, maximum=100, usual="usual values are 1 to 3"),
         zero="unset",
     )
     max_grad_norm: float = key(
         1.0,
-        "Gradient norm that gradients are clipped to; 0 does not clip.",
-        within=Range(minimum=0, maximum=1e6, usual="usual is 1, and 0 does not clip"),
+        "Largest norm of the gradient: a larger one is clipped to it; 0 turns clipping off.",
+        within=Range(minimum=0, maximum=1e6, usual="the usual value is 1; 0 turns clipping off"),
     )
 
     def __post_init__(self) -> None:
@@ -147,27 +147,27 @@ class TrainingSection:
     """The run."""
 
     max_train_steps: int = key(3000, "Optimizer steps.", within=STEPS)
-    train_batch_size: int = key(1, "Samples that hold activations together, on each process.", within=SAMPLES)
-    gradient_accumulation_steps: int = key(4, "Micro-batches of one optimizer step; all of one route.", within=SAMPLES)
+    train_batch_size: int = key(1, "Samples per micro-batch on each process.", within=SAMPLES)
+    gradient_accumulation_steps: int = key(4, "Micro-batches per optimizer step, all of one route.", within=SAMPLES)
     mixed_precision: Literal["no", "fp16", "bf16"] = key(
-        "bf16", "Precision of base and computation; no is float32.", meant=words_for(float32="no")
+        "bf16", "Precision of the base model and of the computation; no means float32.", meant=words_for(float32="no")
     )
     gradient_checkpointing: bool = key(False, "Recompute activations in the gradient pass: slower, much less memory.")
-    seed: int = key(42, "Seed of everything random.", within=SEED)
+    seed: int = key(42, "Seed for everything random.", within=SEED)
 
 
 @dataclass(kw_only=True, frozen=True)
 class SavingSection:
     """What is written, and when."""
 
-    output_dir: str = key("output", "Folder of everything that the run writes.", path="made")
-    output_name: str = key("danceopd_lora", "Name of the LoRA files, without ending.")
+    output_dir: str = key("output", "Folder for everything that the run writes.", path="made")
+    output_name: str = key("danceopd_lora", "Name of the LoRA files, without extension.")
     save_every_n_steps: int | None = key(
-        None, "Also save the LoRA every so many steps.", within=every("to save at the end alone, leave it out")
+        None, "Also save the LoRA every N steps.", within=every("to save only at the end, leave it out")
     )
     save_last_n_steps: int | None = key(
         None,
-        "Of those, keep only the ones of the last so many steps (sd-scripts' meaning).",
+        "Of those, keep only the ones from the last N steps (as in sd-scripts).",
         within=every("to keep all, leave it out"),
     )
     save_model_as: Literal["auto", "safetensors", "kohya", "diffusers", "comfyui"] = key(
@@ -191,25 +191,26 @@ class SavingSection:
     metadata_author: str | None = key(None, "Author in the metadata.")
     metadata_description: str | None = key(None, "Description in the metadata.")
     metadata_license: str | None = key(None, "Licence in the metadata.")
-    metadata_tags: str | None = key(None, "Tags in the metadata, with commas.")
+    metadata_tags: str | None = key(None, "Tags in the metadata, separated by commas.")
     metadata_trigger_phrase: str | None = key(None, "Trigger words, shown by SwarmUI.")
     training_comment: str | None = key(None, "A comment in the metadata (ss_training_comment).")
 
 
 @dataclass(kw_only=True, frozen=True)
 class SamplingSection:
-    """Pictures of base, teachers and student side by side while training."""
+    """Pictures of base, teachers and student, side by side, during training."""
 
     sample_prompts: str | None = key(
         None,
-        "File with a prompt a line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `--ci photo.png` edits; "
+        "File with one prompt per line: `a cat --n blurry --w 1024 --h 1024 --d 1 --l 4.5 --s 28`; `--ci photo.png` "
+        "edits; "
         "or sd-scripts' .toml or .json. The default size is resolution, for an edit in its source image's proportions.",
         path="found",
     )
     sample_every_n_steps: int | None = key(
-        None, "Draw pictures every so many steps, and at the end.", within=every("to draw none, leave it out")
+        None, "Draw pictures every N steps and at the end.", within=every("to draw none, leave it out")
     )
-    sample_at_first: bool = key(False, "Draw pictures before the first step, too.")
+    sample_at_first: bool = key(False, "Also draw pictures before the first step.")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -245,7 +246,10 @@ def check_name(name: str) -> None:
     """Raise UserError for an output_name that is no file's name on any of Windows, Linux and macOS."""
     marks = any(mark in '/\\:*?"<>|' or ord(mark) < 32 for mark in name)
     if not name or name.startswith(".") or name != name.strip() or marks or name.split(".")[0].lower() in DEVICES:
-        raise UserError(f"output_name = {name!r} cannot be a file name: no folders (see output_dir), no ending.")
+        raise UserError(
+            f"output_name = {name!r} cannot be a file name: write it without folders (see output_dir) and without an "
+            "extension."
+        )
     if (length := len(name.encode("utf-8"))) > LONGEST_NAME:
         raise UserError(f"output_name has {length} bytes: at most {LONGEST_NAME} leave room for step numbers.")
 
@@ -279,15 +283,16 @@ class Preset:
             raise UserError("sdpa and xformers are both true: choose one.")
         self._check_samples()
         if self.danceopd.student_init != "fresh" and self.network.network_weights:
-            raise UserError("student_init and network_weights both say where the student starts: give one.")
+            raise UserError("student_init and network_weights both set what the student starts from: give only one.")
 
     def _check_samples(self) -> None:
         """Raise UserError for an optimizer step of more samples than a run can end with."""
         batch, count = self.training.train_batch_size, self.training.gradient_accumulation_steps
         if wrong := SAMPLES.wrong(batch * count):
             raise UserError(
-                f"train_batch_size = {batch} times gradient_accumulation_steps = {count} are {batch * count:,} samples "
-                f"of one optimizer step: their number {wrong}."
+                f"train_batch_size = {batch} times gradient_accumulation_steps = {count} gives {batch * count:,} "
+                "samples "
+                f"per optimizer step: this number {wrong}."
             )
 
     @property

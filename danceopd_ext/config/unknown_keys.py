@@ -61,7 +61,7 @@ def check_unknown_keys(
 
 def gui_notes(names: list[str]) -> list[str]:
     """One note on the keys that only a GUI reads, or none."""
-    return [f"left out, as only a training GUI reads them: {', '.join(names)}"] if names else []
+    return [f"left out because only a training GUI reads them: {', '.join(names)}"] if names else []
 
 
 def is_foreign_section(name: str) -> bool:

@@ -76,7 +76,7 @@ def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
             f"are left out, the first is {silent[0].name}"
         )
     if folder.stray:
-        why = "belong to no image" if folder.pairs else "are no captions, by their names"
+        why = "do not belong to any image" if folder.pairs else "are not captions, judging by their names"
         count = counted(len(folder.stray), f"{_extension(subset)} file")
         notes.append(f"{subset.where}: left out {count} that {why}: {_names(folder.stray)}")
     return items
@@ -110,7 +110,7 @@ def _read(subset: Subset, folder: _Folder, notes: list[str]) -> list[_Captioned]
         settings = settings_lines(lines)
         kept = [line for number, line in enumerate(lines) if line and number not in settings]
         if not kept:
-            raise UserError(f"{file}: the caption file is empty. Write a caption, or remove it with its image.")
+            raise UserError(f"{file}: the caption file is empty. Write a caption, or remove the file and its image.")
         pasted += [file] if settings else []
         longer += [file] if len(kept) > 1 and not subset.rules.enable_wildcard else []
         texts[file] = "\n".join(kept) if subset.rules.enable_wildcard else kept[0]

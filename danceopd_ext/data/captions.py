@@ -56,7 +56,8 @@ def unused_lines_note(where: str, names: Sequence[str]) -> list[str]:
         return []
     count = counted(len(names), "caption")
     return [
-        f"{where}: only the first line is used of {count} with several ({few(names)}). With enable_wildcard = true one "
+        f"{where}: {count} with several lines, of which only the first is used ({few(names)}). With enable_wildcard "
+        "= true one "
         "line is drawn each time"
     ]
 

@@ -19,6 +19,7 @@ class Names:
     def __init__(self, path: Path):
         self.path = path
         self.table = path.suffix.lower() == ".csv"
+        self.kind = "column" if self.table else "key"
         self.names: set[str] = set()
 
     def add(self, record: Mapping[str, object], where: str) -> None:
@@ -28,12 +29,13 @@ class Names:
         meant = next((name for name in record if MEANT.fullmatch(name)), None)
         if meant and not sources:
             raise UserError(
-                f'{where}: "{meant}" is no name here. Call it "source" if it is the source image of an edit; else '
-                "leave it out."
+                f'{where}: unknown {self.kind} "{meant}". If it is the source image of an edit, call it "source"; '
+                "otherwise "
+                "remove it."
             )
         cut = [name for name in (*sources, "target") if self.table and record.get(name, "") is None]
         if cut:
-            raise UserError(f"{where}: fewer fields than columns. Where there is no {cut[0]} leave its field empty.")
+            raise UserError(f"{where}: fewer fields than columns. If a row has no {cut[0]}, leave its field empty.")
         self.names.update(record)
 
     def notes(self) -> list[str]:

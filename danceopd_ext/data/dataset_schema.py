@@ -25,11 +25,11 @@ NUMBERS: dict[str, Range] = {
     "bucket_reso_steps": PIXELS,
     "min_bucket_reso": PIXELS,
     "max_bucket_reso": PIXELS,
-    "keep_tokens": Range(minimum=0, maximum=100_000, usual="usual are 0 to 5"),
+    "keep_tokens": Range(minimum=0, maximum=100_000, usual="usual values are 0 to 5"),
     "caption_dropout_every_n_epochs": Range(minimum=0, maximum=STEPS.maximum, usual="0 turns it off"),
     "caption_dropout_rate": Range(minimum=0, maximum=1),
     "caption_tag_dropout_rate": Range(minimum=0, maximum=1),
-    "num_repeats": Range(minimum=0, maximum=10_000, usual="usual are 1 to 100"),
+    "num_repeats": Range(minimum=0, maximum=10_000, usual="usual values are 1 to 100"),
 }
 """The keys that hold numbers. Every one has a limit at both ends."""
 
@@ -169,7 +169,7 @@ def check_top(config: Mapping[str, object]) -> list[str]:
         else:
             wrong.append(f'unknown {kind} "{key}".{nearest(key, ("general", "datasets"))}')
     if others:
-        wrong.append(f"In the preset, the file that --config names: {', '.join(others)}.")
+        wrong.append(f"These keys belong in the preset, the file given as --config: {', '.join(others)}.")
     return wrong
 
 

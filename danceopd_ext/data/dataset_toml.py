@@ -96,7 +96,7 @@ def _subsets(config: dict, path: Path, teachers: Sequence[str], defaults: Mappin
             levels = (subset, dataset, config.get("general", {}), defaults)
             yield _subset(levels, path, d, f"{path}, dataset {d}, subset {s}", teachers)
     if ignored:
-        notes.append(f"{path}: ignored: {', '.join(ignored)} (a picture is used as it is, if at all)")
+        notes.append(f"{path}: ignored: {', '.join(ignored)} (images are used unchanged, if they are used at all)")
 
 
 def _check(config: dict, path: Path) -> list[str]:
@@ -192,7 +192,9 @@ def _existing(table: Mapping, key: str, config: Path, where: str) -> Path | None
     is_folder = key != "metadata_file"
     if not (os.path.isdir(path) if is_folder else os.path.isfile(path)):
         kind = "folder" if is_folder else "file"
-        raise UserError(f'{where}: {key}: there is no {kind} "{table[key]}" in {Path.cwd()} or beside {config.name}.')
+        raise UserError(
+            f'{where}: {key}: there is no {kind} "{table[key]}" in {Path.cwd()} or in the folder of {config.name}.'
+        )
     return path
 
 
@@ -200,7 +202,7 @@ def _source_dir(table: Mapping, config: Path, where: str) -> Path | None:
     """Return the folder with the source images, under either name."""
     given = [key for key in SOURCE_KEYS if table.get(key) is not None]
     if len(given) > 1:
-        raise UserError(f"{where}: {' and '.join(given)} are two names of the same key. Remove one of them.")
+        raise UserError(f"{where}: {' and '.join(given)} are two names for the same key. Remove one of them.")
     return _existing(table, given[0], config, where) if given else None
 
 

@@ -26,7 +26,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
     for place, path in enumerate(map(Path, paths)):
         files = [(path.name, path)] if path.is_file() else _below(path)
         if not files:
-            raise UserError(f"{path}: there are no files of a text encoder here.")
+            raise UserError(f"{path}: this folder has no text encoder files.")
         for name, file in files:
             size = file.stat().st_size
             digest.update(f"{place}/{name}/{size}\n".encode("utf-8", "surrogateescape"))

@@ -18,8 +18,8 @@ IMAGE_DIR = 'here "image_dir" of [[datasets.subsets]]'
 SOURCE_DIR = 'here "conditioning_data_dir" of [[datasets.subsets]]'
 METADATA = 'here "metadata_file" of [[datasets.subsets]]'
 RESOLUTION = 'here "resolution" of [[datasets]], one size or a list of them'
-NO_VIDEO = "leave it out: no videos are trained here"
-NO_NEED = "leave it out: it has no meaning here"
+NO_VIDEO = "leave it out: videos are not supported here"
+NO_NEED = "leave it out: it has no effect here"
 CACHE = 'leave it out: caches are in "text_encoder_cache_dir" of the preset'
 
 MUSUBI: dict[str, str] = {
@@ -61,7 +61,7 @@ AI_TOOLKIT: dict[str, str] = {
 OF_DATASETS: dict[str, str] = {
     "train_data_dir": IMAGE_DIR,
     "in_json": METADATA,
-    "reg_data_dir": "leave it out: a LoRA is learnt from teachers, and no regularisation images are needed",
+    "reg_data_dir": "leave it out: the LoRA learns from teachers and needs no regularisation images",
     "train_batch_size": 'in the preset; for this dataset alone "batch_size" of [[datasets]]',
     "dataset_repeats": 'here "num_repeats"',
 }

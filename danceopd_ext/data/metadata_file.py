@@ -67,7 +67,7 @@ def _entries(file: Path):
             raise UserError(f'{where}: "{key}" is not the name of an image. Correct it, or remove the entry.')
         if control := next((name for name in entry if name.startswith("control_path")), None):
             raise UserError(
-                f"{where}: {control} is not read here: source images are found by their names in the subset's "
+                f"{where}: {control} is not used here: source images are found by name in the subset's "
                 "conditioning_data_dir. Set that, and remove the key."
             )
         yield key, entry, where

@@ -113,7 +113,7 @@ def read_picture(path: Path) -> bytes:
 
 
 def _told(path: Path) -> str:
-    return f"{path}: this is no whole picture"
+    return f"{path}: the picture cannot be read"
 
 
 def open_picture(data: bytes, use: Callable[[Image], object], wrong: str):
@@ -124,8 +124,8 @@ def open_picture(data: bytes, use: Callable[[Image], object], wrong: str):
         with Image.open(io.BytesIO(data)) as image:
             return use(image)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{wrong} that can be used ({error}). Make it smaller.") from None
+        raise UserError(f"{wrong} ({error}). Make it smaller.") from None
     # what Pillow's decoders raise for damaged files; RuntimeError is AVIF's
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
-        reason = "no known kind of picture" if isinstance(error, UnidentifiedImageError) else error
+        reason = "unknown image format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{wrong} ({reason}). Repair or remove it.") from None

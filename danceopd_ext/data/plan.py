@@ -97,7 +97,9 @@ class Plan:
         but has no items.
         """
         if batch_size % processes or min(batch_size, processes, micro_batches) < 1:
-            raise ValueError(f"{micro_batches} micro-batches of {batch_size} cannot be shared by {processes} processes")
+            raise ValueError(
+                f"{micro_batches} micro-batches of {batch_size} cannot be divided among {processes} processes"
+            )
         self.routes = dict(routes)
         self.weights = check_weights(weights or {}, list(routes))
         self.seed, self.micro_batches, self.batch_size, self.processes = seed, micro_batches, batch_size, processes
@@ -107,7 +109,8 @@ class Plan:
                 raise UserError(f'the route "{name}" has no data. Give it prompts, or the weight 0.')
             if weight > 0 and (count := sum(item.repeats for item in self.routes[name].items)) > LONGEST_EPOCH:
                 raise UserError(
-                    f'an epoch of the route "{name}" has {count:,} samples, and may have {LONGEST_EPOCH:,}. Use a '
+                    f'an epoch of the route "{name}" has {count:,} samples, more than the limit of '
+                    f"{LONGEST_EPOCH:,}. Use a "
                     "smaller num_repeats: a route is drawn by its weight in [danceopd.routes], not by its size."
                 )
         # Sorted, so that the order of tables in the preset changes nothing.
@@ -121,7 +124,7 @@ class Plan:
         """What is told of routes whose batches are filled by repetition, since few of their edits have equal sizes."""
         return [
             f"{name}: its edits have {stream.sizes} different sizes of picture and source images; {stream.repeating} "
-            "of these have fewer edits than a batch, and such batches hold an edit more than once. To avoid it: "
+            "of these have fewer edits than a batch, so their batches repeat edits. To avoid this: "
             "train_batch_size = 1 with more gradient_accumulation_steps, or source images of fewer sizes"
             for name, stream in self._streams.items()
             if stream.repeating and stream.sizes > 1 and any(item.source_images for item in self.routes[name].items)
@@ -226,7 +229,7 @@ class Plan:
             more = f" ({len(wrong)} items have such a size)" if len(wrong) > 1 else ""
             raise UserError(
                 f"{item.where or 'the data'}: {item.width}x{item.height} is not a size that this model takes{more}: "
-                f"sides are multiples of {multiple}{limits}. The nearest is {width}x{height}: change resolution, "
+                f"sides must be multiples of {multiple}{limits}. The nearest is {width}x{height}: change resolution, "
                 "bucket_reso_steps, or the size given with the prompt."
             )
 

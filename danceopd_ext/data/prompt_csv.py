@@ -36,7 +36,7 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str | None]
     for number, row in rows:
         where = f"{path}, line {number}"
         if any(field.strip() for field in row[len(columns) :]):
-            raise UserError(f"{where}: more fields than columns. Put quotes around a prompt with a comma in it.")
+            raise UserError(f"{where}: more fields than columns. Put quotes around a prompt that contains a comma.")
         fields = [*row, *[None] * (len(columns) - len(row))]
         yield where, {name: field for name, field in zip(columns, fields, strict=False) if name}
 
@@ -46,10 +46,10 @@ def _columns(path: Path, header: list[str]) -> list[str]:
     while columns and not columns[-1]:
         del columns[-1]
     if "prompt" not in columns:
-        raise UserError(f'{path}: there is no column "prompt". Its columns are: {", ".join(columns)}.')
+        raise UserError(f'{path}: the column "prompt" is missing. The columns are: {", ".join(columns)}.')
     twice = [name for name in columns if KNOWN.fullmatch(name) and columns.count(name) > 1]
     if twice:
-        raise UserError(f'{path}: {columns.count(twice[0])} columns are called "{twice[0]}". Leave one of them.')
+        raise UserError(f'{path}: {columns.count(twice[0])} columns are called "{twice[0]}". Keep only one of them.')
     return columns
 
 

@@ -56,14 +56,14 @@ _SAME_KEY = {
 }
 #: why a key of sd-scripts or musubi-tuner has no effect here
 NO_EFFECT = {
-    "guidance_scale": "embedded guidance is what the model's pipeline tells it; --l is the guidance scale",
-    "sample_sampler": "the sampler is the one of the model's pipeline",
-    "flow_shift": "the noise levels are those of the model's pipeline",
-    "image": "no start image",
+    "guidance_scale": "the model's pipeline sets the embedded guidance; --l is the guidance scale",
+    "sample_sampler": "the model's pipeline sets the sampler",
+    "flow_shift": "the model's pipeline sets the noise levels",
+    "image": "start images are not supported",
     "mask_image": "no mask",
-    "additional_network_multiplier": "no further LoRA",
-    "cfg_trunc_ratio": "guidance holds at all steps",
-    "renorm_cfg": "guidance is that of the model's pipeline",
+    "additional_network_multiplier": "further LoRAs are not loaded",
+    "cfg_trunc_ratio": "guidance applies to all steps",
+    "renorm_cfg": "the model's pipeline sets the guidance",
     "frame_count": "no video",
     "end_image_path": "no video",
     "one_frame": "no video",
@@ -163,7 +163,10 @@ def read_sample_file(path: Path) -> tuple[list[Entry], list[str]]:
     text = read_text(path, "file of sample prompts")
     suffix = path.suffix.lower()
     if suffix in _OTHER_FILES:
-        raise UserError(f'{path}: sample prompts are a .txt file, a prompt a line, or .toml or .json, not "{suffix}".')
+        raise UserError(
+            f"{path}: sample prompts must be a .txt file with one prompt per line, a .toml or a .json file, not "
+            f'"{suffix}".'
+        )
     if suffix not in (".toml", ".json"):
         entries, pasted = read_lines(text)
         return entries, settings_note(str(path), pasted)
@@ -185,7 +188,7 @@ def _toml_records(path: Path, text: str) -> Iterator[tuple[str, object]]:
     table = parse_toml(text, str(path), r"controlnet_image = 'C:\images\1.png'").get("prompt")
     if not isinstance(table, dict):
         raise UserError(
-            f"{path}: sample prompts in .toml are [prompt], whose keys hold for all, and below it [[prompt.subset]] "
+            f"{path}: sample prompts in .toml are [prompt], whose keys apply to all, and below it [[prompt.subset]] "
             'with prompt = "..." for each.'
         )
     common = {key: value for key, value in table.items() if key != "subset"}
@@ -201,7 +204,7 @@ def _entry(record: object, path: Path, place: str) -> Entry:
     if not isinstance(record, dict):
         raise UserError(f'{path}, {place}: expected an object such as {{"prompt": "a cat"}}, or a line.')
     if not isinstance(record.get("prompt"), str):
-        raise UserError(f'{path}, {place}: there is no text under "prompt". Its keys are: {", ".join(record)}.')
+        raise UserError(f'{path}, {place}: "prompt" is missing or is not text. The keys are: {", ".join(record)}.')
     known = {*FLAGS.values()}
     settings = []
     for name, value in record.items():

@@ -75,7 +75,7 @@ def read_prompts(
             for size in _sizes(row, resolutions, sources, multiple)
         ]
     if not items:
-        raise UserError(f"{path}: the prompt file is empty. Write one prompt a line.{_only(notes)}")
+        raise UserError(f"{path}: the prompt file is empty. Write one prompt per line.{_only(notes)}")
     wildcards = bool(rules and rules.enable_wildcard)
     notes += syntax_notes(str(path), ((row.where.rpartition(", ")[2], row.text) for row in rows), wildcards)
     return items, [readable(note) for note in notes]
@@ -89,7 +89,7 @@ def _only(notes: list[str]) -> str:
 def _sizes(row: _Row, resolutions: Sequence[Size], sources: Sequence[Path], multiple: int | None) -> Iterable[Size]:
     if sources and multiple is None:
         raise UserError(
-            f'{row.where}: source images are read from prompt files with toolkit = "native" only. Put them into the '
+            f'{row.where}: only toolkit = "native" reads source images from prompt files. Put them into the '
             "dataset_config of your toolkit, or leave them out."
         )
     if sources and not (row.width or row.height):
@@ -116,9 +116,9 @@ def _read_txt(path: Path, text: str, notes: list[str]) -> Iterator[_Row]:
         width, height = (_side_of(entry, side, where) for side in ("width", "height"))
         sources = tuple(unquoted(str(setting.value)) for setting in entry.all_of("source"))
         if not entry.prompt:
-            raise UserError(f"{where}: there are flags but no prompt.")
+            raise UserError(f"{where}: the line has flags but no prompt. Write the prompt before them.")
         if not all(sources):
-            raise UserError(f"{where}: --ci names no source image.")
+            raise UserError(f"{where}: --ci needs the path of a source image.")
         yield _Row(entry.prompt, width, height, where, sources=sources)
     notes += unused.notes(str(path), dict.fromkeys(FLAGS.values(), "") | ONLY_DRAWN)
 
@@ -137,7 +137,7 @@ def _jsonl_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, objec
             raise UserError(f'{where}: expected an object such as {{"prompt": "a cat"}}.')
         record = {name.strip().lower(): value for name, value in record.items()}
         if not isinstance(record.get("prompt"), str):
-            raise UserError(f'{where}: there is no text under "prompt". Its keys are: {", ".join(record)}.')
+            raise UserError(f'{where}: "prompt" is missing or is not text. The keys are: {", ".join(record)}.')
         yield where, record
 
 

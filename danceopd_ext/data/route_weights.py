@@ -29,10 +29,13 @@ def check_weights(weights: Mapping[str, float], routes: Sequence[str]) -> dict[s
             raise UserError(f"[danceopd.routes]: {name} = {written(weight)}: {wrong}.")
         if 0 < weight < LEAST:
             raise UserError(
-                f"[danceopd.routes]: {name} = {weight:g}: so small a weight is never drawn. Write 0, or {LEAST:g} or "
+                f"[danceopd.routes]: {name} = {weight:g}: a route with so small a weight is never drawn. Write 0, or "
+                f"{LEAST:g} or "
                 "more."
             )
     complete = {name: float(weights.get(name, 1.0)) for name in routes}
     if not any(complete.values()):
-        raise UserError("[danceopd.routes]: all weights are 0, so no route can be drawn. Give one of them a weight.")
+        raise UserError(
+            "[danceopd.routes]: all weights are 0, so no route can be drawn. Give at least one of them a weight."
+        )
     return complete

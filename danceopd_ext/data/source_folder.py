@@ -52,7 +52,9 @@ def match_sources(subset: Subset, names: Sequence[str], notes: list[str]) -> dic
                 f"such as {name}.png, or remove {name} from {subset.image_dir or subset.metadata_file}."
             )
     if spare:
-        notes.append(f"{subset.where}: {len(spare)} source images belong to no caption, the first is {spare[0].name}")
+        notes.append(
+            f"{subset.where}: {len(spare)} source images do not belong to any caption, the first is {spare[0].name}"
+        )
     return {name: tuple(places[place] for place in sorted(places)) for name, places in found.items()}
 
 

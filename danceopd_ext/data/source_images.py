@@ -114,6 +114,6 @@ def path_of_row(value: object, name: str, where: str) -> str:
     path = unquoted(value)
     if breaks(path):
         raise UserError(
-            f"{where}: {name} = {value!r} is wrong: a line break or tab is no part of a path. {PATH_REMEDY}"
+            f"{where}: {name} = {value!r} is wrong: a path cannot contain a line break or a tab. {PATH_REMEDY}"
         )
     return path

@@ -26,7 +26,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     if os.path.isdir(path):
         files = sorted(path.rglob("*.parquet"))
         if not files:
-            raise UserError(f"{path}: there is no .parquet file in this folder.")
+            raise UserError(f"{path}: this folder has no .parquet files.")
         for file in files:
             yield from _parquet_rows(file)
     elif path.suffix == ".parquet":
@@ -61,7 +61,7 @@ def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
     """A field that must hold text. Raises UserError."""
     value = row.get(name)
     if value is not None and not isinstance(value, str):
-        raise UserError(f'{where}: "{name}" is {value!r}, and no text. Write it in quotes.')
+        raise UserError(f'{where}: "{name}" is {value!r}, which is not text. Write it in quotes.')
     if not (value and value.strip()):
         raise UserError(f'{where}: "{name}" is missing.')
     return value
@@ -97,4 +97,4 @@ def rgb_of(data: bytes, name: str, where: str) -> Image:
 
     A rotation noted in the EXIF data does not count, as everywhere here.
     """
-    return decoded(data, f'{where}: "{name}" is not a picture that can be read')
+    return decoded(data, f'{where}: "{name}" is a picture that cannot be read')

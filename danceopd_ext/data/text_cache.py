@@ -29,7 +29,7 @@ _HEADER_BYTES = 640
 #: why an entry is encoded again, for a note
 _AGAIN = {
     DAMAGED: "damaged (the digest of the file differs)",
-    UNDIGESTED: "of an earlier version, without a digest",
+    UNDIGESTED: "from an earlier version, without a digest",
     NOT_FINITE: "with NaN or infinite numbers",
 }
 
@@ -108,7 +108,7 @@ class TextCache:
         stored = {name: self._to_store(tensor) for name, tensor in tensors.items()}
         if broken := first_broken(stored):
             raise BrokenEncoding(
-                f'the {self.what} "{few_letters(text)}" is encoded to NaN or infinite numbers (in {broken})'
+                f'encoding the {self.what} "{few_letters(text)}" gave NaN or infinite numbers (in {broken})'
             )
         try:
             with whole_file(self.path(text)) as part:
@@ -134,7 +134,7 @@ class TextCache:
         if tensors is None:
             raise NoEntry(
                 f"no encoded {self.what} for {few_letters(repr(text))} in {self.folder}: {self.path(text).name} is "
-                "missing or damaged. Start again, or go on with --resume: it is then encoded anew."
+                "missing or damaged. Start again, or continue with --resume: it is then encoded again."
             )
         self._remember(text, tensors)
         return dict(tensors)

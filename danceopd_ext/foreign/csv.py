@@ -23,19 +23,20 @@ def parse_csv(text: str, where: str, delimiter: str = ",", first: int = 1) -> It
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     except (TypeError, ValueError):
-        raise UserError(f"{where}: {delimiter!r} cannot set off the columns of a table. Use a comma.") from None
+        raise UserError(f"{where}: {delimiter!r} cannot separate the columns of a table. Use a comma.") from None
     while True:
         try:
             row = next(reader, None)
         except csv.Error as error:  # its own limit of a field is 131,072 letters
             place = f"{where}, line {first - 1 + reader.line_num}"
-            raise UserError(f"{place}: not valid CSV: {error}. Is a quote not closed?") from None
+            raise UserError(f"{place}: not valid CSV: {error}. Is a closing quote missing?") from None
         if row is None:
             return
         number = first - 1 + reader.line_num
         if any(len(field) > LONGEST_FIELD for field in row):
             raise UserError(
-                f"{where}, line {number}: a field has more than {LONGEST_FIELD:,} letters. Is a quote not closed?"
+                f"{where}, line {number}: a field has more than {LONGEST_FIELD:,} characters. Is a closing quote "
+                "missing?"
             )
         if row:
             yield number, row

@@ -27,7 +27,7 @@ def check_file(path: Path, what: str) -> os.stat_result:
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path}: expected a {what}, but this is a folder.")
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: expected a {what}, but this is {_kind(status.st_mode)}. Name an ordinary file.")
+        raise UserError(f"{path}: expected a {what}, but this is {_kind(status.st_mode)}. Name a regular file.")
     return status
 
 
@@ -38,7 +38,7 @@ def check_place(path: Path, where: str) -> None:
     except (OSError, ValueError):
         return  # whoever opens it says what is wrong
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        raise UserError(f"{where}: {path} is {_kind(mode)}, and not a file or folder. Name another.")
+        raise UserError(f"{where}: {path} is {_kind(mode)}, not a file or folder. Name a file or folder.")
 
 
 def read_bytes(path: Path, what: str, most: int) -> bytes:

@@ -57,9 +57,9 @@ def hub_refusal(error: BaseException, repository: str) -> str:
     """Say why the Hub does not give a repository, from what its client raised."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
-        return f"{repository} asks for a login there: accept its terms in a browser, then run `hf auth login`"
+        return f"{repository} needs a login: accept its terms in a browser, then run `hf auth login`"
     if "RepositoryNotFoundError" in kinds:
         return f"it has no repository {repository}, or a private one that needs `hf auth login`"
     if "OfflineModeIsEnabled" in kinds:
-        return "HF_HUB_OFFLINE is set, so it is not asked"
+        return "HF_HUB_OFFLINE is set, so the Hub is not queried"
     return few_letters(printable((str(error).strip().splitlines() or [type(error).__name__])[0]), 200)

@@ -54,7 +54,7 @@ def parse_unlimited(text: str, where: str, remedy: str = "") -> Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not valid JSON: {error}.{_backslash(error) or _behind(remedy)}") from None
     except RecursionError:
-        raise UserError(f"{where}: not valid JSON: its values are nested too deep.{_behind(remedy)}") from None
+        raise UserError(f"{where}: not valid JSON: its values are nested too deeply.{_behind(remedy)}") from None
     except ValueError:
         raise UserError(f"{where}: not valid JSON: a number has thousands of digits.{_behind(remedy)}") from None
 

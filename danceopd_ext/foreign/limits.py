@@ -51,7 +51,7 @@ def _wrong_text(value: Any) -> str:
     if not found:
         return ""
     what = "a null character" if found[0] == "\0" else f"half a character, \\u{ord(found[0]):04x}"
-    return f" has {what} at place {found.start() + 1}; remove it"
+    return f" has {what} at position {found.start() + 1}; remove it"
 
 
 def _place(trail: Iterable[str | int]) -> str:

@@ -104,7 +104,8 @@ def check_plain(path: Path, name: str, tensor: torch.Tensor) -> None:
     if odd:
         kind = "complex" if tensor.is_complex() else str(tensor.dtype).removeprefix("torch.")
         raise UserError(
-            f"{path}: {few_letters(printable(name), 200)} is a {kind} tensor whose numbers cannot be read plainly. Use "
+            f"{path}: {few_letters(printable(name), 200)} is a {kind} tensor whose numbers cannot be read directly. "
+            "Use "
             "the file in float32, float16 or bfloat16."
         )
 
@@ -128,7 +129,7 @@ def _opened(path: Path, what: str) -> Iterator[Any]:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         why = printable(few_letters(why.removeprefix("Error while deserializing header: "), 200))
         raise UserError(
-            f"{path} is not a whole .safetensors file ({why}; {size:,} bytes): download or copy it again."
+            f"{path} is not a complete .safetensors file ({why}; {size:,} bytes): download or copy it again."
         ) from error
 
 
@@ -154,7 +155,7 @@ def _check_name(path: Path, name: Any) -> None:
     if isinstance(name, str):
         if len(name) > LONGEST_NAME:
             raise UserError(
-                f"{path}: a name in it has {len(name):,} letters, and at most {LONGEST_NAME:,} are read: "
+                f"{path}: a name in it has {len(name):,} characters, and at most {LONGEST_NAME:,} are read: "
                 f"{few_letters(printable(name[:200]))}."
             )
     elif not isinstance(name, int | float | None) or (isinstance(name, int) and abs(name) >= 2**63):

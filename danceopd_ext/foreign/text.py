@@ -36,7 +36,7 @@ def read_text(path: Path, what: str, most: int = MOST) -> str:
         name = _encoding(data)
         line = data.count(b"\n", 0, wrong) + 1
         guess = f" (it looks like {name})" if name else f" (line {line})"
-        raise UserError(f"{path}: the {what} is not UTF-8{guess}. Save it again with the encoding UTF-8.")
+        raise UserError(f"{path}: the {what} is not UTF-8{guess}. Save it again as UTF-8.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -47,7 +47,7 @@ def parse_toml(text: str, where: str, example: str = EXAMPLE) -> dict[str, Any]:
     try:
         tables = tomllib.loads(text)
     except RecursionError:
-        raise UserError(f"{where}: not valid TOML: its values are nested too deep. Is it the right file?") from None
+        raise UserError(f"{where}: not valid TOML: its values are nested too deeply. Is it the right file?") from None
     except ValueError as error:  # TOMLDecodeError is one; another is what a number of thousands of digits gives
         raise UserError(f"{where}: not valid TOML: {_reason(error)}.{_hint(text, error, example)}") from None
     check_limits(tables, where)
@@ -57,7 +57,7 @@ def parse_toml(text: str, where: str, example: str = EXAMPLE) -> dict[str, Any]:
 def _check_keys(text: str, where: str) -> None:
     """Raise UserError for a key of very many parts (a.a.a.a): the parser's time grows with the square of them."""
     if any(part.count(".") > DEEPEST for part in _NO_KEY.split(_STRINGS.sub("s", text))):
-        raise UserError(f"{where}: a key has more than {DEEPEST} parts with dots between. Is it the right file?")
+        raise UserError(f"{where}: a key has more than {DEEPEST} parts separated by dots. Is it the right file?")
 
 
 def _reason(error: ValueError) -> str:

@@ -176,7 +176,7 @@ def test_relative_paths_fall_back_to_the_presets_folder(load, tmp_path, monkeypa
         ("[danceopd.routes]\nbase = '1'\n", "without quotes"),
         ("[danceopd.routes]\nbse = 1\n", 'Did you mean "base"'),
         ("sdpa = true\nxformers = true\n", "choose one"),
-        ("student_init = 'merge_sum'\nnetwork_weights = 'a'\n", "give one"),
+        ("student_init = 'merge_sum'\nnetwork_weights = 'a'\n", "give only one"),
     ],
 )
 def test_wrong_tables(load, text, message):
@@ -187,7 +187,9 @@ def test_wrong_tables(load, text, message):
 
 @pytest.mark.parametrize("prompt", ["a red ball", "a red ball on a white table, " * 20])
 def test_a_prompt_where_its_file_belongs(load, prompt):
-    with pytest.raises(UserError, match=r"\[danceopd.prompts\] base = .a red ball.*takes the name of a file") as caught:
+    with pytest.raises(
+        UserError, match=r"\[danceopd.prompts\] base = .a red ball.*expected the name of a file"
+    ) as caught:
         load(SMALLEST + f'[danceopd.prompts]\nbase = ["words.txt", "{prompt}"]\n')
     assert len(str(caught.value)) < 300
 

@@ -152,7 +152,7 @@ def with_key(line: str) -> str:
         (HOSTED + "[[datasets]]\na = 1\n", ["[[datasets]] is a table", "dataset_config"]),
         (HOSTED + "[[a.datasets]]\nb = 1\n", ["[[a.datasets]] is a table"]),
         (with_key("rollout_step = 4"), ['"rollout_step" in [danceopd]', 'Did you mean "rollout_steps"?']),
-        (with_key("seed = 4"), ['"seed" in [danceopd]', "belongs in another section"]),
+        (with_key("seed = 4"), ['"seed" in [danceopd]', "in another section"]),
         (with_key('lora_targets = ["to_q"]'), ["lora_targets", '"musubi-tuner"', "network_args"]),
         (with_key('student_init = "merge_sum"'), ['student_init = "merge_sum"', "network_weights"]),
         (with_key("rollout_steps = 0"), ["rollout_steps = 0", "1 or more"]),
@@ -209,7 +209,7 @@ def test_wrong_flags(problem):
 def test_keys_that_only_a_gui_reads_are_left_out(split):
     preset = split('LoRA_type = "Standard"\nnetwork_dim = 4\nsdxl_no_half_vae = true\n' + HOSTED)
     assert preset.values == {"network_dim": 4}
-    assert preset.notes == ["left out, as only a training GUI reads them: LoRA_type, sdxl_no_half_vae"]
+    assert preset.notes == ["left out because only a training GUI reads them: LoRA_type, sdxl_no_half_vae"]
     assert split().notes == []
 
 

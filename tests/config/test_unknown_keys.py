@@ -86,21 +86,23 @@ def test_all_of_them_in_one_message(problem):
         '- unknown section [trainer]. Did you mean "training"?',
         '- unknown key "network_dimm". Did you mean "network_dim"?',
         '- unknown argument --rollout_stepss. Did you mean "rollout_steps"?',
-        "- train_data_dir: data is named in [danceopd.prompts]",
+        "- train_data_dir: name the data in [danceopd.prompts]",
         "- unet_lr: write its value as learning_rate.",
         "- cache_latents, vae_batch_size: prompts and pictures are encoded once",
         "Only a training GUI reads these, and they may stay: LoRA_type.",
     ):
         assert part in message
-    assert re.search(r"- epoch: steps are counted here, not epochs .*max_train_steps", message)
-    assert re.search(r"- --save_every_n_epochs: steps are counted here, not epochs .*save_every_n_steps", message)
+    assert re.search(r"- epoch: training is measured in steps, not epochs .*max_train_steps", message)
+    assert re.search(
+        r"- --save_every_n_epochs: training is measured in steps, not epochs .*save_every_n_steps", message
+    )
     assert message.index("unet_lr") < message.index("have no effect here and may stay") < message.index("cache_latents")
 
 
 @pytest.mark.parametrize("name", ["max_train_epochs", "epoch", "save_every_n_epochs", "sample_every_n_epochs"])
 def test_epochs_are_not_steps(problem, name):
     message = problem(f"{name} = 10\n")
-    assert f"{name}: steps are counted here, not epochs" in message
+    assert f"{name}: training is measured in steps, not epochs" in message
     assert "a number of steps" in message and "Did you mean" not in message
 
 
@@ -184,7 +186,7 @@ def test_a_refusal_names_the_switched_off_ones_too(problem):
 
 def test_keys_that_only_a_gui_reads_are_left_out_with_one_note(load):
     notes = load('LoRA_type = "Standard"\nmodel_train_type = "flux-lora"\nsdxl_no_half_vae = true\n').notes
-    assert notes == ["left out, as only a training GUI reads them: LoRA_type, model_train_type, sdxl_no_half_vae"]
+    assert notes == ["left out because only a training GUI reads them: LoRA_type, model_train_type, sdxl_no_half_vae"]
 
 
 def test_sections_of_other_programs_are_dissolved(load):

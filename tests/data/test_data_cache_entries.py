@@ -140,7 +140,7 @@ def test_damaged_and_old_entries_are_encoded_again_and_told_of(cache):
     told = again.notes()
     assert [note.partition(": ")[2] for note in told] == [
         "1 encoded prompt is damaged (the digest of the file differs): encoded again",
-        "1 encoded prompt is of an earlier version, without a digest: encoded again",
+        "1 encoded prompt is from an earlier version, without a digest: encoded again",
     ]
     assert again.notes() == []
     again.encode_missing("abc", lambda texts: [{"embeds": torch.zeros(1)} for _ in texts], progress=False)

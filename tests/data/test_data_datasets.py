@@ -184,7 +184,7 @@ def test_text_files_without_an_image_are_no_prompts_where_there_are_images(folde
     routes, notes = read(folder, subset())
     assert [item.text for item in routes["style"]] == ["cat one, asleep"]
     (note,) = notes
-    assert note.endswith("left out 4 .txt files that belong to no image: b.txt, c.txt, readme.txt and 1 more")
+    assert note.endswith("left out 4 .txt files that do not belong to any image: b.txt, c.txt, readme.txt and 1 more")
 
 
 def test_a_folder_of_captions_has_text_files_that_are_none(folder):
@@ -194,7 +194,7 @@ def test_a_folder_of_captions_has_text_files_that_are_none(folder):
     routes, notes = read(folder, subset())
     assert [item.text for item in routes["style"]] == ["cat one, asleep", "cat two", "a text"]
     (note,) = notes
-    assert "left out 7 .txt files that are no captions, by their names: LICENSE.txt, README.txt" in note
+    assert "left out 7 .txt files that are not captions, judging by their names: LICENSE.txt, README.txt" in note
 
 
 def test_images_and_texts_of_other_names_are_no_data(folder):

@@ -38,7 +38,7 @@ def test_a_route_may_have_a_dataset_and_several_prompt_files(folder):
     assert [item.text for item in plan.routes["t2i"].items] == ["one"]
     assert {item.size for data in plan.routes.values() for item in data.items} == {(320, 256)}
     assert [note.split(": ", 1)[1] for note in notes] == [
-        "ignored: flip_aug (a picture is used as it is, if at all)",
+        "ignored: flip_aug (images are used unchanged, if they are used at all)",
         "no effect here: --s (1 line): for sample_prompts only",
         "no effect here: --s (1 line): for sample_prompts only",
     ]

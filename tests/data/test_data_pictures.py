@@ -87,7 +87,7 @@ def test_grey_of_16_bits_is_no_white(tmp_path):
 
 def test_a_picture_of_32_bits_is_named(tmp_path):
     Image.new("F", (8, 8)).save(tmp_path / "a.tiff")
-    with pytest.raises(UserError, match=r"a\.tiff: its pixels are numbers of 32 bits .*8 or 16 bits"):
+    with pytest.raises(UserError, match=r"a\.tiff: its pixels are 32-bit numbers .*8 or 16 bits"):
         load_cut(ItemPicture(tmp_path / "a.tiff"), (8, 8))
 
 

@@ -250,5 +250,5 @@ def test_fingerprint_sees_which_folder_a_file_lies_in(tmp_path):
 
 
 def test_fingerprint_of_nothing_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no files of a text encoder"):
+    with pytest.raises(UserError, match="no text encoder files"):
         fingerprint([tmp_path / "no"])

@@ -58,7 +58,7 @@ def test_several_source_images_are_numbered(tmp_path):
         save(tmp_path / "before" / f"{name}.png")
     items, notes = load(tmp_path, f'image_dir = "{tmp_path}/after"\ncontrol_directory = "{tmp_path}/before"')
     assert [names(item) for item in items] == [["a.png", "a_2.png", "a_10.png"], ["a_1_0.png", "a_1_1.png"]]
-    assert [note for note in notes if "belong to no caption" in note and "other.png" in note] == notes
+    assert [note for note in notes if "do not belong to any caption" in note and "other.png" in note] == notes
 
 
 def test_captions_may_lie_beside_the_source_images_without_a_result(tmp_path):
@@ -229,7 +229,7 @@ def test_a_source_image_under_another_name_is_no_drawing_from_text(tmp_path, nam
     (tmp_path / f"p.{kind}").write_text(contents[kind], encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read_prompts(tmp_path / f"p.{kind}", SQUARE, multiple=16)
-    assert f'"{name}" is no name here. Call it "source"' in str(caught.value)
+    assert f'"{name}". If it is the source image of an edit, call it "source"' in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["prompt,Source\nadd a hat,a.png", '{"Prompt": "add a hat", "SOURCE": "a.png"}'])
@@ -245,7 +245,7 @@ def test_capitals_do_not_matter(tmp_path, content):
     [
         ("prompt,source\nadd a hat,a.png\nadd a cat\n", "line 3: fewer fields than columns. Where there is no source"),
         ("prompt,target\nadd a hat;a.png\n", "line 2: fewer fields than columns. Where there is no target"),
-        ('prompt,source\nadd a hat,a.png\n"add a cat,a.png\nadd a dog,a.png\n', "Is a quote not closed?"),
+        ('prompt,source\nadd a hat,a.png\n"add a cat,a.png\nadd a dog,a.png\n', "Is a closing quote missing?"),
     ],
 )
 def test_a_broken_row_is_not_swallowed(tmp_path, content, message):
@@ -268,7 +268,7 @@ def test_a_picture_of_too_many_pixels_is_to_be_made_smaller(tmp_path, monkeypatc
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     with pytest.raises(UserError, match=r"a.png: this image is too large: .* Make it smaller"):
         read_prompts(tmp_path / "p.csv", SQUARE, multiple=16)
-    with pytest.raises(UserError, match=r"a.png: this is no whole picture that can be used .* Make it smaller"):
+    with pytest.raises(UserError, match=r"a.png: the picture cannot be read that can be used .* Make it smaller"):
         load_picture(tmp_path / "a.png")
 
 

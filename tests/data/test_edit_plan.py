@@ -98,7 +98,7 @@ def test_source_images_of_a_route_that_is_never_drawn_are_not_looked_at(tmp_path
     with pytest.raises(UserError, match="draws from text alone"):
         loaded(1, editor(0))
     (tmp_path / "before" / "a.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.txt: its source image .*a\.png: this is no whole picture"):
+    with pytest.raises(UserError, match=r"a\.txt: its source image .*a\.png: the picture cannot be read"):
         loaded(1, editor())
 
 

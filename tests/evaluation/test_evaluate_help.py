@@ -1,7 +1,7 @@
 import pytest
 
 DEFAULTS = [
-    "GenEval: pictures a prompt (default: 4)",
+    "GenEval: pictures per prompt (default: 4)",
     "of the instructions (default: en)",
     "only the first prompts (default: all)",
     "its source's proportions (default: 1024)",
@@ -25,4 +25,4 @@ def test_the_help_names_every_default(evaluate, capsys, benchmark):
 
 def test_the_help_says_how_guidance_counts(evaluate):
     shown = " ".join(evaluate.parser().format_help().split())
-    assert "1 is none. Give the scale that you draw with; for Z-Image its pipeline's number plus one" in shown
+    assert "1 means none. Give the scale that you draw with; for Z-Image its pipeline's number plus one" in shown

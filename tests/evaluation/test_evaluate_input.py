@@ -16,17 +16,17 @@ from tests.evaluation.calls import gedit_arguments, geneval_arguments
     ("more", "message"),
     [
         (("--width", "61"), "draws multiples of 4 up to"),
-        (("--width", "0"), "--width: 0 is no whole number from 1"),
-        (("--steps", "0"), "--steps: 0 is no whole number from 1"),
-        (("--steps", "-1"), "--steps: -1 is no whole number from 1"),
-        (("--limit", "0"), "--limit: 0 is no whole number from 1"),
-        (("--samples", "two"), "--samples: two is no whole number from 1"),
+        (("--width", "0"), "--width: 0 is not a whole number of at least 1"),
+        (("--steps", "0"), "--steps: 0 is not a whole number of at least 1"),
+        (("--steps", "-1"), "--steps: -1 is not a whole number of at least 1"),
+        (("--limit", "0"), "--limit: 0 is not a whole number of at least 1"),
+        (("--samples", "two"), "--samples: two is not a whole number of at least 1"),
         (("--guidance_scale", "nan"), "--guidance_scale: nan is no guidance scale"),
-        (("--guidance_scale", "0"), "--guidance_scale: 0 is no guidance scale: give a number from 1 (none)"),
+        (("--guidance_scale", "0"), "--guidance_scale: 0 is not a guidance scale: give a number from 1 (none)"),
         (("--lora", "gone=none.safetensors"), "--lora gone: none.safetensors: no such file"),
         (("--lora", "a=x", "--lora", "A=y"), '"a" is given already'),
         (("--lora", "cache=x"), 'the folder "cache" holds something else'),
-        (("--no_base",), "nothing to draw with"),
+        (("--no_base",), "no model to draw with"),
         (("--clip", "nowhere"), "--clip nowhere"),
         (("--mixed_precision", "fp16"), "needs a GPU"),
         (("--model", "no/such/model"), "no/such/model (--model) was not found"),
@@ -58,7 +58,7 @@ def test_half_a_model_is_named_before_anything_is_loaded(tmp_path, sd3, refusal)
     weights = next((model / "transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     write_geneval(tmp_path)
-    assert f"{weights} is not a whole .safetensors file" in refusal(geneval_arguments(tmp_path, model))
+    assert f"{weights} is not a complete .safetensors file" in refusal(geneval_arguments(tmp_path, model))
 
 
 def test_an_edit_benchmark_needs_a_model_that_edits(tmp_path, sd3, refusal):
@@ -72,7 +72,7 @@ def test_a_full_gpu_is_said_in_words(evaluate, tmp_path, sd3, monkeypatch, capsy
 
     monkeypatch.setattr(Painter, "_picture", full)
     assert run(evaluate.main, geneval_arguments(tmp_path, sd3[0])) == 1
-    assert "stopped: the model and its pictures do not fit into the GPU's memory" in capsys.readouterr().err
+    assert "stopped: out of GPU memory: the model and its pictures do not fit" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_said_in_words(evaluate, tmp_path, sd3, monkeypatch, capsys):

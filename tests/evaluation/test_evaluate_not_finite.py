@@ -27,7 +27,7 @@ def test_a_lora_that_blows_up(evaluate, tmp_path, sd3, capsys):
     assert len(list((tmp_path / "out" / "base").rglob("*.png"))) == 4
     assert not list((tmp_path / "out" / "style").rglob("*.png"))
     evaluate.main(geneval_arguments(tmp_path, model, "--lora", f"style={style}"))
-    assert "4 pictures drawn; 4 were there already" in capsys.readouterr().out
+    assert "4 pictures drawn; 4 already existed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

@@ -24,7 +24,7 @@ def test_geneval_folders_hold_what_the_scorer_reads(evaluate, tmp_path, sd3, cap
     assert not np.array_equal(first, pixels(tmp_path / "out/style/00000/samples/0001.png"))
     assert not np.array_equal(first, pixels(tmp_path / "out/base/00000/samples/0000.png"))
     assert (tmp_path / "out" / "grid.png").is_file()
-    assert "8 pictures drawn; 0 were there already" in capsys.readouterr().out
+    assert "8 pictures drawn; 0 already existed" in capsys.readouterr().out
 
 
 def test_the_base_column_is_what_the_pipeline_draws_from_the_same_noise(evaluate, tmp_path, sd3):
@@ -82,7 +82,7 @@ def test_what_is_drawn_already_stays_and_gaps_are_filled_alike(evaluate, tmp_pat
     lost.unlink()
     capsys.readouterr()
     geneval(evaluate, tmp_path, sd3)
-    assert "1 pictures drawn; 7 were there already" in capsys.readouterr().out
+    assert "1 pictures drawn; 7 already existed" in capsys.readouterr().out
     assert lost.read_bytes() == content
     assert kept.stat().st_mtime_ns == time
 

@@ -28,7 +28,7 @@ def test_rows_have_the_number_of_their_last_line():
     ids=["header not closed", "field not closed", "text behind a quote", "csv's limit", "our limit", "long header"],
 )
 def test_what_is_no_table_is_told_with_its_line(text):
-    with pytest.raises(UserError, match=r"^a\.csv, line \d: .*Is a quote not closed\?$"):
+    with pytest.raises(UserError, match=r"^a\.csv, line \d: .*Is a closing quote missing\?$"):
         rows(text)
 
 

@@ -64,7 +64,7 @@ def check_saved_elsewhere(result: subprocess.CompletedProcess, out: Path, free: 
     """The run went on to its end, and said where the LoRA and the state are."""
     assert result.returncode == 0, result.stderr[-3000:]
     for name in (f"fused-step{STEP - 1:08d}.safetensors", f"fused-step{STEP - 1:08d}-state"):
-        assert f"no space is left on the disk for {name}: training goes on" in result.stdout
+        assert f"no space is left on the disk for {name}: it is not saved, and training continues" in result.stdout
     for name in ("fused.safetensors", "fused-state"):
         assert f"saved {free / name}, not in {out}: no space is left on the disk" in result.stdout
     assert f"done: {free / 'fused.safetensors'}" in result.stdout

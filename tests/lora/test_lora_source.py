@@ -58,7 +58,7 @@ def test_metadata_that_is_no_text_by_text(value, tmp_path):
     content = json.dumps(header).encode()
     file = tmp_path / "x.safetensors"
     file.write_bytes(struct.pack("<Q", len(content)) + content + bytes(8))
-    assert "is not a whole .safetensors file" in refusal(file)
+    assert "is not a complete .safetensors file" in refusal(file)
 
 
 def test_no_metadata_at_all(tmp_path):

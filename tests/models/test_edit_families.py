@@ -157,7 +157,7 @@ def test_pictures_of_other_modes_are_taken(small_sources):
     expected = family.encode_sources(pipeline.vae, Sources([picture.convert("RGB")], (32, 32)))["source_0"]
     for same in (picture, deep):
         assert torch.equal(family.encode_sources(pipeline.vae, Sources([same], (32, 32)))["source_0"], expected)
-    with pytest.raises(UserError, match="cannot use a source image: its pixels are numbers of 32 bits"):
+    with pytest.raises(UserError, match="cannot use a source image: its pixels are 32-bit numbers"):
         family.encode_sources(pipeline.vae, Sources([picture.convert("F")], (32, 32)))
 
 

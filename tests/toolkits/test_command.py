@@ -99,7 +99,7 @@ def test_what_a_hosted_preset_leaves_out_is_told(tmp_path, monkeypatch, capsys):
     path = tmp_path / "preset.toml"
     path.write_text('LoRA_type = "Standard"\n' + PRESET, encoding="utf-8")
     assert run(main, ["--config", str(path)]) == 0
-    assert told == ["note: left out, as only a training GUI reads them: LoRA_type\n"]
+    assert told == ["note: left out because only a training GUI reads them: LoRA_type\n"]
 
 
 @pytest.fixture

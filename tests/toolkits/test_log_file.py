@@ -77,7 +77,7 @@ def test_each_reason_is_told_once(tmp_path, disk):
         disk["problem"] = problem
         log.write({"step": step})
     assert [line.partition("written: ")[2].partition(".")[0] for line in said] == [
-        "no space is left on the disk", "the disk is read-only now", "the disk reports an error",
+        "no space is left on the disk", "the disk is now read-only", "the disk reports an error",
     ]  # fmt: skip
 
 

@@ -66,10 +66,13 @@ def main(argv: Sequence[str]) -> None:
         listed[route].append(edit)
     found = {route: edits for route, edits in listed.items() if edits}
     if not found:
-        raise UserError(f"{arguments.data}: no row of it can be used.")
+        raise UserError(f"{arguments.data}: none of its rows can be used.")
     write_tables(out, found)
     for task in chosen.keys() - tasks:
-        print(f"note: --task {task}: no row that was read has this task; there are {', '.join(sorted(tasks))}")
+        print(
+            f"note: --task {task}: none of the rows that were read has this task; their tasks are "
+            f"{', '.join(sorted(tasks))}"
+        )
 
 
 def parse_task(text: str) -> tuple[str, str]:
@@ -84,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=raw)
     made.add_argument("data", help="hub id of a dataset, or a .parquet or .jsonl file, or a folder of .parquet files")
     made.add_argument("--out", required=True, help="folder to write")
-    made.add_argument("--limit", type=positive, help="at most so many edits of each kind (default: all)")
-    made.add_argument("--skip_broken", action="store_true", help="leave rows out whose pictures cannot be read")
+    made.add_argument("--limit", type=positive, help="largest number of edits of each kind (default: all)")
+    made.add_argument("--skip_broken", action="store_true", help="leave out rows whose pictures cannot be read")
     made.add_argument("--task", action="append", default=[], help="TASK=local or TASK=global; may be repeated")
     return made

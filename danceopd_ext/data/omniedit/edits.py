@@ -60,7 +60,7 @@ def read_edits(
                 edit, pictures = read_edit(row, Path(arguments.out) / route, len(listed[route]), folder, where)
             except UserError as problem:
                 if not arguments.skip_broken:
-                    raise UserError(f"{problem} To leave such rows out: --skip_broken.") from None
+                    raise UserError(f"{problem} To leave out such rows, use --skip_broken.") from None
                 bar.write(f"left out: {problem}")
                 continue
             yield route, edit, pictures
@@ -80,7 +80,7 @@ def instruction_of(row: Row, where: str) -> str:
     texts = row.get("edited_prompt_list")
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not texts or not isinstance(texts[-1], str) or not texts[-1].strip():
-        raise UserError(f'{where}: "edited_prompt_list" holds no instruction.')
+        raise UserError(f'{where}: "edited_prompt_list" has no instruction.')
     return " ".join(texts[-1].split())
 
 

@@ -28,9 +28,9 @@ def hub_files(name: str) -> list[tuple[str, str]]:
         tree = HfApi().list_repo_tree(name, repo_type="dataset", recursive=True)
         files = sorted((entry.path, entry.blob_id) for entry in tree if entry.path.endswith(".parquet"))
     except Exception as error:  # the hub client raises its own, transport and OS errors
-        raise UserError(f"{name} is no file or folder here, and {not_given(error)}.") from None
+        raise UserError(f"{name} is not a file or folder here, and {not_given(error)}.") from None
     if not files:
-        raise UserError(f"{name}: the dataset has no .parquet file.")
+        raise UserError(f"{name}: the dataset has no .parquet files.")
     return [file for file in files if "train" in file[0]] or files
 
 
@@ -41,7 +41,9 @@ def download(name: str, file: str) -> Path:
     try:
         return Path(hf_hub_download(name, file, repo_type="dataset"))
     except Exception as error:
-        raise UserError(f"{name}/{file}: {not_given(error)}. Start again later: what is there stays.") from None
+        raise UserError(
+            f"{name}/{file}: {not_given(error)}. Start again later: the files that are already there are kept."
+        ) from None
 
 
 def not_given(error: Exception) -> str:

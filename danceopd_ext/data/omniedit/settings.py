@@ -26,7 +26,9 @@ def check_settings(out: Path, settings: Mapping[str, object]) -> None:
     if not path.is_file():
         taken = [out / route for route in ROUTES if (out / route).exists()]
         if taken:
-            raise UserError(f"{taken[0]} is there already, and no {path} says what it was made from. {remedy}")
+            raise UserError(
+                f"{taken[0]} already exists, and {path}, which says what it was made from, is missing. {remedy}"
+            )
         return
     try:
         before = read_object(path, "note on the routes")

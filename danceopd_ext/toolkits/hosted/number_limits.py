@@ -10,10 +10,10 @@ from danceopd_ext.data.dataset_schema import NUMBERS
 from danceopd_ext.errors import UserError
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range, every, shown, written
 
-_EPOCHS = Range(minimum=1, maximum=100_000, usual="usual are 1 to 100")
-_TOKENS = Range(minimum=1, maximum=4096, usual="usual are 77 to 512")
-_TOGETHER = Range(minimum=1, maximum=1024, usual="usual are 1 to 32")
-_RATE = Range(above=0, maximum=100, usual="usual are 1e-5 to 1e-3, and 1 for Prodigy and D-Adaptation")
+_EPOCHS = Range(minimum=1, maximum=100_000, usual="usual values are 1 to 100")
+_TOKENS = Range(minimum=1, maximum=4096, usual="usual values are 77 to 512")
+_TOGETHER = Range(minimum=1, maximum=1024, usual="usual values are 1 to 32")
+_RATE = Range(above=0, maximum=100, usual="usual values are 1e-5 to 1e-3, and 1 for Prodigy and D-Adaptation")
 _SHARE = Range(minimum=0, maximum=1)
 _SAVE, _SAMPLE = every("to save at the end alone, leave it out"), every("to draw none, leave it out")
 _VALIDATE = every("to validate at no step, leave it out")
@@ -22,15 +22,15 @@ _KEEP = Range(minimum=0, maximum=STEPS.maximum, usual="to keep all, leave it out
 #: argument -> the numbers that it takes
 LIMITS: dict[str, Range] = {
     "learning_rate": _RATE, "unet_lr": _RATE, "text_encoder_lr": Range(minimum=0, maximum=100),
-    "network_alpha": Range(above=0, maximum=1e5, usual="usual are 1 to network_dim"), "network_dim": RANK,
+    "network_alpha": Range(above=0, maximum=1e5, usual="usual values are 1 to network_dim"), "network_dim": RANK,
     "network_dropout": Range(minimum=0, maximum=0.99), "scale_weight_norms": Range(minimum=0, maximum=1e6),
-    "max_grad_norm": Range(minimum=0, maximum=1e6, usual="usual is 1, and 0 does not clip"),
+    "max_grad_norm": Range(minimum=0, maximum=1e6, usual="the usual value is 1; 0 turns clipping off"),
     "train_batch_size": SAMPLES, "gradient_accumulation_steps": SAMPLES,
     "text_encoder_batch_size": _TOGETHER, "vae_batch_size": _TOGETHER, "sample_batch_size": _TOGETHER,
     "max_train_steps": STEPS, "max_train_epochs": _EPOCHS, "initial_step": _KEEP, "initial_epoch": _EPOCHS,
     "lr_warmup_steps": Range(minimum=0, maximum=STEPS.maximum), "lr_decay_steps": _KEEP,
-    "lr_scheduler_num_cycles": Range(minimum=0, maximum=10_000, usual="usual are 1 to 10"),
-    "lr_scheduler_power": Range(minimum=0, maximum=100, usual="usual are 1 to 3"),
+    "lr_scheduler_num_cycles": Range(minimum=0, maximum=10_000, usual="usual values are 1 to 10"),
+    "lr_scheduler_power": Range(minimum=0, maximum=100, usual="usual values are 1 to 3"),
     "lr_scheduler_timescale": _KEEP, "lr_scheduler_min_lr_ratio": _SHARE,
     "save_every_n_steps": _SAVE, "save_every_n_epochs": _SAVE, "save_n_epoch_ratio": _SAVE,
     "save_last_n_steps": _KEEP, "save_last_n_steps_state": _KEEP, "save_last_n_epochs": _KEEP,
@@ -38,7 +38,7 @@ LIMITS: dict[str, Range] = {
     "validate_every_n_steps": _VALIDATE, "validate_every_n_epochs": _VALIDATE, "max_validation_steps": STEPS,
     "validation_split": _SHARE, "validation_seed": Range(minimum=0, maximum=2**32 - 1),
     "seed": Range(minimum=0, maximum=2**32 - 1),
-    "max_data_loader_n_workers": Range(minimum=0, maximum=256, usual="usual are 0 to 8"),
+    "max_data_loader_n_workers": Range(minimum=0, maximum=256, usual="usual values are 0 to 8"),
     "max_token_length": _TOKENS, "t5xxl_max_token_length": _TOKENS, "gemma2_max_token_length": _TOKENS,
     "qwen3_max_token_length": _TOKENS, "t5_max_token_length": _TOKENS,
     "min_bucket_reso": PIXELS, "max_bucket_reso": PIXELS, "bucket_reso_steps": PIXELS,
@@ -46,9 +46,9 @@ LIMITS: dict[str, Range] = {
     "token_warmup_min": Range(minimum=0, maximum=100_000), "token_warmup_step": _KEEP,
     "caption_dropout_rate": _SHARE, "caption_tag_dropout_rate": _SHARE, "caption_dropout_every_n_epochs": _KEEP,
     "blocks_to_swap": Range(minimum=0, maximum=1000), "block_swap_ring_size": Range(minimum=1, maximum=1000),
-    "guidance_scale": Range(minimum=0, maximum=100, usual="usual are 1 to 5"),
-    "discrete_flow_shift": Range(minimum=0, maximum=1000, usual="usual are 1 to 7"),
-    "training_shift": Range(minimum=0, maximum=1000, usual="usual are 1 to 7"),
+    "guidance_scale": Range(minimum=0, maximum=100, usual="usual values are 1 to 5"),
+    "discrete_flow_shift": Range(minimum=0, maximum=1000, usual="usual values are 1 to 7"),
+    "training_shift": Range(minimum=0, maximum=1000, usual="usual values are 1 to 7"),
     "compile_cache_size_limit": Range(minimum=1, maximum=100_000), "ddp_timeout": _KEEP,
 }  # fmt: skip
 #: of all other arguments

@@ -74,7 +74,7 @@ def test_what_the_hub_does_not_give_is_told_in_one_line(omniedit, hub, tmp_path,
 
     gone = "nobody/gone is no file or folder here, and the hub does not give it (404: nobody/gone not found)."
     assert told("nobody/gone") == gone
-    assert told("some/edits") == "some/edits: the dataset has no .parquet file."
+    assert told("some/edits") == "some/edits: the dataset has no .parquet files."
 
 
 def test_a_download_that_fails_is_told_and_what_is_there_stays(omniedit, hub, tmp_path, monkeypatch, capsys):

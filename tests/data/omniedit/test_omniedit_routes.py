@@ -89,9 +89,9 @@ def test_parquet_with_pictures_inside_gives_the_same(omniedit, tmp_path):
     [
         ({"src_img": "gone.png"}, '"src_img": .*gone.png: picture not found'),
         ({"edited_img": "rows.jsonl"}, '"edited_img" is not a picture'),
-        ({"edited_prompt_list": []}, "holds no instruction"),
+        ({"edited_prompt_list": []}, "has no instruction"),
         ({"task": None}, '"task" is missing'),
-        ({"task": 5}, '"task" is 5, and no text'),
+        ({"task": 5}, '"task" is 5, which is not text'),
     ],
 )
 def test_a_broken_row_is_named(omniedit, tmp_path, change, message):
@@ -116,7 +116,7 @@ def test_a_limit_is_a_positive_number(omniedit, tmp_path, capsys, limit):
     with pytest.raises(SystemExit) as caught:
         omniedit.main([str(write_data(tmp_path)), "--out", str(tmp_path / "out"), "--limit", limit])
     assert caught.value.code == 2
-    assert f"--limit: {limit} is no whole number from 1" in capsys.readouterr().err
+    assert f"--limit: {limit} is not a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_wrong_arguments_end_with_a_message(omniedit, tmp_path, capsys):

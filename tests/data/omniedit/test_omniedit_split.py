@@ -11,7 +11,9 @@ INSIDE = ("highlight_removal", "stone_swap", "envelope", "swap_the_envelope", "h
 
 def test_a_task_that_no_row_has_is_told(omniedit, tmp_path, capsys):
     omniedit.main([str(write_data(tmp_path)), "--out", str(tmp_path / "out"), "--task", "swop=global"])
-    assert "note: --task swop: no row that was read has this task; there are " in capsys.readouterr().out
+    assert (
+        "note: --task swop: none of the rows that were read has this task; their tasks are " in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

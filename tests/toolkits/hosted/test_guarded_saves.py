@@ -31,7 +31,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
 
 
-@pytest.mark.parametrize(("problem", "reason"), [(FULL, "no space is left"), (READ_ONLY, "the disk is read-only now")])
+@pytest.mark.parametrize(("problem", "reason"), [(FULL, "no space is left"), (READ_ONLY, "the disk is now read-only")])
 def test_the_last_lora_goes_elsewhere(toolkit, refusing, places, capsys, problem, reason):
     toolkit(start=run_trainer)
     shutil.copy(toolkit.out / "fused.safetensors", places / "whole.safetensors")
@@ -50,7 +50,8 @@ def test_the_last_lora_goes_elsewhere(toolkit, refusing, places, capsys, problem
 def test_a_save_between_steps_costs_no_training(toolkit, refusing, capsys, ending):
     refusing(FULL, ending)
     toolkit(start=run_trainer, save_every_n_steps=2)
-    assert f"no space is left on the disk for {ending}: training goes on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"no space is left on the disk for {ending}: it is not saved, and training continues" in said
     names = {path.name for path in toolkit.out.iterdir()}
     expected = {f"fused-step0000000{step}{kind}" for step in (2, 4, 6) for kind in (".safetensors", "-state")}
     assert names == {*expected - {ending}, "fused.safetensors", "fused.log.jsonl"}
@@ -83,7 +84,7 @@ def test_if_no_place_takes_it_what_there_is_is_named(toolkit, refusing):
         toolkit(start=run_trainer, save_every_n_steps=4)
     kept = toolkit.out / "fused-step00000004"
     assert str(error.value).startswith("fused.safetensors cannot be saved (")
-    assert str(error.value).endswith(f"Saved before, and whole: {kept}.safetensors and {kept}-state.")
+    assert str(error.value).endswith(f"Already saved and complete: {kept}.safetensors and {kept}-state.")
 
 
 def test_what_ctrl_c_saves_goes_elsewhere(toolkit, refusing, places):

@@ -236,7 +236,7 @@ def test_what_is_no_file_of_weights(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
     (tmp_path / "notes.txt").write_text("hello")
     assert "is a folder: name the .safetensors file" in told(read_header, tmp_path)
-    assert "is not a whole .safetensors file" in told(read_header, tmp_path / "cut.safetensors")
+    assert "is not a complete .safetensors file" in told(read_header, tmp_path / "cut.safetensors")
     assert "is not a .safetensors file" in told(read_header, tmp_path / "notes.txt")
     assert read_header(tmp_path, others=True) is None
     assert read_header(tmp_path / "notes.txt", others=True) is None

@@ -47,7 +47,7 @@ def test_unknown_section(changed, refused):
         ("learning_rate", "nan", "finite number"),
         ("max_train_steps", "0", "1 or more"),
         ("network_dropout", "1.0", "below 1"),
-        ("output_name", '"a/b"', "no folders"),
+        ("output_name", '"a/b"', "without folders"),
         ("output_name", '"."', "file name"),
         ("output_name", '"NUL.new"', "file name"),
         ("output_name", '"my\\tlora"', "file name"),
@@ -78,11 +78,13 @@ def test_windows_path_in_double_quotes(changed, refused):
 def test_windows_path_in_double_quotes_that_is_right_toml(changed, refused, key):
     """A line break, a new tab: no file is called so."""
     path = edited(changed(**{key: None}), "[saving]", f'[saving]\n{key} = "C:\\new\\trained"')
-    says(refused(path), r"'C:\new\trained'", "line break or tab", "'single quotes'")
+    says(refused(path), r"'C:\new\trained'", "line break or a tab", "'single quotes'")
 
 
 def test_windows_path_of_a_teacher_in_double_quotes(changed, refused):
-    says(refused(changed({"one": {"lora": "loras\new.safetensors"}})), r"'loras\new.safetensors'", "line break or tab")
+    says(
+        refused(changed({"one": {"lora": "loras\new.safetensors"}})), r"'loras\new.safetensors'", "line break or a tab"
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_a_teachers_number_that_is_none(changed, refused, keys):
 def test_a_guidance_below_none(changed, refused, scale):
     """Diffusers' Z-Image pipeline has 0 for none; as a field 0 would be a teacher that does not hear the prompt."""
     path = edited(changed({"one": {}}), "[danceopd.teachers.one]", f"[danceopd.teachers.one]\nguidance_scale = {scale}")
-    says(refused(path), "[danceopd.teachers.one]", f"guidance_scale = {scale}", "1 is no guidance")
+    says(refused(path), "[danceopd.teachers.one]", f"guidance_scale = {scale}", "1 means no guidance")
     says(refused(changed(), "--student_guidance_scale", scale), f"student_guidance_scale = {scale}", "1 or more")
 
 
@@ -137,7 +139,7 @@ def test_route_without_data(changed, refused):
 
 def test_empty_prompt_file(changed, refused, tmp_path):
     (tmp_path / "empty.txt").write_text("\n# only a comment\n", encoding="utf-8")
-    says(refused(changed(prompts={"base": str(tmp_path / "empty.txt")})), "empty.txt", "one prompt a line")
+    says(refused(changed(prompts={"base": str(tmp_path / "empty.txt")})), "empty.txt", "one prompt per line")
 
 
 def test_missing_prompt_file(changed, refused):
@@ -284,7 +286,7 @@ def test_teacher_called_student(changed, refused):
     ("teacher", "expected"),
     [
         ({"lora": "a", "checkpoint": "b"}, "either lora or checkpoint"),
-        ({"extract_rank": 4}, "extract_rank belongs to"),
+        ({"extract_rank": 4}, "extract_rank works only for"),
         ({"lora": ["a", "b"], "strength": [1.0]}, "2 LoRAs, but 1 strengths"),
         ({"lora": "a", "strenght": 1.0}, 'Did you mean "strength"?'),
         ({"guidance_scale": "3"}, "without quotes"),
@@ -308,7 +310,7 @@ def test_missing_preview_prompts(changed, refused):
         ("a cat --w 1024", ["1024x16", "up to 64"]),
         ("a cat --w wide", ["--w", "whole number", "wide"]),
         ("a cat --w 16 --h 16 --s 0", ["--s"]),
-        ("a cat --w 16 --h 16 --l 0", ["--l 0", "1 is no guidance"]),
+        ("a cat --w 16 --h 16 --l 0", ["--l 0", "1 means no guidance"]),
     ],
 )
 def test_wrong_preview_prompt(changed, refused, tmp_path, line, parts):

@@ -32,13 +32,13 @@ pytestmark = pytest.mark.usefixtures("places")
 PROBLEMS = {
     "full": (OSError(errno.ENOSPC, "No space left on device"), "no space is left on the disk"),
     "full, by safetensors": (SafetensorError("I/O error: No space left (os error 28)"), "no space is left on the disk"),
-    "read-only": (OSError(errno.EROFS, "Read-only file system"), "the disk is read-only now"),
+    "read-only": (OSError(errno.EROFS, "Read-only file system"), "the disk is now read-only"),
     "quota": (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk quota is used up"),
     "limit": (OSError(errno.EFBIG, "File too large"), "the file is larger than the disk"),
     "broken": (OSError(errno.EIO, "Input/output error"), "the disk reports an error"),
     "immutable": (PermissionError(errno.EPERM, "Operation not permitted"), "the file or folder is protected"),
     "removed": (FileNotFoundError(errno.ENOENT, "No such file or directory"), "the folder is gone"),
-    "a file in its place": (FileExistsError(errno.EEXIST, "File exists"), "something else has its name"),
+    "a file in its place": (FileExistsError(errno.EEXIST, "File exists"), "something else has this name"),
     "a rare one": (OSError(errno.ENOLCK, "No locks available"), "No locks available"),
     "network": (OSError(errno.ESTALE, "Stale file handle"), "the drive does not answer"),
 }
@@ -72,7 +72,10 @@ def test_a_save_between_steps_costs_no_training(preset, refusing, launch, capsys
     if reason.startswith("the file or folder"):  # another name may do
         assert (output / "fused-step00000002-2.safetensors").is_file()
     else:
-        assert f"{reason}" in said and "for fused-step00000002.safetensors: training goes on" in said
+        assert (
+            f"{reason}" in said
+            and "for fused-step00000002.safetensors: it is not saved, and training continues" in said
+        )
         assert sorted(path.name for path in output.glob("*.safetensors")) == ["fused.safetensors"]
 
 
@@ -109,7 +112,7 @@ def test_if_no_place_takes_it_what_there_is_is_named(preset, refusing, capsys):
     assert all(
         f"{preset.parent / name}: no space is left" in told for name in ("output", "working", "temporary", "home")
     )
-    assert told.endswith(f"Saved before, and whole: {kept}.safetensors and {kept}-state.")
+    assert told.endswith(f"Already saved and complete: {kept}.safetensors and {kept}-state.")
     assert load_file(f"{kept}.safetensors")
 
 
@@ -126,7 +129,7 @@ def test_the_lora_is_kept_if_the_state_is_not(preset, refusing, launch, capsys):
     output = launch(preset, "--save_state", "--save_every_n_steps", "2")
     said = capsys.readouterr().out
     assert (output / "fused.safetensors").is_file() and (output / "fused-step00000002.safetensors").is_file()
-    assert "no space is left on the disk for fused-step00000002-state: training goes on" in said
+    assert "no space is left on the disk for fused-step00000002-state: it is not saved, and training continues" in said
     lora = output / "fused.safetensors"
     assert f"No state is saved (no space is left on the disk): --network_weights {lora} starts a new run" in said
     assert not [*preset.parent.rglob("*-state")]

@@ -83,8 +83,8 @@ def cut_off(path):
     [
         (lambda path: path.unlink(), ["line 2", "picture not found"]),
         (lambda path: path.write_bytes(b"no picture"), ["line 2", "Repair or remove"]),
-        (damaged, ["no whole picture", "Repair or remove"]),
-        (cut_off, ["no whole picture (image file is truncated", "Repair or remove"]),
+        (damaged, ["the picture cannot be read", "Repair or remove"]),
+        (cut_off, ["the picture cannot be read (image file is truncated", "Repair or remove"]),
     ],
 )
 def test_a_source_image_that_cannot_be_read(spoil, words, edit_preset, refused, nothing_loads, tmp_path):
@@ -105,7 +105,7 @@ def test_a_source_image_that_the_model_does_not_take(edit_preset, refused, nothi
         ("sd3", "a cat --ci a.png --w 16 --h 16", ["a source image", "draws from text alone"]),
         ("flux_kontext", "a cat --ci none.png --w 16 --h 16", ["source image", "none.png", "not found"]),
         ("flux_kontext", "a cat --ci a.png --cn a.png --w 16 --h 16", ["2 source images", "up to 1"]),
-        ("flux_kontext", "a cat --ci --w 16 --h 16", ["--ci names no source image"]),
+        ("flux_kontext", "a cat --ci --w 16 --h 16", ["--ci needs the path of a source image"]),
     ],
 )
 def test_preview_prompts_are_checked_alike(name, line, words, edit_preset, refused, nothing_loads, tmp_path):
@@ -153,7 +153,7 @@ def test_a_damaged_picture_of_a_folder_of_source_images(edit_preset, refused, no
     config = tmp_path / "data.toml"
     text = DATASET.format(image_dir=tmp_path / "after", key="conditioning_data_dir", sources=tmp_path / "before")
     config.write_text(text, encoding="utf-8")
-    says(refused(edit_preset(dataset_config=str(config), prompts={})), "before/1.png", "no whole picture")
+    says(refused(edit_preset(dataset_config=str(config), prompts={})), "before/1.png", "the picture cannot be read")
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_a_checkpoint_is_merged_as_the_lora_extracted_from_it(ran, strong, pipel
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"student_init": "merge_sum"}, ["student_init", "trains no student"]),
+        ({"student_init": "merge_sum"}, ["student_init", "does not train a student"]),
         ({"network_weights": "a.safetensors"}, ["network_weights", "does not train"]),
         ({"resume": "a-state"}, ["resume", "does not train"]),
     ],

@@ -137,7 +137,7 @@ def test_unknown_method(changed, refused):
 @pytest.mark.parametrize("key", FLOWOPD_KEYS)
 def test_keys_of_another_method(changed, refused, key):
     value = 3 if key == "flowopd_group_size" else 0.3
-    says(refused(changed(method="diffusionopd", **{key: value})), key, 'belongs to method = "flowopd"')
+    says(refused(changed(method="diffusionopd", **{key: value})), key, 'works only with method = "flowopd"')
     assert getattr(DanceOPDSection(method="flowopd", **{key: value}), key) == value
     with pytest.raises(UserError, match=key):
         DanceOPDSection(method="flowopd", **{key: 0})

@@ -138,8 +138,8 @@ def cut_off(path):
     ("spoil", "word"),
     [
         (lambda path: path.unlink(), "not found"),
-        (lambda path: path.write_bytes(b"not a picture"), "no whole picture"),
-        (cut_off, "no whole picture (image file is truncated"),
+        (lambda path: path.write_bytes(b"not a picture"), "the picture cannot be read"),
+        (cut_off, "the picture cannot be read (image file is truncated"),
     ],
 )
 def test_a_picture_that_cannot_be_read(changed, refused, strong, pictures, tmp_path, monkeypatch, spoil, word):

@@ -43,7 +43,7 @@ def test_a_source_image_beside_the_file_comes_before_one_of_the_working_director
 def test_a_source_image_may_stand_in_quotes():
     line = parse_line(r'add a hat --ci "C:\my pictures\1.png" --w 64')
     assert (line.sources, line.width) == ((Path(r"C:\my pictures\1.png"),), 64)
-    with pytest.raises(ValueError, match="names no source image"):
+    with pytest.raises(ValueError, match="needs the path of a source image"):
         parse_line('add a hat --ci ""')
 
 
@@ -145,8 +145,8 @@ def test_one_prompt_of_a_toml_file_needs_no_subset(read):
     [
         ("s.json", "{", ["s.json", "not valid JSON"]),
         ("s.json", '{"prompt": "a cat"}', ["are a list", '[{"prompt": "a cat"', "an object"]),
-        ("s.json", '[{"text": "a", "width": 8}]', ["prompt 1", 'no text under "prompt"', "text, width"]),
-        ("s.json", '[{"prompt": 3}]', ["prompt 1", 'no text under "prompt"']),
+        ("s.json", '[{"text": "a", "width": 8}]', ["prompt 1", '"prompt" is missing or is not text', "text, width"]),
+        ("s.json", '[{"prompt": 3}]', ["prompt 1", '"prompt" is missing or is not text']),
         ("s.json", "[3]", ["prompt 1", "expected an object"]),
         ("s.json", '[{"prompt": "a", "width": true}]', ["prompt 1", 'width takes a whole number, not "True"']),
         ("s.json", '[{"prompt": "a", "width": 32.5}]', ["prompt 1", "width takes a whole number"]),
@@ -156,7 +156,7 @@ def test_one_prompt_of_a_toml_file_needs_no_subset(read):
         ("s.toml", "[prompt\n", ["s.toml", "not valid TOML", "line 1"]),
         ("s.toml", "prompt = 3", ["[prompt]", "[[prompt.subset]]"]),
         ("s.toml", '[prompt.subset]\nprompt = "a"', ["double brackets"]),
-        ("s.toml", "[prompt]\nseed = 1\n[[prompt.subset]]", ["subset 1", 'no text under "prompt"']),
+        ("s.toml", "[prompt]\nseed = 1\n[[prompt.subset]]", ["subset 1", '"prompt" is missing or is not text']),
         ("s.txt", "a cat --d 18446744073709551616", ["line 1", "--d", "the largest seed is 18446744073709551615"]),
         ("s.txt", "a cat --d 1.5", ["line 1", "--d takes a whole number"]),
         ("s.txt", "a cat --d " + "9" * 5000, ["line 1", "--d takes a whole number"]),
@@ -166,8 +166,8 @@ def test_one_prompt_of_a_toml_file_needs_no_subset(read):
         ("s.txt", "a cat --w 33", ["line 1", "33x48 cannot be drawn", "multiples of 16"]),
         ("s.txt", "ok\n--w 32", ["line 2", "flags but no prompt"]),
         ("s.txt", "# nothing\n", ["contains no prompt"]),
-        ("s.csv", "prompt\na cat\n", [".txt file, a prompt a line, or .toml or .json", '".csv"']),
-        ("s.jsonl", '{"prompt": "a cat"}', [".txt file, a prompt a line, or .toml or .json"]),
+        ("s.csv", "prompt\na cat\n", [".txt file with one prompt per line, a .toml or a .json file", '".csv"']),
+        ("s.jsonl", '{"prompt": "a cat"}', [".txt file with one prompt per line, a .toml or a .json file"]),
     ],
 )
 def test_wrong_files_are_named_with_their_place(read, tmp_path, name, content, words):
@@ -218,4 +218,4 @@ def test_pictures_are_drawn_as_a_json_file_says(ran, tmp_path, capsys):
     with Image.open(picture) as grid:
         assert grid.width > 4 * 32
     assert "note: " in (said := capsys.readouterr().out)
-    assert "sample_sampler (1 prompt): the sampler is the one of the model's pipeline" in said
+    assert "sample_sampler (1 prompt): the model's pipeline sets the sampler" in said
