@@ -1,4 +1,4 @@
-"""The commands of `python -m danceopd_ext`: look into LoRA files and convert them."""
+"""Runs the commands of `python -m danceopd_ext`: inspect LoRA files and convert them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse the command line and do what it says. Raises UserError."""
+    """Parse the command line and run its command. Raises UserError."""
     arguments = _parser().parse_args(argv)
     arguments.command(arguments)
 
@@ -90,7 +90,7 @@ def _add_family(parser: argparse.ArgumentParser) -> None:
 
 
 def _layouts(family: str | None) -> dict:
-    """The layouts to choose among, by name: all, or that of `family`. Raises UserError for an unknown word."""
+    """Return the layouts by name: all of them, or only that of `family`. Raises UserError if `family` is unknown."""
     from danceopd_ext.models.registry import FAMILIES, NAMES, names_of
 
     if family is None:

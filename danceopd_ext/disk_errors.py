@@ -1,6 +1,6 @@
-"""What a disk would not do, and the reason in words: it is full, read-only, over its quota, gone, or in use.
+"""Explains why a file could not be written: the disk is full, read-only, over its quota, gone, or in use.
 
-torch, safetensors and Pillow hide the system's error in errors of their own; it is found in there.
+torch, safetensors and Pillow hide the system's error inside their own errors; this module finds it there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ AWAY, IN_USE = "the drive does not answer", "another program has the file open"
 OTHER = "something else has this name"
 MANY, UNKNOWN = "too many files are open", "a file could not be written"
 
-#: those that say something of the disk, whatever was done with which file
+#: the reasons that concern the disk as a whole, whatever the file
 OF_THE_DISK = (FULL, QUOTA, LARGE, READ_ONLY, BROKEN, AWAY, MANY)
-#: what to do about each
+#: the remedy for each reason
 REMEDIES = {
     FULL: "Free some space.",
     QUOTA: "Delete something, or ask for more space.",
@@ -35,7 +35,7 @@ REMEDIES = {
     MANY: "Close other programs, or raise `ulimit -n`.",
     UNKNOWN: "Check the disk.",
 }
-#: names of the system's errors, as POSIX has them; not every system has each
+#: POSIX names of the system's errors; not every system has all of them
 _NAMES = {
     FULL: ("ENOSPC",),
     QUOTA: ("EDQUOT",),
@@ -50,7 +50,7 @@ _NAMES = {
     MANY: ("EMFILE", "ENFILE"),
 }
 _POSIX = {getattr(errno, name): words for words, names in _NAMES.items() for name in names if hasattr(errno, name)}
-#: the same on Windows, where one number of POSIX stands for many of these
+#: the same for Windows, where one POSIX number stands for many of these
 _WINDOWS = {
     **dict.fromkeys((39, 112), FULL),
     1295: QUOTA,
@@ -64,9 +64,9 @@ _WINDOWS = {
     **dict.fromkeys((80, 145, 183), OTHER),
     4: MANY,
 }
-#: Rust's form of the system's number (safetensors): of versions before and since 0.5
+#: how Rust (safetensors) writes the system's error number, before and since version 0.5
 _RUST = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)")
-#: what torch's and Pillow's own writers say if they do not know why
+#: messages of torch's and Pillow's writers that give no reason
 _UNKNOWN = re.compile(
     r"PytorchStreamWriter failed|enforce fail at inline_container|iostream error|Parent directory .* does not exist"
     r"|encoder error -\d+ when writing image file"
@@ -75,25 +75,25 @@ _UNKNOWN = re.compile(
 
 @dataclass(frozen=True)
 class DiskProblem:
-    """Why a file could not be written. `reason` and `remedy`: for a message, the remedy as a sentence."""
+    """Why a file could not be written: a `reason` for a message, and a `remedy` as a sentence."""
 
     reason: str
     remedy: str
 
     @property
     def is_in_use(self) -> bool:
-        """Whether another name in the same folder may do."""
+        """Whether another name in the same folder may work."""
         return self.reason in (IN_USE, FORBIDDEN)
 
 
 def disk_problem(problem: BaseException | None) -> DiskProblem | None:
-    """What was wrong with the disk, if that is what an exception tells; None for any other error."""
+    """Return what was wrong with the disk if that caused the exception; None for any other error."""
     unknown = None
     for one in _all_of(problem):
         reason = _reason(one)
         if reason:
             return DiskProblem(reason, REMEDIES[reason])
-        if _is_own(one) and one.errno and one.strerror:  # a rare one, in the system's words
+        if _is_own(one) and one.errno and one.strerror:  # a rare error, in the system's words
             unknown = unknown or DiskProblem(one.strerror.rstrip("."), REMEDIES[UNKNOWN])
         elif _UNKNOWN.search(str(one)):
             unknown = unknown or DiskProblem(UNKNOWN, REMEDIES[UNKNOWN])
@@ -101,7 +101,7 @@ def disk_problem(problem: BaseException | None) -> DiskProblem | None:
 
 
 def general_disk_problem(problem: BaseException) -> DiskProblem | None:
-    """`disk_problem`, if it is one whatever was done with which file: a missing file may have led to anything."""
+    """Return `disk_problem` only if it concerns the disk as a whole: a missing file can have any cause."""
     found = disk_problem(problem)
     return found if found and found.reason in (*OF_THE_DISK, UNKNOWN) else None
 
@@ -114,19 +114,19 @@ def _reason(problem: BaseException) -> str | None:
     if not found:
         return None
     number = int(found[1] or found[2])
-    # Both systems count from 1: a number that both know is read as this one's.
+    # Both systems number errors from 1: a number that both use is read as this system's.
     first, second = (_WINDOWS, _POSIX) if _ON_WINDOWS else (_POSIX, _WINDOWS)
     return first.get(number) or second.get(number)
 
 
 def _is_own(problem: BaseException) -> bool:
-    """Whether the system says it of a file, not of another process or computer."""
+    """Return whether the error concerns a file, not another process or computer."""
     others = (BrokenPipeError, ConnectionError, ChildProcessError, InterruptedError, BlockingIOError)
     return isinstance(problem, OSError) and not isinstance(problem, others)
 
 
 def _all_of(problem: BaseException | None) -> Iterator[BaseException]:
-    """The exception and those that it was raised from or while handling."""
+    """Yield the exception and those that it was raised from or while handling."""
     seen: set[int] = set()
     while problem is not None and id(problem) not in seen:
         seen.add(id(problem))

@@ -1,4 +1,4 @@
-"""What is told to the user when their input is wrong, kept readable whatever the input was."""
+"""Defines the errors that the user sees, and keeps their messages readable whatever the input was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 #: characters of one quoted value or of one word, of a line, and of the whole text; names of one list
 LONGEST_VALUE, LONGEST_LINE, LONGEST_TEXT, MOST_NAMES = 200, 2000, 6000, 20
 
-#: an opening quote, and what closes it; an apostrophe inside a word is neither
+#: an opening quote and its closing one; an apostrophe inside a word is neither
 _OPENING = re.compile("\"|(?<!\\w)'(?=\\S)")
 _CLOSING = {'"': re.compile('"'), "'": re.compile("'(?!\\w)")}
 _WORD = re.compile(rf"\S{{{LONGEST_VALUE + 1},}}")
@@ -22,8 +22,8 @@ def readable(text: str) -> str:
     """Return a message that a person can read on any terminal, however long or odd the values in it are.
 
     Control characters, terminal sequences and marks that turn the direction of text are shown as escapes (`\\x1b`).
-    Of a quoted value or a word of more than LONGEST_VALUE characters both ends stay; of a line that is still too
-    long, the first MOST_NAMES names of each list, and then both ends. A readable text comes back unchanged.
+    A quoted value or a word of more than LONGEST_VALUE characters keeps both ends. A line that is still too long keeps
+    the first MOST_NAMES names of each list, and then both ends. A readable text is returned unchanged.
     """
     text = _short_values(printable(text, keep="\n"))
     text = _WORD.sub(lambda found: _ends(found[0], LONGEST_VALUE), text)
@@ -33,7 +33,7 @@ def readable(text: str) -> str:
 
 
 def _short_values(text: str) -> str:
-    """The text with its quoted values cut; a line break inside one is shown as an escape."""
+    """Return the text with its quoted values shortened; a line break inside one is shown as an escape."""
     parts: list[str] = []
     place, unclosed = 0, set()
     while opening := _OPENING.search(text, place):
@@ -41,7 +41,7 @@ def _short_values(text: str) -> str:
         parts.append(text[place:start])
         place = start
         closing = None if quote in unclosed else _CLOSING[quote].search(text, start)
-        if closing is None:  # none further on either: the text is not searched again for each opening
+        if closing is None:  # no later quote closes either, so the text is not searched again for each opening
             unclosed.add(quote)
         else:
             value = text[start : closing.start()]
@@ -51,7 +51,7 @@ def _short_values(text: str) -> str:
 
 
 def _ends(text: str, most: int) -> str:
-    """The text, or `most` characters: its beginning, how many characters it has, and its end."""
+    """Return the text, or at most `most` characters: its beginning, its length in characters, and its end."""
     if len(text) <= most:
         return text
     cut = f" ... ({len(text):,} characters) ... "
@@ -76,7 +76,7 @@ class UserError(Exception):
 
 
 class MissingFile(UserError):
-    """A file that the user's input names is not there; `path` as it is named."""
+    """A file that the user's input names does not exist; `path` as the input writes it."""
 
     def __init__(self, message: str, path: Path):
         super().__init__(message)
@@ -86,30 +86,30 @@ class MissingFile(UserError):
 def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str:
     """Return ` Did you mean "x"?` for the known word closest to `word`, or an empty string.
 
-    `alike`: how close it must be at least, from 0 to 1.
+    `alike`: the least similarity, from 0 to 1.
     """
-    if len(word) > LONGEST_VALUE:  # no slip of a known word, and slow to compare
+    if len(word) > LONGEST_VALUE:  # not a misspelling of a known word, and slow to compare
         return ""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=alike)
     return f' Did you mean "{close[0]}"?' if close else ""
 
 
 def few_letters(text: str, most: int = 80) -> str:
-    """The text, or its beginning and three dots: for a message."""
+    """Return the text, or its beginning and three dots, for a message."""
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def few(names: Iterable[str], most: int = 3) -> str:
-    """The first names of a list, and how many more there are: for a message."""
+    """Return the first names of a list and how many more there are, for a message."""
     names = list(names)
     more = len(names) - most
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more:,} more"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with what no terminal shows as a letter written out (such as `\\x1b`), except the letters of `keep`.
+    """Return the text with unprintable characters as escapes (such as `\\x1b`), except the characters of `keep`.
 
-    What a file says is shown on terminals, where an escape sequence could clear the screen or rewrite a line.
+    Text from files is shown on terminals, where an escape sequence could clear the screen or rewrite a line.
     """
     if text.isprintable():
         return text
@@ -117,7 +117,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _controls(letter: str) -> bool:
-    """Whether it is a control, direction or line character, or half of one; those that join letters are not."""
+    """Return whether it is a control, direction or line character, or half of one; joiners of letters are not."""
     return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\u200c\u200d"
 
 

@@ -1,6 +1,6 @@
-"""Where a result goes if the disk does not take it: another name, another folder, or the same one after a while.
+"""Saves a result under another name, in another folder or after a while if the disk refuses it.
 
-A finished LoRA is hours of work: it is not given up while a place is left that may hold it.
+A finished LoRA is hours of work: every place that may hold it is tried before it is given up.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from danceopd_ext.disk_errors import DiskProblem, disk_problem
 from danceopd_ext.errors import readable
 from danceopd_ext.files import free_name, is_link
 
-#: seconds between two rounds of tries, and seconds that a run without a terminal goes on trying
+#: seconds between two rounds of attempts, and seconds for which a run without a terminal keeps trying
 PAUSE, LONGEST_WAIT = 10.0, 1800.0
 
 
 @dataclass(frozen=True)
 class SavePlace:
-    """Where a result is. `reason`: why it is not where it was wanted; empty if it is."""
+    """Where a result was saved. `reason`: why it is not at the wanted path; empty if it is."""
 
     path: Path
     reason: str = ""
 
     def message(self, wanted: Path) -> str:
-        """`saved PATH`, and why it is another path than the one that was wanted."""
+        """Return `saved PATH`, and why this is not the wanted path."""
         if self.path == wanted:
             return f"saved {self.path}"
         if self.path.parent == wanted.parent:
@@ -37,7 +37,7 @@ class SavePlace:
 
 
 class NotSaved(Exception):
-    """No folder takes a result. `tried`: folder -> why not."""
+    """No folder accepted a result. `tried`: folder -> why not."""
 
     def __init__(self, name: str, tried: dict[Path, DiskProblem]):
         self.name, self.tried = name, tried
@@ -46,26 +46,26 @@ class NotSaved(Exception):
 
     @property
     def problem(self) -> DiskProblem:
-        """What was wrong where it was wanted."""
+        """What was wrong at the wanted path."""
         return next(iter(self.tried.values()))
 
     @property
     def between(self) -> str:
-        """The message if it was not the last save."""
+        """The message for a save that is not the last."""
         return f"{self.problem.reason} for {self.name}: it is not saved, and training continues. {self.problem.remedy}"
 
 
 def saved_before(lora: Path | None, state: Path | None = None) -> str:
-    """A sentence on what a run has saved already, for a message; empty if there is nothing."""
+    """Return a sentence on what a run has already saved, for a message; empty if that is nothing."""
     named = " and ".join(str(path) for path in (lora, state) if path)
     return f" Already saved and complete: {named}." if named else ""
 
 
 def save_result(write: Callable[[Path], object], wanted: Path, anywhere: bool = False) -> SavePlace:
-    """Write a result to the wanted path, or to another name beside it if another program has that file open.
+    """Write a result to the wanted path, or under another name in that folder if another program has the file open.
 
     `anywhere`: also try the working, the temporary and the home folder. `write` leaves nothing behind if it fails.
-    Raises NotSaved; an error that is not of the disk passes through.
+    Raises NotSaved; an error that does not come from the disk passes through.
     """
     tried: dict[Path, DiskProblem] = {}
     for path in _places(wanted, anywhere, tried):
@@ -82,7 +82,7 @@ def save_result(write: Callable[[Path], object], wanted: Path, anywhere: bool = 
 
 
 def _places(wanted: Path, anywhere: bool, tried: dict[Path, DiskProblem]) -> Iterator[Path]:
-    """The paths to try, in turn; `tried` grows meanwhile."""
+    """Yield the paths to try, in turn; `tried` grows meanwhile."""
     yield wanted
     if tried[wanted.parent].is_in_use:
         yield free_name(wanted)
@@ -96,7 +96,7 @@ def _other_folders() -> Iterator[Path]:
     for find in (Path.cwd, lambda: Path(tempfile.gettempdir()), Path.home):
         try:
             yield find().resolve()
-        except (OSError, RuntimeError):  # it was removed, or there is none
+        except (OSError, RuntimeError):  # it was removed, or does not exist
             continue
 
 
@@ -105,7 +105,7 @@ def save_anywhere(
 ) -> SavePlace:
     """Save anywhere, and retry until the user presses Ctrl-C or, without a terminal, for LONGEST_WAIT seconds.
 
-    `stopped`: whether Ctrl-C was pressed, where that does not raise KeyboardInterrupt. Raises NotSaved.
+    `stopped`: whether Ctrl-C was pressed, if that does not raise KeyboardInterrupt. Raises NotSaved.
     """
     deadline = time.monotonic() + LONGEST_WAIT
     before, reported = stopped(), False
@@ -139,7 +139,7 @@ def _pause(stopped: Callable[[], bool]) -> bool:
 
 
 def has_terminal() -> bool:
-    """Whether somebody may read what is said and press Ctrl-C."""
+    """Return whether somebody may read the messages and press Ctrl-C."""
     try:
         return bool(sys.stdin and sys.stdin.isatty())
     except (OSError, ValueError):  # it was closed

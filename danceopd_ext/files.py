@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Writes files and folders so that they appear complete or not at all.
 
-A file is written under a temporary name in the same folder, flushed to the disk and renamed, so that a process
-killed at any moment leaves either the old file, the new file, or nothing under the final name.
+A file is written under a temporary name in the same folder, flushed to the disk and renamed. A process that is killed
+at any moment leaves the old file, the new file, or nothing under the final name.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from danceopd_ext.errors import UserError
 
-#: on Windows nobody can replace what another program has open: a UI its LoRA or, for a moment, a virus scanner any file
+#: on Windows nobody can replace a file that another program has open, such as a UI or, for a moment, a virus scanner
 HELD_OPEN = os.name == "nt"
-#: seconds that such a program has to let go
+#: seconds to wait for such a program to close the file
 PATIENCE = 5.0
 
-#: a temporary name: of which file or folder, and that it is ours
+#: a temporary name: contains the name of the file or folder, and shows that it is ours
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.danceopd\.part")
-#: the file in a folder that one process at a time fills
+#: the lock file of a folder that one process at a time fills
 LOCK = ".danceopd.lock"
-#: of files that a number can go before
+#: extensions before which a number can be inserted
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".png")
-#: what a disk says that cannot flush: some network drives
+#: errors of disks that cannot flush, such as some network drives
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -43,10 +43,10 @@ def _temporary_name(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path, is_own: Callable[[str], bool] = lambda _: True) -> int:
-    """Remove what killed processes left half written in `folder`; return how many files and folders that were.
+    """Remove the unfinished files and folders of killed processes in `folder`; return how many there were.
 
-    `is_own`: of the final name, whether its temporary files are garbage. They are if a lock says that nobody else
-    writes files of such names: what another process is writing looks the same.
+    `is_own`: whether the temporary files of a final name may be removed. A lock must ensure that nobody else writes
+    files with such names, because files that another process is writing look the same.
     """
     try:
         named = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
@@ -59,7 +59,7 @@ def remove_leftovers(folder: Path, is_own: Callable[[str], bool] = lambda _: Tru
 
 
 def _delete(path: Path) -> None:
-    """Delete a file, a folder with what is in it, or a link without what it points to, as far as the system lets."""
+    """Delete a file, a folder with its content, or a link without its target, as far as the system permits."""
     with suppress(OSError):
         if path.is_dir() and not is_link(path):
             shutil.rmtree(path, ignore_errors=True)
@@ -68,14 +68,14 @@ def _delete(path: Path) -> None:
 
 
 def is_link(path: Path) -> bool:
-    """Whether it is a symbolic link, also one to nothing, or a junction of Windows."""
+    """Return whether it is a symbolic link, even a broken one, or a junction of Windows."""
     return path.is_symlink() or getattr(os.path, "isjunction", lambda _: False)(path)  # Python 3.12
 
 
 def refuse_links(paths: Iterable[Path], remedy: str = "Remove the link") -> None:
-    """Raise UserError if one of these is a link: the run would write to where it points.
+    """Raise UserError if one of these is a link: the run would write to its target.
 
-    An output folder that somebody has got from others may hold links to the user's own files.
+    An output folder from somebody else may contain links to the user's own files.
     """
     for path in paths:
         if is_link(path):
@@ -85,9 +85,9 @@ def refuse_links(paths: Iterable[Path], remedy: str = "Remove the link") -> None
 
 @contextmanager
 def only_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, no other process fills this folder; what killed ones left half written in it is removed.
+    """Keep other processes from filling this folder inside the block, and remove unfinished files of killed ones.
 
-    Waits while another process fills it, and says so. On a disk that has no locks nothing is removed.
+    Waits while another process fills it, and reports that. On a disk without locks nothing is removed.
     """
     lock = _locked(folder, say)
     if lock is None:
@@ -101,7 +101,7 @@ def only_writer(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _locked(folder: Path, say: Callable[[str], None]) -> BaseFileLock | None:
-    """The folder's lock, held; None on a disk that has none."""
+    """Acquire the folder's lock; None on a disk without locks."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return take_lock(folder / LOCK, 0)
@@ -113,16 +113,16 @@ def _locked(folder: Path, say: Callable[[str], None]) -> BaseFileLock | None:
 
 
 def take_lock(path: Path, seconds: float = -1) -> BaseFileLock | None:
-    """Lock a file, which the operating system unlocks when the process ends; None on a disk that has no locks.
+    """Lock a file, which the operating system unlocks when the process ends; None on a disk without locks.
 
-    `seconds`: how long to wait for another holder; -1 is for ever. Raises filelock.Timeout.
+    `seconds`: how long to wait for another holder; -1 waits for ever. Raises filelock.Timeout.
     """
     lock = FileLock(path)
     try:
-        if is_link(path):  # older versions of filelock write through it
+        if is_link(path):  # older versions of filelock write through a link
             path.unlink()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its own words on a disk without locks
+            warnings.simplefilter("ignore")  # filelock's message on a disk without locks
             lock.acquire(timeout=seconds)
     except Timeout:
         if isinstance(lock, SoftFileLock):
@@ -130,7 +130,7 @@ def take_lock(path: Path, seconds: float = -1) -> BaseFileLock | None:
         raise
     except (OSError, NotImplementedError):
         return None
-    if isinstance(lock, SoftFileLock):  # what filelock falls back to would outlive a run that is killed
+    if isinstance(lock, SoftFileLock):  # filelock's fallback would outlive a killed run
         lock.release()
         return None
     return lock
@@ -146,16 +146,16 @@ def _flush(path: Path) -> None:
 
 
 def _usual_mode(path: Path) -> None:
-    """The permissions of any new file: some libraries make theirs readable by the owner only."""
+    """Set the permissions of an ordinary new file: some libraries make theirs readable by the owner only."""
     if os.name == "posix":
         mask = os.umask(0)
         os.umask(mask)
-        with suppress(PermissionError):  # a disk of Windows' own form has no such permissions
+        with suppress(PermissionError):  # a Windows disk has no such permissions
             path.chmod(0o666 & ~mask)
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename, over what is there; PermissionError only after a while where another program may have either open."""
+    """Rename, replacing the target. On Windows retry for a while if another program may have a file open."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -174,7 +174,7 @@ def _put_in_place(part: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, the latter whole or not at all. What the system does not let go stays."""
+    """Remove a file, a link or a folder, the latter completely or not at all, as far as the system permits."""
     with suppress(OSError):
         if path.is_dir() and not is_link(path):
             gone = _temporary_name(path)
@@ -185,7 +185,7 @@ def remove(path: Path) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """`NAME-2.safetensors`, or the first such name after it that nobody has; a folder's is `NAME-2`."""
+    """Return `NAME-2.safetensors` or the next such name that is free; for a folder `NAME-2`."""
     suffix = path.suffix if path.suffix in ENDINGS else ""
     stem = path.name.removesuffix(suffix)
     return next(free for n in count(2) if not os.path.lexists(free := path.with_name(f"{stem}-{n}{suffix}")))
@@ -193,7 +193,7 @@ def free_name(path: Path) -> Path:
 
 @contextmanager
 def _temporary_path(path: Path) -> Iterator[Path]:
-    """Yield a free name in the folder of `path`, which is made if needed; delete what is there afterwards."""
+    """Yield a free name in the folder of `path`, which is created if needed; delete what is left there afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _temporary_name(path)
     try:
@@ -213,7 +213,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def whole_named_file(path: str | os.PathLike) -> Iterator[Path]:
-    """`whole_file` for a writer that looks at the ending: the temporary path has the final name, in another folder."""
+    """Do as `whole_file` for a writer that needs the extension: the temporary path keeps the name in another folder."""
     path = Path(path)
     with _temporary_path(path) as folder:
         folder.mkdir()
@@ -240,7 +240,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _put_folder_in_place(part: Path, path: Path) -> None:
-    """Rename the folder `part` to `path`; what was there is removed afterwards, and comes back if that fails."""
+    """Rename the folder `part` to `path`; an existing folder is removed afterwards, or restored if that fails."""
     if not os.path.lexists(path):
         _replace(part, path)
         return
@@ -255,9 +255,9 @@ def _put_folder_in_place(part: Path, path: Path) -> None:
 
 
 def check_writable(folder: Path, option: str = "output_dir") -> None:
-    """Raise UserError unless files can be made in `folder` (or the folder itself, where it does not exist yet).
+    """Raise UserError unless files can be created in `folder` (or the folder itself, if it does not exist yet).
 
-    `option`: what the user calls the folder.
+    `option`: the user's key or flag for the folder.
     """
     existing = folder
     while not os.path.exists(existing) and existing != existing.parent:
@@ -267,7 +267,7 @@ def check_writable(folder: Path, option: str = "output_dir") -> None:
             raise NotADirectoryError(20, f"{existing} is a file, not a folder")
         for name in folder.relative_to(existing).parts:
             with suppress(FileNotFoundError):
-                os.stat(existing / name)  # raises for what cannot be a name
+                os.stat(existing / name)  # raises for an impossible name
         with tempfile.TemporaryFile(dir=existing):
             pass
     except (OSError, ValueError) as error:  # ValueError: a null character

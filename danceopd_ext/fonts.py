@@ -1,4 +1,4 @@
-"""Fonts for labels: Pillow's own, or one of the system for characters that it lacks."""
+"""Finds a font for labels: Pillow's own, or one of the system's for characters that it lacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import ImageFont
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
-#: files of fonts as Linux, Windows and macOS call them: with more of Latin, Greek and Cyrillic, then with Chinese,
+#: names of font files on Linux, Windows and macOS: with more of Latin, Greek and Cyrillic, then with Chinese,
 #: Japanese and Korean
 FONTS = (
     "DejaVuSans.ttf",
@@ -30,12 +30,12 @@ FONTS = (
     "STHeiti Light.ttc",
     "Arial Unicode.ttf",
 )
-#: no font has it, so this is what a font shows for what it lacks
+#: no font has this character, so it shows how a font draws a missing one
 _NOWHERE = "\U0010ffff"
 
 
 def font_for(text: str, size: int) -> Font | None:
-    """A font that has every character of the text; None where no font here has."""
+    """Return a font that has every character of the text; None if no font here has."""
     own = ImageFont.load_default(size)
     if has_all(own, text):
         return own
@@ -43,11 +43,11 @@ def font_for(text: str, size: int) -> Font | None:
 
 
 def has_all(font: Font, text: str) -> bool:
-    """Whether the font has a picture of its own for every character."""
+    """Return whether the font has a glyph for every character."""
     try:
         lacking = _look(font, _NOWHERE)
         return all(_look(font, mark) != lacking for mark in set(text) if not mark.isspace())
-    except UnicodeEncodeError:  # a font of pixels knows Latin letters only
+    except UnicodeEncodeError:  # a bitmap font has only Latin letters
         return False
 
 
@@ -58,7 +58,7 @@ def _look(font: Font, mark: str) -> tuple[tuple[int, int], bytes]:
 
 @lru_cache(maxsize=8)
 def _system_fonts(names: tuple[str, ...], size: int) -> tuple[Font, ...]:
-    """Those of the fonts that are installed; Pillow knows where each system keeps them."""
+    """Return the fonts that are installed; Pillow knows where each system keeps them."""
     found = []
     for name in names:
         try:

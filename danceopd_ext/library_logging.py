@@ -1,4 +1,4 @@
-"""Keeps the libraries' notes about themselves off the screen; what a user can act on, we say ourselves."""
+"""Turns off the libraries' own warnings and progress bars; this package reports what the user can act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 
 
 def silence_libraries() -> None:
-    """No progress bars and no warnings of diffusers, transformers and peft; errors still show."""
+    """Turn off progress bars and warnings of diffusers, transformers and peft; errors are still shown."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

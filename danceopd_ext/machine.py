@@ -1,4 +1,4 @@
-"""Says what the program runs on, and why torch has no GPU to compute on."""
+"""Describes the machine, and explains why torch cannot use its GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("danceopd_ext", "torch", "diffusers", "transformers", "peft", "accel
 
 
 def peak_memory_mb(device: torch.device | None = None) -> float:
-    """The most memory used so far, in MiB: of the GPU if that is what `device` is, else of this process."""
+    """Return the peak memory so far, in MiB: of the GPU if `device` is one, else of this process."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if os.name == "nt":
@@ -32,7 +32,7 @@ def peak_memory_mb(device: torch.device | None = None) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Python, platform, processor count, and the packages that decide the numbers."""
+    """Return the versions of Python, platform and packages that affect results, and the number of processors."""
     system = f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}"
     found = {"python": platform.python_version(), "platform": system, "cores": str(os.cpu_count())}
     for package in PACKAGES:
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 
 def installed(package: str) -> bool:
-    """Whether the package can be imported: a folder of this name, such as W&B makes where it runs, is not enough."""
+    """Return whether the package can be imported; a mere folder of this name, such as W&B creates, does not count."""
     try:
         metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -53,7 +53,7 @@ def installed(package: str) -> bool:
 
 
 def has_nvidia_card() -> bool:
-    """Whether this machine has an NVIDIA card with its driver, whether or not torch can use it."""
+    """Return whether this machine has an NVIDIA card and driver, even if torch cannot use it."""
     tool = shutil.which("nvidia-smi")
     if tool:
         with suppress(OSError, subprocess.SubprocessError):
@@ -63,7 +63,7 @@ def has_nvidia_card() -> bool:
 
 
 def cuda_install_line() -> str:
-    """The command that replaces this torch by the same version with CUDA."""
+    """Return the command that replaces this torch with the same version for CUDA."""
     version = torch.__version__.partition("+")[0]
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     tag = "cu130" if numbers >= (2, 9) else "cu126"  # the index that pytorch.org names for these versions
@@ -71,7 +71,7 @@ def cuda_install_line() -> str:
 
 
 def why_no_gpu() -> str:
-    """Why torch has no CUDA GPU here and what mends it, in one or two sentences; empty if there is no NVIDIA card."""
+    """Return why torch has no CUDA GPU here, and the remedy; empty if the machine has no NVIDIA card."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         return "accelerate is set to use the CPU: remove --cpu, or run `accelerate config` again."
     if not has_nvidia_card():

@@ -1,4 +1,4 @@
-"""A labelled picture grid: a row for each prompt, a column for each model, marks for right and wrong where known."""
+"""Draws a labelled grid of pictures: a row per prompt, a column per model, and marks for right and wrong if known."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def draw_grid(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Image.Image:
-    """The grid as an RGB picture.
+    """Return the grid as an RGB picture.
 
     `columns`: a model's label -> uint8 pictures [h, w, 3], one per prompt; sizes may differ between prompts. Small
     pictures are enlarged pixel by pixel, large ones shrunk. `passed`: label -> one bool per prompt, drawn as a mark.
-    `names`: what stands in a prompt's place where no font here has its characters; without, it shows boxes for those.
+    `names`: shown instead of prompts whose characters no font here has; without `names` these appear as boxes.
     """
     cells = {label: [fit(picture) for picture in pictures] for label, pictures in columns.items()}
     rows = list(zip(*cells.values(), strict=True))
@@ -35,7 +35,7 @@ def draw_grid(
     side = max(cell.width for row in rows for cell in row)
     font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     top = GAP + (26 if title else 0) + 24
-    pitch = side + GAP + (MARK + 4 if passed else 0)  # marks stand beside the pictures, never on them
+    pitch = side + GAP + (MARK + 4 if passed else 0)  # marks are next to the pictures, never on them
     size = GAP + TEXT_WIDTH + len(columns) * pitch, top + sum(heights) + GAP * len(heights)
     canvas = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -59,7 +59,7 @@ def draw_grid(
 
 
 def fit(picture: np.ndarray) -> Image.Image:
-    """A picture of at least SMALLEST and at most LARGEST pixels on its longer side."""
+    """Return a picture with SMALLEST to LARGEST pixels on its longer side."""
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest < SMALLEST:
@@ -86,7 +86,7 @@ def wrap(text: str, width: int, font: Font) -> str:
 
 
 def _pieces(word: str, width: int, font: Font) -> list[str]:
-    """The word in pieces of at most `width` pixels, of one character at least."""
+    """Return the word in pieces of at most `width` pixels, each with at least one character."""
     pieces = [word[0]]
     for mark in word[1:]:
         if font.getlength(pieces[-1] + mark) <= width:
@@ -97,7 +97,7 @@ def _pieces(word: str, width: int, font: Font) -> list[str]:
 
 
 def _draw_mark(pen: ImageDraw.ImageDraw, left: int, top: int, good: bool) -> None:
-    """A tick or a cross in a disc."""
+    """Draw a tick or a cross in a disc."""
     pen.ellipse((left, top, left + MARK, top + MARK), fill=RIGHT if good else WRONG, outline=PAPER, width=1)
     strokes = [[(4, 8), (7, 11), (12, 5)]] if good else [[(5, 5), (11, 11)], [(5, 11), (11, 5)]]
     for stroke in strokes:

@@ -1,6 +1,6 @@
-"""The numbers that a setting takes, with both ends, and what is said of a number outside of them.
+"""Defines the range of numbers that a setting accepts, and the message for a number outside it.
 
-A number without an upper limit is a run that never ends or wants more memory than there is, found out hours later.
+Every range has two ends: a number that is far too large would end as a run out of memory or time, hours later.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-#: digits of a whole number that is still shown as it is
+#: the most digits with which a whole number is shown in full
 SHOWN_DIGITS = 30
 
 
@@ -17,7 +17,7 @@ SHOWN_DIGITS = 30
 class Range:
     """From `minimum` (or anything above `above`) to `maximum` (or anything below `below`); None is no limit.
 
-    lowest: what the smallest number means, and usual: what people use; both end the sentences of `wrong`.
+    lowest: what the smallest number means; usual: common values. Both are appended to the sentences of `wrong`.
     """
 
     minimum: float | None = None
@@ -29,14 +29,14 @@ class Range:
 
     @property
     def is_closed(self) -> bool:
-        """Whether there is a limit at both ends."""
+        """Return whether there is a limit at both ends."""
         low, high = (self.minimum, self.above), (self.maximum, self.below)
         return any(one is not None for one in low) and any(one is not None for one in high)
 
     def wrong(self, number: float) -> str:
-        """What the number must be, such as "must be 1 or more"; empty if it is within the range.
+        """Return what the number must be, such as "must be 1 or more"; empty if it is within the range.
 
-        A number that is not finite is within no range.
+        NaN and infinite numbers are never within the range.
         """
         if isinstance(number, float) and not math.isfinite(number):
             return "must be a finite number"
@@ -51,7 +51,7 @@ class Range:
         return ""
 
     def words(self) -> str:
-        """Both ends in words, such as "from 1 to 4,096"."""
+        """Return both ends in words, such as "from 1 to 4,096"."""
         low = f"from {shown(self.minimum)}" if self.minimum is not None else f"above {shown(self.above)}"
         return f"{low} to {shown(self.maximum)}" if self.maximum is not None else f"{low} and below {shown(self.below)}"
 
@@ -61,7 +61,7 @@ class Range:
 
 
 def shown(number: float) -> str:
-    """The number as people read it; of a whole number that is too long for that, how many digits it has."""
+    """Return the number in readable form; for a very long whole number, how many digits it has."""
     if isinstance(number, float):
         return shown(int(number)) if number.is_integer() and abs(number) < 1e15 else f"{number:g}"
     digits = int(number.bit_length() * math.log10(2)) + 1  # str() refuses numbers of thousands of digits
@@ -71,14 +71,14 @@ def shown(number: float) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as Python writes it, for a message; whole numbers that are too long to be read as `shown`."""
+    """Return a value as Python writes it, for a message; very long whole numbers as `shown` gives them."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(written, value))}]"
     if isinstance(value, int) and abs(value) >= 10**SHOWN_DIGITS:
         return shown(value)
     try:
         return repr(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits, here somewhere inside
+    except ValueError:  # Python does not write whole numbers of more than 4,300 digits, and the value contains one
         return "a value that contains a number with thousands of digits"
 
 
@@ -86,22 +86,22 @@ def written(value: Any) -> str:
 PIXELS = Range(minimum=1, maximum=16_384, usual="usual values are 512 to 2,048")
 #: optimizer steps of a run; the names of states have eight digits
 STEPS = Range(minimum=1, maximum=1_000_000, usual="usual values are 500 to 20,000")
-#: solver steps of a drawing
+#: solver steps of a picture
 SOLVER_STEPS = Range(minimum=1, maximum=1000, usual="usual values are 8 to 50")
 #: samples of an optimizer step on each process
 SAMPLES = Range(minimum=1, maximum=4096, usual="usual values are 1 to 64")
-#: the rank of a LoRA; no layer of a known model has a use for a higher one
+#: the rank of a LoRA; no layer of a known model can use a higher one
 RANK = Range(minimum=1, maximum=4096, usual="usual values are 4 to 128")
-#: what a LoRA is multiplied with
+#: the factor of a LoRA
 STRENGTH = Range(minimum=-100, maximum=100, usual="usual values are 0.5 to 1.5")
 #: classifier-free guidance; diffusers' Z-Image pipeline calls 0 what is 1 elsewhere
 GUIDANCE = Range(minimum=1, maximum=100, lowest="1 means no guidance", usual="usual values are 1 to 10")
-#: what torch's generators take
+#: seeds that torch's generators accept
 SEED = Range(minimum=0, maximum=2**64 - 1)
-#: how often a route is drawn, against the others
+#: how often a route is drawn, relative to the others
 WEIGHT = Range(minimum=0, maximum=1e6, usual="usual values are 0.1 to 10")
 
 
 def every(instead: str) -> Range:
-    """The numbers of "every so many steps". `instead`: what to do for a rhythm that no run is long enough for."""
+    """Return the range of "every N steps". `instead`: what to do instead of a value that exceeds every run."""
     return Range(minimum=1, maximum=STEPS.maximum, usual=instead)

@@ -1,4 +1,4 @@
-"""A picture of any depth as RGB with 8 bits a channel."""
+"""Converts pictures of any bit depth to RGB with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def as_rgb(image: Image, what: str) -> Image:
     """Return the picture as RGB; grey of 16 bits becomes one of 8 in proportion (1/257, rounded).
 
-    Pillow itself cuts such grey off at 255, so that nearly all of it is white. Raises UserError, which begins with
-    `what`, for pixels that are numbers of 32 bits: nothing says which of them is white.
+    Pillow itself clips such grey at 255, so nearly all of it is white. Raises UserError, which begins with `what`, for
+    pixels that are 32-bit numbers: the file does not say which value is white.
     """
     if is_deep_grey(image):
         from PIL.Image import fromarray
@@ -32,5 +32,5 @@ def as_rgb(image: Image, what: str) -> Image:
 
 
 def is_deep_grey(image: Image) -> bool:
-    """Whether the pixels are grey of 16 bits. Pillow opens those of some kinds of files as numbers of 32 bits."""
+    """Return whether the pixels are 16-bit grey. Pillow opens those of some file types as 32-bit numbers."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))

@@ -1,4 +1,4 @@
-"""Writing to the screen never ends a run: the terminal may be closed, the pipe's reader gone or the log's disk full."""
+"""Keeps a run alive if its output cannot be written: a closed terminal, a closed pipe, a full disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-#: what a closed terminal, a closed pipe and their like answer, now and for ever (EINVAL on Windows)
+#: errors of a closed terminal, a closed pipe and the like, which last (EINVAL on Windows)
 GONE = (errno.EIO, errno.EPIPE, errno.EINVAL, errno.EBADF)
 
 
@@ -22,7 +22,7 @@ class SafeStream:
     def write(self, text: str) -> int:
         try:
             self._stream.write(text)
-        except (OSError, ValueError, RuntimeError) as problem:  # RuntimeError: a signal arrived within a write
+        except (OSError, ValueError, RuntimeError) as problem:  # RuntimeError: a signal arrived during a write
             _discard_if_closed(self._stream, problem)
         return len(text)
 
@@ -42,7 +42,7 @@ class SafeStream:
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Inside the block sys.stdout and sys.stderr are `SafeStream`."""
+    """Replace sys.stdout and sys.stderr with `SafeStream` inside the block."""
     names = [name for name in ("stdout", "stderr") if getattr(sys, name) is not None]
     streams = {name: (getattr(sys, name), SafeStream(getattr(sys, name))) for name in names}
     for name, (_, safe) in streams.items():
@@ -57,14 +57,14 @@ def safe_output() -> Iterator[None]:
 
 
 def last_word(text: str, stream: TextIO | None) -> None:
-    """Print to a stream that may be gone."""
+    """Print to a stream that may be closed."""
     if stream is not None:
         SafeStream(stream).write(f"{text}\n")
         _flush(stream)
 
 
 def _flush(stream: TextIO) -> None:
-    """Flush; where that fails, let Python's own last flush succeed: it would end the process with another code."""
+    """Flush; if that fails, make Python's own last flush succeed: it would change the exit code."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -77,7 +77,7 @@ def _discard_if_closed(stream: TextIO, problem: Exception) -> None:
 
 
 def _send_to_null_device(stream: TextIO) -> None:
-    """Lead the stream's descriptor to the null device: what is still in its buffer goes there."""
+    """Redirect the stream's descriptor to the null device, where its buffer is discarded."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment(**own: str) -> dict[str, str]:
-    """The variables of this process, for another interpreter: it finds this package, and speaks UTF-8 everywhere.
+    """Return the environment for another interpreter: it finds this package and uses UTF-8 everywhere.
 
     `own` replaces variables.
     """

@@ -1,4 +1,4 @@
-"""What the operating system would not do, as a message and an exit code."""
+"""Turns errors of the operating system into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from danceopd_ext.errors import few_letters, printable, readable
 
 
 def show(text: str) -> None:
-    """Print. If the reader has closed the pipe, as `| head` does, end with exit code 1 and no message.
+    """Print. If the reader has closed the pipe, as `| head` does, exit with code 1 and no message.
 
-    Control characters, which come from files, are written out.
+    Control characters, which come from files, are shown as escapes.
     """
     try:
         print(printable(text, keep="\n\t"), flush=True)
     except OSError as problem:
-        if problem.errno not in (errno.EPIPE, errno.EINVAL):  # the latter is what Windows says
+        if problem.errno not in (errno.EPIPE, errno.EINVAL):  # Windows raises EINVAL
             raise
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own last flush
@@ -27,7 +27,7 @@ def show(text: str) -> None:
 
 
 def refused(problem: Exception) -> tuple[int, str]:
-    """The exit code and the message for what the system would not do; 0 for what a person can do nothing about."""
+    """Return the exit code and the message for an error of the system; 0 if the user can do nothing about it."""
     named = getattr(problem, "filename", None)
     name = readable(few_letters(str(named)))
     if getattr(problem, "errno", None) == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:

@@ -10,7 +10,7 @@ from danceopd_ext.ranges import SHOWN_DIGITS, Range, shown
 
 
 def whole(within: Range, example: int = 4) -> Callable[[str], int]:
-    """What reads a whole number of this range for argparse, which prints its errors with the option's name."""
+    """Return a reader of whole numbers in this range for argparse, which adds the option's name to errors."""
 
     def number(text: str) -> int:
         digits = text.removeprefix("-")
@@ -25,5 +25,5 @@ def whole(within: Range, example: int = 4) -> Callable[[str], int]:
     return number
 
 
-#: a whole number from 1, for what has no limit of its own
+#: reads a whole number from 1, for options without a limit of their own
 positive = whole(Range(minimum=1, maximum=10**9))

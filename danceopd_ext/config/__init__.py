@@ -1,4 +1,4 @@
-"""Presets: one typed schema, read, checked, explained."""
+"""Reads, checks and explains presets, by one typed schema."""
 
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.config.schema import Preset, Teacher

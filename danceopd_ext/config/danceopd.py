@@ -1,4 +1,4 @@
-"""The [danceopd] section of a preset and its teachers: the part that is ours whoever owns the training loop."""
+"""Defines the [danceopd] section of a preset and its teachers, which are the same for every toolkit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Teacher:
         self._check_strengths()
 
     def _check_strengths(self) -> None:
-        """A LoRA at strength 0 is not there: as a teacher it would be the base under another name."""
+        """Refuse strength 0: such a teacher would be the base under another name."""
         silent = [lora for lora, strength in zip(self.loras, self.strengths, strict=True) if not strength]
         if silent and len(silent) == len(self.loras):
             raise UserError(
@@ -66,7 +66,7 @@ class Teacher:
 
     @property
     def ignored(self) -> dict[str, bool]:
-        """What of the LoRA files may be left out, as `read_lora` calls it."""
+        """The parts of the LoRA files that may be left out, as keywords of `read_lora`."""
         return {"ignore_text_encoder": self.ignore_text_encoder, "ignore_other_parts": self.ignore_other_parts}
 
     @property
@@ -182,7 +182,7 @@ class DanceOPDSection:
             self._check_hosted()
 
     def require_teachers(self) -> None:
-        """Raise UserError where there is nobody to learn from."""
+        """Raise UserError if there is no teacher."""
         if not self.teachers:
             raise UserError("no teacher: add a [danceopd.teachers.NAME] section for each skill (empty: the base).")
 
@@ -193,11 +193,11 @@ class DanceOPDSection:
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """The keys that only this method has."""
+        """The keys that belong only to this method."""
         return FLOWOPD_KEYS if self.method == "flowopd" else ()
 
     def _check_method(self) -> None:
-        """A key of one method says nothing to another."""
+        """Refuse keys that belong to another method."""
         for name in FLOWOPD_KEYS:
             if name not in self.own_keys and getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise UserError(
@@ -226,7 +226,7 @@ class DanceOPDSection:
             )
 
     def _check_hosted(self) -> None:
-        """A toolkit attaches LoRA teachers to its one transformer and makes the student itself."""
+        """Refuse what a hosted run cannot do: the toolkit has one transformer and creates the student itself."""
         where = f'toolkit = "{self.toolkit}"'
         if self.method != "danceopd":
             raise UserError(

@@ -1,4 +1,4 @@
-"""The tables of preset keys in presets/README.md, made from the schema (`python -m danceopd_ext.config.explain`)."""
+"""Writes the tables of preset keys in presets/README.md from the schema (`python -m danceopd_ext.config.explain`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from danceopd_ext.config.schema import SECTIONS, Teacher
 
 
 def explain() -> str:
-    """Markdown: a table for each section, a row for each key."""
+    """Return Markdown with a table for each section and a row for each key."""
     parts = [_table(f"[{name}]", cls) for name, cls in SECTIONS.items()]
     parts.append(_table("[danceopd.teachers.NAME]", Teacher))
     parts.append(

@@ -1,4 +1,4 @@
-"""A preset key: its type, default, allowed values and the sentence that explains it, in one place."""
+"""Defines a preset key in one place: its type, default, allowed values and the sentence that explains it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from danceopd_ext.config.toolkits import NATIVE
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.ranges import Range, written
 
-#: texts that stand for a key that is not set: GUIs write them into fields that were left empty
+#: texts that mean that a key is not set: GUIs write them for empty fields
 NOT_SET = ("", "none", "null")
 
 
@@ -28,11 +28,11 @@ def key(
     zero: Literal["", "unset", "wrong"] = "",
     meant: dict[str, str] | None = None,
 ):
-    """A dataclass field that is a preset key.
+    """Return a dataclass field that is a preset key.
 
-    within: the numbers that it takes; each key that takes numbers has a range with two ends. path: "found" is a file or
+    within: the numbers that it accepts; every key for numbers has a range with two ends. path: "found" is a file or
     folder that is looked up from the current directory, then from the preset's folder; "made" is a folder that the run
-    makes. zero: what 0 says where it cannot be a value, "unset" or "wrong"; by default it is unset if None is a value,
+    creates. zero: what 0 means if it cannot be a value, "unset" or "wrong"; by default it is unset if None is a value,
     else wrong. meant: words of other programs -> the value to use instead, or "" if there is none.
     """
     metadata = {"help": help, "within": within or Range(), "zero": zero, "path": path, "meant": meant or {}}
@@ -42,17 +42,17 @@ def key(
 
 
 def one_of(words: Iterable[str]) -> Any:
-    """The type of a key that takes one of these words, for words that another part of the project knows."""
+    """Return the type of a key that takes one of these words, which another part of the project defines."""
     return Literal[tuple(words)]
 
 
 def key_types(cls: type) -> dict[str, Any]:
-    """Key -> resolved type annotation of a section."""
+    """Return key -> resolved type annotation of a section."""
     return typing.get_type_hints(cls)
 
 
 def type_name(annotation: Any) -> str:
-    """How a key's type is called in messages and in presets/README.md."""
+    """Return the name of a key's type for messages and presets/README.md."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         return " or ".join(type_name(a) for a in arguments if a is not type(None))
@@ -67,7 +67,7 @@ def type_name(annotation: Any) -> str:
 
 
 def is_unset(value: Any, annotation: Any, metadata: Mapping[str, Any]) -> bool:
-    """Whether the value only says that the key is not set: an empty text, None, or 0 where 0 cannot be a value."""
+    """Return whether the value means that the key is not set: an empty text, None, or 0 if 0 cannot be a value."""
     if value is None:
         return True
     if isinstance(value, str):
@@ -81,7 +81,7 @@ def is_unset(value: Any, annotation: Any, metadata: Mapping[str, Any]) -> bool:
 
 
 def given(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """Those of the section's keys that are set, without empty texts in lists."""
+    """Return the keys of the section that are set, without empty texts in lists."""
     types_of, found = key_types(cls), {}
     for field in dataclasses.fields(cls):
         value = values.get(field.name)
@@ -91,7 +91,7 @@ def given(values: Mapping[str, Any], cls: type) -> dict[str, Any]:
 
 
 def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | None = None) -> Any:
-    """`value` as the key's type. Raises UserError that names the key, what it takes and what was given.
+    """Return `value` as the key's type. Raises UserError, which names the key, its type and the value.
 
     `meant`: see `key`.
     """
@@ -112,7 +112,7 @@ def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | N
 
 
 def right_word(word: str, annotation: Any, meant: Mapping[str, str] | None = None, alike: float = 0.5) -> str:
-    """A hint at the word to use where a key takes certain words, or an empty text. `alike`: see errors.nearest."""
+    """Return a hint at the right word for a key that takes certain words, or "". `alike`: see errors.nearest."""
     options = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
     if (right := (meant or {}).get(word.lower())) is None:
         return nearest(word, options, alike)
@@ -120,7 +120,7 @@ def right_word(word: str, annotation: Any, meant: Mapping[str, str] | None = Non
 
 
 def _unquoted(text: str) -> list[Any]:
-    """What a quoted TOML value may have been meant to be."""
+    """Return the values that a quoted TOML value may stand for."""
     try:
         number = float(text)
     except ValueError:
@@ -153,7 +153,7 @@ def _convert(value: Any, annotation: Any) -> Any:
 
 
 def _as_float(number: int) -> float:
-    """The number; infinity, which no key takes, for one that no float can hold."""
+    """Return the number as a float; infinity, which no key accepts, if it is too large."""
     try:
         return float(number)
     except OverflowError:

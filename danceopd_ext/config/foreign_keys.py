@@ -1,4 +1,4 @@
-"""Keys that sd-scripts and its GUIs have and a native preset has not: each one's place here, or why it has no effect.
+"""Lists keys of sd-scripts and its GUIs that a native preset lacks: what to write instead, or why they have no effect.
 
 Source: the arguments of sd-scripts' train_network.py and of its train_network scripts for SD3, FLUX.1, Lumina,
 HunyuanImage, Anima and SDXL (August 2025 to June 2026), and the settings that kohya_ss and lora-scripts (SD-Trainer)
@@ -18,43 +18,43 @@ Harmless = Callable[[Any, Mapping[str, Any]], bool]
 
 
 def always(value: Any, values: Mapping[str, Any]) -> bool:
-    """The key changes nothing that matters here."""
+    """Return True: the key changes nothing that matters here."""
     return True
 
 
 def never(value: Any, values: Mapping[str, Any]) -> bool:
-    """Whoever sets the key wants something that a native run does not do."""
+    """Return False: the key asks for something that a native run does not do."""
     return False
 
 
 def only(*values: Any) -> Harmless:
-    """These values ask for what a native run does anyway."""
+    """Return a test for values that ask for what a native run does anyway."""
     return lambda value, _: value in values
 
 
 def same_as(key: str) -> Harmless:
-    """The value is the one of this key, too."""
+    """Return a test for a value that equals this key's."""
     return lambda value, values: value == values.get(key)
 
 
 def beside(key: str) -> Harmless:
-    """The other key is given, and it is the one that counts."""
+    """Return a test whether the other key, which takes precedence, is given."""
     return lambda value, values: bool(values.get(key))
 
 
 def without(key: str) -> Harmless:
-    """The key does nothing without this other one."""
+    """Return a test whether the other key, without which this one does nothing, is missing."""
     return lambda value, values: not values.get(key)
 
 
 def plain_lora(value: Any, values: Mapping[str, Any]) -> bool:
-    """sd-scripts' and musubi-tuner's modules for a plain LoRA: networks.lora, networks.lora_flux, ..."""
+    """Return whether it is a toolkit's module for a plain LoRA: networks.lora, networks.lora_flux, ..."""
     return str(value).startswith("networks.lora")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Keys with one answer. `answer`: what to write, or why it has no effect; it follows the names and a colon.
+    """Keys with one answer. `answer`: what to write instead, or why they have no effect; it follows a colon.
 
     `harmless`: values that are left out with a note; the others are refused. A key that is switched off (false, 0,
     an empty text or list) is never refused; only a refusal of others mentions it.
@@ -265,10 +265,10 @@ positive_prompts negative_prompts sample_width sample_height sample_cfg sample_s
 cfg_trunc renorm_cfg
 """
 GUI_NAMES = frozenset((KOHYA_SS + LORA_SCRIPTS).split())
-#: and all of kohya_ss' keys for one family
+#: the beginning of kohya_ss' keys for one family
 GUI_PREFIXES = ("sdxl_", "flux1_", "sd3_", "hunyuan_", "anima_", "lumina_")
 
-#: sections that other programs' TOML files have, for the same flat keys
+#: sections of other programs' TOML files, which contain the same flat keys
 FOREIGN_SECTIONS = ("additional_network", "sample_prompt", "others", "data", "general")
 FOREIGN_ENDING = "_arguments"
 
@@ -276,5 +276,5 @@ FOREIGN_KEYS = {name: group for group in GROUPS for name in group.names.split()}
 
 
 def is_gui_key(name: str) -> bool:
-    """Whether only a GUI uses this key."""
+    """Return whether only a GUI uses this key."""
     return name in GUI_NAMES or name.startswith(GUI_PREFIXES)

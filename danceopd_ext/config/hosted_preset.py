@@ -1,4 +1,4 @@
-"""A preset for a user's own checkout of a toolkit: what is ours of it, and what the toolkit's own parser reads."""
+"""Splits a preset for the user's checkout of a toolkit into our part and the part for the toolkit's own parser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from danceopd_ext.errors import UserError, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class HostedPreset:
-    """A preset whose training loop is a toolkit's.
+    """A preset for the training loop of a toolkit.
 
     danceopd: checked, as in a native preset. values: the toolkit's arguments as TOML gave them, flat. flags: the
     words of those that were given on the command line; they win over the file. Both are not checked yet: only the
@@ -33,7 +33,7 @@ class HostedPreset:
     values: dict[str, Any]
     flags: dict[str, list[str]]
     notes: list[str] = field(default_factory=list)
-    """What is told before the run: keys that were left out."""
+    """Notes to print before the run: keys that were left out."""
     allow_local_code: bool = False
     """Whether the command line allows code that the preset names to run (see local_code.py)."""
     toolkit_dir_is_told: bool = False
@@ -41,14 +41,14 @@ class HostedPreset:
 
 
 def danceopd_keys() -> list[str]:
-    """The flat keys of [danceopd]: ours in every section and on the command line, as natively."""
+    """Return the flat keys of [danceopd], which are ours in every section and on the command line."""
     return [name for name, section in flat_keys().items() if section == "danceopd"]
 
 
 def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None) -> HostedPreset | None:
-    """The preset for a toolkit, or None: it is a native one (see load_preset). `flags`: key -> its words.
+    """Return the preset for a toolkit, or None if it is a native one (see load_preset). `flags`: key -> its words.
 
-    Raises UserError for what is wrong with our part, or cannot be a toolkit's argument at all.
+    Raises UserError for mistakes in our part and for values that cannot be a toolkit's argument.
     """
     path = Path(path)
     local, flags = split_off(flags)
@@ -81,7 +81,7 @@ def split_preset(path: str | Path, flags: Mapping[str, list[str]] | None = None)
 
 
 def _toolkit(document: Mapping[str, Any], flags: Mapping[str, list[str]]) -> str:
-    """Who owns the training loop; looked up before anything else, since it decides how the rest is read."""
+    """Return the toolkit; it is looked up first, since it decides how the rest is read."""
     if "toolkit" in flags:
         return parse_flag("toolkit", flags["toolkit"])
     sections = [document, *(value for value in document.values() if isinstance(value, dict))]
@@ -90,7 +90,7 @@ def _toolkit(document: Mapping[str, Any], flags: Mapping[str, list[str]]) -> str
 
 
 def _split(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The flat entries that are ours, and the toolkit's."""
+    """Return the flat entries that are ours, and the toolkit's."""
     ours: dict[str, Any] = {}
     theirs: dict[str, Any] = {}
     known = [*danceopd_keys(), "model_type"]
@@ -109,7 +109,7 @@ def _split(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
 
 
 def _check_plain(path: Path, section: str, key: str, entry: Any) -> None:
-    """An argument of a toolkit is a value or a list of values."""
+    """Raise UserError unless the entry is a value or a list of values."""
     if isinstance(entry, dict):
         where = f"[{section}.{key}]"
     elif isinstance(entry, list) and any(isinstance(one, dict) for one in entry):

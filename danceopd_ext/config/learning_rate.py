@@ -1,4 +1,4 @@
-"""Checks of the learning rate that native and hosted runs share: optimizers that find their own rate, and warm-up."""
+"""Checks the learning rate and warm-up for native and hosted runs, also for optimizers that find their own rate."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 from danceopd_ext.errors import UserError
 
-#: the learning rate by default, and the one of an optimizer that finds its rate and multiplies it by this
+#: the default learning rate, and the default for an optimizer that multiplies it by the rate that it finds
 LEARNING_RATE, OWN_RATE = 2e-4, 1.0
-#: a learning rate below this, multiplied by what such an optimizer finds, teaches next to nothing
+#: below this, such an optimizer learns almost nothing
 LOWEST_OWN_RATE = 0.01
 
 
 def finds_its_rate(optimizer_type: str) -> bool:
-    """Whether this optimizer estimates the size of its steps itself: Prodigy or one of D-Adaptation's."""
+    """Return whether this optimizer estimates its step size itself: Prodigy or one of D-Adaptation's."""
     return optimizer_type.rpartition(".")[2].lower().startswith(("prodigy", "dadapt"))
 
 
 def default_rate(optimizer_type: str) -> float:
-    """The learning rate of an optimizer of this name where the user gives none."""
+    """Return the default learning rate of an optimizer of this name."""
     return OWN_RATE if finds_its_rate(optimizer_type) else LEARNING_RATE
 
 
 def check_own_rate(optimizer_type: str, learning_rate: float, arguments: Mapping[str, Any]) -> None:
-    """Raise UserError for a rate with which an optimizer that finds its own learns nothing, unless `d0` is given."""
+    """Raise UserError for a rate so small that an optimizer that finds its own learns nothing, unless `d0` is given."""
     if finds_its_rate(optimizer_type) and learning_rate < LOWEST_OWN_RATE and "d0" not in arguments:
         raise UserError(
             f"learning_rate = {learning_rate:g}: {optimizer_type} finds the rate itself and multiplies it by this "
@@ -34,7 +34,7 @@ def check_own_rate(optimizer_type: str, learning_rate: float, arguments: Mapping
 
 
 def check_warmup(lr_scheduler: str, lr_warmup_steps: float) -> None:
-    """Raise UserError for a warm-up beside the schedule that has none; sd-scripts and musubi-tuner refuse it, too."""
+    """Raise UserError for a warm-up with the schedule that has none; sd-scripts and musubi-tuner refuse it too."""
     if lr_scheduler == "constant" and lr_warmup_steps:
         raise UserError(
             f'lr_warmup_steps = {lr_warmup_steps:g}: lr_scheduler = "constant" has no warm-up. Use lr_scheduler = '

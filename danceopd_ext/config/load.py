@@ -1,4 +1,4 @@
-"""A preset file and command-line flags -> a checked Preset."""
+"""Reads a preset file and command-line flags into a checked Preset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from danceopd_ext.foreign.text import read_text
 from danceopd_ext.foreign.toml import MOST, parse_toml
 from danceopd_ext.ranges import written
 
-#: numbers of [danceopd.datasets] above this cannot be meant
+#: numbers of [danceopd.datasets] above this are mistakes
 MOST_DATASETS = 10_000
 TABLES = ("teachers", "prompts", "routes", "datasets")
 JSON = (
@@ -30,17 +30,17 @@ YAML = "is YAML, as ai-toolkit and SimpleTuner use it; a preset is TOML: copy a 
 
 
 def flat_keys() -> dict[str, str]:
-    """Every flat key -> its section."""
+    """Return every flat key -> its section."""
     return {f.name: s for s, cls in SECTIONS.items() for f in dataclasses.fields(cls) if f.name not in TABLES}
 
 
 def default_of(name: str) -> Any:
-    """The value of a flat key that a preset does not name. Raises KeyError for what is no key."""
+    """Return the default of a flat key. Raises KeyError for an unknown key."""
     return getattr(SECTIONS[flat_keys()[name]](), name)
 
 
 def read_preset(path: Path) -> dict[str, Any]:
-    """The tables of a preset. Raises UserError naming the file and the line, or whose file it is instead."""
+    """Return the tables of a preset. Raises UserError, which names file and line, or the program of another file."""
     try:
         text = read_text(path, "preset", MOST)
     except MissingFile:
@@ -58,8 +58,8 @@ def read_preset(path: Path) -> dict[str, Any]:
 def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | None = None) -> Preset:
     """Read and check a preset. `overrides`: flags of the command line, flat key -> text, or its words.
 
-    Keys that only other programs have are left out with a note (see Preset.notes) where that is harmless. Raises
-    UserError for all others in one message, for a wrong type or range, or a missing file.
+    Keys of other programs are left out with a note (see Preset.notes) if that is harmless. Raises UserError for all
+    others in one message, for a wrong type or range, and for a missing file.
     """
     path, known = Path(path), flat_keys()
     values, others, sections = flatten(read_preset(path), path)
@@ -75,10 +75,10 @@ def load_preset(path: str | Path, overrides: Mapping[str, str | list[str]] | Non
 
 
 def entries(document: dict[str, Any], path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Section ("" is the top of the file), key and value of each entry: one level of sections is dissolved.
+    """Yield section ("" is the top of the file), key and value of each entry; one level of sections is flattened.
 
-    Raises UserError for a key that stands in two sections (which of them counts would be a guess), and for one that
-    belongs on the command line alone.
+    Raises UserError for a key in two sections, since it is unclear which one counts, and for one that belongs only on
+    the command line.
     """
     seen: dict[str, str] = {}
     for name, value in document.items():
@@ -94,12 +94,12 @@ def entries(document: dict[str, Any], path: Path) -> Iterator[tuple[str, str, An
 
 
 def is_table(section: str, key: str) -> bool:
-    """Whether this is [danceopd.teachers] or another of the tables that stay tables."""
+    """Return whether this is [danceopd.teachers] or another of the tables that stay tables."""
     return section == "danceopd" and key in TABLES
 
 
 def flatten(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[UnknownKey], list[str]]:
-    """One level of sections is dissolved, as sd-scripts does; the tables of [danceopd] stay tables.
+    """Flatten one level of sections, as sd-scripts does; the tables of [danceopd] stay tables.
 
     Returns the values of our keys, all other keys, and a sentence on each unknown section.
     """
@@ -116,13 +116,13 @@ def flatten(document: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[
 
 
 def build_preset(values: dict[str, Any], folder: Path) -> Preset:
-    """Checked sections from flat values; paths are looked up from the current directory, then from `folder`."""
+    """Return the checked preset of flat values; paths are looked up from the current directory, then from `folder`."""
     preset = Preset(**{name: build_section(name, values, folder) for name in SECTIONS})
     return dataclasses.replace(preset, notes=without_effect(preset))
 
 
 def build_section(section: str, values: dict[str, Any], folder: Path) -> Any:
-    """One checked section from flat values. Raises UserError."""
+    """Return one checked section from flat values. Raises UserError."""
     cls = SECTIONS[section]
     arguments = _read({name: value for name, value in values.items() if name not in TABLES}, cls, folder)
     if section == "danceopd":
@@ -131,7 +131,7 @@ def build_section(section: str, values: dict[str, Any], folder: Path) -> Any:
 
 
 def _read(values: Mapping[str, Any], cls: type, folder: Path, where: str = "") -> dict[str, Any]:
-    """The section's keys that are set, converted, with their paths found. `where`: said before a key's name."""
+    """Return the section's keys that are set, converted, with their paths found. `where`: precedes a key's name."""
     annotations, arguments = key_types(cls), {}
     metadata = {field.name: field.metadata for field in dataclasses.fields(cls)}
     for name, value in given(values, cls).items():
@@ -158,7 +158,7 @@ def _danceopd_tables(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
-    """A teacher's prompt files. Raises UserError for a text that is no file's name, such as the prompt itself."""
+    """Return a teacher's prompt files. Raises UserError for a text that is not a file name, such as a prompt."""
     where = f"[danceopd.prompts] {name}"
     files = convert(where, entry, str | list[str])
     files = [file for file in ([files] if isinstance(files, str) else files) if file.strip()]
@@ -173,7 +173,7 @@ def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
 
 
 def _datasets(name: str, entry: Any) -> int | str | list[int | str]:
-    """Which entries of musubi-tuner's dataset file belong to a teacher: numbers from 1, or their folders."""
+    """Return which entries of musubi-tuner's dataset file belong to a teacher: numbers from 1, or their folders."""
     where = f"[danceopd.datasets] {name}"
     which = convert(where, entry, int | str | list[int | str])
     for one in which if isinstance(which, list) else [which]:
@@ -213,7 +213,7 @@ def _teacher(name: str, entry: Any, folder: Path) -> Teacher:
 
 
 def parse_flag(name: str, text: str | list[str]) -> Any:
-    """The value of a command-line flag: text, or its words, that its key's type can take. Raises UserError.
+    """Return the value of a command-line flag (its text or words) as its key's type. Raises UserError.
 
     A true/false key without words is switched on.
     """
@@ -238,13 +238,13 @@ def parse_flag(name: str, text: str | list[str]) -> Any:
 
 
 def _most_likely(text: str | list[str]) -> Any:
-    """What the words of a flag that is none of ours mean: a switch without words, a number, a text or a list."""
+    """Return the likely value of an unknown flag: a switch without words, a number, a text or a list."""
     words = text.split() if isinstance(text, str) else text
     return words if len(words) > 1 else _readings(words[0])[0] if words else True
 
 
 def _readings(text: str) -> list[Any]:
-    """What a flag's text may mean, most specific first."""
+    """Return the values that a flag's text may stand for, the most specific first."""
     readings: list[Any] = []
     if text.lower() in ("true", "false"):
         readings.append(text.lower() == "true")

@@ -1,6 +1,7 @@
-"""`--allow_local_code`: the user's word that code from outside the installed packages may run.
+"""Reads `--allow_local_code`, which allows code from outside the installed packages to run.
 
-Presets are shared between strangers. So only the command line can say it, and a preset that does is refused.
+People download presets from people they do not know. So only the command line can set it; a preset that sets it is
+refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ FLAG = f"--{NAME}"
 
 
 def split_off(flags: Mapping[str, str | list[str]] | None) -> tuple[bool, dict[str, str | list[str]]]:
-    """Whether the command line allows local code, and its other flags. Raises UserError for a wrong value."""
+    """Return whether the command line allows local code, and its other flags. Raises UserError for a wrong value."""
     others = dict(flags or {})
     words = others.pop(NAME, "false")
     words = words.split() if isinstance(words, str) else words
@@ -26,7 +27,7 @@ def split_off(flags: Mapping[str, str | list[str]] | None) -> tuple[bool, dict[s
 
 
 def refuse_in_preset(path: Path, keys: Iterable[str]) -> None:
-    """Raise UserError where a preset allows itself to run code."""
+    """Raise UserError if a preset allows itself to run code."""
     if NAME in keys:
         raise UserError(
             f"{path}: {NAME} cannot be set in a preset: a downloaded preset could allow itself to run code. "

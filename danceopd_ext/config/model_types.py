@@ -1,4 +1,4 @@
-"""What to tell a user whose toolkit does not have the model that the preset's model_type names."""
+"""Explains a model_type that the preset's toolkit does not have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from danceopd_ext.config.toolkits import TOOLKITS
 from danceopd_ext.errors import nearest
 from danceopd_ext.models.registry import FAMILIES
 
-#: how names of models begin that predict noise (or its like) in discrete steps, and of those made of them
+#: beginnings of the names of models that predict noise (or the like) in discrete steps, and of their derivatives
 NOT_FLOW = (
     "sd1", "sd2", "sdv1", "sdv2", "sdxl", "stablediffusion1", "stablediffusion2", "stablediffusionxl", "pony",
     "illustrious", "noobai", "animagine", "juggernaut", "kolors", "pixart", "hunyuandit", "stablecascade", "playground",
@@ -16,9 +16,9 @@ NOT_FLOW_EITHER = ("sd", "xl", "stablediffusion", "cascade")
 
 
 def explain_model_type(word: str, toolkit: str) -> str:
-    """Why this toolkit does not have the model, or who has it; the nearest name if the word is unknown.
+    """Return why this toolkit does not have the model, or which one has it; the nearest name for an unknown word.
 
-    A sentence that begins with a blank, or nothing.
+    The sentence begins with a blank; it may be empty.
     """
     plain = "".join(letter for letter in word.lower() if letter.isalnum())
     if plain.startswith(NOT_FLOW) or plain in NOT_FLOW_EITHER:
@@ -39,7 +39,7 @@ def explain_model_type(word: str, toolkit: str) -> str:
 
 
 def _known(plain: str) -> str | None:
-    """The model_type that is written so, whatever its signs, or that has this other word."""
+    """Return the model_type with this spelling, punctuation aside, or with this alternative word."""
     rows = TOOLKITS.values()
     names = {name.replace("_", ""): name for toolkit in rows for name in toolkit.models}
     others = {word: name for toolkit in rows for word, name in toolkit.other_words.items()}
@@ -49,6 +49,6 @@ def _known(plain: str) -> str | None:
 
 
 def _places(name: str) -> dict[str, str]:
-    """Toolkit -> how this model is asked for there."""
+    """Return toolkit -> how a preset asks for this model there."""
     own = {key: f'model_type = "{name}"' for key, toolkit in TOOLKITS.items() if name in toolkit.models}
     return {**own, **{key: toolkit.spelled[name] for key, toolkit in TOOLKITS.items() if name in toolkit.spelled}}

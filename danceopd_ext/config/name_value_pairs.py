@@ -1,4 +1,4 @@
-"""The texts name=value of optimizer_args and lr_scheduler_args, and what their values mean."""
+"""Parses the name=value texts of optimizer_args and lr_scheduler_args."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.errors import UserError, few_letters
 from danceopd_ext.ranges import Range, written
 
-#: words of TOML and of the command line, whatever their case; to Python "false" would be a text, and so true
+#: words of TOML and of the command line, in any case; for Python the text "false" would be true
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 
-#: letters of one text; Python's parser takes minutes and gigabytes for some long ones
+#: the most characters of one text; Python's parser takes minutes and gigabytes for some long ones
 LONGEST = 1000
 #: arguments that mean the same in every optimizer or schedule -> the numbers that they take
 LIMITS = {
@@ -25,14 +25,14 @@ LIMITS = {
     "d_coef": Range(above=0, maximum=1000, usual="usual values are 0.5 to 2"),
     "min_lr_rate": Range(minimum=0, maximum=1, usual="usual values are 0 to 0.1"),
 }
-#: of all others
+#: numbers of all other arguments
 ANY = Range(minimum=-1e9, maximum=1e9)
 
 
 def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
-    """`["betas=0.9,0.99", "decouple=true"]` -> {"betas": (0.9, 0.99), "decouple": True}; empty texts are skipped.
+    """Parse `["betas=0.9,0.99", "decouple=true"]` into {"betas": (0.9, 0.99), "decouple": True}; skip empty texts.
 
-    `key`: what the user calls the list. Raises UserError that names each text with a slip and how to write it.
+    `key`: the user's name of the list. Raises UserError, which names the wrong text and how to write it.
     """
     pairs, found = [pair for pair in pairs if pair.strip()], {}
     if long := next((pair for pair in pairs if len(pair) > LONGEST), None):
@@ -55,7 +55,7 @@ def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
 
 
 def python_pairs(pairs: Iterable[str], key: str) -> list[str]:
-    """The same texts with values that Python reads as they are meant: what the toolkits take. Raises UserError."""
+    """Return the same texts with true, false and none as Python writes them, for the toolkits. Raises UserError."""
     found = parse_pairs(pairs, key)
     texts = {pair.partition("=")[0].strip(): pair for pair in pairs}
     return [
@@ -83,7 +83,7 @@ def _value(name: str, text: str, key: str, pair: str) -> Any:
 
 
 def _check_numbers(name: str, value: Any, key: str) -> None:
-    """Raise UserError for a number, alone or among several, with which no optimizer and no schedule can count."""
+    """Raise UserError for a number, alone or in a list, that no optimizer or schedule can use."""
     for number in value if isinstance(value, (tuple, list)) else [value]:
         is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
         if is_number and (wrong := LIMITS.get(name, ANY).wrong(number)):

@@ -1,4 +1,4 @@
-"""Values of a preset that have no effect beside its other values: told before the run."""
+"""Reports values of a preset that have no effect because of its other values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from danceopd_ext.config.schema import LoggingSection, Preset
 
 
 def without_effect(preset: Preset) -> list[str]:
-    """A note for each value without effect. What the optimizer leaves out is in toolkits/native/rates.py."""
+    """Return a note for each value without effect; for the optimizer's see toolkits/native/rates.py."""
     saving, logging = preset.saving, preset.logging
     notes = []
     if saving.save_last_n_steps and not saving.save_every_n_steps:

@@ -1,4 +1,4 @@
-"""Files and folders that a preset names."""
+"""Finds the files and folders that a preset names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BACKSLASH = " In double quotes a backslash must be doubled: write paths with / o
 
 
 def placed(value: Any, kind: str, folder: Path) -> Any:
-    """The value of a key whose `path` is of this kind (see fields.key), or of a list of them. Raises UserError.
+    """Return the value, or list of values, of a key whose `path` is of this kind (see fields.key). Raises UserError.
 
     `folder`: the preset's.
     """
@@ -25,7 +25,7 @@ def placed(value: Any, kind: str, folder: Path) -> Any:
 
 
 def find(value: str, folder: Path) -> str:
-    """The path as given if it exists from the current directory, else from `folder`, else unchanged (a hub id)."""
+    """Return the path if it exists from the current directory, else from `folder`, else unchanged (a hub id)."""
     value = at_home(value)
     # os.path.exists, since Path.exists raises for an invalid name; the code that opens the file reports that
     if os.path.exists(value):
@@ -35,7 +35,7 @@ def find(value: str, folder: Path) -> str:
 
 
 def at_home(value: str) -> str:
-    """The path with the home folder for `~`.
+    """Return the path with `~` replaced by the home folder.
 
     Raises UserError for what TOML makes of "C:\\new" and "C:\\trained": a line break, a tab.
     """

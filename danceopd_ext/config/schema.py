@@ -1,6 +1,6 @@
-"""The preset, as one typed schema. Key names are sd-scripts' wherever it has one; [danceopd] holds what it has not.
+"""Defines the preset as one typed schema. Keys have sd-scripts' names if it has them; [danceopd] contains the others.
 
-Sections are for the reader: keys are flat (sd-scripts forgets its section names as well), so each is unique.
+Sections are only for the reader: keys are flat, as in sd-scripts, so each name is unique.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from danceopd_ext.config.danceopd import DanceOPDSection
-from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schema, in a file of its own
+from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schema, in a separate file
 from danceopd_ext.config.fields import check_ranges, key, one_of
 from danceopd_ext.config.learning_rate import default_rate
 from danceopd_ext.errors import UserError
@@ -136,7 +136,7 @@ class OptimizerSection:
 
 
 def words_for(float32: str) -> dict[str, str]:
-    """What other programs call precisions -> the word here. `float32`: what this key calls it."""
+    """Return other programs' words for precisions -> the word here. `float32`: this key's word for it."""
     words = dict.fromkeys(("fp32", "float32", "float", "full", "32", "no", "none"), float32)
     words |= {"float16": "fp16", "half": "fp16", "16": "fp16", "bfloat16": "bf16"}
     return words | dict.fromkeys(("fp8", "float8", "fp8_e4m3fn", "fp8_e5m2", "int8", "nf4"), "")
@@ -236,14 +236,14 @@ SECTIONS = {
 }
 
 
-#: what Windows calls devices, with any ending
+#: Windows' names of devices, with any extension
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
-#: bytes of UTF-8; file systems take 255, and endings such as -step00000300-state come behind
+#: bytes of UTF-8; file systems accept 255, and suffixes such as -step00000300-state are appended
 LONGEST_NAME = 150
 
 
 def check_name(name: str) -> None:
-    """Raise UserError for an output_name that is no file's name on any of Windows, Linux and macOS."""
+    """Raise UserError for an output_name that cannot be a file name on Windows, Linux and macOS."""
     marks = any(mark in '/\\:*?"<>|' or ord(mark) < 32 for mark in name)
     if not name or name.startswith(".") or name != name.strip() or marks or name.split(".")[0].lower() in DEVICES:
         raise UserError(
@@ -256,7 +256,7 @@ def check_name(name: str) -> None:
 
 @dataclass(kw_only=True, frozen=True)
 class Preset:
-    """A checked preset, as it was read: nothing is written into it afterwards."""
+    """A checked preset as it was read; it does not change afterwards."""
 
     model: ModelSection
     dataset: DatasetSection
@@ -268,7 +268,7 @@ class Preset:
     logging: LoggingSection
     danceopd: DanceOPDSection
     notes: Sequence[str] = field(default=(), compare=False)
-    """What is told before the run: keys that were left out, values without effect."""
+    """Notes to print before the run: keys that were left out, values without effect."""
     allow_local_code: bool = field(default=False, compare=False)
     """Whether the command line allows code from outside the installed packages to run (see local_code.py)."""
 
@@ -286,7 +286,7 @@ class Preset:
             raise UserError("student_init and network_weights both set what the student starts from: give only one.")
 
     def _check_samples(self) -> None:
-        """Raise UserError for an optimizer step of more samples than a run can end with."""
+        """Raise UserError for an optimizer step with more samples than a run can handle."""
         batch, count = self.training.train_batch_size, self.training.gradient_accumulation_steps
         if wrong := SAMPLES.wrong(batch * count):
             raise UserError(

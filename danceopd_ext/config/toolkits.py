@@ -1,7 +1,7 @@
-"""The toolkits that a preset's `toolkit` can name, one row each: all that code outside of a toolkit's own package asks.
+"""Lists the toolkits that a preset can name, one row each, with all that code outside a toolkit's package needs.
 
-A new toolkit is a package in danceopd_ext/toolkits and a row here. The rows stand beside the preset's schema, which
-reads them, and only name what is in the packages; it is imported when it is asked for.
+A new toolkit is a package in danceopd_ext/toolkits and a row here. The rows are in `config` because the preset's schema
+reads them. They only name things in the packages, which are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from danceopd_ext.models.registry import CLASSES
 
 @dataclass(frozen=True)
 class Tested:
-    """A version that our trainers were run with. version: as the toolkit calls it, empty where it has no numbers."""
+    """A version that our trainers were run with. version: the toolkit's own name for it; empty if it has no numbers."""
 
     version: str
     commit: str
@@ -25,7 +25,7 @@ class Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckoutRules:
-    """How a user's checkout of a toolkit is found and told from any other folder.
+    """How a user's checkout of a toolkit is found and distinguished from any other folder.
 
     variable: in the environment, names the checkout. marks: files that every checkout has, and no other toolkit's.
     packaging: a file of its packaging and a pattern of what is in it. tested: oldest first.
@@ -57,7 +57,7 @@ class Toolkit:
     datasets: bool = False
 
     def part(self, place: str) -> Any:
-        """What `module:NAME` in the toolkit's package is."""
+        """Return the object at `module:NAME` in the toolkit's package."""
         module, _, name = place.partition(":")
         return getattr(importlib.import_module(module, self.package), name)
 
@@ -118,10 +118,10 @@ TOOLKITS: dict[str, Toolkit] = {toolkit.name: toolkit for toolkit in (NATIVE, SD
 
 
 def quoted(toolkits: Mapping[str, Toolkit]) -> str:
-    """Their names as a preset writes them: `"a" or "b"`."""
+    """Return their names as a preset writes them: `"a" or "b"`."""
     return " or ".join(f'"{name}"' for name in toolkits)
 
 
 def hosted_toolkits() -> dict[str, Toolkit]:
-    """The toolkits that run in a checkout of the user's."""
+    """Return the toolkits that run in the user's checkout."""
     return {name: toolkit for name, toolkit in TOOLKITS.items() if toolkit.checkout}

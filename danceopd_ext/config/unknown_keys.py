@@ -1,4 +1,4 @@
-"""What a preset holds beyond its own keys: one answer to all of it, refused or left out with a note."""
+"""Sorts the unknown keys of a preset: some are left out with a note, the others are refused in one message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from danceopd_ext.config.fields import NOT_SET
 from danceopd_ext.config.foreign_keys import FOREIGN_ENDING, FOREIGN_KEYS, FOREIGN_SECTIONS, is_gui_key
 from danceopd_ext.errors import UserError, nearest
 
-#: how alike a key must be to one of ours for a hint, and to a foreign one to be taken for it
+#: how similar a key must be to one of ours for a hint, and to a foreign one to be treated as that
 ALIKE, THE_SAME = 0.65, 0.85
 
 
@@ -35,7 +35,9 @@ class UnknownKey:
 def check_unknown_keys(
     keys: Iterable[UnknownKey], sections: Iterable[str], path: Path, values: Mapping[str, Any], known: Iterable[str]
 ) -> list[str]:
-    """Notes on the keys that can be left out. `sections`: unknown ones. `values`: the preset's own. `known`: its keys.
+    """Return notes on the keys that can be left out. `sections`: sentences on unknown ones. `values`: the preset's own.
+
+    `known`: its keys.
 
     Raises UserError, one message for all that cannot be left out.
     """
@@ -60,12 +62,12 @@ def check_unknown_keys(
 
 
 def gui_notes(names: list[str]) -> list[str]:
-    """One note on the keys that only a GUI reads, or none."""
+    """Return one note on the keys that only a GUI reads, or none."""
     return [f"left out because only a training GUI reads them: {', '.join(names)}"] if names else []
 
 
 def is_foreign_section(name: str) -> bool:
-    """Whether other programs put sd-scripts' flat keys into a section of this name."""
+    """Return whether other programs put sd-scripts' flat keys into a section of this name."""
     return name in FOREIGN_SECTIONS or name.endswith(FOREIGN_ENDING)
 
 
@@ -91,7 +93,7 @@ def _unknown(one: UnknownKey, known: list[str]) -> str:
     like = difflib.get_close_matches(one.name, [*known, *FOREIGN_KEYS], n=1, cutoff=THE_SAME)
     if like and like[0] not in known:
         return f"{what} sd-scripts has {like[0]}: {FOREIGN_KEYS[like[0]].answer}."
-    # a number of epochs is no number of steps, however alike the words are
+    # a number of epochs is not a number of steps, however similar the words are
     return what + ("" if "epoch" in one.name else nearest(one.name, known, ALIKE))
 
 
@@ -100,7 +102,7 @@ def _where(section: str) -> str:
 
 
 def _switched_off(value: Any) -> bool:
-    """False, 0, nothing, or a list of these: as if the key were not there."""
+    """Return whether it is false, 0, empty or a list of these, which is the same as a missing key."""
     if isinstance(value, str):
         return value.strip().lower() in (*NOT_SET, "false", "0", "0.0")
     return all(map(_switched_off, value)) if isinstance(value, list) else not value

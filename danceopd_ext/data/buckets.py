@@ -1,6 +1,6 @@
-"""Which bucket an image of a given size falls into, as in sd-scripts (library/train_util.py, class BucketManager).
+"""Chooses the bucket for an image of a given size, as sd-scripts does (library/train_util.py, class BucketManager).
 
-The same parameters give the same buckets, so that a dataset means the same here and there.
+The same parameters give the same buckets, so a dataset gives the same result in both.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Cache files that show when they are damaged: safetensors with a digest of their tensors in the metadata.
+"""Reads and writes cache files that reveal damage: safetensors with a digest of the tensors in the metadata.
 
-safetensors itself only sees that a file is cut off. One flipped byte in an encoded prompt would be trained on.
+safetensors itself only notices that a file is cut off. The run would train on an encoded prompt with a flipped byte.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A folder of images with caption files, or of caption files alone, becomes items.
+"""Reads a folder of images with caption files, or of caption files alone, as items.
 
-Semantics where there are images: sd-scripts library/train_util.py, class DreamBoothDataset: images are listed, and a
+Semantics with images: sd-scripts library/train_util.py, class DreamBoothDataset: images are listed, and a
 caption file counts as its image's. Folders of caption files alone are ours: a text-to-image route needs no pixels. So
 are edits without a result: a caption then needs only a source image, and may lie beside it, with image_dir and
 conditioning_data_dir the same folder.

@@ -1,7 +1,7 @@
-"""From an item's text to the caption of one draw, with the meaning of sd-scripts.
+"""Draws a caption from an item's text, as sd-scripts does.
 
-Semantics: library/train_util.py, BaseDataset.process_caption. Random numbers are asked for in the same order, so the
-same generator state gives the same caption. The order is: prefix and suffix, dropout, one of several lines,
+Semantics: library/train_util.py, BaseDataset.process_caption. Random numbers are drawn in the same order, so the same
+generator state gives the same caption. The order is: prefix and suffix, dropout, one of several lines,
 wildcards, shuffling and tag dropout, secondary separator.
 """
 

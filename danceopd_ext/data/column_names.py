@@ -1,4 +1,4 @@
-"""What the columns of a .csv prompt file, or the keys of a .jsonl one, are called."""
+"""Checks the column names of a .csv prompt file and the keys of a .jsonl one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys a kohya dataset configuration has, at which level, and what their values may be.
+"""Checks the keys of a kohya dataset configuration, the level that each belongs to, and their values.
 
 Source: sd-scripts library/config_util.py (ConfigSanitizer) and docs/config_README-en.md.
 """

@@ -1,4 +1,4 @@
-"""A kohya dataset configuration (`--dataset_config`) becomes items that belong to routes.
+"""Reads a kohya dataset configuration (`--dataset_config`) as items that belong to routes.
 
 Semantics: sd-scripts library/config_util.py. A key is looked up in the subset, then in its dataset, then in [general],
 then in the preset; `custom_attributes` is taken whole from the innermost level that has it.

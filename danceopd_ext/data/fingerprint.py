@@ -1,4 +1,4 @@
-"""A short name for the content of a model's files: the same files give the same name wherever they lie."""
+"""Computes a short name for the content of a model's files: the same files give the same name in every folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists the files of a data folder that are the user's: what systems and tools leave there does not count."""
+"""Lists the user's files in a data folder, without the files that systems and tools leave there."""
 
 from __future__ import annotations
 

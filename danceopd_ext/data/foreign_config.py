@@ -1,4 +1,4 @@
-"""Tells whose file it is where a dataset configuration was expected, and what its keys are called in kohya's format.
+"""Recognises another program's file in place of a dataset configuration, and gives its keys' names in kohya's format.
 
 Sources: musubi-tuner dataset/config_utils.py; diffusion-pipe examples/dataset.toml; ai-toolkit config/examples;
 OneTrainer's concepts.json; SimpleTuner's data backend configuration; sd-scripts library/train_util.py (arguments of the

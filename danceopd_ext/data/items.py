@@ -1,4 +1,4 @@
-"""What a route is fed with: captions, their sizes, and the rules by which a caption is drawn."""
+"""Defines the items of a route: captions, their sizes, and the rules by which a caption is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded pictures on disk, so that the VAE can leave before training starts."""
+"""Keeps encoded pictures on disk, so that the VAE can leave memory before training starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a preset says about data, put together into a plan."""
+"""Builds the plan of a run from everything that a preset says about data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A subset's `metadata_file` (the fine-tuning style of sd-scripts) becomes items.
+"""Reads a subset's `metadata_file` (the fine-tuning style of sd-scripts) as items.
 
 Semantics: sd-scripts library/train_util.py, class FineTuningDataset: .json maps an image to {caption, tags,
 image_size}; .jsonl has one {image_path, caption, tags, image_size} a line. `train_resolution`, written by the older

@@ -1,4 +1,4 @@
-"""The pictures that prompts describe: data of methods that learn from clean endpoints.
+"""Loads the pictures that prompts describe, for methods that learn from clean endpoints.
 
 A picture is resized and cut to the size of its item as sd-scripts does (library/train_util.py,
 trim_and_resize_if_required, without random_crop): shrunk by area averaging, enlarged by Lanczos, the middle cut out.

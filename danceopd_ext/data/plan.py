@@ -1,7 +1,7 @@
-"""The data of a whole run, decided up front: which route every step belongs to, and which prompts it sees.
+"""Decides the data of a whole run in advance: the route of every step, and the prompts that it sees.
 
-A step follows from (seed, step, the data) alone: it does not depend on the order of asking, on how many steps the run
-has, on micro-batches run before it, or on which process asks.
+A step follows from (seed, step, the data) alone: it does not depend on the order of the calls, the number of steps of
+the run, earlier micro-batches, or the process that calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encoded prompts on disk, each with the source images that its text encoder saw."""
+"""Keeps encoded prompts on disk, each with the source images that its text encoder saw."""
 
 from __future__ import annotations
 

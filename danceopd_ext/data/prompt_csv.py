@@ -1,4 +1,4 @@
-"""Reads the rows of a .csv prompt file, as spreadsheets of all countries and programs write them."""
+"""Reads the rows of a .csv prompt file, in the forms that spreadsheet programs of all countries write."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reads prompts with settings: lines with kohya's flags (`a cat --w 768 --d 5`), and sd-scripts' .toml and .json files.
 
-One reader for the lines of prompt files, which are trained on, and of sample prompts, which are drawn. Semantics:
+It reads the lines of prompt files, which are trained on, and of sample prompts, which are drawn. Semantics:
 line_to_prompt_dict and load_prompts in sd-scripts library/sampling.py and musubi-tuner training/sampling_prompts.py. A
 flag may have capitals, takes what follows up to the next flag, and without a value takes nothing.
 """

@@ -1,4 +1,4 @@
-"""Prompt files (.txt, .csv, .jsonl) become items: the data of a route without a dataset, edits included."""
+"""Reads prompt files (.txt, .csv, .jsonl) as items: the data of a route without a dataset, edits included."""
 
 from __future__ import annotations
 

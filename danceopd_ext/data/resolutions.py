@@ -1,4 +1,4 @@
-"""Sizes of pictures, and the words in which they are written."""
+"""Parses the sizes of pictures in a `resolution` key."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The endless sequence of batches of one route: epochs without replacement, one size of pictures per batch.
+"""Gives the endless sequence of batches of one route: epochs without replacement, one picture size per batch.
 
-Every batch follows from (seed, route, its number) alone: nothing of what was drawn before has to be kept.
+Every batch follows from (seed, route, its number) alone, so no state of earlier batches is kept.
 """
 
 from __future__ import annotations

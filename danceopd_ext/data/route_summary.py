@@ -1,4 +1,4 @@
-"""What a route is fed with, in a line."""
+"""Summarises the data of a route in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights by which routes are drawn (`[danceopd.routes]`)."""
+"""Checks the weights by which routes are drawn (`[danceopd.routes]`)."""
 
 from __future__ import annotations
 

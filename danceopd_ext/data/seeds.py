@@ -1,4 +1,4 @@
-"""Everything random in the data comes from (seed, words): the same on every platform, process and Python version."""
+"""Derives everything random in the data from (seed, words), equal on every platform, process and Python version."""
 
 from __future__ import annotations
 

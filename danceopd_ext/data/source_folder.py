@@ -1,4 +1,4 @@
-"""Which source images belong to a caption: by their names, as in sd-scripts and musubi-tuner.
+"""Finds the source images of a caption by their names, as sd-scripts and musubi-tuner do.
 
 Semantics: sd-scripts library/train_util.py, class ControlNetDataset (the same name); musubi-tuner
 dataset/datasources.py, class ImageDirectoryDatasource (that name, then name_0, name_1, ... where there are several).

@@ -1,4 +1,4 @@
-"""The source images of edits: which a prompt file names, whether the model can use them, and their sizes in it."""
+"""Checks the source images of edits: which ones a prompt names, and in which sizes the model can use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One `[[datasets.subsets]]` with everything it inherits, and the sizes of its images."""
+"""Describes one `[[datasets.subsets]]` with everything that it inherits, and the sizes of its images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of .jsonl and .parquet files, and the pictures in them, as datasets on the hub come."""
+"""Reads the rows of .jsonl and .parquet files, and the pictures in them, in the forms of datasets on the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What encoders give on disk, so that the encoders can leave before training starts.
+"""Keeps the output of encoders on disk, so that the encoders can leave memory before training starts.
 
 One safetensors file per text below `<folder>/<model_key>/`; it holds whatever tensors the model family's encoder gives
 for one prompt, and in its metadata the text itself and a digest of the tensors (see cache_entries). Each file is

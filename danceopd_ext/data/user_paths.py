@@ -1,4 +1,4 @@
-"""Where the files are that a person names, and what such a path may look like."""
+"""Finds the files that a user names, and cleans up the paths as users write them."""
 
 from __future__ import annotations
 

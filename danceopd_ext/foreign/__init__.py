@@ -1,5 +1,5 @@
-"""Where foreign files become ours: text, TOML, JSON and tables are read here, within limits, and nowhere else.
+"""Reads files that others made: text, TOML, JSON, tables and tensors are read only here, within limits.
 
-Whatever a file holds, the answer is a value of plain types or a UserError that names the file. What the value means is
-the business of the room that asked. This room imports nothing of ours but `errors`.
+Whatever a file contains, the result is a value of plain types, or a UserError that names the file. What the value means
+is up to the caller. This package imports nothing of ours but `errors`.
 """

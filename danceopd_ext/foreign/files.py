@@ -1,4 +1,4 @@
-"""Opens what a user named as a file: ordinary files of a bounded size, nothing that never ends."""
+"""Opens files that a user named: only regular files of a bounded size, nothing that never ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells the name of a repository on the Hugging Face Hub from a path that is not there.
+"""Distinguishes the name of a repository on the Hugging Face Hub from a path that does not exist.
 
 `style/cat` can be both, and a path with a slip in it is far more common than a repository. So the Hub is asked only
 for what can be the name of one and does not begin like a folder of one's own, and a message names both possibilities.

@@ -1,4 +1,4 @@
-"""The limits of a value from a TOML or JSON text: how deep it is nested, and which numbers and texts are in it."""
+"""Checks that a value from a TOML or JSON text is within limits: its depth, its numbers and its texts."""
 
 from __future__ import annotations
 

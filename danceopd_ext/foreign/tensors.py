@@ -1,8 +1,8 @@
-"""Reads files of tensors: safetensors, and pickles of which nothing is run.
+"""Reads files of tensors: safetensors, and pickles without running anything in them.
 
-What comes out are tensors that are plain numbers, held in ordinary memory, with names and metadata that are text. No
-file asks for more memory than it has bytes, but for the slack of a few shared tensors: a compressed pickle and a tensor
-that repeats its numbers are refused.
+The results are tensors of plain numbers in ordinary memory, with names and metadata that are text. No file takes more
+memory than it has bytes, except for a few shared tensors: a compressed pickle and a tensor that repeats its numbers are
+refused.
 """
 
 from __future__ import annotations

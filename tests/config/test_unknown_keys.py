@@ -112,7 +112,7 @@ def test_no_hint_from_epochs_to_steps(problem, name):
 
 
 def test_a_slip_in_a_foreign_key_is_answered_as_that_key(problem):
-    assert "sd-scripts has max_train_epochs: steps are counted here" in problem("max_train_epoch = 3\n")
+    assert "sd-scripts has max_train_epochs: training is measured in steps" in problem("max_train_epoch = 3\n")
 
 
 def test_no_hint_that_is_not_near(problem):
