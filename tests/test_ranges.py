@@ -70,7 +70,7 @@ def test_a_number_past_a_limit_is_refused_by_its_name(cls, field):
     """Where a section is checked, whatever its other keys are."""
     for number in past(field.metadata["within"]):
         section = object.__new__(cls)
-        section.__dict__ = {one.name: None for one in dataclasses.fields(cls)} | {field.name: number}
+        vars(section).update({one.name: None for one in dataclasses.fields(cls)} | {field.name: number})
         with pytest.raises(UserError, match=rf"^{field.name} = .*must be"):
             check_ranges(section)
 

@@ -30,7 +30,7 @@ class BucketRules:
     def checked(self, where: str) -> BucketRules:
         """Return the rules with both limits moved outwards to multiples of the step, as sd-scripts does.
 
-        Raises UserError when the resolution lies outside the limits. `where` names the file and the table.
+        Raises UserError if the resolution lies outside the limits. `where` names the file and the table.
         """
         if not self.enable_bucket:
             return self
@@ -57,14 +57,14 @@ class BucketRules:
 
     @cached_property
     def buckets(self) -> list[Size]:
-        """All bucket sizes, sorted; without meaning when `bucket_no_upscale` makes them from the images."""
+        """Return all bucket sizes, sorted; unused if `bucket_no_upscale` makes them from the images."""
         if not self.enable_bucket:
             return [self.resolution]
         area = self.resolution[0] * self.resolution[1]
         step, high = self.bucket_reso_steps, self.max_bucket_reso
         square = int(math.sqrt(area) // step) * step
         sizes = {(square, square)}
-        # The lower limit may be rounded down to 0, where no bucket can be.
+        # The lower limit may be rounded down to 0, which is not a bucket.
         for one in range(max(self.min_bucket_reso, step), high + 1, step):
             other = min(high, area // one // step * step)
             if other >= max(self.min_bucket_reso, step):
@@ -74,7 +74,7 @@ class BucketRules:
     def select(self, image: Size) -> Size:
         """Return the bucket (width, height) for an image of this size.
 
-        Raises ValueError when no bucket is left for it: shrunk by the rules, it is smaller than one step.
+        Raises ValueError if no bucket is left for it: shrunk by the rules, it is smaller than one step.
         """
         if self.enable_bucket and self.bucket_no_upscale:
             size = self._shrunk(image)
@@ -87,7 +87,7 @@ class BucketRules:
         return size
 
     def resized(self, image: Size, bucket: Size) -> Size:
-        """Return the size that an image is brought to before the middle of it is cut out as its bucket."""
+        """Return the size to which an image is resized before its middle is cut out as its bucket."""
         if self.enable_bucket and self.bucket_no_upscale:
             return self._fitted(image)
         return covering(image, bucket)
@@ -97,13 +97,13 @@ class BucketRules:
         return int(length + 0.5) // self.bucket_reso_steps * self.bucket_reso_steps
 
     def _shrunk(self, image: Size) -> Size:
-        """Return the bucket of an image that may be made smaller but never larger."""
+        """Return the bucket of an image that may be shrunk but never enlarged."""
         step = self.bucket_reso_steps
         width, height = self._fitted(image)
         return width // step * step, height // step * step
 
     def _fitted(self, image: Size) -> Size:
-        """Return the size of an image that is made as small as the resolution, but never larger."""
+        """Return the size of an image that is shrunk to the resolution, but never enlarged."""
         area = self.resolution[0] * self.resolution[1]
         aspect = image[0] / image[1]
         width, height = image

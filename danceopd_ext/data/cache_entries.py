@@ -32,7 +32,7 @@ class UnusableEntry(Exception):
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors on the CPU; the order does not count."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of tensors on the CPU, in any order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
@@ -41,7 +41,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_entry(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors, metadata and digest to `path`; the caller sees to it that the file appears whole."""
+    """Write tensors, metadata and digest to `path`, which the caller renames when it is complete."""
     save_file(dict(tensors), path, metadata={**(metadata or {}), DIGEST: digest_of(tensors)})
 
 
@@ -64,7 +64,7 @@ def read_entry(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def add_digest(path: Path) -> str | None:
     """Add the digest to a file that another program has just written.
 
-    Returns the name of a tensor with NaN or infinite numbers if there is one; then the file stays as it is.
+    Returns the name of a tensor with NaN or infinite numbers, if any; the file is then left unchanged.
     """
     tensors, metadata = _read(path)
     if broken := first_broken(tensors):

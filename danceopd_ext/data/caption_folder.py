@@ -26,7 +26,7 @@ from danceopd_ext.foreign.text import read_text
 
 @dataclass(frozen=True)
 class _Captioned:
-    """A caption, and the image that it belongs to, where there is one. `file` is named in messages."""
+    """A caption, and the image that it belongs to, if any. `file` is named in messages."""
 
     text: str
     file: Path
@@ -36,7 +36,7 @@ class _Captioned:
 @dataclass
 class _Folder:
     """What a folder holds: images with their caption files (None: class_tokens), captions that count without an image,
-    captions that do not (`stray`), and images that say nothing (`silent`)."""
+    captions that do not (`stray`), and images without a caption (`silent`)."""
 
     files: list[Path]
     pairs: list[tuple[Path, Path | None]] = field(default_factory=list)
@@ -49,12 +49,12 @@ def read_caption_folder(subset: Subset, notes: list[str]) -> list[Item]:
     """Return the items of a subset's `image_dir`: its images by name, then the captions that count without an image.
 
     In a folder with images a caption file without one does not count, unless the subset has source images (then each
-    caption needs one). In a folder without images all caption files count but those that are about the folder, such as
-    readme.txt. What does not count is reported, as is what is left out of a caption file. An image without a caption
-    file takes `class_tokens`; without those it says nothing and is left out, with a note.
+    caption needs one). In a folder without images all caption files count, except those about the folder, such as
+    readme.txt. Notes report what does not count, and what is left out of a caption file. An image without a caption
+    file uses `class_tokens`; without those it is left out, with a note.
 
-    Raises UserError when nothing is left, naming the caption files that would be there under another extension, and
-    for an edit without a source image.
+    Raises UserError if nothing is left, naming caption files with another extension if there are any, and for an edit
+    without a source image.
     """
     folder = _sorted_out(subset, files_of(subset.image_dir, subset.recursive))
     found = _read(subset, folder, notes)
@@ -102,7 +102,7 @@ def _sorted_out(subset: Subset, files: list[Path]) -> _Folder:
 
 
 def _read(subset: Subset, folder: _Folder, notes: list[str]) -> list[_Captioned]:
-    """Return the captions that count, and note what is left out of their files."""
+    """Return the captions that count, and add notes on what is left out of their files."""
     texts: dict[Path, str] = {}
     pasted, longer = [], []
     for file in [*(caption for _, caption in folder.pairs if caption), *folder.alone]:

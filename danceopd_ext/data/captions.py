@@ -15,12 +15,12 @@ from danceopd_ext.data.items import CaptionRules, Item
 from danceopd_ext.errors import counted, few
 
 _WILDCARD = re.compile(r"\{([^}]+)\}")
-# Stand-ins for {{ and }} while wildcards are replaced; these code points have no meaning in any text.
+# Placeholders for {{ and }} during the replacement of wildcards; these code points have no meaning in any text.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 
 
 def caption_is_fixed(item: Item) -> bool:
-    """Return whether no random number is needed to draw this item's caption."""
+    """Return whether drawing this item's caption needs no random number."""
     rules = item.rules
     chance = rules.shuffle_caption or rules.caption_dropout_rate > 0 or rules.caption_tag_dropout_rate > 0
     words = item.text + rules.caption_prefix + rules.caption_suffix
@@ -33,7 +33,7 @@ def draw_caption(item: Item, rng: random.Random, epoch: int = 1) -> str:
     `epoch` is the epoch of the item's route, counted from 1 (it matters for caption_dropout_every_n_epochs only).
     """
     rules = item.rules
-    # As in sd-scripts, the prefix stands before the first line and the suffix behind the last line of the text.
+    # As in sd-scripts, the prefix goes before the first line of the text and the suffix after the last.
     prefix = rules.caption_prefix + " " if rules.caption_prefix else ""
     suffix = " " + rules.caption_suffix if rules.caption_suffix else ""
     caption = prefix + item.text + suffix
@@ -51,7 +51,7 @@ def draw_caption(item: Item, rng: random.Random, epoch: int = 1) -> str:
 
 
 def unused_lines_note(where: str, names: Sequence[str]) -> list[str]:
-    """Return a note on the captions of these names, of whose lines only the first is ever drawn, or none."""
+    """Return a note on the captions of these names, of which only the first line is ever drawn, or none."""
     if not names:
         return []
     count = counted(len(names), "caption")

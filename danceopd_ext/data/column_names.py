@@ -9,12 +9,12 @@ from pathlib import Path
 from danceopd_ext.errors import UserError
 
 KNOWN = re.compile(r"prompt|width|height|target|source(_\d+)?")
-#: other programs' names, and slips, for the column of the source image
+#: other programs' names for the column of the source image, and misspellings
 MEANT = re.compile(r"(sources?|src|control|conditioning)([ _-]?[a-z])*(_\d+)?")
 
 
 class Names:
-    """The names of a file's rows: those that mean nothing here are told, and those that should be `source`."""
+    """Collects the names in a file's rows, to report unknown ones and those that should be `source`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -23,7 +23,7 @@ class Names:
         self.names: set[str] = set()
 
     def add(self, record: Mapping[str, object], where: str) -> None:
-        """Note a row. Raises UserError where its source image stands under another name, or the row ends before it."""
+        """Note a row. Raises UserError if its source image stands under another name, or the row ends before it."""
         known = [name for name in record if KNOWN.fullmatch(name)]
         sources = [name for name in known if name.startswith("source")]
         meant = next((name for name in record if MEANT.fullmatch(name)), None)
@@ -39,6 +39,6 @@ class Names:
         self.names.update(record)
 
     def notes(self) -> list[str]:
-        """What the user should know of the whole file."""
+        """Return notes on the whole file."""
         unknown = sorted(name for name in self.names if not KNOWN.fullmatch(name))
         return [f"{self.path}: ignored: {', '.join(unknown)}"] if unknown else []

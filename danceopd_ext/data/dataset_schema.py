@@ -13,7 +13,7 @@ from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.ranges import PIXELS, SAMPLES, STEPS, Range, shown, written
 
 Check = Callable[[object], "str | None"]
-"""Returns what is expected when a value is wrong, or None."""
+"""Returns what is expected if a value is wrong, else None."""
 
 
 def _is(kind: type, expected: str) -> Check:
@@ -31,7 +31,7 @@ NUMBERS: dict[str, Range] = {
     "caption_tag_dropout_rate": Range(minimum=0, maximum=1),
     "num_repeats": Range(minimum=0, maximum=10_000, usual="usual values are 1 to 100"),
 }
-"""The keys that hold numbers. Every one has a limit at both ends."""
+"""The keys for numbers. Each has a limit at both ends."""
 
 
 def _integer(key: str) -> Check:
@@ -114,7 +114,7 @@ SUBSET_KEYS: dict[str, Check] = dict.fromkeys(("image_dir", "metadata_file", *SO
 """Keys of [[datasets.subsets]] alone."""
 
 MAY_BE_EMPTY = ("metadata_file", *SOURCE_KEYS, "caption_extension", "class_tokens")
-"""Keys whose empty text means that they are not set."""
+"""Keys that count as not set if their text is empty."""
 
 IGNORED_KEYS = (
     *("color_aug", "flip_aug", "face_crop_aug_range", "random_crop", "alpha_mask", "resize_interpolation"),
@@ -122,7 +122,7 @@ IGNORED_KEYS = (
     *("validation_split", "validation_seed", "debug_dataset", "max_token_length"),
     *("skip_image_resolution", "train_inpainting"),
 )
-"""Keys of sd-scripts without a meaning here: a picture is used as it is, if at all. Accepted everywhere, and noted."""
+"""Keys of sd-scripts without effect here: images are used unchanged, if at all. Accepted everywhere, with a note."""
 
 _SUBSETS = _is(list, "tables written with double brackets, [[datasets.subsets]]")
 _LEVELS = {
@@ -136,7 +136,7 @@ def check_table(table: object, level: str) -> tuple[list[str], list[str]]:
     """Check one table of a dataset configuration; return the keys that are ignored, and what is wrong, as sentences.
 
     `level` is "[general]", "[[datasets]]" or "[[datasets.subsets]]". A key that is switched off (false, 0, empty) is
-    not reported as ignored. Wrong are unknown keys, keys of another level, and values of the wrong kind.
+    not reported as ignored. Unknown keys, keys of another level and values of the wrong type are wrong.
     """
     if not isinstance(table, dict):
         return [], [f"expected a table of keys, got {table!r}."]
@@ -174,13 +174,13 @@ def check_top(config: Mapping[str, object]) -> list[str]:
 
 
 def wrong_value(key: str, value: object, check: Check) -> list[str]:
-    """Return a sentence when `value` is not what `check` expects, else nothing."""
+    """Return a sentence if `value` is not what `check` expects, else nothing."""
     expected = check(value)
     return [] if expected is None else [f"{key} = {written(value)} is wrong: expected {expected}."]
 
 
 def check_defaults(defaults: Mapping[str, object]) -> None:
-    """Check the values of a preset that stand in for keys that the dataset configuration leaves out."""
+    """Check the values of a preset that replace keys missing from the dataset configuration."""
     known = DATASET_KEYS | INHERITED_KEYS
     for key, value in defaults.items():
         if key not in known:

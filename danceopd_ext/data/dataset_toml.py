@@ -41,8 +41,8 @@ def read_dataset_config(
     """Read a dataset configuration (.toml, or .json) and return items by route, and notes for the user.
 
     `teachers` are the routes that exist. `defaults` holds keys of the preset under their dataset names (resolution,
-    batch_size, enable_bucket, shuffle_caption, ...), which count where the file says nothing. Only routes that have
-    items are in the result. Raises UserError for everything wrong in the file or in what it points to.
+    batch_size, enable_bucket, shuffle_caption, ...), which apply if the file does not set them. Only routes that have
+    items are in the result. Raises UserError for all mistakes in the file and in the files that it names.
     """
     path = Path(path)
     defaults = defaults or {}
@@ -64,7 +64,7 @@ def read_dataset_config(
 
 
 def _parse(path: Path) -> dict:
-    """Return the file's content; a syntax error names file and line, another program's file that program."""
+    """Return the file's content. An error names file and line, or the program that another format belongs to."""
     text = read_text(path, "dataset configuration")
     if foreign := whose_text(path, text):
         raise UserError(f"{path} (dataset_config): {foreign}")
@@ -80,7 +80,7 @@ def _parse(path: Path) -> dict:
 
 
 def _without_empty(value: Any) -> Any:
-    """The tables without the texts that are empty and may be: GUIs write "" for what is not set."""
+    """Return the tables without empty texts that mean "not set", as GUIs write them."""
     if isinstance(value, list):
         return [_without_empty(entry) for entry in value]
     if isinstance(value, dict):
@@ -121,7 +121,7 @@ def _check(config: dict, path: Path) -> list[str]:
 
 
 def _tables(config: dict) -> Iterator[tuple[str, object, str]]:
-    """Yield (place, table, level) of each table that is there."""
+    """Yield (place, table, level) of each table in the file."""
     yield "[general]", config.get("general", {}), "[general]"
     datasets = config.get("datasets")
     for d, dataset in enumerate(datasets if isinstance(datasets, list) else [], 1):
@@ -145,7 +145,7 @@ def _missing(config: dict) -> str:
 
 
 def _all_wrong(path: Path, foreign: str, wrong: Mapping[str, list[str]]) -> str:
-    """One message; `wrong`: sentence -> the places that it is about ("" is the top of the file)."""
+    """Return one message. `wrong`: sentence -> the places that it concerns ("" is the top of the file)."""
     if len(wrong) == 1 and not foreign:
         ((sentence, places),) = wrong.items()
         return ", ".join([str(path), *filter(None, [few(places)])]) + f": {sentence}"
@@ -154,7 +154,7 @@ def _all_wrong(path: Path, foreign: str, wrong: Mapping[str, list[str]]) -> str:
 
 
 def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, teachers: Sequence[str]) -> Subset:
-    """Gather what one subset says and inherits; `levels` run from the subset outwards."""
+    """Collect what one subset sets and inherits; `levels` run from the subset outwards."""
 
     def get(key: str, default: object = None):
         return next((level[key] for level in levels if level.get(key) is not None), default)
@@ -185,7 +185,7 @@ def _subset(levels: tuple[Mapping, ...], path: Path, dataset: int, where: str, t
 
 
 def _existing(table: Mapping, key: str, config: Path, where: str) -> Path | None:
-    """Return the path that a subset names, found from the working directory or beside the configuration."""
+    """Return the path that a subset names, relative to the working directory or the configuration's folder."""
     if table.get(key) is None:
         return None
     path = find_path(table[key], config.parent)
@@ -207,7 +207,7 @@ def _source_dir(table: Mapping, config: Path, where: str) -> Path | None:
 
 
 def route_of(attributes: Mapping, teachers: Sequence[str], where: str) -> str:
-    """Return the teacher whom the subset belongs to; the only teacher when none is named."""
+    """Return the teacher that the subset belongs to; the only teacher if none is named."""
     named = attributes.get("teacher")
     names = ", ".join(teachers)
     if named is None:

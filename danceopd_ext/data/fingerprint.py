@@ -16,11 +16,11 @@ _PIECE_BYTES, _PIECES = 64 * 1024, 256
 def fingerprint(paths: Iterable[Path]) -> str:
     """Return 16 hex digits for files, or for folders with all their files, in the order given.
 
-    It is made of names (below each folder), sizes and content, and independent of where the folder lies: files up to
+    It depends on names (below each folder), sizes and content, but not on where the folder is: files up to
     16 MiB are read whole, larger ones in their first and last 64 KiB and 256 pieces of 64 KiB evenly between, which is
-    quick for weights of many gigabytes. What lies between two pieces is missed: a change of less than 1/257 of a file
+    quick for weights of many gigabytes. A change between two pieces is missed: less than 1/257 of a file
     above 16 MiB (47 MiB of 12 GiB, which can be one matrix of a transformer, but no block of it). Hidden files and
-    folders do not count. Raises UserError when a path does not exist or a folder is empty.
+    folders do not count. Raises UserError if a path does not exist or a folder is empty.
     """
     digest = hashlib.sha256()
     for place, path in enumerate(map(Path, paths)):

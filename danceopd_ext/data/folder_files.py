@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-#: folders of macOS archives, of Synology's thumbnails, of Windows and of Python; hidden ones (.ipynb_checkpoints) too
+#: folders of macOS archives, Synology thumbnails, Windows and Python; hidden ones (.ipynb_checkpoints) are skipped too
 _FOREIGN_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
 _FOREIGN_TEXTS = re.compile(
     r"read[ _-]?me.*|licen[sc]es?|copying|change[ _-]?log|requirements|(sample|test|preview)[ _-]?prompts?",
@@ -28,5 +28,5 @@ def _is_own(place: Path) -> bool:
 
 
 def is_about_the_folder(file: Path) -> bool:
-    """Whether a text file, by its name, is no caption: readme, license, sample_prompts and the like."""
+    """Return whether a text file's name shows that it is not a caption: readme, license, sample_prompts, ..."""
     return _FOREIGN_TEXTS.fullmatch(file.stem) is not None

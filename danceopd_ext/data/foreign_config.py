@@ -57,7 +57,7 @@ AI_TOOLKIT: dict[str, str] = {
     "shuffle_tokens": 'here "shuffle_caption"',
     **dict.fromkeys(("cache_latents_to_disk", "cache_latents", "cache_text_embeddings"), CACHE),
 }
-#: keys of the training in sd-scripts that say the same as keys of a dataset configuration
+#: training keys of sd-scripts with the same meaning as keys of a dataset configuration
 OF_DATASETS: dict[str, str] = {
     "train_data_dir": IMAGE_DIR,
     "in_json": METADATA,
@@ -65,7 +65,7 @@ OF_DATASETS: dict[str, str] = {
     "train_batch_size": 'in the preset; for this dataset alone "batch_size" of [[datasets]]',
     "dataset_repeats": 'here "num_repeats"',
 }
-#: keys and sections by which a training's configuration is known
+#: keys and sections that identify a training configuration
 _OF_TRAINING = {
     *OF_DATASETS,
     *("danceopd", "pretrained_model_name_or_path", "output_dir", "output_name", "learning_rate", "max_train_steps"),
@@ -89,7 +89,7 @@ def renamed(key: str) -> str:
 
 
 def is_training(config: Mapping[str, object]) -> bool:
-    """Whether the tables are those of a training: a preset, or a configuration of sd-scripts or diffusion-pipe."""
+    """Return whether the tables configure a training: a preset, or a configuration of sd-scripts or diffusion-pipe."""
     return any(key in _OF_TRAINING for key in _top_and_sections(config)) or isinstance(config.get("dataset"), str)
 
 
@@ -116,7 +116,7 @@ def whose(config: Mapping[str, object]) -> str:
 
 
 def whose_list(config: list) -> str:
-    """Return what a .json file with a list is instead of a dataset configuration."""
+    """Return a sentence that says what a .json file with a list is instead of a dataset configuration."""
     first = config[0] if config and isinstance(config[0], dict) else {}
     if "instance_data_dir" in first:
         return f"this is SimpleTuner's data backend file. {_KOHYA} SimpleTuner's instance_data_dir is image_dir."
@@ -126,7 +126,7 @@ def whose_list(config: list) -> str:
 
 
 def whose_text(path: Path, text: str) -> str:
-    """Return what a file that is neither TOML nor .json is instead of a dataset configuration, or ""."""
+    """Return a sentence that says what a file that is neither TOML nor .json is instead, or ""."""
     suffix = path.suffix.lower()
     if suffix in PROMPT_SUFFIXES:
         return f'this looks like a prompt file. Name it in [danceopd.prompts], such as NAME = "{path.name}".'

@@ -13,7 +13,7 @@ from danceopd_ext.data.resolutions import Size as Size  # part of an item
 class CaptionRules:
     """How the text of an item becomes a caption; the names are those of sd-scripts' dataset configuration.
 
-    `caption_dropout_rate` and `caption_tag_dropout_rate` lie in [0, 1]. `caption_dropout_every_n_epochs` counts the
+    `caption_dropout_rate` and `caption_tag_dropout_rate` are in [0, 1]. `caption_dropout_every_n_epochs` counts the
     epochs of a route from 1; 0 turns it off.
     """
 
@@ -37,7 +37,7 @@ class Item:
     `text` holds several lines when wildcards are on and the caption file has several: one of them is drawn each time.
     `width` and `height` are pixels. `repeats` is how often the item appears in an epoch (at least 1). `batch_size` is
     that of the item's own dataset (per process), or None for the run's. `where` names the file for messages. `picture`
-    is the picture that the prompt describes, where there is one; most methods do not look at it.
+    is the picture that the prompt describes, if any; most methods ignore it.
 
     An item with `source_images` is an edit: the text is its instruction. `source_sizes` are the sizes in which the
     model takes them (see SourceImages.measure), as many; a batch holds items of equal sizes only.

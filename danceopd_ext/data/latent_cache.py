@@ -23,13 +23,13 @@ Use = tuple[Path, Size]
 
 
 def _is_latents(tensors: Encoded) -> bool:
-    """Whether an entry is the latents of one picture."""
+    """Return whether an entry is the latents of one picture."""
     latents = tensors.get("latents")
     return len(tensors) == 1 and latents is not None and latents.ndim > 0 and latents.dtype != torch.bool
 
 
 class LatentCache:
-    """The clean latents of items' pictures, for one VAE. `model_key` tells VAEs apart (see fingerprint).
+    """The clean latents of items' pictures, for one VAE. `model_key` identifies the VAE (see fingerprint).
 
     An entry is found by the picture's content and by how it was resized and cut: the same picture in two folders is
     encoded once. `pictures`: what is known of each file (see pictures.inspect_picture).
@@ -50,7 +50,7 @@ class LatentCache:
         return f"{picture.digest} resized to {wide}x{high}, cut to {width}x{height}"
 
     def path(self, item: Item) -> Path:
-        """Return where the entry of an item's picture lies."""
+        """Return the path of the entry of an item's picture."""
         return self._entries.path(self.key(item))
 
     def notes(self) -> list[str]:
@@ -58,7 +58,7 @@ class LatentCache:
         return self._entries.notes()
 
     def missing(self, items: Iterable[Item]) -> list[Item]:
-        """Return the items whose pictures have no entry, one for each entry that is to be made."""
+        """Return the items whose pictures have no entry, one for each missing entry."""
         of = {self.key(item): item for item in items}
         return [of[key] for key in self._entries.missing(of)]
 
@@ -76,7 +76,7 @@ class LatentCache:
         return self._entries.encode_missing(of, encode_one)
 
     def get(self, item: Item) -> Tensor:
-        """Return the latents [C, H, W] of an item's picture, on the CPU. Raises NoEntry where no entry is sound."""
+        """Return the latents [C, H, W] of an item's picture, on the CPU. Raises NoEntry if no entry is sound."""
         return self._entries.get(self.key(item))["latents"]
 
 
@@ -108,7 +108,7 @@ class SourceCache:
         return f"{self.sources.shown(path, drawn)} as a source of {width}x{height}"
 
     def path(self, path: Path, drawn: Size) -> Path:
-        """Return where the entry of a source image lies."""
+        """Return the path of the entry of a source image."""
         return self._entries.path(self.key(path, drawn))
 
     def notes(self) -> list[str]:
@@ -116,12 +116,12 @@ class SourceCache:
         return self._entries.notes()
 
     def missing(self, uses: Iterable[Use]) -> list[Use]:
-        """Return the uses that have no entry, one for each entry that is to be made."""
+        """Return the uses that have no entry, one for each missing entry."""
         of = {self.key(*use): use for use in uses}
         return [of[key] for key in self._entries.missing(of)]
 
     def encode_missing(self, uses: Iterable[Use], encode: Callable[[Image, Size], Tensor]) -> int:
-        """Encode every source image that has no entry yet, and return how many entries that made.
+        """Encode every source image that has no entry yet, and return how many entries were added.
 
         `encode` gets one RGB picture as it is and the size of what is drawn, and gives the latents [C, H, W].
         """
@@ -134,5 +134,5 @@ class SourceCache:
         return self._entries.encode_missing(of, encode_one)
 
     def get(self, path: Path, drawn: Size) -> Tensor:
-        """Return the latents [C, H, W] of a source image, on the CPU. Raises NoEntry where no entry is sound."""
+        """Return the latents [C, H, W] of a source image, on the CPU. Raises NoEntry if no entry is sound."""
         return self._entries.get(self.key(path, drawn))["latents"]

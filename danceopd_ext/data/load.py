@@ -22,7 +22,7 @@ PathLike = str | os.PathLike
 
 
 class LoadedData(NamedTuple):
-    """A run's plan, and notes to print: what was ignored or left out."""
+    """A run's plan, and notes to print on what was ignored or left out."""
 
     plan: Plan
     notes: list[str]
@@ -49,7 +49,7 @@ def load_data(
     `teachers` are the names under [danceopd.teachers]. A route may have both a subset in `dataset_config` and files in
     `prompts`. `resolution` (see resolutions.parse_resolution) is for prompt files and for datasets that name none.
     `defaults` holds keys of the preset that stand in for missing keys of the dataset configuration; those about
-    captions hold for prompt files too. Relative paths count from the working directory or else from `base`, the
+    captions apply to prompt files too. Relative paths count from the working directory or else from `base`, the
     preset's folder. `train_batch_size` is per process, `micro_batches` are accumulated in a step; with `every_route`
     each step has that many of every route. `sources`: what the model does with the source images of edits
     (None: it draws from text alone); it knows their files afterwards.
@@ -83,7 +83,7 @@ def load_data(
             notes += more
     _check_all_fed(found, shares, dataset_config)
     routes = {
-        # source images of a route that is never drawn are not opened
+        # the source images of a route that is never drawn are not opened
         name: RouteData(name, sources.measured(items) if shares[name] else tuple(items))
         for name, items in found.items()
     }

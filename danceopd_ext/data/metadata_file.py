@@ -26,9 +26,8 @@ from danceopd_ext.ranges import PIXELS, written
 def read_metadata(subset: Subset, notes: list[str]) -> list[Item]:
     """Return the items of a subset's metadata file, in the order of the file.
 
-    The size comes from train_resolution, else from image_size, else from the header of the image or else of its source
-    image if one is there, else it is the dataset's resolution. An entry with neither caption nor tags is left out, with
-    a note.
+    The size comes from train_resolution, else image_size, else the header of the image or of its source image, else the
+    dataset's resolution. An entry with neither caption nor tags is left out, with a note.
     """
     file = subset.metadata_file
     entries = [(key, entry, where, _text(entry, subset, where)) for key, entry, where in _entries(file)]
@@ -109,7 +108,7 @@ def _pair(entry: dict, key: str, where: str) -> Size | None:
 
 
 def _source_name(key: str, subset: Subset) -> str:
-    """Return what a source image of this entry is called, without its suffix."""
+    """Return the name of this entry's source image, without its suffix."""
     path = Path(key)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         path = path.with_suffix("")
@@ -135,7 +134,7 @@ def _check_apart(keys: Sequence[str], subset: Subset) -> None:
 
 
 def _find_image(key: str, subset: Subset) -> Path | None:
-    """Return the image file of an entry, if it is there; older files name it without its extension."""
+    """Return the image file of an entry, if it exists; older metadata files name it without its extension."""
     path = Path(key)
     if not path.is_absolute() and subset.image_dir is not None:
         path = subset.image_dir / path

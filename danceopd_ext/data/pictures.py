@@ -30,28 +30,28 @@ MOST = 512 * MIB
 
 @dataclass(frozen=True)
 class ItemPicture:
-    """A picture file. `buckets`: the rules of its dataset, which say how it is resized; None covers the item's size."""
+    """A picture file. `buckets`: the rules of its dataset for resizing it; None resizes it to cover the item's size."""
 
     path: Path
     buckets: BucketRules | None = None
 
     def resized(self, picture: Size, size: Size) -> Size:
-        """Return what a picture of this size is resized to before the middle, `size`, is cut out."""
+        """Return the size to which a picture is resized before its middle, `size`, is cut out."""
         return self.buckets.resized(picture, size) if self.buckets else covering(picture, size)
 
 
 class PictureFile(NamedTuple):
-    """What a picture file is: a digest of its bytes, and (width, height) in pixels."""
+    """The digest of a picture file's bytes, and its (width, height) in pixels."""
 
     digest: str
     size: Size
 
 
 def inspect_picture(path: Path) -> PictureFile:
-    """Read a picture file's digest and size. Raises UserError when it is missing or no picture."""
+    """Read a picture file's digest and size. Raises UserError if it is missing or not a picture."""
     data = read_picture(path)
     size, deep = open_picture(data, lambda image: (image.size, is_deep_grey(image)), _told(path))
-    # caches of earlier versions hold grey of 16 bits as white
+    # caches of earlier versions contain 16-bit grey as white
     return PictureFile(hashlib.sha256(data + b"16 bits" * deep).hexdigest()[:32], size)
 
 
@@ -65,9 +65,9 @@ def load_cut(picture: ItemPicture, size: Size) -> np.ndarray:
 
 
 def load_picture(path: Path) -> Image:
-    """Return the whole picture as RGB; transparency and a rotation noted in the EXIF data do not count.
+    """Return the whole picture as RGB; transparency and an EXIF rotation are ignored.
 
-    Raises UserError when the file is missing or damaged, or its pixels are numbers of 32 bits.
+    Raises UserError if the file is missing or damaged, or its pixels are 32-bit numbers.
     """
     return open_picture(read_picture(path), lambda image: as_rgb(image, str(path)), _told(path))
 
@@ -108,7 +108,7 @@ def shrunk(pixels: np.ndarray, length: int, axis: int) -> np.ndarray:
 
 
 def read_picture(path: Path) -> bytes:
-    """Return a picture file's bytes. Raises UserError for what is missing, no ordinary file or larger than MOST."""
+    """Return a picture file's bytes. Raises UserError if it is missing, not a regular file or larger than MOST."""
     return read_bytes(path, "picture", MOST)
 
 
@@ -125,7 +125,7 @@ def open_picture(data: bytes, use: Callable[[Image], object], wrong: str):
             return use(image)
     except Image.DecompressionBombError as error:
         raise UserError(f"{wrong} ({error}). Make it smaller.") from None
-    # what Pillow's decoders raise for damaged files; RuntimeError is AVIF's
+    # Pillow's decoders raise these for damaged files; RuntimeError is AVIF's
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         reason = "unknown image format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{wrong} ({reason}). Repair or remove it.") from None

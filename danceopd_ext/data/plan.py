@@ -22,14 +22,14 @@ from danceopd_ext.data.seeds import python_rng
 from danceopd_ext.errors import UserError
 from danceopd_ext.method import draw_route
 
-#: samples of an epoch of a route; the order of all of them is kept in memory
+#: the most samples of an epoch of a route, whose order is kept in memory
 LONGEST_EPOCH = 5_000_000
 
 
 class Prompt(NamedTuple):
-    """A caption, the source images that it edits (none where it draws), and the size of the picture that is drawn.
+    """A caption, the source images that it edits (none for a drawing), and the size of the picture that is drawn.
 
-    The size says how large some models take the source images; without these it has no meaning.
+    Some models scale the source images by this size; without source images it has no meaning.
     """
 
     text: str
@@ -55,7 +55,7 @@ class MicroBatch:
         return len(self.texts)
 
     def slice(self, rank: int, world_size: int) -> MicroBatch:
-        """Return the contiguous share of process `rank`; the shares of all ranks are the whole, in order."""
+        """Return the contiguous share of process `rank`; the shares of all ranks, in order, are the whole."""
         share, rest = divmod(len(self), world_size)
         if rest or not 0 <= rank < world_size:
             raise ValueError(f"a micro-batch of {len(self)} has no share for process {rank} of {world_size}")
@@ -65,7 +65,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One route's part of an optimizer step (most methods have no other): one or more micro-batches."""
+    """One route's part of an optimizer step (with most methods the only part): one or more micro-batches."""
 
     route: str
     micro_batches: tuple[MicroBatch, ...]
@@ -91,7 +91,7 @@ class Plan:
     ) -> None:
         """`micro_batches` are accumulated in one step; `batch_size` is a micro-batch of all processes together.
 
-        `every_route`: each step has a part of every route (with `micro_batches` of its own), not of a drawn one.
+        `every_route`: each step has a part of every route (with its own `micro_batches`), instead of one drawn route.
 
         Routes without a weight have weight 1. Raises UserError for wrong weights and for a route that would be drawn
         but has no items.
@@ -113,7 +113,7 @@ class Plan:
                     f"{LONGEST_EPOCH:,}. Use a "
                     "smaller num_repeats: a route is drawn by its weight in [danceopd.routes], not by its size."
                 )
-        # Sorted, so that the order of tables in the preset changes nothing.
+        # Sorted, so that the order of tables in the preset does not matter.
         self._names = sorted(name for name, weight in self.weights.items() if weight > 0)
         self._streams = {name: RouteStream(self.routes[name], seed, batch_size, processes) for name in self._names}
         # For every step so far: its route, and how many steps that route had before.
@@ -121,7 +121,7 @@ class Plan:
         self._counts = [0] * len(self._names)
 
     def notes(self) -> list[str]:
-        """What is told of routes whose batches are filled by repetition, since few of their edits have equal sizes."""
+        """Notes on routes whose batches repeat edits, because few of their edits have equal sizes."""
         return [
             f"{name}: its edits have {stream.sizes} different sizes of picture and source images; {stream.repeating} "
             "of these have fewer edits than a batch, so their batches repeat edits. To avoid this: "
@@ -133,7 +133,7 @@ class Plan:
     def parts(self, number: int) -> tuple[PlannedStep, ...]:
         """Return the parts of step `number`, counted from 0: the drawn route's, or by name those of every route.
 
-        Same number, same answer, whatever was asked before.
+        The same number gives the same parts, whatever was asked before.
         """
         if not self.every_route:
             return (self._part(*self._place(number), number, 0),)
@@ -191,7 +191,7 @@ class Plan:
         return list(found)
 
     def _every_prompt(self) -> int | None:
-        """How many prompts there are if captions stay as they are; None if they change from draw to draw."""
+        """How many prompts there are if captions are fixed; None if they change from draw to draw."""
         items = list(self.items())
         if not all(caption_is_fixed(item) and not item.rules.caption_dropout_every_n_epochs for item in items):
             return None
@@ -208,7 +208,7 @@ class Plan:
         return [summarise(self.routes[name], weight, weight / total, self.every_route) for name, weight in weights]
 
     def check_sizes(self, multiple: int, minimum: int = 1, maximum: int | None = None) -> None:
-        """Raise UserError unless every width and height is one that the model takes (all in pixels)."""
+        """Raise UserError unless the model takes every width and height (in pixels)."""
 
         def nearest_side(side: int) -> int:
             low = -(-minimum // multiple) * multiple
@@ -234,7 +234,7 @@ class Plan:
             )
 
     def fingerprint(self) -> str:
-        """Return a short hash of all that decides the steps: equal plans give equal steps. For checks on resuming."""
+        """Return a short hash of everything that determines the steps, for the check on resuming."""
         words = [
             self.seed,
             self.micro_batches,
@@ -262,7 +262,7 @@ class Plan:
         return self._names[self._drawn[number]], self._before[number]
 
     def _caption(self, item: Item, step: int, index: int, epoch: int) -> str:
-        # A caption without any chance in it needs no generator, and most captions are such.
+        # A caption without randomness needs no generator, and most captions have none.
         rng = _NO_CHANCE if caption_is_fixed(item) else python_rng(self.seed, "caption", step, index)
         return draw_caption(item, rng, epoch)
 

@@ -16,7 +16,7 @@ from danceopd_ext.data.text_cache import Encoded, TextCache
 class PromptCache:
     """Encoded prompts of one model.
 
-    `sources`: what is known of source images, for a model whose text encoder sees them; None where it does not, so
+    `sources`: what is known of source images, for a model whose text encoder sees them; None if it does not, so
     that a prompt is one entry whatever it edits. An entry is found by the text and by what the source images show.
     """
 
@@ -29,7 +29,7 @@ class PromptCache:
 
     @property
     def sees_sources(self) -> bool:
-        """Whether entries depend on source images."""
+        """Return whether entries depend on source images."""
         return self.sources is not None
 
     def key(self, prompt: Prompt) -> str:
@@ -39,7 +39,7 @@ class PromptCache:
         return "\n".join([prompt.text, *(self.sources.shown(path, prompt.drawn) for path in prompt.sources)])
 
     def path(self, prompt: Prompt) -> Path:
-        """Return where the entry of a prompt lies."""
+        """Return the path of the entry of a prompt."""
         return self.entries.path(self.key(prompt))
 
     def notes(self) -> list[str]:
@@ -47,12 +47,12 @@ class PromptCache:
         return self.entries.notes()
 
     def missing(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """Return the prompts without a sound entry, one for each entry that is to be made, in order."""
+        """Return the prompts without a usable entry, one for each missing entry, in order."""
         of = self._by_key(prompts)
         return [of[key] for key in self.entries.missing(of)]
 
     def get(self, text: str, sources: Sequence[Path] = (), drawn: Size | None = None) -> Encoded:
-        """Return the tensors of a prompt (see plan.Prompt), on the CPU. Raises NoEntry when no entry is sound."""
+        """Return the tensors of a prompt (see plan.Prompt), on the CPU. Raises NoEntry if no entry is sound."""
         return self.entries.get(self.key(Prompt(text, tuple(sources), drawn)))
 
     def encode_missing(

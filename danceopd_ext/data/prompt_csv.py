@@ -11,15 +11,15 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.csv import parse_csv
 
 DELIMITERS = ",;\t|"
-#: Excel's own first line, which names the delimiter; saved again it may be in quotes or followed by empty fields
+#: Excel's first line that names the delimiter; after another save it may be quoted or followed by empty fields
 _SEP = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
 
 
 def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str | None]]]:
     """Yield (where it stands, fields by column) of each row; names of columns in small letters, without blanks.
 
-    The delimiter is what a first line `sep=;` says, else the one that sets off the column `prompt`. Columns without a
-    name are left out; a field that the row is too short for is None. Raises UserError for a file without the column
+    The delimiter is the one in a first line `sep=;`, else the one that separates the column `prompt`. Columns without a
+    name are left out; the missing fields of a short row are None. Raises UserError for a file without the column
     `prompt` or with a column twice, and for a row with more fields than columns.
     """
     lines = text.split("\n")
@@ -54,7 +54,7 @@ def _columns(path: Path, header: list[str]) -> list[str]:
 
 
 def _delimiter(header: str) -> str:
-    """Return the character that sets off the column `prompt`; spreadsheets in many countries write a semicolon."""
+    """Return the character that separates the column `prompt`; in many countries spreadsheets write a semicolon."""
     for delimiter in DELIMITERS:
         names = [name.strip().strip('"').strip().lower() for name in header.split(delimiter)]
         if "prompt" in names:

@@ -68,7 +68,7 @@ NO_EFFECT = {
     "end_image_path": "no video",
     "one_frame": "no video",
 }
-#: suffixes of tables whose lines are no prompts
+#: suffixes of tables, whose lines are not prompts
 _OTHER_FILES = (".csv", ".tsv", ".jsonl", ".yaml", ".yml")
 
 
@@ -90,11 +90,11 @@ class Entry:
     place: str = ""
 
     def all_of(self, key: str) -> list[Setting]:
-        """The settings of this key, in order."""
+        """Return the settings of this key, in order."""
         return [setting for setting in self.settings if setting.key == key]
 
     def last_of(self, key: str) -> Setting | None:
-        """The setting of this key that counts: as in sd-scripts, the last one."""
+        """Return the setting of this key that counts: as in sd-scripts, the last one."""
         return (self.all_of(key) or [None])[-1]
 
 
@@ -109,7 +109,7 @@ def read_line(line: str, place: str = "") -> Entry:
 
 
 def read_lines(text: str) -> tuple[list[Entry], list[str]]:
-    """Return the prompts of a text, one a line, and the places of pasted generation settings, which are left out.
+    """Return the prompts of a text, one per line, and the places of pasted generation settings, which are left out.
 
     Blank lines and lines that begin with # are skipped.
     """
@@ -130,7 +130,7 @@ class Unused:
     counts: Counter[Setting] = field(default_factory=Counter)
 
     def add(self, entry: Entry, used: Container[str]) -> None:
-        """Count what an entry says apart from the keys in `used`."""
+        """Count the settings of an entry except the keys in `used`."""
         self.counts.update({Setting(s.key, s.written, None) for s in entry.settings if s.key not in used})
 
     def notes(self, where: str, reasons: Mapping[str, str] = NO_EFFECT, unit: str = "line") -> list[str]:
@@ -156,7 +156,7 @@ def _counted(setting: Setting, count: int, unit: str) -> str:
 def read_sample_file(path: Path) -> tuple[list[Entry], list[str]]:
     """Return the sample prompts of a .toml or .json file, or else of a text file, and notes for the user.
 
-    .toml has a table `[prompt]` with a list `[[prompt.subset]]`, each with what it does not say from the table; .json a
+    .toml has a table `[prompt]` with a list `[[prompt.subset]]`, whose entries inherit from the table; .json has a
     list of objects or lines. Keys: prompt, negative_prompt, width, height, seed, sample_steps, scale, controlnet_image,
     control_image_path (or a list of them). Line breaks inside a prompt become blanks. Raises UserError.
     """

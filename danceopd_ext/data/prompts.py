@@ -24,7 +24,7 @@ from danceopd_ext.foreign.text import read_text
 from danceopd_ext.ranges import PIXELS
 
 ONLY_DRAWN = dict.fromkeys(("negative_prompt", "seed", "sample_steps", "scale"), "for sample_prompts only")
-"""What a line of sample prompts may say, and one that is trained on may not."""
+"""Settings of sample prompts that a prompt for training cannot have."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def read_prompts(
 ) -> tuple[list[Item], list[str]]:
     """Return the items of a prompt file in the order of the file, and notes for the user.
 
-    .txt has a prompt a line (blank lines and lines that begin with # are skipped; `--w` and `--h` set the size, `--ci`
-    names a source image, other flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with
+    .txt has one prompt per line (blank lines and lines that begin with # are skipped; `--w` and `--h` set the size,
+    `--ci` names a source image, other flags are cut off); .csv has a column `prompt`, .jsonl a key `prompt`, both with
     optional width and height, and optional paths of pictures (from the file's folder, or else from the working
     directory): `target`, which the prompt describes and which is not opened here, and `source` (see
     source_images.sources_of_row), which makes an edit of it. Line breaks inside a prompt become blanks.
@@ -82,7 +82,7 @@ def read_prompts(
 
 
 def _only(notes: list[str]) -> str:
-    """What the file holds instead of prompts."""
+    """Return a sentence on what the file contains instead of prompts."""
     return f" {notes[0]}." if notes else ""
 
 

@@ -42,7 +42,7 @@ class RouteStream:
             size = item.batch_size * processes if item.batch_size else batch_size
             bucket = buckets.setdefault((item.width, item.height, size, item.source_sizes), array("L"))
             bucket.extend([index] * item.repeats)
-        # Sorted, so that an epoch does not depend on which size came first in the files.
+        # Sorted, so that an epoch does not depend on the order of sizes in the files.
         self._buckets = sorted(buckets.items())
         self.batches_per_epoch = sum(-(-len(ids) // key[2]) for key, ids in self._buckets)
         self.sizes = len(self._buckets)

@@ -10,7 +10,7 @@ from danceopd_ext.data.items import RouteData, Size
 
 @dataclass(frozen=True)
 class RouteSummary:
-    """What a route is fed with. `share` is its weight's part of all weights, from 0 to 1: the expected part of the
+    """The data of a route. `share` is its weight's part of all weights, from 0 to 1: the expected part of the
     steps, or, with `every_route`, of each step's loss. `sources` counts its different source images."""
 
     route: str

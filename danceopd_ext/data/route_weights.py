@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.ranges import WEIGHT, written
 
-#: the smallest weight of a route that is drawn at all
+#: the smallest weight with which a route is drawn at all
 LEAST = 1e-6
 
 
 def check_weights(weights: Mapping[str, float], routes: Sequence[str]) -> dict[str, float]:
-    """Return a weight for every route, 1 where none is given.
+    """Return a weight for every route, 1 if none is given.
 
-    Raises UserError for a route that does not exist, for a weight that is no number of at least 0, and when no route
+    Raises UserError for a route that does not exist, for a weight that is not a number of at least 0, and if no route
     is left to draw.
     """
     for name, weight in weights.items():

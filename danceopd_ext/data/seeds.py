@@ -13,11 +13,11 @@ torch_generator = generator
 
 
 def python_rng(seed: int, *words: int | str) -> random.Random:
-    """Return a Python generator that depends on nothing but `seed` and `words`."""
+    """Return a Python generator that depends only on `seed` and `words`."""
     return random.Random(derive_seed(seed, *words))
 
 
 def uniform(seed: int, *words: int | str) -> float:
-    """Return one number in [0, 1) that depends on nothing but `seed` and `words`; quicker than a generator."""
+    """Return one number in [0, 1) that depends only on `seed` and `words`; faster than a generator."""
     # 53 of the 63 bits fit a float exactly; more could round up to 1.
     return (derive_seed(seed, *words) >> 10) / 2**53

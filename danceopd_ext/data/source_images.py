@@ -35,7 +35,7 @@ class SourceImages:
     uses: dict[tuple[Path, Size], None] = field(default_factory=dict)
 
     def check_count(self, count: int, where: str) -> None:
-        """Raise UserError when a prompt with so many source images is none for this model. `where` names the prompt."""
+        """Raise UserError if a prompt with so many source images is none for this model. `where` names the prompt."""
         if count and not self.maximum:
             others = f" ({', '.join(self.editors)})" if self.editors else ""
             raise UserError(
@@ -52,7 +52,7 @@ class SourceImages:
         """Return the sizes in which the model takes the source images of one prompt; files are read once.
 
         `drawn`: the size of the picture, by which some models go. Raises UserError for what the model cannot use, and
-        for a file that is missing or no picture; `where` names the prompt.
+        for a file that is missing or not a picture; `where` names the prompt.
         """
         self.check_count(len(paths), where)
         found = []
@@ -70,9 +70,9 @@ class SourceImages:
         return tuple(found)
 
     def shown(self, path: Path, drawn: Size) -> str:
-        """Return the words that identify what a model gets to see of a source image to draw a picture of this size.
+        """Return the words that identify what a model sees of a source image to draw a picture of this size.
 
-        They are the same for all sizes where the model sees the same.
+        Sizes for which the model sees the same give the same words.
         """
         picture = self.pictures[path]
         area = self.area(picture.size, drawn)
@@ -106,7 +106,7 @@ def sources_of_row(record: Mapping[str, object], where: str) -> tuple[str, ...]:
 
 
 def path_of_row(value: object, name: str, where: str) -> str:
-    """Return the picture's path that a field of a .csv or .jsonl file holds, "" for none. Raises UserError."""
+    """Return the picture's path in a field of a .csv or .jsonl file, "" for none. Raises UserError."""
     if not value:
         return ""
     if not isinstance(value, str):

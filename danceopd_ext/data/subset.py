@@ -12,7 +12,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.files import check_file
 
 Sized = dict[Size, "BucketRules | None"]
-"""Sizes in pixels, each with the rules that chose it, or None where it was given."""
+"""Sizes in pixels, each with the rules that chose it, or None if it was given."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl")
 
@@ -41,7 +41,7 @@ class Subset:
     def items(
         self, text: str, sizes: Sized, where: str, image: Path | None = None, source_images: tuple[Path, ...] = ()
     ) -> list[Item]:
-        """Return one item per size. A picture that is its own source shows no result: it is no target."""
+        """Return one item per size. A picture that is its own source image is not used as a result."""
         image = None if image in source_images else image
         return [
             Item(
@@ -69,7 +69,7 @@ class Subset:
 def image_size(path: Path) -> Size:
     """Return width and height in pixels from the header of an image file; no pixel is decoded.
 
-    As in sd-scripts, a rotation noted in the EXIF data does not count. Raises UserError when the file is no image.
+    As in sd-scripts, an EXIF rotation is ignored. Raises UserError if the file is not an image.
     """
     from PIL import Image
 

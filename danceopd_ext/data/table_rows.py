@@ -19,9 +19,9 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(where it stands, row) of a .jsonl or .parquet file, or of a folder's .parquet files in the order of their names.
+    """Yield (where, row) of a .jsonl or .parquet file, or of a folder's .parquet files in the order of their names.
 
-    Raises UserError for what is missing or damaged. Reading .parquet needs pyarrow.
+    Raises UserError for missing or damaged files. Reading .parquet needs pyarrow.
     """
     if os.path.isdir(path):
         files = sorted(path.rglob("*.parquet"))
@@ -53,12 +53,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row]]:
             for row in batch.to_pylist():
                 count += 1
                 yield f"{path}, row {count}", row
-    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+    except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of both
         raise UserError(f"{path} cannot be read ({error}): download it again.") from None
 
 
 def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A field that must hold text. Raises UserError."""
+    """Return a field that must be text. Raises UserError."""
     value = row.get(name)
     if value is not None and not isinstance(value, str):
         raise UserError(f'{where}: "{name}" is {value!r}, which is not text. Write it in quotes.')
@@ -68,16 +68,16 @@ def text_of(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def picture_of(row: Mapping[str, Any], name: str, folder: Path, where: str) -> bytes:
-    """A field's picture, still encoded, after a look at all of it (see encoded_of). Raises UserError."""
+    """Return a field's picture, still encoded, after decoding it once as a check (see encoded_of). Raises UserError."""
     data = encoded_of(row, name, folder, where)
     rgb_of(data, name, where)
     return data
 
 
 def encoded_of(row: Mapping[str, Any], name: str, folder: Path, where: str) -> bytes:
-    """A field's picture, still encoded: bytes, {"bytes": ..., "path": ...}, or a file name below `folder`.
+    """Return a field's picture, still encoded, from bytes, {"bytes": ..., "path": ...}, or a file name below `folder`.
 
-    Nothing is decoded. Raises UserError where it is missing or no picture's bytes.
+    Nothing is decoded. Raises UserError if it is missing or of another type.
     """
     value = row.get(name)
     if isinstance(value, dict):
@@ -93,8 +93,8 @@ def encoded_of(row: Mapping[str, Any], name: str, folder: Path, where: str) -> b
 
 
 def rgb_of(data: bytes, name: str, where: str) -> Image:
-    """The whole picture of a field as RGB; a header alone does not show that the pixels are cut off. Raises UserError.
+    """Return the whole picture of a field as RGB; the header alone does not show missing pixels. Raises UserError.
 
-    A rotation noted in the EXIF data does not count, as everywhere here.
+    An EXIF rotation is ignored, as everywhere here.
     """
-    return decoded(data, f'{where}: "{name}" is a picture that cannot be read')
+    return decoded(data, f'{where}: "{name}" is not a picture that can be read')

@@ -35,7 +35,7 @@ _AGAIN = {
 
 
 def again_notes(folder: Path, what: str, found: Mapping[str, int]) -> list[str]:
-    """Return a note for each kind of unsound file. `found`: why (see cache_entries.UnusableEntry) -> how many files."""
+    """Return a note for each kind of unusable file. `found`: why (see UnusableEntry) -> how many files."""
     return [
         f"{folder}: {counted(count, f'encoded {what}')} {'is' if count == 1 else 'are'} {_AGAIN[why]}: encoded again"
         for why, count in sorted(found.items())
@@ -43,14 +43,14 @@ def again_notes(folder: Path, what: str, found: Mapping[str, int]) -> list[str]:
 
 
 class NoEntry(UserError, KeyError):
-    """There is no sound entry for what is asked for; the message names the file, and what to do."""
+    """There is no usable entry; the message names the file and the remedy."""
 
     def __str__(self) -> str:
-        return self.args[0]  # KeyError's own would put it in quotes
+        return self.args[0]  # KeyError's own __str__ would add quotes
 
 
 class BrokenEncoding(UserError):
-    """An encoder gave NaN or infinite numbers. `said`: what was encoded and what came of it, without a remedy."""
+    """An encoder gave NaN or infinite numbers. `said`: the message without its full stop, for a remedy to follow."""
 
     def __init__(self, said: str):
         super().__init__(f"{said}.")
@@ -58,12 +58,12 @@ class BrokenEncoding(UserError):
 
 
 class TextCache:
-    """Encoded texts of one model. `model_key` tells encoders apart (see fingerprint) and names the sub-folder.
+    """Encoded texts of one model. `model_key` identifies the encoder (see fingerprint) and names the sub-folder.
 
-    Floating-point tensors are stored as `dtype` if one is given. Entries read lately stay in memory, up to
-    `memory_bytes`. Processes may share a folder: entries appear whole, and the same text gives the same entry.
-    `what` is encoded, one of it, for messages; what is no prompt has a text that identifies it. `fits`: whether tensors
-    are of the kind that the encoder gives; others count as damaged.
+    Floating-point tensors are stored as `dtype` if one is given. Recently read entries stay in memory, up to
+    `memory_bytes`. Processes may share a folder: entries appear complete, and the same text gives the same entry.
+    `what`: a noun for one encoded thing, for messages; if it is not a prompt, its text identifies it. `fits`: whether
+    tensors have the form that the encoder gives; others count as damaged.
     """
 
     def __init__(
@@ -84,15 +84,15 @@ class TextCache:
         self._memory: OrderedDict[str, Encoded] = OrderedDict()
         self._held = 0
         self._sound: set[str] = set()
-        """Texts whose files were read and found sound, or were written, in this run."""
+        """Texts whose files were written, or read and found usable, in this run."""
         self._unsound: Counter[str] = Counter()
 
     def path(self, text: str) -> Path:
-        """Return where the entry of a text lies, whether it exists or not."""
+        """Return the path of the entry of a text, whether it exists or not."""
         return self.folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.safetensors"
 
     def missing(self, texts: Iterable[str]) -> list[str]:
-        """Return the texts without a sound entry, once each, in order. Every file is read, once in a run."""
+        """Return the texts without a usable entry, once each, in order. Every file is read once per run."""
         return [text for text in dict.fromkeys(texts) if not self._is_sound(text)]
 
     def notes(self) -> list[str]:
@@ -101,9 +101,9 @@ class TextCache:
         return again_notes(self.folder, self.what, found)
 
     def put(self, text: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write the entry of one text, whole or not at all.
+        """Write the entry of one text, completely or not at all.
 
-        Raises UserError when the folder cannot be written, and BrokenEncoding for numbers that are not finite.
+        Raises UserError if the folder cannot be written, and BrokenEncoding for numbers that are not finite.
         """
         stored = {name: self._to_store(tensor) for name, tensor in tensors.items()}
         if broken := first_broken(stored):
@@ -126,7 +126,7 @@ class TextCache:
         self._sound.add(text)
 
     def get(self, text: str) -> Encoded:
-        """Return the tensors of one text, on the CPU. Raises NoEntry when there is no sound entry."""
+        """Return the tensors of one text, on the CPU. Raises NoEntry if there is no sound entry."""
         if text in self._memory:
             self._memory.move_to_end(text)
             return dict(self._memory[text])
@@ -148,8 +148,8 @@ class TextCache:
     ) -> int:
         """Encode every text that has no entry yet, `batch_size` at a time, and return how many there were.
 
-        `encode` gets a list of texts and gives the tensors of each. What is done stays done if it is interrupted. Runs
-        that share a folder fill it one after the other.
+        `encode` gets a list of texts and gives the tensors of each. Finished entries stay after an interruption.
+        Runs that share a folder fill it one at a time.
         """
         from tqdm import tqdm
 
@@ -176,7 +176,7 @@ class TextCache:
         return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
     def _is_sound(self, text: str) -> bool:
-        """Whether there is an entry that can be used; what is read to find out stays in memory if there is room."""
+        """Return whether there is a usable entry; what is read stays in memory if there is room."""
         if text in self._memory or text in self._sound:
             return True
         tensors = self._open(text)
@@ -198,7 +198,7 @@ class TextCache:
             return None
         if metadata.get("text") != ascii(text):
             return None
-        if not self.fits(tensors):  # the digest is right, so that somebody else made it
+        if not self.fits(tensors):  # the digest is right, so another program wrote the entry
             self._unsound[DAMAGED] += 1
             return None
         return tensors

@@ -1,7 +1,7 @@
 """Finds in prompts what only image UIs understand: their syntax, and the settings that they paste below a prompt.
 
-Text encoders read all of it as words. Syntax stays in the prompt and is reported; pasted settings are no prompt and are
-left out, which is reported too. Source of the forms: the prompt syntax of AUTOMATIC1111's web UI (attention, `BREAK`,
+Text encoders read all of it as words. Syntax stays in the prompt and is reported; pasted settings are left
+out, which is reported too. Source of the forms: the prompt syntax of AUTOMATIC1111's web UI (attention, `BREAK`,
 `AND`, extra networks, "infotext"), ComfyUI's `embedding:` and the wildcards of Dynamic Prompts.
 """
 

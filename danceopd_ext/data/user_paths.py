@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 
 PROMPT_SUFFIXES = (".txt", ".csv", ".jsonl")
-"""What prompt files end in."""
+"""The extensions of prompt files."""
 
 
 def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
-    """Return `path` as it is where that exists, otherwise below the folder `base`.
+    """Return `path` unchanged if it exists, otherwise below the folder `base`.
 
     sd-scripts takes relative paths from the working directory; a path relative to the file that mentions it works too.
     """
-    # os.path: what is no path at all (too long, an unknown ~user) is not there, and whoever opens it says so
+    # os.path: an impossible path (too long, an unknown ~user) does not exist, which is reported on opening it
     found = Path(os.path.expanduser(path))
     if base is None or found.is_absolute() or os.path.exists(found) or not os.path.exists(base / found):
         return found
@@ -22,10 +22,10 @@ def find_path(path: str | os.PathLike, base: Path | None = None) -> Path:
 
 
 def find_beside(path: str, folder: Path) -> Path:
-    """Return `path` below `folder` where that exists, otherwise as it is where that exists, otherwise below `folder`.
+    """Return `path` below `folder` if that exists, otherwise unchanged if that exists, otherwise below `folder`.
 
-    For pictures that a prompt file names: the file and its pictures belong together, and a file of the same name that
-    happens to lie in the working directory is another picture.
+    For pictures that a prompt file names: the file and its pictures belong together, and a file of the same name in the
+    working directory is another picture.
     """
     found = Path(os.path.expanduser(path))  # os.path: see find_path
     beside = folder / found
@@ -33,11 +33,11 @@ def find_beside(path: str, folder: Path) -> Path:
 
 
 def breaks(path: str) -> bool:
-    """Whether a line break or a tab is in it: what TOML and JSON make of "C:\\new" and "C:\\trained"."""
+    """Return whether it contains a line break or a tab: what TOML and JSON make of "C:\\new" and "C:\\trained"."""
     return any(character in path for character in "\b\t\n\f\r")
 
 
 def unquoted(text: str) -> str:
-    """Return a path without blanks around it, and without the quotes that Explorer's "Copy as path" puts there."""
+    """Return a path without surrounding blanks and the quotes of Explorer's "Copy as path"."""
     text = text.strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text

@@ -10,7 +10,7 @@ from pathlib import Path
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.text import read_text
 
-#: letters of one field; prompts and captions have a few thousand
+#: the most characters of one field; prompts and captions have a few thousand
 LONGEST_FIELD = 100_000
 
 
@@ -18,7 +18,7 @@ def parse_csv(text: str, where: str, delimiter: str = ",", first: int = 1) -> It
     """Yield (number of the line that it ends on, fields) of each row that is not blank.
 
     `first` is the number of the text's first line in the file. Raises UserError, which names file and line, for what is
-    not CSV, above all a quote that is not closed, and for a field of more than LONGEST_FIELD letters.
+    not CSV, above all a missing closing quote, and for a field of more than LONGEST_FIELD characters.
     """
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -27,7 +27,7 @@ def parse_csv(text: str, where: str, delimiter: str = ",", first: int = 1) -> It
     while True:
         try:
             row = next(reader, None)
-        except csv.Error as error:  # its own limit of a field is 131,072 letters
+        except csv.Error as error:  # its own limit of a field is 131,072 characters
             place = f"{where}, line {first - 1 + reader.line_num}"
             raise UserError(f"{place}: not valid CSV: {error}. Is a closing quote missing?") from None
         if row is None:
@@ -43,7 +43,7 @@ def parse_csv(text: str, where: str, delimiter: str = ",", first: int = 1) -> It
 
 
 def read_csv(path: Path, what: str = "table") -> list[dict[str, str]]:
-    """Return the rows of a .csv file by the names of its columns, which stand in its first row.
+    """Return the rows of a .csv file by the names of its columns, which its first row gives.
 
     Raises UserError for what `read_text` and `parse_csv` refuse, and for a row with more or fewer fields than columns.
     """

@@ -12,10 +12,10 @@ MIB = 2**20
 
 
 def check_file(path: Path, what: str) -> os.stat_result:
-    """Return the status of an ordinary file, or of the one that a symbolic link leads to.
+    """Return the status of a regular file, or of the target of a symbolic link.
 
     `what` says in messages what the file is, for example "prompt file". Raises MissingFile, and UserError for a folder,
-    a device, a pipe, a socket and what cannot be looked at.
+    a device, a pipe, a socket and a file that may not be inspected.
     """
     try:
         status = os.stat(path)
@@ -32,17 +32,17 @@ def check_file(path: Path, what: str) -> os.stat_result:
 
 
 def check_place(path: Path, where: str) -> None:
-    """Raise UserError, which begins with `where`, for what is there and neither a folder nor an ordinary file."""
+    """Raise UserError, which begins with `where`, for an existing path that is neither a folder nor a regular file."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
-        return  # whoever opens it says what is wrong
+        return  # opening it will report what is wrong
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
         raise UserError(f"{where}: {path} is {_kind(mode)}, not a file or folder. Name a file or folder.")
 
 
 def read_bytes(path: Path, what: str, most: int) -> bytes:
-    """Return the content of an ordinary file of at most `most` bytes. Raises as `check_file` does."""
+    """Return the content of a regular file of at most `most` bytes. Raises as `check_file` does."""
     size, data = check_file(path, what).st_size, b""
     try:
         if size <= most:

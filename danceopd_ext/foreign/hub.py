@@ -1,7 +1,7 @@
 """Distinguishes the name of a repository on the Hugging Face Hub from a path that does not exist.
 
-`style/cat` can be both, and a path with a slip in it is far more common than a repository. So the Hub is asked only
-for what can be the name of one and does not begin like a folder of one's own, and a message names both possibilities.
+`style/cat` can be both, and a mistyped path is far more common than a repository. So the Hub is queried only for a
+possible repository name that does not begin like a folder of the user's, and messages name both possibilities.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from danceopd_ext.errors import few_letters, nearest, printable
 
-#: a user or an organisation, and a repository of theirs: letters, digits and single marks inside
+#: a user or organisation and their repository: letters and digits, with single punctuation marks inside
 _NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)
-#: endings of files, which no repository has
+#: file extensions, which no repository name has
 _FILES = (".safetensors", ".sft", ".pt", ".pth", ".bin", ".ckpt", ".gguf", ".json", ".toml", ".txt", ".zip")
-#: what people call a folder of their own: `loras`, `my_loras`, `sd3_models2`
+#: usual names of users' own folders: `loras`, `my_loras`, `sd3_models2`
 _FOLDER = re.compile(
     r"(?:[a-z0-9]+_|my[-_]?)*(?:loras?|lycoris|models?|teachers?|outputs?|checkpoints?|ckpts?|weights|adapters?|data"
     r"|datasets?|downloads?|train|training|trained|files|home|mnt|tmp|src)[-_]?\d*"
@@ -24,9 +24,9 @@ _FOLDER = re.compile(
 
 
 def repository_of(place: str) -> str | None:
-    """Return `owner/name` where `place` begins with what looks meant as a repository on the Hub, else None.
+    """Return `owner/name` if `place` seems to begin with a repository on the Hub, else None.
 
-    What follows it, in `owner/name/folder/file`, is not looked at.
+    The rest, as in `owner/name/folder/file`, is ignored.
     """
     parts = place.split("/")
     if len(parts) < 2 or not all(_NAME.fullmatch(part) for part in parts[:2]):
@@ -37,7 +37,7 @@ def repository_of(place: str) -> str | None:
 
 
 def no_such_file(place: str | os.PathLike) -> str:
-    """Say that there is no such file or folder, and what is near: a sentence or two, which begins with the path."""
+    """Return a message that a file or folder does not exist, with similar names; it begins with the path."""
     path = Path(place)
     told, folder = f"{path}: no such file or folder", path.parent
     try:
@@ -54,7 +54,7 @@ def _from(path: Path) -> str:
 
 
 def hub_refusal(error: BaseException, repository: str) -> str:
-    """Say why the Hub does not give a repository, from what its client raised."""
+    """Return why the Hub does not deliver a repository, from the error of its client."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
         return f"{repository} needs a login: accept its terms in a browser, then run `hf auth login`"

@@ -1,4 +1,4 @@
-"""Reads JSON, within the limits of `limits`. Of a key that an object has twice, the last one counts, as usual."""
+"""Reads JSON, within the limits of `limits`. If an object has a key twice, the last one counts, as usual."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from danceopd_ext.foreign.files import MIB
 from danceopd_ext.foreign.limits import check_limits
 from danceopd_ext.foreign.text import read_text
 
-#: bytes of a JSON document; it takes many times as much memory
+#: the most bytes of a JSON document, which takes many times as much memory
 MOST = 64 * MIB
 
 PATH_REMEDY = 'In JSON write paths with / or with two backslashes: "C:/images/1.png".'
 
 
 def read_json(path: Path, what: str = "JSON file", remedy: str = "", most: int = MOST) -> Any:
-    """Return the value that a JSON file holds. Raises UserError; see `read_text` and `parse_json`."""
+    """Return the value in a JSON file. Raises UserError; see `read_text` and `parse_json`."""
     return parse_json(read_text(path, what, most), str(path), remedy)
 
 
 def read_object(path: Path, what: str = "JSON file", remedy: str = "", most: int = MOST) -> dict[str, Any]:
-    """Return the object that a JSON file holds. Raises UserError; see `read_text` and `parse_object`."""
+    """Return the object in a JSON file. Raises UserError; see `read_text` and `parse_object`."""
     return parse_object(read_text(path, what, most), str(path), remedy)
 
 
 def parse_object(text: str, where: str, remedy: str = "", finite: bool = True) -> dict[str, Any]:
-    """Return the object that a JSON text holds. Raises UserError, also for another value; see `parse_json`."""
+    """Return the object in a JSON text. Raises UserError, also for another value; see `parse_json`."""
     value = parse_json(text, where, remedy, finite)
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, {{...}}, but it holds {shown(value)}.{_behind(remedy)}")
@@ -37,10 +37,10 @@ def parse_object(text: str, where: str, remedy: str = "", finite: bool = True) -
 
 
 def parse_json(text: str, where: str, remedy: str = "", finite: bool = True) -> Any:
-    """Return the value that a JSON text holds.
+    """Return the value in a JSON text.
 
-    Raises UserError, which begins with `where`, and ends with `remedy` where no remedy is known that fits better.
-    `finite`: whether NaN and Infinity, which are not JSON but which Python writes, are wrong.
+    Raises UserError, which begins with `where` and ends with `remedy` unless a better remedy is known.
+    `finite`: refuse NaN and Infinity, which are not JSON but which Python writes.
     """
     value = parse_unlimited(text, where, remedy)
     check_limits(value, where, finite)
@@ -48,7 +48,7 @@ def parse_json(text: str, where: str, remedy: str = "", finite: bool = True) -> 
 
 
 def parse_unlimited(text: str, where: str, remedy: str = "") -> Any:
-    """`parse_json` without the limits of `limits`: for another program's file, whose values are only looked through."""
+    """Do as `parse_json`, without the limits of `limits`, for a file of which only a few values are used."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -60,14 +60,14 @@ def parse_unlimited(text: str, where: str, remedy: str = "") -> Any:
 
 
 def parse_lines(text: str, where: str, remedy: str = "", finite: bool = True) -> Iterator[tuple[str, Any]]:
-    """Yield (where it stands, value) of each line of a .jsonl text; blank lines are skipped. Raises UserError."""
+    """Yield (where, value) of each line of a .jsonl text; blank lines are skipped. Raises UserError."""
     for number, line in enumerate(text.split("\n"), 1):  # splitlines cuts at U+2028 and U+0085 too
         if line.strip():
             yield f"{where}, line {number}", parse_json(line, f"{where}, line {number}", remedy, finite)
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it: JSON of a few letters."""
+    """Return a value as messages quote it: JSON of a few characters."""
     return few_letters(json.dumps(value, ensure_ascii=False))
 
 
@@ -76,5 +76,5 @@ def _behind(remedy: str) -> str:
 
 
 def _backslash(error: json.JSONDecodeError) -> str:
-    """A remedy where a single backslash is what is wrong with the JSON, as in Windows paths, else ""."""
+    """Return a remedy if the JSON is wrong because of a single backslash, as in Windows paths, else ""."""
     return f" {PATH_REMEDY}" if "escape" in str(error) else ""

@@ -9,9 +9,9 @@ from typing import Any
 
 from danceopd_ext.errors import UserError, few_letters
 
-#: levels of lists and tables; what Python does with a value by recursion works at this depth from anywhere
+#: levels of lists and tables; Python's recursive functions can handle this depth from anywhere
 DEEPEST = 128
-#: whole numbers: a file's are at most seeds, which have 64 bits
+#: whole numbers: the largest in a file are seeds, which have 64 bits
 SMALLEST, LARGEST = -(2**63), 2**64 - 1
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -21,9 +21,9 @@ def check_limits(value: Any, where: str, finite: bool = True) -> None:
     """Raise UserError, which begins with `where` and names the key, for a value beyond the limits.
 
     These are DEEPEST, SMALLEST and LARGEST; floats are finite (unless `finite` is False), and no text or key has a null
-    character or half a pair of surrogates, which no file can be written with.
+    character or half a surrogate pair, which cannot be written to a file.
     """
-    waiting: list[tuple[Any, tuple]] = [([value], ())]  # the value as the only entry of a list without a name
+    waiting: list[tuple[Any, tuple]] = [([value], ())]  # the value is the only entry of a list without a name
     while waiting:
         holder, trail = waiting.pop()
         if len(trail) > DEEPEST:
@@ -38,7 +38,7 @@ def check_limits(value: Any, where: str, finite: bool = True) -> None:
 
 
 def _wrong(value: Any, finite: bool) -> str:
-    """What is wrong with a value that holds no others, or ""."""
+    """Return what is wrong with a value that contains no others, or ""."""
     if isinstance(value, int):
         return "" if SMALLEST <= value <= LARGEST else " is a whole number of more than 64 bits; write a smaller one"
     if isinstance(value, float):
@@ -55,6 +55,6 @@ def _wrong_text(value: Any) -> str:
 
 
 def _place(trail: Iterable[str | int]) -> str:
-    """The keys that lead to a value, as `datasets[0].resolution`."""
+    """Return the keys that lead to a value, as `datasets[0].resolution`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in trail).removeprefix(".")
     return few_letters(text) or "its value"

@@ -22,13 +22,13 @@ from safetensors import safe_open
 from danceopd_ext.errors import UserError, few_letters, printable
 from danceopd_ext.foreign.files import MIB, check_file
 
-#: bytes of a safetensors header; the names, shapes and metadata of the largest models have a tenth of them
+#: the most bytes of a safetensors header; those of the largest models have a tenth of them
 MOST_HEADER = 32 * MIB
-#: tensors of a file, and letters of a name
+#: the most tensors of a file, and characters of a name
 MOST_TENSORS, LONGEST_NAME = 100_000, 1000
-#: axes of a tensor, and entries of one axis; a video model's kernels have five axes
+#: the most axes of a tensor, and entries of one axis; a video model's kernels have five axes
 MOST_AXES, LONGEST_AXIS = 8, 2**40
-#: in a pickle: lists and tables inside each other, values in all, and how often the same numbers may be used
+#: limits of a pickle: depth of nesting, number of values, and how often the same numbers may be used
 DEEPEST, MOST_VALUES, MOST_USES = 32, 1_000_000, 16
 
 _ZIP = b"PK\x03\x04"
@@ -36,7 +36,7 @@ _ZIP = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself. `shapes`: name of a tensor -> its sizes."""
+    """The header of a safetensors file. `shapes`: name of a tensor -> its sizes."""
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
@@ -44,7 +44,7 @@ class Header:
 
 
 def read_header(path: Path, what: str = "file of weights") -> Header:
-    """Return what stands in a safetensors file's header, without reading a tensor. Raises UserError."""
+    """Return a safetensors file's header, without reading a tensor. Raises UserError."""
     with _opened(path, what) as file:
         return _header(path, file)
 
@@ -52,10 +52,10 @@ def read_header(path: Path, what: str = "file of weights") -> Header:
 def read_tensors(
     path: Path, what: str = "file of weights", wanted: Callable[[str], bool] | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return (tensors by name, metadata) of a safetensors file; with `wanted`, of the names that it says yes to.
+    """Return (tensors by name, metadata) of a safetensors file; with `wanted`, only of the names it accepts.
 
-    The tensors lie in the file's own memory map: clone what shall outlive it. Raises UserError, which names the file,
-    for what is not an ordinary file, damaged or beyond the limits, and for a tensor that is not plain numbers.
+    The tensors are in the file's memory map: clone those that must outlive it. Raises UserError, which names the file,
+    if it is not a regular file, is damaged or beyond the limits, and for a tensor that is not plain numbers.
     """
     with _opened(path, what) as file:
         header = _header(path, file)
@@ -67,7 +67,7 @@ def read_tensors(
 
 
 def read_pickle(path: Path, what: str = "file of tensors") -> Any:
-    """Return what a file of torch.save holds, as tables, lists and plain values, without running anything in it.
+    """Return the content of a file of torch.save, as tables, lists and plain values, without running anything in it.
 
     The tensors are copies. Raises UserError for what `read_tensors` refuses, for a file that holds more than plain
     tensors and values, and for one that would take more memory than it has bytes.
@@ -82,10 +82,10 @@ def read_pickle(path: Path, what: str = "file of tensors") -> Any:
         _check_zip(path, size)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles, which the message below is about
-            # as a map of the file, torch takes no size from the pickle that the file does not have
+            warnings.simplefilter("ignore")  # warnings about odd pickles, which the message below covers
+            # with a memory map, torch trusts no size in the pickle that exceeds the file
             content = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # whatever a damaged pickle leads torch's reader to
+    except Exception as error:  # whatever torch's reader raises for a damaged pickle
         raise UserError(
             f"{path}: refused: a {path.suffix} file can run code when it is opened, and this one is damaged or holds"
             " more than plain tensors. Ask for a .safetensors file."
@@ -112,7 +112,7 @@ def check_plain(path: Path, name: str, tensor: torch.Tensor) -> None:
 
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[Any]:
-    """A safetensors file, open; whatever is wrong with it, or with what is read of it, becomes a UserError."""
+    """Open a safetensors file; everything wrong with it, or with what is read from it, becomes a UserError."""
     size = check_file(path, what).st_size
     try:
         with open(path, "rb") as raw:
@@ -151,7 +151,7 @@ def _header(path: Path, file: Any) -> Header:
 
 
 def _check_name(path: Path, name: Any) -> None:
-    """Raise UserError for a key that cannot be a tensor's name, or the number of a value."""
+    """Raise UserError for a key that cannot be the name of a tensor or the number of a value."""
     if isinstance(name, str):
         if len(name) > LONGEST_NAME:
             raise UserError(
@@ -167,10 +167,10 @@ def _check_zip(path: Path, size: int) -> None:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, size - 22))
-            ends = file.read(4) == b"PK\x05\x06"  # where each reader of zip files looks first
+            ends = file.read(4) == b"PK\x05\x06"  # the place where every reader of zip files begins
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except Exception as error:  # whatever a damaged archive leads Python's reader to
+    except Exception as error:  # whatever Python's reader raises for a damaged archive
         raise UserError(f"{path} is truncated or damaged ({error}): download or copy it again.") from error
     packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
     if packed or not ends or sum(part.file_size for part in parts) > size:
@@ -181,7 +181,7 @@ def _check_zip(path: Path, size: int) -> None:
 
 
 class _Copy:
-    """Copies what torch.load gave into plain tables, lists and tensors, and counts what that takes.
+    """Copies the result of torch.load into plain tables, lists and tensors, and counts the memory.
 
     `size`: bytes of the file.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.files import MIB, read_bytes
 
-#: bytes of a text file; a million prompts have fewer
+#: the most bytes of a text file; a million prompts have fewer
 MOST = 256 * MIB
 
 #: byte order marks of other encodings; UTF-32's little-endian one begins like UTF-16's
@@ -29,7 +29,7 @@ def read_text(path: Path, what: str, most: int = MOST) -> str:
     data = read_bytes(path, what, most)
     try:
         text = data.decode("utf-8-sig")
-        wrong = data.find(b"\0")  # valid UTF-8, but no text: UTF-16 without a byte order mark, or another kind of file
+        wrong = data.find(b"\0")  # valid UTF-8, but not text: UTF-16 without a byte order mark, or another type of file
     except UnicodeDecodeError as error:
         text, wrong = "", error.start
     if wrong >= 0:
@@ -41,7 +41,7 @@ def read_text(path: Path, what: str, most: int = MOST) -> str:
 
 
 def _encoding(data: bytes) -> str:
-    """The encoding that the data seems to have, or ""."""
+    """Return the encoding that the data seems to have, or ""."""
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "")
     head = data[:200]
     return marked or ("UTF-16" if head.count(b"\0") > len(head) // 3 else "")

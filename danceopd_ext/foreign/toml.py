@@ -17,11 +17,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: bytes of a TOML file, and letters of an error of its parser, which may quote a whole key
+#: the most bytes of a TOML file, and characters of its parser's error, which may quote a whole key
 MOST, LONGEST = MIB, 300
 EXAMPLE = r"path = 'C:\folder\file'"
 
-#: what is no key; where it is not closed, all that follows, so that its end is not searched again from each quote in it
+#: what is not a key; if it is not closed, all that follows, so that its end is not searched again from each quote
 _STRINGS = re.compile(
     r'"""[^\\"]*(?:(?:\\.|"(?!""))[^\\"]*)*(?:"{3,5}|\Z)?'
     r"|'''.*?(?:'{3,5}|\Z)"
@@ -48,7 +48,7 @@ def parse_toml(text: str, where: str, example: str = EXAMPLE) -> dict[str, Any]:
         tables = tomllib.loads(text)
     except RecursionError:
         raise UserError(f"{where}: not valid TOML: its values are nested too deeply. Is it the right file?") from None
-    except ValueError as error:  # TOMLDecodeError is one; another is what a number of thousands of digits gives
+    except ValueError as error:  # TOMLDecodeError is a ValueError; so is the error for a number of thousands of digits
         raise UserError(f"{where}: not valid TOML: {_reason(error)}.{_hint(text, error, example)}") from None
     check_limits(tables, where)
     return tables

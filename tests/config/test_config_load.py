@@ -201,7 +201,7 @@ def test_what_cannot_be_the_name_of_a_file_is_left_to_whoever_opens_it(load, val
 
 
 def test_a_null_character_is_told_with_its_key(load):
-    with pytest.raises(UserError, match=r"danceopd\.teachers\.base\.lora has a null character at place 2"):
+    with pytest.raises(UserError, match=r"danceopd\.teachers\.base\.lora has a null character at position 2"):
         load(SMALLEST + 'lora = "a\\u0000b"\n')
 
 

@@ -200,7 +200,7 @@ def test_a_native_key_given_twice_names_both_sections(tmp_path):
 
 
 def test_wrong_flags(problem):
-    assert "--rollout_steps four: takes integer" in problem(HOSTED, "--rollout_steps", "four")
+    assert "--rollout_steps four: expected integer" in problem(HOSTED, "--rollout_steps", "four")
     assert "--rollout_steps needs a value" in problem(HOSTED, "--rollout_steps")
     assert 'Did you mean "' not in problem(HOSTED, "--toolkit", "ai")
     assert "--toolkit ai" in problem(HOSTED, "--toolkit", "ai")

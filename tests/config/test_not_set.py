@@ -129,8 +129,8 @@ def test_a_teacher_whose_file_was_not_filled_in(load, keys):
         ('lora = ["a", "b"]\nstrength = 0.0', "this teacher changes nothing"),
         ('lora = ["a", "b"]\nstrength = [0, 0]', "this teacher changes nothing"),
         ('lora = ["a", "b"]\nstrength = [1, 0]', "b changes nothing"),
-        ("strength = 0.5", "strength belongs to a teacher with lora"),
-        ("ignore_text_encoder = true", "ignore_text_encoder belongs to a teacher with lora"),
+        ("strength = 0.5", "strength works only for a teacher with lora"),
+        ("ignore_text_encoder = true", "ignore_text_encoder works only for a teacher with lora"),
     ],
 )
 def test_a_teacher_without_effect(load, keys, part):

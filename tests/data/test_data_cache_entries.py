@@ -171,7 +171,7 @@ def test_every_file_is_read_once_to_find_what_is_missing(cache, monkeypatch):
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_an_encoder_that_gives_nan_is_told_and_nothing_is_written(tmp_path, wrong):
     cache = TextCache(tmp_path, "key", what="picture")
-    with pytest.raises(BrokenEncoding, match=r'the picture "a red cat" is encoded to NaN or infinite .*\(in latents\)'):
+    with pytest.raises(BrokenEncoding, match=r'encoding the picture "a red cat" gave NaN or infinite .*\(in latents\)'):
         cache.put("a red cat", {"latents": torch.tensor([0.0, wrong])})
     assert cache.missing(["a red cat"]) == ["a red cat"]
 

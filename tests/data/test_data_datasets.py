@@ -137,7 +137,7 @@ def test_all_lines_are_kept_for_wildcards_and_else_the_others_are_told(folder):
     assert notes == []
     routes, notes = read(folder, subset())
     assert routes["style"][0].text == "cat one, asleep"
-    assert ["only the first line is used of 1 caption with several (a.txt)" in note for note in notes] == [True]
+    assert ["1 caption with several lines, of which only the first is used (a.txt)" in note for note in notes] == [True]
 
 
 def test_images_are_bucketed_by_their_header(folder):
@@ -275,7 +275,7 @@ METADATA = {
 def test_texts_of_a_metadata_file_are_looked_through_too(folder):
     (folder / "meta.json").write_text('{"a": {"caption": "a [cat]\\ntwo"}}', encoding="utf-8")
     lines, syntax = read(folder, metadata_toml("meta.json"))[1]
-    assert "of 1 caption with several (a)" in lines
+    assert "1 caption with several lines, of which only the first is used (a)" in lines
     assert "[word] (a): " in syntax
 
 
@@ -438,7 +438,7 @@ def test_an_entry_whose_name_cannot_be_a_file_has_no_image(folder, key):
 
 def test_an_entry_whose_name_no_file_has_anywhere_is_refused(folder):
     (folder / "meta.json").write_text(json.dumps({"a\0b": {"caption": "a fox"}}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"meta\.json: a\\x00b has a null character at place 2"):
+    with pytest.raises(UserError, match=r"meta\.json: a\\x00b has a null character at position 2"):
         read(folder, metadata_toml("meta.json"))
 
 

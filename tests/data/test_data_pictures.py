@@ -132,7 +132,7 @@ def test_a_prompt_file_names_no_such_picture(tmp_path, key):
     """With a width and a height the prompt file is read without a look at its pictures."""
     row = {"prompt": "add a hat", "width": 64, "height": 64, key: "a\0.png"}
     (tmp_path / "p.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"p\.jsonl, line 1: {key} has a null character at place 2"):
+    with pytest.raises(UserError, match=rf"p\.jsonl, line 1: {key} has a null character at position 2"):
         read_prompts(tmp_path / "p.jsonl", [(64, 64)], multiple=16)
 
 

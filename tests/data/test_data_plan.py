@@ -246,7 +246,7 @@ def test_the_nearest_size_respects_the_limits(size, nearest):
 
 
 def test_wrong_use_is_an_error():
-    with pytest.raises(ValueError, match="cannot be shared by 2"):
+    with pytest.raises(ValueError, match="cannot be divided among 2"):
         Plan(routes(a=1), batch_size=3, processes=2)
     with pytest.raises(ValueError, match="no step -1"):
         Plan(routes(a=1)).step(-1)

@@ -49,7 +49,7 @@ def test_a_picture_that_is_cut_off_is_refused(tmp_path, kind):
     data = encoded(kind)[:-200]
     if kind == "JPEG":
         Image.open(io.BytesIO(data)).verify()  # Pillow's quick check does not notice
-    with pytest.raises(UserError, match=r'row: "x" is a picture that cannot be read .*Repair or remove'):
+    with pytest.raises(UserError, match=r'row: "x" is not a picture that can be read .*Repair or remove'):
         picture_of({"x": data}, "x", tmp_path, "row")
 
 

@@ -243,8 +243,8 @@ def test_capitals_do_not_matter(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("prompt,source\nadd a hat,a.png\nadd a cat\n", "line 3: fewer fields than columns. Where there is no source"),
-        ("prompt,target\nadd a hat;a.png\n", "line 2: fewer fields than columns. Where there is no target"),
+        ("prompt,source\nadd a hat,a.png\nadd a cat\n", "line 3: fewer fields than columns. If a row has no source"),
+        ("prompt,target\nadd a hat;a.png\n", "line 2: fewer fields than columns. If a row has no target"),
         ('prompt,source\nadd a hat,a.png\n"add a cat,a.png\nadd a dog,a.png\n', "Is a closing quote missing?"),
     ],
 )
@@ -268,7 +268,7 @@ def test_a_picture_of_too_many_pixels_is_to_be_made_smaller(tmp_path, monkeypatc
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     with pytest.raises(UserError, match=r"a.png: this image is too large: .* Make it smaller"):
         read_prompts(tmp_path / "p.csv", SQUARE, multiple=16)
-    with pytest.raises(UserError, match=r"a.png: the picture cannot be read that can be used .* Make it smaller"):
+    with pytest.raises(UserError, match=r"a.png: the picture cannot be read .* Make it smaller"):
         load_picture(tmp_path / "a.png")
 
 
@@ -402,5 +402,5 @@ def test_single_backslashes_in_json_get_a_remedy(tmp_path, name, content):
 def test_a_toolkit_whose_prompts_have_no_sources_refuses_them(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "p.csv").write_text("prompt,source\nadd a hat,a.png\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"line 2: source images .* toolkit = \"native\" only"):
+    with pytest.raises(UserError, match=r"line 2: only toolkit = \"native\" reads source images"):
         read_prompts(tmp_path / "p.csv", SQUARE)

@@ -99,7 +99,7 @@ def test_another_encoding_is_named(tmp_path, content, told):
     path = tmp_path / "prompts.txt"
     path.write_bytes(content)
     message = refused(path)
-    assert "not UTF-8" in message and told in message and "Save it again with the UTF-8" in message
+    assert "not UTF-8" in message and told in message and "Save it again as UTF-8" in message
 
 
 def test_a_name_that_no_file_has_is_shown_readably(tmp_path):

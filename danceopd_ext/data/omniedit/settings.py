@@ -17,7 +17,7 @@ SETTINGS = "settings.json"
 
 
 def check_settings(out: Path, settings: Mapping[str, object]) -> None:
-    """Raise UserError where `out` holds edits of other data or options: their numbers are those of other rows.
+    """Raise UserError if `out` holds edits of other data or options: their numbers are those of other rows.
 
     More of the same (a larger --limit) leaves the numbers as they are.
     """

@@ -72,7 +72,7 @@ def test_what_the_hub_does_not_give_is_told_in_one_line(omniedit, hub, tmp_path,
         assert run(omniedit.main, [name, "--out", str(tmp_path / "out")]) == 2
         return capsys.readouterr().err.split("error: ")[1].strip()
 
-    gone = "nobody/gone is no file or folder here, and the hub does not give it (404: nobody/gone not found)."
+    gone = "nobody/gone is not a file or folder here, and the hub does not give it (404: nobody/gone not found)."
     assert told("nobody/gone") == gone
     assert told("some/edits") == "some/edits: the dataset has no .parquet files."
 
