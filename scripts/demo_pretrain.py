@@ -1,4 +1,4 @@
-"""Makes the demo's models from nothing: `python scripts/demo_pretrain.py --help`."""
+"""Creates the demo's models from scratch: `python scripts/demo_pretrain.py --help`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Makes the project's own virtual environment. Standard library only: it runs before anything is installed."""
+"""Creates the project's own virtual environment, with the standard library only: it runs before any installation."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".venv"
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 
-#: letters: torch for CUDA has files 173 letters below site-packages, which is 26 below this folder
+#: characters: torch for CUDA has files 173 characters below site-packages, which is 26 below this folder
 LONGEST = 60
 
 
 def python_of(folder: Path) -> Path:
-    """The interpreter of a virtual environment."""
+    """Return the interpreter of a virtual environment."""
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def environment() -> dict[str, str]:
-    """Variables for every process that is started: UTF-8 everywhere, whatever the console's code page is."""
+    """Return the environment for every process that is started: UTF-8 everywhere, whatever the console's code page."""
     return {**os.environ, "PYTHONUTF8": "1"}
 
 
 def ensure(extras: str) -> tuple[Path, float]:
-    """The interpreter of `.venv` with this project and `extras` in it, and the seconds that it took to get there.
+    """Return the interpreter of `.venv` with this project and `extras` installed, and the seconds that this took.
 
-    What is installed already, from the same pins, is not installed again.
+    Nothing is installed again if the pins are unchanged.
     """
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         sys.exit(f"Python 3.10 to 3.13 is needed; this is {sys.version.split()[0]}. Start it with another python.")
@@ -42,10 +42,10 @@ def ensure(extras: str) -> tuple[Path, float]:
         print(f"Installing into {FOLDER} (once; a few minutes, depending on your connection) ...", flush=True)
         check_length()
         if not python.is_file():
-            # as `python -m venv`: a copied interpreter does not find its library where Python came with uv or Homebrew
+            # as `python -m venv`: a copied interpreter does not find its library if Python came with uv or Homebrew
             venv.create(FOLDER, with_pip=True, symlinks=os.name != "nt")
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        # torch by itself first: its pin then decides which build the other packages find installed
+        # torch first, by itself: its pin then decides which build the other packages use
         run([*pip, "--constraint", str(CONSTRAINTS), "torch"])
         run([*pip, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{extras}]"])
         stamp.write_text(wanted)
@@ -53,7 +53,7 @@ def ensure(extras: str) -> tuple[Path, float]:
 
 
 def check_length() -> None:
-    """Exit with a message where Windows, which takes paths of 259 letters, could not hold torch's longest."""
+    """Exit with a message if torch's longest path would exceed the 259 characters that Windows allows."""
     if os.name != "nt" or len(str(ROOT)) <= LONGEST or long_paths():
         return
     sys.exit(
@@ -63,7 +63,7 @@ def check_length() -> None:
 
 
 def long_paths() -> bool:
-    """Whether this Windows has been told to take longer paths."""
+    """Return whether this Windows is set to allow longer paths."""
     import winreg
 
     with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SYSTEM\CurrentControlSet\Control\FileSystem") as key:
@@ -74,7 +74,7 @@ def long_paths() -> bool:
 
 
 def run(command: list[str], **variables: str) -> None:
-    """Run a command in the project's folder; if it fails, leave with its exit code and no traceback of ours."""
+    """Run a command in the project's folder; if it fails, exit with its exit code and without a traceback."""
     done = subprocess.run(command, cwd=ROOT, env={**environment(), **variables}, check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -1,13 +1,13 @@
-"""Draw a benchmark's prompts with one or several LoRAs, where the benchmark's own scorer looks for the pictures.
+"""Draws a benchmark's prompts with one or several LoRAs, into the folders that the benchmark's own scorer reads.
 
     python scripts/evaluate.py geneval --prompts evaluation_metadata.jsonl --model Tongyi-MAI/Z-Image \\
         --lora fused=output/fused.safetensors --lora merge=a.safetensors,b.safetensors@0.5 --out results
     python scripts/evaluate.py gedit --prompts GEdit-Bench/ --model black-forest-labs/FLUX.1-Kontext-dev ...
 
 Then, with the benchmarks' own code: GenEval's `evaluate_images.py results/fused ...`, GEdit-Bench's scorer on
-`results/`. A run that was cut off goes on where it stopped; a folder of pictures that were drawn otherwise (other
-weights, settings or prompts) is refused. With --clip it also writes CLIP scores, and for edits what share of the source
-stayed as it was.
+`results/`. An interrupted run continues where it stopped; a folder of pictures that were drawn with other weights,
+settings or prompts is refused. With --clip it also writes CLIP scores and, for edits, how much of the source image was
+kept.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """The whole of a call: everything is checked before the first file is written, and before the weights of a hub
-    model are downloaded what can be checked without them."""
+    """Run everything: all input is checked before the first file is written, and as much as possible before the weights
+    of a hub model are downloaded."""
     loras = parse_loras(arguments.lora)
     if not loras and arguments.no_base:
         raise UserError("there is no model to draw with: give --lora NAME=FILE, or remove --no_base.")
@@ -126,7 +126,7 @@ def settings_of(
     read: Mapping[str, Lora],
     folders: Mapping[str, Path],
 ) -> dict[Path, dict[str, object]]:
-    """A model's folder -> how its pictures are drawn: all that must be equal for a picture to stay, but for
+    """Return a model's folder -> how its pictures are drawn: what must be equal to keep a picture, except
     `model_contents`."""
     common = {
         "benchmark": arguments.benchmark,
@@ -145,7 +145,7 @@ def settings_of(
 
 
 def report(out: Path, jobs: list[Job], folders: dict[str, Path], clip: ClipScore | None) -> None:
-    """Write `grid.png`, and `scores.json` and `scores.md` where there is something to score; print the table."""
+    """Write `grid.png`, and `scores.json` and `scores.md` if there is something to score; print the table."""
     draw_examples(jobs, folders, out / "grid.png")
     print(f"side by side: {out / 'grid.png'}")
     if not clip and jobs[0].source is None:
@@ -160,7 +160,7 @@ def report(out: Path, jobs: list[Job], folders: dict[str, Path], clip: ClipScore
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every default is in the help; where none is named, there is none."""
+    """Return the arguments. Every default is in the help; an option without one has none."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("benchmark", choices=("geneval", "gedit"))
     made.add_argument("--prompts", required=True, help="the benchmark's own prompt file (GEdit-Bench: also a folder)")
@@ -195,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def scale(text: str) -> float:
-    """A guidance scale, 1 (none) or more. Raises ArgumentTypeError."""
+    """Return a guidance scale of 1 (none) or more. Raises ArgumentTypeError."""
     try:
         number = float(text)
     except ValueError:
@@ -207,7 +207,7 @@ def scale(text: str) -> float:
     return number
 
 
-#: option of a Drawing -> its type, and its help
+#: option of a Drawing -> its type and its help
 DRAWING = {
     "width": (whole(PIXELS, 1024), "of the picture, in pixels; an edit keeps the proportions of its source image"),
     "height": (whole(PIXELS, 1024), "of the picture, in pixels; an edit has about width x height pixels"),

@@ -1,11 +1,11 @@
-"""Odd input for every check before training: `python scripts/fuzz.py [--cases 20000] [--targets lora state ...]`.
+"""Feeds odd input to every check before training: `python scripts/fuzz.py [--cases 20000] [--targets lora state ...]`.
 
 Presets, LoRA files, model folders, datasets, prompts, sample prompts, caches and saved states are changed at random, by
-their structure and byte by byte, and read as training, `inspect` and `convert` read them. Right outcomes of a case are
-a result and a refusal with a message; anything else is a failure: another exception, more than 5 s or 1 GiB, control
-characters in what is printed, code that ran. A case follows from seed, target and number alone:
+their structure and byte by byte, and read as training, `inspect` and `convert` read them. A case must end with a result
+or a refusal with a message. Anything else is a failure: another exception, more than 5 s or 1 GiB, control characters
+in the output, code that ran. A case follows from seed, target and number alone:
 
-    python scripts/fuzz.py --only lora:1234 --keep inputs    # once more, with the whole trace, and its input stays
+    python scripts/fuzz.py --only lora:1234 --keep inputs    # again, with the whole trace; keeps the input
 
 Reads the danceopd_ext that Python finds (PYTHONPATH). Exit code 1 if there is a failure. Needs Linux or macOS.
 """
@@ -25,7 +25,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from fuzzing import data, hosted, loras, models, presets, prompts, states  # noqa: F401 - they make their targets known
+from fuzzing import data, hosted, loras, models, presets, prompts, states  # noqa: F401 - they register their targets
 from fuzzing.cases import run_case
 from fuzzing.outcomes import OUTCOMES, RIGHT, Outcome
 from fuzzing.targets import TARGETS
@@ -73,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run_one(asked: argparse.Namespace, world: World, scratch: Path) -> int:
-    """One case in this process, without limits: exceptions pass through."""
+    """Run one case in this process, without limits: exceptions pass through."""
     target, _, number = asked.only.rpartition(":")
     folder = scratch / f"{target}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,7 +86,7 @@ def run_one(asked: argparse.Namespace, world: World, scratch: Path) -> int:
 
 
 def run_all(asked: argparse.Namespace, world: World, scratch: Path) -> list[Outcome]:
-    """All cases, target by target; those that are done when Ctrl-C is pressed."""
+    """Run all cases, target by target; after Ctrl-C return those that are done."""
     found: list[Outcome] = []
 
     def done(one: Outcome) -> None:
@@ -111,7 +111,7 @@ def run_all(asked: argparse.Namespace, world: World, scratch: Path) -> list[Outc
 
 
 def report(asked: argparse.Namespace, found: Sequence[Outcome], seconds: float) -> None:
-    """Print, and write where that is asked for."""
+    """Print the report, and write the files that the options ask for."""
     text = table(found)
     print(f"\n{text}\n")
     for line in [*failures(found, asked.seed), *nameless(found)]:
@@ -127,7 +127,7 @@ def report(asked: argparse.Namespace, found: Sequence[Outcome], seconds: float) 
 
 
 def table(found: Iterable[Outcome]) -> str:
-    """Counts by target and outcome, as Markdown."""
+    """Return counts by target and outcome, as Markdown."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for one in found:
         counts[one.picture][one.outcome] += 1
@@ -143,7 +143,7 @@ def table(found: Iterable[Outcome]) -> str:
 
 
 def failures(found: Iterable[Outcome], seed: int) -> list[str]:
-    """Every kind of failure, the most frequent first, with how to have the first case of it again."""
+    """Return every kind of failure, the most frequent first, with the options that repeat its first case."""
     kinds: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
     for one in found:
         if one.outcome not in RIGHT:
@@ -162,7 +162,7 @@ def failures(found: Iterable[Outcome], seed: int) -> list[str]:
 
 
 def nameless(found: Iterable[Outcome], most: int = 12) -> list[str]:
-    """A few refusals that name neither file nor key, and a few that are long."""
+    """Return a few refusals that name neither file nor key, and a few that are long."""
     lines = []
     for what in ("nameless", "long"):
         ones = {one.message[:40]: one for one in found if getattr(one, what)}

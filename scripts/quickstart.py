@@ -1,8 +1,8 @@
-"""The method on the embedded demo, from a fresh clone: `python scripts/quickstart.py`.
+"""Runs the method on the embedded demo, from a fresh clone: `python scripts/quickstart.py`.
 
-Makes `.venv`, installs, makes the source pictures of the edits, trains one LoRA from three teachers and the base,
-scores it beside them and beside their plain merges, and leaves `outputs/quickstart/` with the LoRA, grid.png and
-report.json. Needs no GPU and no model download; installs about 1.3 GB once, more where torch comes with CUDA, and then
+Creates `.venv`, installs, makes the source images of the edits, trains one LoRA from three teachers and the base,
+scores it against them and their plain merges, and leaves `outputs/quickstart/` with the LoRA, grid.png and
+report.json. Needs no GPU and no model download; installs about 1.3 GB once, more if torch comes with CUDA, and then
 takes about nine minutes on two cores. Other arguments are keys of presets/quickstart.toml, such as
 --max_train_steps 100.
 """
@@ -19,29 +19,29 @@ import time
 from environment import ROOT, ensure, run
 
 PRESET = "presets/quickstart.toml"
-#: samples of a step, over all processes (as in the preset)
+#: samples per step, over all processes (as in the preset)
 BATCH = 16
 
 
 def free_port() -> int:
-    """A port on which the processes can find each other."""
+    """Return a free port on which the processes can connect."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def processes_here() -> int:
-    """Two where there are two cores. One on Windows, where torch often cannot connect processes of a CPU."""
+    """Return two if there are two cores; one on Windows, where torch often cannot connect CPU processes."""
     return 2 if (os.cpu_count() or 1) > 1 and os.name != "nt" else 1
 
 
 def in_words(command: list[str]) -> str:
-    """The command as it can be typed."""
+    """Return the command as it can be typed."""
     return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
 
 
 def launch_options(processes: int) -> list[str]:
-    """One thread for each process: threads of one process wait for each other as soon as a core is busy elsewhere."""
+    """Return accelerate's options, with one thread per process: threads wait for each other if a core is busy."""
     threads = 1 if processes > 1 else min(2, os.cpu_count() or 1)
     counts = ["--num_processes", str(processes), "--num_cpu_threads_per_process", str(threads), "--num_machines", "1"]
     return [

@@ -1,6 +1,6 @@
-"""Everything that CI checks, on a fresh machine: `python scripts/test.py [pytest arguments]`.
+"""Runs all CI checks on a fresh machine: `python scripts/test.py [pytest arguments]`.
 
-Makes `.venv`, installs, checks the style, and runs the tests on all cores.
+Creates `.venv`, installs, checks the style, and runs the tests on all cores.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ def main() -> None:
     python, _ = ensure("native,optimizers,dev")
     run([str(python), "-m", "ruff", "check", "."])
     run([str(python), "-m", "ruff", "format", "--check", "."])
-    # one thread each: the tests' models are so small that threads only wait for each other
+    # one thread each: the tests' models are so small that threads would only wait for each other
     workers = str(max(os.cpu_count() or 1, 1))
     arguments = sys.argv[1:] or ["tests"]
-    # worksteal leaves a file's tests, and what they prepare once for all, on one worker until another has nothing to do
+    # worksteal keeps a file's tests, and their shared fixtures, on one worker until another is idle
     run([str(python), "-m", "pytest", "-q", "-n", workers, "--dist", "worksteal", *arguments], OMP_NUM_THREADS="1")
 
 

@@ -17,7 +17,7 @@ REPORT = ROOT / "outputs" / "quickstart" / "report.json"
 
 
 def fill(page: str, part: str, content: str) -> None:
-    """Replace what stands in a page between `<!-- part... -->` and `<!-- /part -->`."""
+    """Replace the text of a page between `<!-- part... -->` and `<!-- /part -->`."""
     path = ROOT / page
     text = path.read_text(encoding="utf-8")
     pattern = re.compile(rf"(<!-- {part}[^>]*-->\n).*?(<!-- /{part} -->)", re.DOTALL)
@@ -28,7 +28,7 @@ def fill(page: str, part: str, content: str) -> None:
 
 
 def quickstart_table(report: dict) -> str:
-    """The scores as Markdown; the owner of a skill is bold."""
+    """Return the scores as Markdown; the owner of a skill is bold."""
     names = [name for name in next(iter(report["scores"].values())) if name != "merge"]
     lines = ["| skill | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for skill, row in report["scores"].items():

@@ -26,7 +26,7 @@ MADE_FROM = "made from"
 
 
 class Edit(NamedTuple):
-    """An instruction, and where its pictures are."""
+    """An instruction, and the place of its pictures."""
 
     instruction: str
     source: Path
@@ -34,7 +34,7 @@ class Edit(NamedTuple):
 
 
 Pictures = Mapping[Path, tuple[Image.Image, str]]
-"""What is to be written where, each with the digest of what it was made from."""
+"""The pictures to write: path -> content, each with the digest of its origin."""
 
 
 def read_edits(
@@ -44,9 +44,9 @@ def read_edits(
     listed: Mapping[str, Sequence[Edit]],
     tasks: set[str],
 ) -> Iterator[tuple[str, Edit, Pictures]]:
-    """Every edit with its route and the pictures to be written, up to --limit of each route in `listed`.
+    """Yield every edit with its route and the pictures to be written, up to --limit of each route in `listed`.
 
-    Adds the rows' tasks to `tasks`. Raises UserError for a broken row; with --skip_broken it is said and left out.
+    Adds the rows' tasks to `tasks`. Raises UserError for a broken row; with --skip_broken it is reported and left out.
     """
     limit = arguments.limit
     with tqdm(total=limit and limit * len(ROUTES), desc="writing", unit="edit") as bar:
@@ -70,13 +70,13 @@ def read_edits(
 
 
 def route_of_task(task: str) -> str:
-    """`global` for the tasks that change the whole picture (paper, training data), else `local`."""
+    """Return `global` for tasks that change the whole picture (paper, training data), else `local`."""
     words = re.split(r"[\W\d_]+", task.lower())
     return "global" if any(fnmatchcase(word, known) for word in words for known in GLOBAL_WORDS) else "local"
 
 
 def instruction_of(row: Row, where: str) -> str:
-    """The last of the row's wordings: OmniEdit puts the short one last."""
+    """Return the last of the row's wordings: OmniEdit puts the short one last."""
     texts = row.get("edited_prompt_list")
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not texts or not isinstance(texts[-1], str) or not texts[-1].strip():
@@ -85,7 +85,7 @@ def instruction_of(row: Row, where: str) -> str:
 
 
 def read_edit(row: Row, folder: Path, number: int, base: Path, where: str) -> tuple[Edit, Pictures]:
-    """Read a row, and those of its pictures that are not there yet, made from the same. Raises UserError."""
+    """Read a row, and those of its pictures that do not exist yet from the same origin. Raises UserError."""
     instruction = instruction_of(row, where)
     source, target = (folder / kind / f"{number:06d}.png" for kind in ("source", "target"))
     missing = {}
@@ -98,7 +98,7 @@ def read_edit(row: Row, folder: Path, number: int, base: Path, where: str) -> tu
 
 
 def made_from(path: Path) -> str | None:
-    """The digest that `write_edit` noted in a picture; None where there is none."""
+    """Return the digest that `write_edit` stored in a picture; None if there is none."""
     try:
         with Image.open(path) as picture:
             return picture.info.get(MADE_FROM)

@@ -11,7 +11,7 @@ from danceopd_ext.errors import UserError
 
 
 def rows_of(data: str, hub: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Row, Path]]:
-    """(where, row, folder of its pictures) of a local file or folder, or of the files of a hub dataset one by one."""
+    """Yield (where, row, folder of its pictures) of a local file or folder, or of a hub dataset, file by file."""
     path = Path(data)
     if not hub:
         yield from ((where, row, path if os.path.isdir(path) else path.parent) for where, row in read_rows(path))
@@ -21,7 +21,7 @@ def rows_of(data: str, hub: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Ro
 
 
 def hub_files(name: str) -> list[tuple[str, str]]:
-    """The .parquet files of a hub dataset's training split, each with the digest of its content. Raises UserError."""
+    """Return the .parquet files of a hub dataset's training split, each with its digest. Raises UserError."""
     from huggingface_hub import HfApi
 
     try:
@@ -35,7 +35,7 @@ def hub_files(name: str) -> list[tuple[str, str]]:
 
 
 def download(name: str, file: str) -> Path:
-    """A file of a hub dataset, fetched when it is needed. Raises UserError."""
+    """Return a file of a hub dataset, downloaded if needed. Raises UserError."""
     from huggingface_hub import hf_hub_download
 
     try:

@@ -1,4 +1,4 @@
-"""Notes what a folder of edits was made from, and refuses to add edits that were made from something else."""
+"""Records what a folder of edits was made from, and refuses to add edits from other data or options."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from danceopd_ext.data.omniedit.edits import ROUTES
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import read_object
 
-#: what the folder OUT was made from, so that no other run mixes with it
+#: records what the folder OUT was made from, so that runs do not mix
 SETTINGS = "settings.json"
 
 
 def check_settings(out: Path, settings: Mapping[str, object]) -> None:
-    """Raise UserError if `out` holds edits of other data or options: their numbers are those of other rows.
+    """Raise UserError if `out` contains edits from other data or options, whose numbers belong to other rows.
 
     More of the same (a larger --limit) leaves the numbers as they are.
     """
@@ -51,6 +51,6 @@ def digest_of(data: str, hub: Sequence[tuple[str, str]]) -> str:
     try:
         if path.is_dir() or path.suffix == ".parquet":
             return fingerprint(sorted(path.rglob("*.parquet")) if path.is_dir() else [path])
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]  # rows of the same length may have changed places
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]  # rows of equal length may have been reordered
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None

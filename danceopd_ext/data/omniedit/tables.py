@@ -26,7 +26,7 @@ SUBSET = """
 
 
 def write_tables(out: Path, found: Mapping[str, Sequence[Edit]]) -> None:
-    """A .csv for each route, and dataset.toml."""
+    """Write a .csv for each route, and dataset.toml."""
     subsets = ""
     for route, edits in found.items():
         with whole_file(out / f"{route}.csv") as part, open(part, "w", encoding="utf-8", newline="") as file:
