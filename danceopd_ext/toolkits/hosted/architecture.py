@@ -1,4 +1,4 @@
-"""What a toolkit's shared code has to know about one of the models that the toolkit trains."""
+"""Describes one of the models that a toolkit trains, as far as the shared code needs it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ class Architecture:
     """One of a toolkit's trainers, and what its model needs.
 
     model_type: the preset's word. title: for messages; by default that of `names`. script, trainer, parser: module and
-    class in the checkout, and the function of the script that makes its parser. adapter: makes the adapter of a run
-    from the toolkit's trainer and arguments, and from what else its toolkit has for it. network_module: makes the
-    student. names: the layers' names in LoRA files; None: only the toolkit's own are known.
+    class in the checkout, and the script's function that makes its parser. adapter: makes a run's adapter from the
+    toolkit's trainer and arguments, and from what else its toolkit passes. network_module: makes the student. names:
+    the layers' names in LoRA files; None: only the toolkit's own names are known.
 
-    The arguments: fixed: those that this model always runs with. required, files: those that must be given, and that
-    name files. folders: of `files`, those that may be folders or files of other formats. refused: those that the
-    trainer takes and does not use. drops_cached: whether whole captions can be dropped although their encodings are
-    cached.
+    The arguments: fixed: those that this model always runs with. required: those that must be given. files: those that
+    name files. folders: those of `files` that may be folders or files of other formats. refused: those that the trainer
+    accepts and ignores. drops_cached: whether whole captions can be dropped although their encodings are cached.
 
-    The model: latent_channels, latent_scale: of its VAE (pixels a latent). size_multiple: of a picture's sides, in
-    pixels. kinds: what its file can be. mistaken: what people take for it. inside: a part that its file can contain ->
-    what the part's names begin with there. blocks: the names of its lists of blocks. mend: corrects the loaded
-    transformer where the toolkit is wrong, and returns a note. calls: what the adapter calls of the toolkit.
+    The model: latent_channels, latent_scale: of its VAE (pixels per latent). size_multiple: of a picture's sides, in
+    pixels. kinds: what its file can be. mistaken: files that people confuse with it. inside: a part that its file can
+    contain -> the prefix of the part's names. blocks: the names of its lists of blocks. mend: corrects the loaded
+    transformer if the toolkit is wrong, and returns a note. calls: the toolkit's functions that the adapter calls.
 
     needs_conversion: a program that does not load the saved LoRA, and the dialect that it loads.
     """
@@ -74,12 +73,12 @@ class Architecture:
 
 
 def with_files(*names: str) -> dict[str, tuple[str, ...]]:
-    """The fields of a model that needs these files beside its own."""
+    """Return the fields of a model that needs these files and its own."""
     return {"required": (MODEL, *names), "files": (MODEL, *names)}
 
 
 class Architectures(Mapping[str, Architecture]):
-    """The architectures that a toolkit's row names, each imported when it is asked for."""
+    """The architectures in a toolkit's row; each is imported when it is needed."""
 
     def __init__(self, toolkit: Toolkit):
         self.toolkit = toolkit
@@ -101,11 +100,11 @@ class Architectures(Mapping[str, Architecture]):
 
 
 def find_architecture(preset: HostedPreset) -> Architecture:
-    """The architecture of the preset's model_type. Raises UserError with those that the toolkit has."""
+    """Return the architecture of the preset's model_type. Raises UserError with those that the toolkit has."""
     toolkit = TOOLKITS[preset.toolkit]
     known = ", ".join(toolkit.models)
     if preset.model_type is None:
-        raise UserError(f'{preset.path}: model_type is missing: with toolkit = "{toolkit.name}" it is one of {known}.')
+        raise UserError(f'{preset.path}: model_type is missing. With toolkit = "{toolkit.name}", write one of {known}.')
     if preset.model_type not in toolkit.models:
         hint = explain_model_type(preset.model_type, toolkit.name)
         raise UserError(f'{preset.path}: model_type = "{preset.model_type}" is not one of {known}.{hint}')

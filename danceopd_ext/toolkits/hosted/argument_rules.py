@@ -1,6 +1,6 @@
-"""Arguments of a toolkit that make no sense with this method are refused before anything is loaded.
+"""Refuses a toolkit's arguments that make no sense with this method, before anything is loaded.
 
-Ignored in silence, they would leave the user with a LoRA that was not trained as the preset says.
+If they were ignored silently, the LoRA would not be trained as the preset says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Test = Callable[[Any, Any], bool]
 class Rule:
     """key: the argument. wrong: which of its values are refused. reason and remedy: a sentence each.
 
-    beside, without: the rule only holds where this other argument is on as well, or is off.
+    beside, without: the rule only applies if this other argument is also on, or is off.
     """
 
     key: str
@@ -32,42 +32,42 @@ class Rule:
 
 
 def switched_on(value: Any, default: Any) -> bool:
-    """Anything but false, 0, nothing, or a list of these."""
+    """Return whether the value is anything but false, 0, nothing, or a list of these."""
     return any(value) if isinstance(value, list) else bool(value)
 
 
 def switched_off(value: Any, default: Any) -> bool:
-    """False, given as such."""
+    """Return whether the value is false."""
     return value is False
 
 
 def changed(value: Any, default: Any) -> bool:
-    """Another value than the toolkit's own default."""
+    """Return whether the value differs from the toolkit's own default."""
     return value != default
 
 
 def one_of(*refused: Any) -> Test:
-    """A test for these values."""
+    """Return a test for these values."""
     return lambda value, default: value in refused
 
 
 def other_than(*allowed: Any) -> Test:
-    """A test for anything but these values."""
+    """Return a test for anything but these values."""
     return lambda value, default: value not in allowed
 
 
 def entry(text: str) -> Test:
-    """A test for a list of key=value texts with this one among them, in large or small letters."""
+    """Return a test for a list of key=value texts that contains this one, in any case."""
     return lambda value, default: any(one.replace(" ", "").lower() == text.lower() for one in value or [])
 
 
 def rules(keys: str, wrong: Test, reason: str, remedy: str = "Remove it.") -> tuple[Rule, ...]:
-    """The same rule for several keys, written with blanks between them."""
+    """Return the same rule for several keys, separated by spaces."""
     return tuple(Rule(key, wrong, reason, remedy) for key in keys.split())
 
 
 def refuse(arguments: Arguments, rules: Iterable[Rule]) -> None:
-    """Raise UserError, one message for everything that was given and is refused, with reason and remedy."""
+    """Raise UserError, one message for all given arguments that are refused, with reason and remedy."""
     found: dict[str, list[str]] = {}
     for rule in rules:
         if _broken(rule, arguments):
@@ -77,7 +77,7 @@ def refuse(arguments: Arguments, rules: Iterable[Rule]) -> None:
     parts = [f"{', '.join(given)}: {why}" for why, given in found.items()]
     if len(parts) == 1:
         raise UserError(f"{arguments.path}: {parts[0]}")
-    raise UserError("\n- ".join([f"{arguments.path} asks for what this method cannot do.", *parts]))
+    raise UserError("\n- ".join([f"{arguments.path}: this method does not support these arguments.", *parts]))
 
 
 def _broken(rule: Rule, arguments: Arguments) -> bool:

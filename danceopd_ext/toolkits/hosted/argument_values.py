@@ -1,4 +1,4 @@
-"""One argument of a toolkit: a value of the preset, or words of the command line, as its own parser would have it."""
+"""Converts one argument of a toolkit, from the preset or the command line, as the toolkit's own parser would."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 from danceopd_ext.errors import nearest
 
-#: how many values of a list of choices a message names
+#: how many choices a message names
 MOST_CHOICES = 12
 
 
 class WrongValue(Exception):
-    """What an argument takes, since the value given is not that."""
+    """An argument has a wrong value; the text says what it takes."""
 
 
 def takes_several(action: argparse.Action) -> bool:
-    """Whether the argument's value is a list."""
+    """Return whether the argument's value is a list."""
     return action.nargs not in (None, "?", 0)
 
 
 def is_switch(action: argparse.Action) -> bool:
-    """Whether the argument has no value at its command line: it stands there or not."""
+    """Return whether the argument has no value on the command line."""
     return action.nargs == 0
 
 
 def can_be_given(action: argparse.Action) -> bool:
-    """Whether the argument is one that a preset can hold; `--help` and the like only act at the command line."""
-    # argparse names neither its actions nor their classes in public
+    """Return whether a preset can set the argument; `--help` and similar ones only work on the command line."""
+    # argparse has no public names for these classes
     return isinstance(action, (argparse._StoreAction, argparse._StoreConstAction, argparse.BooleanOptionalAction))
 
 
 def from_toml(action: argparse.Action, name: str, value: Any) -> Any:
-    """A preset's value for the argument that the preset calls `name`. Raises Wrong."""
+    """Return a preset's value for the argument `name`. Raises WrongValue."""
     if is_switch(action):
         if not isinstance(value, bool):
             raise WrongValue("takes true or false." + _unquote(value, ("true", "false")))
@@ -49,7 +49,7 @@ def from_toml(action: argparse.Action, name: str, value: Any) -> Any:
 
 
 def from_words(action: argparse.Action, name: str, words: Sequence[str]) -> Any:
-    """The words that follow a flag of this name on the command line. Raises Wrong."""
+    """Return the value of the words after this flag on the command line. Raises WrongValue."""
     if is_switch(action):
         if len(words) > 1 or (words and words[0].lower() not in ("true", "false")):
             raise WrongValue(f"is a switch: write --{name}, or --{name} false.")
@@ -61,12 +61,12 @@ def from_words(action: argparse.Action, name: str, words: Sequence[str]) -> Any:
     if not words:
         raise WrongValue(f"needs a value: write --{name} VALUE.")
     if len(words) > 1:
-        raise WrongValue(f"takes one value, not {len(words)}: put quotes around one with spaces.")
+        raise WrongValue(f"takes one value, not {len(words)}: put a value with spaces in quotes.")
     return _checked(action, _spoken(action, words[0]))
 
 
 def shown(value: Any) -> str:
-    """A value as TOML has it."""
+    """Return a value as TOML."""
     if isinstance(value, PurePath):
         value = str(value)
     if isinstance(value, (str, bool)):
@@ -77,7 +77,7 @@ def shown(value: Any) -> str:
 
 
 def _switched(action: argparse.Action, name: str, on: bool) -> Any:
-    """What a switch stores. A switch `--no_x` for x is on when the preset says no_x = true, or x = false."""
+    """Return what a switch stores. A switch `--no_x` for x is on if the preset says no_x = true, or x = false."""
     if isinstance(action, argparse.BooleanOptionalAction):
         return on != (name.startswith("no_") and name != action.dest)
     if not isinstance(action.const, bool):
@@ -88,7 +88,7 @@ def _switched(action: argparse.Action, name: str, on: bool) -> Any:
 
 
 def _typed(action: argparse.Action, value: Any) -> Any:
-    """A TOML value as the argument's type. Where that is a function of text, it gets the text."""
+    """Return a TOML value as the argument's type. If that is a function of text, it gets the text."""
     kind = action.type or str
     if kind is bool:
         if not isinstance(value, bool):
@@ -122,7 +122,7 @@ def _number(kind: type, value: Any) -> Any:
 
 
 def _spoken(action: argparse.Action, word: str) -> Any:
-    """A word of the command line as the argument's type, as argparse reads it."""
+    """Return a word of the command line as the argument's type, as argparse does."""
     kind = action.type or str
     if kind is bool:
         if word.lower() not in ("true", "false"):
@@ -138,7 +138,7 @@ def _spoken(action: argparse.Action, word: str) -> Any:
 
 
 def _checked(action: argparse.Action, value: Any) -> Any:
-    """The value, if it is one of the argument's choices."""
+    """Return the value if it is one of the argument's choices. Raises WrongValue."""
     if action.choices is None or value in action.choices:
         return value
     choices = [choice for choice in action.choices if choice is not None]
@@ -148,7 +148,7 @@ def _checked(action: argparse.Action, value: Any) -> Any:
 
 
 def _counted(action: argparse.Action, items: list) -> list:
-    """The list, if it is as long as the argument has it."""
+    """Return the list if it has the argument's length. Raises WrongValue."""
     if action.nargs == "+" and not items:
         raise WrongValue("needs at least one value.")
     if isinstance(action.nargs, int) and len(items) != action.nargs:

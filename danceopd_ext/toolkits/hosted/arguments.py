@@ -1,7 +1,7 @@
-"""A hosted preset -> the arguments of the toolkit's trainer, checked against the toolkit's own parser.
+"""Turns a hosted preset into the arguments of the toolkit's trainer, and checks them with the toolkit's own parser.
 
-The toolkits read a preset without looking: an unknown key is kept, a wrong type arrives in the middle of the run. Here
-every key is held against the parser's own action, so the same keys are right or wrong as on its command line.
+The toolkits do not check a preset: they keep unknown keys, and a wrong type fails in the middle of the run. Here every
+key is compared with the parser's own action, so the same keys are right or wrong as on its command line.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from danceopd_ext.config.paths import at_home
 from danceopd_ext.errors import UserError, nearest
 from danceopd_ext.toolkits.hosted.argument_values import WrongValue, can_be_given, from_toml, from_words, shown
 
-#: what a toolkit's parser knows and a preset cannot hold
+#: arguments that a toolkit's parser has and a preset cannot set
 NOT_HERE = {
-    "config_file": "a preset cannot read another one: write its keys here.",
-    "output_config": "it writes a preset and stops, nothing would be trained. Remove it.",
+    "config_file": "a preset cannot read another preset. Write its keys here.",
+    "output_config": "the toolkit would write a preset and stop without training. Remove it.",
 }
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the toolkit's trainer gets as `args`, and what the user said of it.
+    """What the toolkit's trainer gets as `args`, and what the user wrote.
 
-    given: each argument that was given (also where it is the default), and how the user wrote it. defaults: what the
-    parser has for those that were not.
+    given: each argument that the user gave (also if it equals the default), and how the user wrote it. defaults: the
+    parser's values for the others.
     """
 
     namespace: argparse.Namespace
@@ -42,10 +42,10 @@ class Arguments:
 
 
 def build_arguments(parser: argparse.ArgumentParser, preset: HostedPreset, ours: Collection[str] = ()) -> Arguments:
-    """The parser's defaults, under the preset's values, under the command line's flags; sys.argv is not read.
+    """Return the arguments: flags win over the preset's values, these over the parser's defaults. sys.argv is not read.
 
-    `ours`: keys that the toolkit's parser need not know, because our trainer reads them from the preset itself; those
-    that it does know are checked and set like any other. Raises UserError that names the key and the remedy.
+    `ours`: keys that our trainer reads from the preset itself. The toolkit's parser need not know them; those that it
+    knows are checked and set like all others. Raises UserError that names the key and the remedy.
     """
     known, defaults = _actions(parser), _defaults(parser)
     written = [(name, name) for name in preset.values] + [(name, f"--{name}") for name in preset.flags]
@@ -77,7 +77,7 @@ def _find_all(
     preset: HostedPreset,
     ours: Collection[str],
 ) -> dict[str, argparse.Action | None]:
-    """The argument of each name, by how it is written. Raises UserError, one message for all that are wrong."""
+    """Return the argument of each name, by how it is written. Raises UserError, one message for all wrong names."""
     found, problems = {}, []
     for name, one in written:
         try:
@@ -92,7 +92,7 @@ def _find_all(
 
 
 def _check_optimizer(values: dict[str, Any], given: Collection[str], path: Path) -> None:
-    """What the toolkits would only refuse, or evaluate as Python, when the model is loaded. Raises UserError."""
+    """Check what the toolkits refuse, or evaluate as Python, only when they load the model. Raises UserError."""
     try:
         for name in ("optimizer_args", "lr_scheduler_args"):
             if values.get(name) and name in given:
@@ -107,7 +107,7 @@ def _check_optimizer(values: dict[str, Any], given: Collection[str], path: Path)
 
 
 def _left_open(name: str, value: Any) -> bool:
-    """Whether a GUI wrote "not set": an empty text, or 0 for how often something is saved or drawn."""
+    """Return whether a GUI wrote "not set": an empty text, or 0 for how often something is saved or drawn."""
     rhythm = "_every_n_" in name or "_last_n_" in name
     return value == "" or (rhythm and value == 0 and not isinstance(value, bool))
 
@@ -120,14 +120,14 @@ def _checked(where: str, read: Callable[..., Any], action: argparse.Action, name
 
 
 def _at_home(value: Any) -> Any:
-    """The value with the home folder for a `~/` at its beginning; only a shell would have put it there."""
+    """Return the value with `~/` at its start replaced by the home folder, as a shell does."""
     if isinstance(value, list):
         return [_at_home(one) for one in value]
     return at_home(value) if isinstance(value, str) and value.startswith(("~/", "~\\")) else value
 
 
 def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Every name that an argument goes by, as a preset writes it: its destination and its option strings."""
+    """Return the actions by every name that a preset can write: destination and option strings."""
     names = {}
     for action in parser._actions:
         for option in action.option_strings:
@@ -137,7 +137,7 @@ def _actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def _defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """What the parser gives for an empty command line, also if it requires more than that."""
+    """Return the parser's values for an empty command line, also if it has required arguments."""
     required = [action for action in parser._actions if action.required]
     try:
         for action in required:
@@ -151,7 +151,7 @@ def _defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
 def _action(
     known: Mapping[str, argparse.Action], name: str, preset: HostedPreset, ours: Collection[str], written: str
 ) -> argparse.Action | None:
-    """The argument of this name; None where only we know it. `written`: name, or --name on the command line."""
+    """Return the argument of this name; None if only we know it. `written`: name, or --name on the command line."""
     action = known.get(name)
     if action is None and name in ours:
         return None
@@ -159,10 +159,10 @@ def _action(
     if action is None:
         what = "unknown argument" if flag else f"{preset.path}: unknown key"
         if name in flat_keys():
-            raise UserError(f'{what} {written}: it belongs to toolkit = "native"; {preset.toolkit} has none such.')
+            raise UserError(f'{what} {written}: only toolkit = "native" has it. Remove it.')
         close = nearest(name, [*known, *ours, *danceopd_keys(), "model_type"])
-        raise UserError(f"{what} {written}: {preset.toolkit} has none such.{close}")
+        raise UserError(f"{what} {written}: {preset.toolkit} has no such argument.{close}")
     if name in NOT_HERE or not can_be_given(action):
-        reason = NOT_HERE.get(name, "it only acts on the toolkit's own command line. Remove it.")
+        reason = NOT_HERE.get(name, "it only works on the toolkit's own command line. Remove it.")
         raise UserError(f"{'' if flag else f'{preset.path}: '}{written} cannot be given here: {reason}")
     return action

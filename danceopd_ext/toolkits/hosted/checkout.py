@@ -1,4 +1,4 @@
-"""Where the user's checkout of a toolkit is, which version it is, and whether that version was tested."""
+"""Finds the user's checkout of a toolkit, its version, and whether that version was tested."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def _checkout_rules(toolkit: str) -> CheckoutRules:
     return TOOLKITS[toolkit].checkout
 
 
-def tested_with(toolkit: str) -> str:
-    """`tested with ...`: the versions, for a message."""
-    return "tested with " + "; ".join(tested.name for tested in _checkout_rules(toolkit).tested)
+def tested_versions(toolkit: str) -> str:
+    """Return the tested versions, for a message."""
+    return "; ".join(tested.name for tested in _checkout_rules(toolkit).tested)
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A toolkit's folder. version: for people; "unknown" where nothing says it. tested: it is one of those in its row.
+    """A toolkit's folder. version: for messages; may be "unknown". tested: the version is in the toolkit's row.
 
-    named_by: "toolkit_dir", or the variable in the environment that names it; "" where it is the current directory.
+    named_by: "toolkit_dir", or the environment variable that names it; "" for the current directory.
     """
 
     folder: Path
@@ -39,9 +39,9 @@ class Checkout:
 def find_toolkit(
     toolkit: str, toolkit_dir: str | None, environ: Mapping[str, str] = os.environ, cwd: Path | None = None
 ) -> Checkout:
-    """The checkout: toolkit_dir, else the folder that the environment names, else the current directory.
+    """Return the checkout: toolkit_dir, else the folder that the environment names, else the current directory.
 
-    Raises UserError where a folder was named and is not it, or where none of the three is.
+    Raises UserError if a named folder is not a checkout, or if none of the three is.
     """
     variable, here = _checkout_rules(toolkit).variable, cwd or Path.cwd()
     if toolkit_dir:
@@ -51,14 +51,14 @@ def find_toolkit(
     if _is(toolkit, here):
         return describe(toolkit, here)
     raise UserError(
-        f'toolkit = "{toolkit}" runs in your checkout of kohya-ss/{toolkit}, and it was not found. Name its folder '
+        f'toolkit = "{toolkit}" needs your checkout of kohya-ss/{toolkit}, which was not found. Name its folder '
         f"with toolkit_dir in [danceopd] (or --toolkit_dir), or with {variable} in the environment, or start from "
         f"inside it.{_hint(toolkit, here)}"
     )
 
 
 def describe(toolkit: str, folder: Path) -> Checkout:
-    """The checkout at a folder that is one."""
+    """Return the checkout at a folder that is one."""
     commit, number = read_commit(folder), _number(folder)
     known = _checkout_rules(toolkit).tested
     same = [one for one in known if commit == one.commit or (not commit and one.version and number == one.version)]
@@ -69,13 +69,13 @@ def describe(toolkit: str, folder: Path) -> Checkout:
 
 
 def version_note(checkout: Checkout) -> str | None:
-    """A line for the user where the version is not one that was tested; None where it is."""
+    """Return a line for the user if the version was not tested; None if it was."""
     if checkout.tested:
         return None
-    known = "of unknown version" if checkout.version == "unknown" else f"version {checkout.version}"
+    known = "of an unknown version" if checkout.version == "unknown" else f"version {checkout.version}"
     return (
-        f"note: {checkout.toolkit} at {checkout.folder} is {known}; {tested_with(checkout.toolkit)}. If it fails, "
-        "check one of these out."
+        f"note: {checkout.toolkit} at {checkout.folder} is {known}, which is not tested. If it "
+        f"fails, check out a tested version: {tested_versions(checkout.toolkit)}."
     )
 
 
@@ -84,20 +84,20 @@ def _is(toolkit: str, folder: Path) -> bool:
 
 
 def _named(toolkit: str, text: str, origin: str, here: Path) -> Path:
-    """The folder that the user named, if it is the checkout."""
+    """Return the folder that the user named. Raises UserError if it is not the checkout."""
     folder = (here / os.path.expanduser(text)).resolve()
     if _is(toolkit, folder):
         return folder
     there = "does not exist" if not os.path.exists(folder) else f"is not a checkout of kohya-ss/{toolkit}"
     marks = " and ".join(_checkout_rules(toolkit).marks)
-    raise UserError(f'{origin} = "{text}" {there}: the right folder has {marks}.{_hint(toolkit, folder)}')
+    raise UserError(f'{origin} = "{text}" {there}. The right folder contains {marks}.{_hint(toolkit, folder)}')
 
 
 def _hint(toolkit: str, folder: Path) -> str:
-    """What the folder is instead, if that tells where the right one is."""
+    """Return what the folder is instead, if that shows where the right one is."""
     for other in hosted_toolkits():
         if other != toolkit and _is(other, folder):
-            return f' {folder} is {other}: write toolkit = "{other}" to use that.'
+            return f' {folder} is a checkout of {other}: to use it, write toolkit = "{other}".'
     try:
         inside = sorted(child for child in folder.iterdir() if child.is_dir() and _is(toolkit, child))
     except OSError:
@@ -107,7 +107,7 @@ def _hint(toolkit: str, folder: Path) -> str:
 
 
 def _number(folder: Path) -> str | None:
-    """The version in pyproject.toml."""
+    """Return the version in pyproject.toml."""
     try:
         project = read_toml(folder / "pyproject.toml").get("project")
     except UserError:

@@ -1,6 +1,6 @@
 """Checks the classes that a hosted preset names, before the toolkit imports and calls them.
 
-The toolkits import any dotted path, and call what they find there with the preset's arguments.
+The toolkits import any dotted path, and call the object there with the preset's arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.installed_packages import Refused, checked, class_at
 
-#: argument -> where the toolkits look a name without dots up, and what it must be
+#: argument -> the module in which the toolkits look up a name without dots, and the required base class
 NAMES = {
     "optimizer_type": (torch.optim, torch.optim.Optimizer),
     "lr_scheduler_type": (lr_scheduler, lr_scheduler.LRScheduler),
@@ -22,9 +22,9 @@ NAMES = {
 
 
 def check_class_names(args: Namespace, preset: Path, local: bool = False) -> None:
-    """Raise UserError for a class that is not of an installed package, or of another kind. `local`: see class_at.
+    """Raise UserError if a class is not in an installed package, or is of another kind. `local`: see class_at.
 
-    A name without dots that torch does not have is one of the toolkit's own, or the toolkit says that it is unknown.
+    A name without dots that torch does not have is one of the toolkit's own, or the toolkit reports it as unknown.
     """
     for name, (module, base) in NAMES.items():
         value = getattr(args, name, None)
@@ -36,4 +36,4 @@ def check_class_names(args: Namespace, preset: Path, local: bool = False) -> Non
         except Refused as problem:
             raise UserError(f'{preset}: {name} = "{value}": {problem}') from None
         except Exception as error:  # a module may raise anything while it is imported
-            raise UserError(f'{preset}: {name} = "{value}" does not import ({error}). Check the path.') from error
+            raise UserError(f'{preset}: {name} = "{value}" cannot be imported ({error}). Check the path.') from error

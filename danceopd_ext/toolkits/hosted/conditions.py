@@ -1,4 +1,4 @@
-"""A toolkit's batch as the method's condition."""
+"""Holds a toolkit's batch as the method's condition."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Entry = torch.Tensor | list | None
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the toolkit's encoders gave for B samples, under the names that its adapter reads (see method.Condition).
+    """The toolkit's encodings of B samples, under the names that its adapter reads (see method.Condition).
 
-    `routes`: the teacher of each sample. `empty`: the same entries for the empty prompt, for one sample (B = 1), as far
-    as they differ; entries that it lacks, such as source images, are the sample's own also without text.
+    `routes`: the teacher of each sample. `empty`: the entries for the empty prompt, for one sample (B = 1), if they
+    differ; entries that it lacks, such as source images, are the same without text.
     """
 
     entries: Mapping[str, Entry]
     routes: list[str]
     empty: Mapping[str, Entry] | None = None
     captions: Sequence[str] = ()
-    """Of the samples, for messages; empty where the toolkit does not hand them over."""
+    """Of the samples, for messages; empty if the toolkit does not pass them."""
 
     def __len__(self) -> int:
         return len(self.routes)
@@ -45,7 +45,7 @@ class Conditions:
 
     def unconditional(self) -> Conditions:
         if self.empty is None:
-            raise RuntimeError("guidance was asked for, but the empty prompt was not encoded")
+            raise RuntimeError("guidance needs the empty prompt, which was not encoded")
         count = len(self)
         repeated = {name: _rows(entry, [0] * count) for name, entry in self.empty.items()}
         return replace(self, entries={**self.entries, **repeated})
@@ -58,5 +58,5 @@ def _rows(entry: Entry, rows: list[int]) -> Entry:
 
 
 def routes_of(conditions: Conditions) -> list[str]:
-    """The route of each sample, for method.by_route."""
+    """Return the route of each sample, for method.by_route."""
     return conditions.routes

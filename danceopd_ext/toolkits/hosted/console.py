@@ -1,4 +1,4 @@
-"""Lines for the user, beside the toolkit's own."""
+"""Prints lines for the user between those of the toolkit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from danceopd_ext.toolkits.metadata import describe_teacher
 
 
 def tell(line: str) -> None:
-    """Print once, whatever the number of processes; control characters are written out."""
+    """Print a line on the first process only; control characters are escaped."""
     if is_first_process():
         print(printable(line, keep="\n"), flush=True)
 
 
 def introduction(options: DanceOPDSection) -> list[str]:
-    """What is about to be done."""
+    """Return lines that say what the run does."""
     teachers = [f"  {name}: {describe_teacher(teacher)}" for name, teacher in options.teachers.items()]
-    asked = f"asked at {options.num_queries} of {options.rollout_steps} rollout steps ({options.query})"
+    asked = f"queried at {options.num_queries} of {options.rollout_steps} rollout steps ({options.query})"
     return [f"DanceOPD: one student from {len(teachers)} teachers, {asked}", *teachers]

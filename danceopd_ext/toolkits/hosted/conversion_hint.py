@@ -1,4 +1,4 @@
-"""What a user has to do with the LoRA that a toolkit saved, by the program that will load it."""
+"""Says how to convert the LoRA that a toolkit saved, for a program that does not load it directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from danceopd_ext.toolkits.hosted.architecture import Architectures
 
 
 def convert_line(toolkit: str, model_type: str | None, path: Path) -> str | None:
-    """A line with the `convert` command for the program that needs it; None: all load the file as it is."""
+    """Return a line with the `convert` command for the program that needs it; None if all load the file directly."""
     architectures = Architectures(TOOLKITS[toolkit])
     need = architectures[model_type].needs_conversion if model_type in architectures else None
     if need is None or path.suffix != ".safetensors":

@@ -1,8 +1,8 @@
-"""The method's update on a borrowed trainer.
+"""Runs the method's update on a borrowed trainer.
 
-The toolkit owns data, optimizer, accumulation, saving and sampling. For each micro-batch it asks us for one number to
-call backward on, and that is what `Distiller.loss` gives: steps 2 to 5 of the method (`method.distil`) on samples
-whose routes the data has decided.
+The toolkit owns data, optimizer, accumulation, saving and sampling. For each micro-batch it needs one loss for its
+backward pass, and `Distiller.loss` returns it: steps 2 to 5 of the method (`method.distil`) on samples whose routes the
+data has decided.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
 from danceopd_ext.toolkits.hosted.nan_search import blame
 from danceopd_ext.toolkits.method_options import method_options
 
-#: (whose, field) -> the field that is asked in its place
+#: (name, field) -> the field that is called in its place
 Watch = Callable[[str, Field], Field]
 
-#: what the running mean keeps of the loss of micro-batches before
+#: weight of the earlier micro-batches in the running mean of the loss
 RUNNING = 0.98
 
 
 def unwatched(who: str, field: Field) -> Field:
-    """The field itself."""
+    """Return the field itself."""
     return field
 
 
 @dataclass
 class Progress:
-    """How far the run is: all that our random numbers need, since they are drawn from (seed, step, sample).
+    """How far the run is. Our random numbers need only this: they are drawn from (seed, step, sample).
 
-    accelerate saves it with the state (`register_for_checkpointing`) and restores it on resume. `loss`: of late, a
-    running mean for messages.
+    accelerate saves it with the state (`register_for_checkpointing`) and restores it on resume. `loss`: a running
+    mean, for messages.
     """
 
     step: int = 0
@@ -62,7 +62,7 @@ class Progress:
     loss: float | None = None
 
     def next(self, is_update: bool, loss: float) -> None:
-        """After a micro-batch of this loss; `is_update`: it was the last one of an optimizer step."""
+        """Count a micro-batch with this loss; `is_update`: it was the last one of an optimizer step."""
         self.step, self.micro_batch = (self.step + 1, 0) if is_update else (self.step, self.micro_batch + 1)
         self.loss = loss if self.loss is None else RUNNING * self.loss + (1 - RUNNING) * loss
 
@@ -111,12 +111,12 @@ class Distiller:
     leaf_inputs: bool = False
     progress: Progress = field(default_factory=Progress)
     logs: dict[str, float] = field(default_factory=dict)
-    """Of the last micro-batch: the loss of each route in it, and the mean noise level asked about."""
+    """Of the last micro-batch: the loss of each route in it, and the mean noise level of its queries."""
     outcome: Outcome | None = None
     routes: Sequence[str] = ()
-    """What the last micro-batch came to, and the route of each of its samples."""
+    """The result of the last micro-batch, and the route of each of its samples."""
     stage: Stage = unmeasured
-    """What each stage of an update runs in."""
+    """The context in which each stage of an update runs."""
 
     def __post_init__(self) -> None:
         self.method_options = method_options(self.options)
@@ -124,7 +124,7 @@ class Distiller:
         self._grids: dict[tuple[int, ...], torch.Tensor] = {}
 
     def loss(self, transformer: torch.nn.Module, condition: Conditions, latent_shape: Sequence[int]) -> torch.Tensor:
-        """The loss of this micro-batch, for the toolkit's own backward, which must follow at once."""
+        """Return the loss of this micro-batch, for the toolkit's own backward, which must follow immediately."""
         is_update = self.accelerator.sync_gradients
         batch, self._pieces = self.batch(condition, latent_shape), []
         outcome = self.distil(batch, transformer, self._backward)
@@ -135,15 +135,15 @@ class Distiller:
         self.logs = route_logs(outcome, condition.routes)
         self.outcome, self.routes = outcome, condition.routes
         pieces, self._pieces = self._pieces, []
-        return sum(pieces[:-1], start=pieces[-1])  # those before were learnt from already: they only add to its value
+        return sum(pieces[:-1], start=pieces[-1])  # the backward of the others is done: they only add to the value
 
     @torch.no_grad()
     def validation_loss(
         self, transformer: torch.nn.Module, condition: Conditions, latent_shape: Sequence[int], seed: int, sigma: float
     ) -> torch.Tensor:
-        """The loss at the state nearest to noise level `sigma`, in the rollout from the noise of `seed`.
+        """Return the loss at the state nearest to noise level `sigma`, in the rollout from the noise of `seed`.
 
-        Nothing about it depends on the step, so values of a run can be compared.
+        It does not depend on the step, so the values of a run can be compared.
         """
         batch = self.batch(condition, latent_shape)
         samples = list(range(len(condition)))
@@ -159,15 +159,16 @@ class Distiller:
         return loss_B.mean()
 
     def stop_for_nan(self, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> None:
-        """Raise TrainingError that says which part broke: going on would only spoil the student's weights."""
+        """Raise TrainingError that says which part broke. Training on would only damage the student's weights."""
         names = ", ".join(dict.fromkeys(condition.routes))
         why = blame(self, transformer, condition, batch)
         raise TrainingError(
-            f"the loss of step {self.progress.step + 1} (route {names}) is NaN: {why}. What was saved before is good."
+            f"the loss of step {self.progress.step + 1} (route {names}) is NaN: {why}. Files saved before this step "
+            "are not affected."
         )
 
     def batch(self, condition: Conditions, latent_shape: Sequence[int]) -> Batch:
-        """The samples' places in the whole step, each its own also where micro-batches are of unequal size."""
+        """Return the batch, with places in the whole step that are unique also if micro-batches differ in size."""
         count, world = len(condition), self.accelerator.num_processes
         batches = world * self.accelerator.gradient_accumulation_steps
         place = self.progress.micro_batch * world + self.accelerator.process_index
@@ -181,18 +182,18 @@ class Distiller:
         )
 
     def _grid(self, latent_shape: tuple[int, ...]) -> torch.Tensor:
-        """The toolkit's sampling grid, asked for once for each size: it builds a scheduler every time."""
+        """Return the toolkit's sampling grid, made once for each size, since it builds a scheduler every time."""
         if latent_shape not in self._grids:
             self._grids[latent_shape] = self.adapter.sigmas(self.method_options.rollout_steps, latent_shape)
         return self._grids[latent_shape]
 
     def field_of(self, name: str | None, transformer: torch.nn.Module) -> HostedField:
-        """The field of a teacher, STUDENT or the base, without guidance."""
+        """Return the field of a teacher, STUDENT or the base, without guidance."""
         own = name if name == STUDENT or name in self.switch.teachers else None
         return HostedField(self.adapter, self.switch, own, transformer, self.accelerator.autocast, self.leaf_inputs)
 
     def fields(self, transformer: torch.nn.Module, watch: Watch = unwatched) -> tuple[Field, Field]:
-        """(teacher, student): the teacher answers each sample by the field of its own route."""
+        """Return (teacher, student); the teacher uses the field of each sample's route."""
         guide = getattr(self.adapter, "guided", guided)
         teachers = {
             name: watch(name, guide(self.field_of(name, transformer), teacher.guidance_scale))
@@ -204,7 +205,7 @@ class Distiller:
     def distil(
         self, batch: Batch, transformer: torch.nn.Module, backward: Backward, watch: Watch = unwatched
     ) -> Outcome:
-        """Steps 2 to 5 of the method; `watch(who, field)` may put a field before each teacher and the student."""
+        """Run steps 2 to 5 of the method; `watch(name, field)` may wrap the field of each teacher and the student."""
         teacher, student = self.fields(transformer, watch)
         try:
             return distil(self.step(), batch, teacher, Student(field=student, backward=backward))
@@ -212,12 +213,12 @@ class Distiller:
             self.switch.restore()
 
     def step(self) -> Step:
-        """The step to come, as the method sees it."""
+        """Return the next step, as the method needs it."""
         number, device = self.progress.step, self.accelerator.device
         return Step(options=self.method_options, seed=self.seed, number=number, device=device, stage=self.stage)
 
     def _backward(self, loss: torch.Tensor) -> None:
-        """Keep the last piece for the toolkit's own backward; do those before it (num_queries > 1) at once."""
+        """Keep the last piece for the toolkit's own backward; run that of earlier ones (num_queries > 1) here."""
         self._pieces.append(loss)
         if len(self._pieces) < self.method_options.num_queries:
             self.accelerator.backward(loss)
@@ -225,7 +226,7 @@ class Distiller:
 
 
 def route_logs(outcome: Outcome, routes: Sequence[str]) -> dict[str, float]:
-    """`loss/NAME` for each route of a batch, and the noise level that was asked about."""
+    """Return `loss/NAME` for each route of a batch, and the mean noise level of the queries."""
     of: dict[str, list[float]] = {}
     for route, loss in zip(routes, outcome.loss_B.tolist(), strict=True):
         of.setdefault(route, []).append(loss)

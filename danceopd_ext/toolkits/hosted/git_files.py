@@ -1,6 +1,6 @@
-"""Which commit a folder has checked out and where it was cloned from, read from git's own files.
+"""Reads from git's own files which commit a folder has checked out, and its remotes.
 
-git itself may not be installed, and would run what a stranger's .git/config tells it to.
+git itself may not be installed, and would run commands from a stranger's .git/config.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from danceopd_ext.foreign.text import read_text
 
 
 def read_commit(folder: Path) -> str | None:
-    """The commit's full name, or None: not a git checkout (a downloaded zip), or one that is stored otherwise."""
+    """Return the full commit hash; None if this is not a git checkout (a downloaded zip) or has another format."""
     repository = _repository(folder)
     head = read_small(repository / "HEAD")
     if not head.startswith("ref:"):
@@ -28,7 +28,7 @@ def read_commit(folder: Path) -> str | None:
 
 
 def read_remotes(folder: Path) -> list[str]:
-    """`owner/name` of each remote, without the host and what may be a password before it; none without git's files."""
+    """Return `owner/name` of each remote, without the host and a password before it; none without git's files."""
     text = read_small(_shared(_repository(folder)) / "config")
     urls = re.findall(r"^\s*url\s*=\s*(.+?)\s*$", text, re.MULTILINE)
     parts = [[part for part in re.split(r"[/\\:]", url) if part] for url in urls]
@@ -36,7 +36,7 @@ def read_remotes(folder: Path) -> list[str]:
 
 
 def read_small(path: Path) -> str:
-    """The text of an ordinary file without blanks around it; empty where it cannot be read."""
+    """Return the text of a regular file, stripped; empty if it cannot be read."""
     try:
         return read_text(path, "file of a toolkit").strip()
     except UserError:
@@ -44,12 +44,12 @@ def read_small(path: Path) -> str:
 
 
 def _shared(repository: Path) -> Path:
-    """Where branches and settings are: of a worktree, where the clone is."""
+    """Return the folder of branches and settings: for a worktree, that of the clone."""
     return repository / (read_small(repository / "commondir") or ".")
 
 
 def _repository(folder: Path) -> Path:
-    """The folder of git's files: .git, or where a .git file (worktree, submodule) points."""
+    """Return the folder of git's files: .git, or the one that a .git file (worktree, submodule) names."""
     pointer = read_small(folder / ".git")
     return folder / pointer.removeprefix("gitdir:").strip() if pointer.startswith("gitdir:") else folder / ".git"
 

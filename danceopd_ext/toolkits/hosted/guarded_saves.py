@@ -1,8 +1,8 @@
-"""What a toolkit saves, made as safe as what the native trainer saves.
+"""Makes a toolkit's saves as safe as those of the native trainer.
 
-Toolkits write in place, and a disk that does not take a file ends the run with nothing. Both save a LoRA by the
-network's `save_weights` and a state by the accelerator's `save_state`. Here these write whole files; a save between
-steps may fail, and the last one goes where there is room.
+Toolkits write in place, and a full disk ends the run without a result. Both save a LoRA with the network's
+`save_weights` and a state with the accelerator's `save_state`. Here these write complete files or none. A save between
+steps may fail, and the last one goes to another folder if it must.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from danceopd_ext.toolkits.hosted.console import tell
 from danceopd_ext.toolkits.hosted.saved_files import Saved, saved_since
 from danceopd_ext.toolkits.hosted.seams import SeamCall
 
-#: the toolkits' arguments that say how many saves are kept; None: all
+#: the toolkits' arguments for how many saves to keep; None: all
 KEEPS = ("save_last_n_steps", "save_last_n_steps_state", "save_last_n_epochs", "save_last_n_epochs_state")
 
 
 class GuardedSaves:
-    """Stands in front of the network's `save_weights` and the accelerator's `save_state` for one run.
+    """Replaces the network's `save_weights` and the accelerator's `save_state` for one run.
 
-    stopped: whether Ctrl-C was pressed. ending: whether the run is to end after this step. start: when it began, in
-    seconds since the epoch.
+    stopped: returns whether Ctrl-C was pressed. ending: returns whether the run ends after this step. start: when it
+    began, in seconds since the epoch.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GuardedSaves:
     ):  # fmt: skip
         self.args, self.stopped, self.ending, self.start = args, stopped, ending, start
         self.moved: dict[Path, Path | None] = {}
-        """Wanted path -> where it is; None if it is nowhere."""
+        """Wanted path -> where it was saved; None if it was not."""
         self._removes: dict[str, Any] = {}
         if "file" in _parameters(getattr(network, "save_weights", None)):
             self._save_weights, network.save_weights = network.save_weights, self.save_weights
@@ -50,7 +50,7 @@ class GuardedSaves:
             self._save_state, accelerator.save_state = accelerator.save_state, self.save_state
 
     def save_weights(self, *given: Any, **named: Any) -> None:
-        """In place of the network's own. Raises TrainingError if no place takes the last LoRA of a run."""
+        """Save a LoRA, in place of the network's own method. Raises TrainingError if the last one fits nowhere."""
         call = SeamCall(self._save_weights, given, named)
         wanted = Path(call["file"])
 
@@ -73,7 +73,7 @@ class GuardedSaves:
         self._note(wanted, placed)
 
     def save_state(self, output_dir: Any = None, *given: Any, **named: Any) -> Any:
-        """In place of the accelerator's own: a state that no place takes ends no run."""
+        """Save a state, in place of the accelerator's own method. A state that cannot be saved does not end the run."""
         if output_dir is None:
             return self._save_state(output_dir, *given, **named)
         wanted = Path(output_dir)
@@ -99,7 +99,7 @@ class GuardedSaves:
             tell(placed.message(wanted))
 
     def _keep_old(self, failed: bool) -> None:
-        """Let the toolkit remove no older file in the place of one that was not saved."""
+        """Keep the toolkit from removing an older file if the new one was not saved."""
         given = vars(self.args)
         for name in KEEPS:
             if failed and given.get(name) is not None:
@@ -109,11 +109,11 @@ class GuardedSaves:
                 given[name] = self._removes.pop(name)
 
     def lora(self, wanted: Path) -> Path:
-        """Where the LoRA is that was wanted there."""
+        """Return where the LoRA `wanted` was saved."""
         return self.moved.get(wanted) or wanted
 
     def of_step(self, step: int, found: Saved) -> Saved:
-        """What was saved of this step: `found` in output_dir, or elsewhere."""
+        """Return what was saved at this step: `found` in output_dir, or in another folder."""
         moved = {path.name: place for path, place in self.moved.items() if place and f"-step{step:08d}" in path.name}
         states = [place for name, place in moved.items() if name.endswith("-state")]
         loras = [place for name, place in moved.items() if not name.endswith("-state")]
@@ -125,20 +125,20 @@ def _parameters(function: Callable | None) -> list[str]:
 
 
 def _is_sharded(accelerator: Any) -> bool:
-    """Whether all processes write the state together, each its own part."""
+    """Return whether all processes write the state together, each its own part."""
     kind = str(getattr(accelerator, "distributed_type", "")).upper()
     return "DEEPSPEED" in kind or "FSDP" in kind or "MEGATRON" in kind
 
 
 class Drawing:
-    """Lets the toolkit draw its pictures; what the disk does not take is told once, and training goes on."""
+    """Lets the toolkit draw its pictures. A picture that cannot be saved is reported once, and training goes on."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
 
     @contextmanager
     def pictures(self, mend: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Draw inside. mend: undoes what the toolkit has begun, if it stops halfway."""
+        """Draw inside the block. mend: undoes what the toolkit has begun if it stops halfway."""
         real = Image.Image.save
 
         def save(image: Image.Image, *given: Any, **named: Any) -> None:
@@ -159,7 +159,7 @@ class Drawing:
             Image.Image.save = real
 
     def _tell(self, error: OSError) -> None:
-        """Raises the error again if it is none of the disk's."""
+        """Report a disk error once; raise any other error again."""
         problem: DiskProblem | None = disk_problem(error)
         if problem is None:
             raise error

@@ -1,4 +1,4 @@
-"""Import a toolkit's own training script from the user's checkout."""
+"""Imports a toolkit's own training script from the user's checkout."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from types import ModuleType
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.checkout import Checkout
 
-#: what a package raises while it is imported where its binary does not fit the installed torch
+#: what the import of a package raises if its binary does not match the installed torch
 MISFIT = (RuntimeError, OSError, AttributeError)
 
 
 def import_script(checkout: Checkout, folders: Sequence[Path], script: str) -> ModuleType:
-    """The script as a module; `folders` come first on sys.path, in this order, before any other installation.
+    """Return the script as a module; `folders` come first on sys.path, in this order, before any other installation.
 
-    Raises UserError where the environment lacks something, or holds packages that do not fit each other.
+    Raises UserError if the environment lacks a package, or contains packages that do not match.
     """
     for folder in reversed(folders):
         if str(folder) in sys.path:
@@ -29,13 +29,13 @@ def import_script(checkout: Checkout, folders: Sequence[Path], script: str) -> M
         return importlib.import_module(script)
     except ImportError as error:
         raise UserError(
-            f"{where}: {error}. Run this in the Python environment in which {checkout.toolkit} trains, with this "
-            "package installed there as well (pip install -e .)."
+            f"{where}: {error}. Run this in the Python environment of {checkout.toolkit}, and install "
+            "this package there, too (pip install -e .)."
         ) from error
     except MISFIT as error:
         raise UserError(
-            f"{where}: {_first_line(error)}. Some package of this Python environment does not fit its torch, often "
-            f"torchvision or xformers: install the pair that {checkout.toolkit} asks for, and check that its own "
+            f"{where}: {_first_line(error)}. A package in this Python environment does not match its torch, often "
+            f"torchvision or xformers. Install the versions that {checkout.toolkit} requires, and check that its own "
             "training starts."
         ) from error
 

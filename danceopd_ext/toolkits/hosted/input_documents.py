@@ -1,4 +1,4 @@
-"""The documents that a toolkit reads itself, read here before: its own readers end with a traceback."""
+"""Reads the documents that a toolkit also reads, because its own readers end with a traceback."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from danceopd_ext.foreign.toml import read_toml
 
 
 def read_document(path: Path, what: str) -> dict[str, Any]:
-    """A .json file that holds an object, or a .toml file, as a table. Raises UserError; `what` names its kind."""
+    """Read a .json file with an object, or a .toml file, as a table. Raises UserError; `what` names its kind."""
     return read_object(path, what) if path.suffix.lower() == ".json" else read_toml(path, what)
 
 
 def check_sample_prompts(args: Namespace) -> None:
-    """Raise UserError where the file of `sample_prompts` cannot be read, or is of another form."""
+    """Raise UserError if the file of `sample_prompts` cannot be read or has another form."""
     if args.sample_prompts:
         read_sample_file(Path(args.sample_prompts))

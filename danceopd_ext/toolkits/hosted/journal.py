@@ -1,4 +1,4 @@
-"""The JSONL log of a run inside a toolkit: one record per optimizer step, with the names of the native log."""
+"""Writes the JSONL log of a run inside a toolkit: one record per optimizer step, with the names of the native log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StepTotals:
         self.numbers = torch.zeros(5 + 2 * len(self.routes), dtype=torch.float32)
 
     def add(self, outcome: Outcome, routes: Sequence[str]) -> None:
-        """A micro-batch. routes: of each of its samples."""
+        """Add a micro-batch. routes: of each of its samples."""
         forwards = (outcome.rollout_forwards, outcome.teacher_forwards, outcome.student_forwards)
         self.numbers[:5] += torch.tensor([len(routes), float(outcome.sigma_BK.mean(1).sum()), *forwards])
         for route, loss in zip(routes, outcome.loss_B.tolist(), strict=True):
@@ -33,12 +33,12 @@ class StepTotals:
             self.numbers[place : place + 2] += torch.tensor([loss, 1.0])
 
     def losses(self) -> dict[str, float]:
-        """The mean loss of each route that was in the step."""
+        """Return the mean loss of each route in the step."""
         sums, counts = self.numbers[5::2].tolist(), self.numbers[6::2].tolist()
         return {name: sums[i] / counts[i] for i, name in enumerate(self.routes) if counts[i]}
 
     def record(self) -> dict[str, Any]:
-        """The step's entry in the log, as far as these numbers say it; see the native Journal."""
+        """Return these numbers' part of the step's entry in the log; see the native Journal."""
         samples, sigmas, *forwards = self.numbers[:5].tolist()
         losses = self.losses()
         kinds = ("rollout", "teacher", "student")
@@ -56,7 +56,7 @@ class StepTotals:
 class HostedJournal:
     """The log file output_dir/output_name.log.jsonl, and the recent losses for the progress bar.
 
-    start: the steps that are done; later records of an earlier run are dropped. writes: only the main process does.
+    start: the steps that are done; later records of an earlier run are dropped. writes: true on the main process only.
     """
 
     def __init__(self, path: Path, start: int, device: torch.device, writes: bool):
@@ -67,7 +67,7 @@ class HostedJournal:
         self.file = LogFile(path, start, tell) if writes else None
 
     def record(self, step: int, totals: StepTotals, learning_rate: float | None, grad_norm: float | None) -> None:
-        """Log optimizer step `step`, counted from 1. grad_norm: before clipping; None: it was not measured."""
+        """Log optimizer step `step`, counted from 1. grad_norm: before clipping; None if it was not measured."""
         now = time.perf_counter()
         seconds, self.last = now - self.last, now
         entry = {
@@ -85,7 +85,7 @@ class HostedJournal:
             self.file.write(entry)
 
     def shown(self) -> dict[str, str]:
-        """The mean of each route's recent losses, for people."""
+        """Return the mean of each route's recent losses, as text."""
         return {name: f"{sum(values) / len(values):.3g}" for name, values in sorted(self.recent.items())}
 
     def close(self) -> None:

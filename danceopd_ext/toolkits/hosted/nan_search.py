@@ -1,4 +1,4 @@
-"""Which part of a hosted run broke, when its loss is not a number, as far as the toolkit lets us see."""
+"""Finds the part of a hosted run that broke if its loss is NaN, as far as the toolkit allows."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from danceopd_ext.toolkits.nan_search import (
     not_found,
 )
 
-#: the toolkit's text encoders gave it, or its cache, or ours
+#: for a value from the toolkit's text encoders, its cache, or ours
 ENCODED = (
-    "Remove its cache file (the toolkit's, or ours in `cache` in output_dir), so that it is encoded again; if that "
-    "gives NaN too, the text encoder is damaged or fp16 too narrow for it"
+    "Delete its cache file (the toolkit's, or ours in `cache` in output_dir) to encode it again. If the result is NaN "
+    "again, the text encoder is damaged, or fp16 is too narrow for it"
 )
 
 
 class Searched(Protocol):
-    """What is asked of a Distiller (see distiller.py)."""
+    """The part of a Distiller (see distiller.py) that the search needs."""
 
     options: DanceOPDSection
     switch: Switch
@@ -43,7 +43,7 @@ class Searched(Protocol):
 
 
 def blame(distiller: Searched, transformer: torch.nn.Module, condition: Conditions, batch: Batch) -> str:
-    """The part that broke first and what to do, in sentences."""
+    """Return which part broke first and what to do, in sentences."""
     if broken := first_broken(distiller.switch.student.named_parameters()):
         return broken_student(broken)
     if said := _broken_data(condition, batch):
@@ -62,9 +62,12 @@ def blame(distiller: Searched, transformer: torch.nn.Module, condition: Conditio
 
 
 def _broken_data(condition: Conditions, batch: Batch) -> str:
-    """What of the data is not finite: noise levels, the empty prompt, a sample's texts or source images; or nothing."""
+    """Return which data is not finite: noise levels, the empty prompt, a sample's texts or source images; or ""."""
     if not is_finite(batch.sigmas):
-        return "the noise levels of the toolkit's sampler are NaN or infinite. Check discrete_flow_shift and the like"
+        return (
+            "the noise levels of the toolkit's sampler are NaN or infinite. Check discrete_flow_shift and similar "
+            "arguments"
+        )
     for name, entry in (condition.empty or {}).items():
         if not all(map(is_finite, _tensors(entry))):
             return f"the encoded empty prompt holds NaN or infinite numbers ({name}). {ENCODED}"
@@ -72,7 +75,7 @@ def _broken_data(condition: Conditions, batch: Batch) -> str:
         for row in range(len(condition)):
             if not all(map(is_finite, _tensors(None if entry is None else entry[row]))):
                 who = f'"{few_letters(condition.captions[row])}"' if condition.captions else f"sample {row + 1}"
-                return f"what is encoded for {who} holds NaN or infinite numbers ({name}). {ENCODED}"
+                return f"the encoded data of {who} holds NaN or infinite numbers ({name}). {ENCODED}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Numbers that both toolkits take as they are, and fail on in the middle of a run, or train nothing with."""
+"""Checks numbers that both toolkits accept, and that fail in the middle of a run or leave it without effect."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TOKENS = Range(minimum=1, maximum=4096, usual="usual values are 77 to 512")
 _TOGETHER = Range(minimum=1, maximum=1024, usual="usual values are 1 to 32")
 _RATE = Range(above=0, maximum=100, usual="usual values are 1e-5 to 1e-3, and 1 for Prodigy and D-Adaptation")
 _SHARE = Range(minimum=0, maximum=1)
-_SAVE, _SAMPLE = every("to save at the end alone, leave it out"), every("to draw none, leave it out")
-_VALIDATE = every("to validate at no step, leave it out")
+_SAVE, _SAMPLE = every("to save only at the end, leave it out"), every("to draw no pictures, leave it out")
+_VALIDATE = every("to skip validation, leave it out")
 _KEEP = Range(minimum=0, maximum=STEPS.maximum, usual="to keep all, leave it out")
 
-#: argument -> the numbers that it takes
+#: argument -> its allowed numbers
 LIMITS: dict[str, Range] = {
     "learning_rate": _RATE, "unet_lr": _RATE, "text_encoder_lr": Range(minimum=0, maximum=100),
     "network_alpha": Range(above=0, maximum=1e5, usual="usual values are 1 to network_dim"), "network_dim": RANK,
@@ -53,7 +53,7 @@ LIMITS: dict[str, Range] = {
 }  # fmt: skip
 #: of all other arguments
 ANY = Range(minimum=-1e9, maximum=1e9)
-#: of these a 0 is what user interfaces write for "not set"
+#: for these, user interfaces write 0 for "not set"
 UNSET_BY_ZERO = (
     "max_train_epochs", "save_every_n_steps", "save_every_n_epochs", "sample_every_n_steps", "sample_every_n_epochs",
     "save_n_epoch_ratio", "validate_every_n_steps", "validate_every_n_epochs", "text_encoder_batch_size", "unet_lr",
@@ -61,7 +61,7 @@ UNSET_BY_ZERO = (
 
 
 def check_numbers(args: Namespace, given: Mapping[str, str], defaults: Mapping[str, object], preset: Path) -> None:
-    """Check the given numbers, and put the toolkit's default where a 0 means that there is none.
+    """Check the given numbers, and replace a 0 that means "not set" by the toolkit's default.
 
     given: what the user wrote, by argument. Raises UserError that names key and limit.
     """
@@ -79,7 +79,7 @@ def check_numbers(args: Namespace, given: Mapping[str, str], defaults: Mapping[s
 def check_dataset_numbers(where: str, document: object) -> None:
     """Check the numbers of a toolkit's dataset configuration, in all its tables. Raises UserError that names the key.
 
-    The toolkits repeat an image as often as it says, and make a bucket for every size between the limits.
+    The toolkits repeat an image without a limit, and make a bucket for every size between the limits.
     """
     for key, value in document.items() if isinstance(document, Mapping) else ():
         for one in value if isinstance(value, list) else [value]:
@@ -91,7 +91,7 @@ def check_dataset_numbers(where: str, document: object) -> None:
 
 
 def wanted_number(within: Range, number: float) -> str:
-    """What to write in the place of a number that is not within the range, such as "write a number above 0"."""
+    """Return what to write instead of a number outside the range, such as "write a number above 0"."""
     if within.above is not None and not number > within.above:
         return f"write a number above {shown(within.above)}"
     if within.minimum is not None and not number >= within.minimum:

@@ -1,4 +1,4 @@
-"""Out of memory inside a toolkit: one message with what to try, in the toolkit's own words, and what was saved."""
+"""Explains that memory ran out inside a toolkit: what to try, in the toolkit's own arguments, and what was saved."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from danceopd_ext.toolkits.hosted.saved_files import Saved
 
-#: what torch, its libraries and its CPU allocator say, in small letters
+#: what torch, its libraries and its CPU allocator say, in lower case
 WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
 
-#: functions of the toolkits and of ours, the work that they do, and who is in whose frames
+#: names of functions, the toolkits' and ours -> the work that they do
 WORK = {
     "sample_images": "drawing previews",
     "encode_texts": "encoding the prompts",
@@ -25,9 +25,9 @@ WORK = {
 }
 LOADING = "loading the model and its teachers"
 
-#: switches of the text encoders in fp8, by either toolkit; a trainer has one of them at most
+#: switches for text encoders in fp8, of both toolkits; a trainer has at most one of them
 FP8_TEXT = ("fp8_llm", "fp8_vl", "fp8_t5", "fp8_text_encoder")
-#: remedies of training, from the one that costs least: argument -> how it is written
+#: remedies in training, the cheapest first: argument -> how to write it
 SWITCHES = {
     "gradient_checkpointing": "gradient_checkpointing = true",
     "fp8_base": "fp8_base = true",
@@ -37,14 +37,14 @@ SWITCHES = {
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of whatever device."""
+    """Return whether memory ran out, on any device."""
     kinds = (MemoryError, getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError))
     text = str(error).lower()
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and any(word in text for word in WORDS))
 
 
 def out_of_memory(error: BaseException, args: Namespace, step: int, training: bool, saved: Saved) -> str:
-    """The message. step: the one that it happened in or before; training: the loop was reached."""
+    """Return the message. step: in or before which it happened; training: whether the loop was reached."""
     where = work_of(error, training)
     given = vars(args)
     if where == "drawing previews":
@@ -62,7 +62,7 @@ def out_of_memory(error: BaseException, args: Namespace, step: int, training: bo
 
 
 def work_of(error: BaseException, training: bool) -> str:
-    """What was done when memory ran out, by the innermost known function in the traceback."""
+    """Return what the run was doing when memory ran out, by the innermost known function in the traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     known = [WORK[frame.name] for frame in frames if frame.name in WORK]
     return known[-1] if known else "step {step}" if training else LOADING
@@ -90,8 +90,8 @@ def _training(given: Mapping[str, object], loading: bool) -> list[str]:
 
 def _kept(given: Mapping[str, object], saved: Saved) -> str:
     if saved.lora or saved.state:
-        what = f"The last LoRA saved is {saved.lora}. " if saved.lora else ""
+        what = f"The last saved LoRA is {saved.lora}. " if saved.lora else ""
         return f"{what}{saved.how_to_continue()}"
     every = given.get("save_every_n_steps")
-    when = f"save_every_n_steps = {every} had not come up" if every else "set save_every_n_steps"
+    when = f"save_every_n_steps = {every} was not reached" if every else "set save_every_n_steps"
     return f"Nothing was saved yet: {when}."

@@ -1,4 +1,4 @@
-"""What a toolkit would only notice after it has loaded everything: tried out before."""
+"""Checks before a run what a toolkit would only notice after it has loaded everything."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from danceopd_ext.toolkits.hosted.teacher_files import Linears, host_layout, net
 from danceopd_ext.toolkits.lock import refuse_second_run
 from danceopd_ext.toolkits.preset_record import check_record
 
-#: what optimizers and their packages raise when they are made of wrong arguments
+#: what optimizers and their packages raise for wrong arguments
 REFUSALS = (TypeError, ValueError, AttributeError, ImportError, AssertionError, RuntimeError, KeyError, SyntaxError)
 
 
 def check_output(args: Namespace, preset: Path, overwrite: bool = False) -> None:
-    """Raise UserError where the run could not save, and where it would replace an earlier result unasked.
+    """Raise UserError if the run could not save, or if it would replace an earlier result by accident.
 
     Toolkits notice the first when they save, and the second not at all.
     """
     if not args.output_dir:
-        raise UserError(f"{preset}: output_dir is empty: name the folder for the LoRA.")
+        raise UserError(f"{preset}: output_dir is empty. Name the folder for the LoRA.")
     check_writable(Path(args.output_dir).absolute(), f"{preset}: output_dir")
     if getattr(args, "logging_dir", None):
         check_writable(Path(args.logging_dir).absolute(), f"{preset}: logging_dir")
     name = args.output_name
     if not name or name in (".", "..") or len(PurePath(name).parts) != 1 or any(mark in name for mark in '/\\:*?"<>|'):
-        raise UserError(f"{preset}: output_name = {name!r}: write a file name without its ending and without folders.")
+        raise UserError(f"{preset}: output_name = {name!r}: write a file name without folders and without a suffix.")
     refuse_traps(Path(args.output_dir), name, ("sample", "cache"))
     refuse_second_run(Path(args.output_dir), name)
     refuse_overwriting(Path(args.output_dir), name, overwrite, args.resume)
@@ -50,7 +50,7 @@ def check_output(args: Namespace, preset: Path, overwrite: bool = False) -> None
 def check_precision(args: Namespace, preset: Path) -> None:
     """Raise UserError for fp16 without an accelerator: its scaling of gradients only works on one."""
     if args.mixed_precision == "fp16" and not any(_available(name) for name in ("cuda", "xpu", "mps")):
-        raise UserError(f'{preset}: mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16".')
+        raise UserError(f'{preset}: mixed_precision = "fp16" needs a GPU. Without a GPU, write "no" or "bf16".')
 
 
 def _available(name: str) -> bool:
@@ -65,7 +65,7 @@ def check_optimizer(
     make_schedule: Callable[[Namespace, Any], Any],
     local: bool = False,
 ) -> None:
-    """Make the toolkit's own optimizer and schedule for one small weight. Raises UserError for what does not fit.
+    """Make the toolkit's own optimizer and schedule for one small weight. Raises UserError if that fails.
 
     The two functions are the toolkit's; they get copies of the arguments, which some of them change. `local`: see
     installed.class_at.
@@ -86,22 +86,23 @@ def check_optimizer(
 
 
 def check_lora_files(args: Namespace, preset: Path) -> None:
-    """Raise UserError for a LoRA that the toolkit would unpickle, which can run code; it goes by the file's ending."""
+    """Raise UserError for a LoRA that the toolkit would unpickle, which can run code; its suffix decides."""
     for name in ("network_weights", "base_weights"):
         given = getattr(args, name, None) or []
         for place in [given] if isinstance(given, str) else given:
             if PurePath(place).suffix != ".safetensors":
                 raise UserError(
-                    f'{preset}: {name} = "{place}": the toolkit opens any file but .safetensors as a pickle, which can '
-                    "run code. Name a file that ends in .safetensors (python -m danceopd_ext convert makes one)."
+                    f'{preset}: {name} = "{place}": the toolkit unpickles every file except .safetensors, and a '
+                    "pickle can run code. Name a file that ends in .safetensors (python -m danceopd_ext convert "
+                    "makes one)."
                 )
 
 
 def check_teachers(options: DanceOPDSection, names: LayerNames | None, title: str, linears: Linears | None) -> None:
     """Read every teacher's LoRA as the run will. Raises UserError that names teacher and file.
 
-    linears: the layers of the model's file; None where they are not known. Then a LoRA is held against the layers of
-    the published model, or where these are not known either, it is only opened.
+    linears: the layers of the model's file; None if they are unknown. Then a LoRA is compared with the layers of the
+    published model; if these are unknown, too, it is only opened.
     """
     if linears is None and names is None:
         for name, teacher in options.teachers.items():
@@ -120,7 +121,7 @@ def check_teachers(options: DanceOPDSection, names: LayerNames | None, title: st
 
 
 def _later(note: str) -> None:
-    """The files are read again when the teachers are attached, and their notes told then."""
+    """Drop the note: the files are read again when the teachers are attached, and the notes are printed then."""
 
 
 def _tried(what: str, make: Callable[[], Any]) -> Any:
@@ -128,7 +129,7 @@ def _tried(what: str, make: Callable[[], Any]) -> Any:
         return make()
     except REFUSALS as error:
         reason = str(error).split(" / ")[0].strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{what}: the toolkit cannot make it: {reason[0].rstrip('.')}.{_remedy(error)}") from error
+        raise UserError(f"{what}: the toolkit cannot create it: {reason[0].rstrip('.')}.{_remedy(error)}") from error
 
 
 def _remedy(error: Exception) -> str:
@@ -149,7 +150,7 @@ def _shown(value: Any) -> str:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the toolkit's own lines about the optimizer: it says them again when it makes the real one."""
+    """Hide the toolkit's own lines about the optimizer: it prints them again when it makes the real one."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -159,9 +160,9 @@ def _silence() -> Iterator[None]:
 
 
 def check_paths(where: str, document: Mapping[str, Any], names: tuple[str, ...]) -> list[Path]:
-    """The paths that a dataset configuration names, if all are there. Raises UserError that names key and path.
+    """Return the paths that a dataset configuration names. Raises UserError, naming key and path, if one is missing.
 
-    names: keys that hold a path, in any table of it.
+    names: keys whose values are paths, in any of its tables.
     """
     found = []
     for key, value in document.items():
@@ -172,7 +173,7 @@ def check_paths(where: str, document: Mapping[str, Any], names: tuple[str, ...])
         if key in names and isinstance(value, str) and value:
             if not os.path.exists(value):
                 raise UserError(
-                    f'{where}: {key} = "{value}": there is no such file or folder (relative paths are read from '
+                    f'{where}: {key} = "{value}": there is no such file or folder (relative paths start in '
                     f"{Path.cwd()})."
                 )
             found.append(Path(value))

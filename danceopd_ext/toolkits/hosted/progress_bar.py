@@ -1,4 +1,4 @@
-"""The losses of the routes in the toolkit's own progress bar."""
+"""Shows the losses of the routes in the toolkit's own progress bar."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-#: how both toolkits call the bar of their training loop
+#: what both toolkits call the bar of their training loop
 STEPS = "steps"
 
 
 @contextmanager
 def route_losses(trainer: type, losses: Callable[[], Mapping[str, str]]) -> Iterator[None]:
-    """Inside, the bar that the trainer's module makes shows `losses()` beside what the toolkit shows.
+    """Show `losses()` in the bar of the trainer's module inside the block, after the toolkit's own values.
 
-    trainer: the toolkit's class. Both toolkits import tqdm into the module in which `train` is; one that does not is
-    left as it is. The bar is closed at the end, so that what is said after an error begins on a line of its own.
+    trainer: the toolkit's class. Both toolkits import tqdm into the module that defines `train`; without that nothing
+    changes. The bar is closed at the end, so that a message after an error begins on a new line.
     """
     module = trainer.train.__globals__
     before = module.get("tqdm")
@@ -33,7 +33,7 @@ def route_losses(trainer: type, losses: Callable[[], Mapping[str, str]]) -> Iter
 
 
 def _with_losses(bar: type, losses: Callable[[], Mapping[str, str]], made: list[Any]) -> type:
-    """The kind of bar, for which `made` will list those of the training loop."""
+    """Return a class of bars; `made` collects the bars of the training loop."""
 
     class BarWithLosses(bar):
         def __init__(self, *given: Any, **named: Any):

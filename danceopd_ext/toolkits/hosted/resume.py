@@ -1,8 +1,8 @@
-"""Resume so that the run gives the same result as one that was not stopped.
+"""Resumes a run with bit-identical results.
 
 The toolkits restore weights, optimizer and schedule, but count steps (file names, the end, previews) and read the data
 from the start again. So the start is replayed: the toolkit's own loop runs over the data of the steps that are done,
-without the model, and the state is loaded where it was saved. What follows is then the same to the last bit.
+without the model, and the state is loaded at the step at which it was saved.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUIET = {
 
 
 class Replay:
-    """The steps before a saved state, run without the model. `quiet` while nothing is to be saved, drawn or logged."""
+    """The steps before a saved state, run without the model. `quiet`: nothing is saved, drawn or logged now."""
 
     def __init__(self, folder: Path, step: int, loss: float):
         self.folder, self.step, self.loss = folder, step, loss
@@ -39,11 +39,11 @@ class Replay:
         self._trackers: list[Any] = []
 
     def is_over(self, args: Namespace, accelerator: Any) -> bool:
-        """Whether a micro-batch is to be learnt from; called before each."""
+        """Return whether to train on the next micro-batch; call it before each."""
         if not self.quiet:
             return True
         if self._kept is None:
-            self.check_end(args.max_train_steps)  # which the toolkit may have counted from max_train_epochs
+            self.check_end(args.max_train_steps)  # the toolkit may have computed it from max_train_epochs
             self._kept = {name: value for name, value in vars(args).items() if name in QUIET}
             vars(args).update((name, QUIET[name]) for name in self._kept)
             self._trackers, accelerator.trackers = accelerator.trackers, []
@@ -54,7 +54,7 @@ class Replay:
         return self.loaded
 
     def check_end(self, max_train_steps: int) -> None:
-        """Raise UserError where nothing is left to do."""
+        """Raise UserError if nothing is left to do."""
         if self.step >= max_train_steps:
             raise UserError(
                 f'resume = "{self.folder}" is at step {self.step} of max_train_steps = {max_train_steps}: nothing is '
@@ -62,43 +62,48 @@ class Replay:
             )
 
     def zero_loss(self, network: torch.nn.Module) -> torch.Tensor:
-        """A loss that teaches nothing and reads as the mean of those before; some optimizers want a gradient."""
+        """Return a loss without effect, with the value of the earlier mean loss; some optimizers need a gradient."""
         weight = next(parameter for parameter in network.parameters() if parameter.requires_grad)
         return weight.sum() * 0 + self.loss
 
     def after_step(self, step: int, accelerator: Any) -> None:
-        """The toolkit has counted to `step`. Load the state when that is where it was saved."""
+        """Load the state if it was saved at `step`, which the toolkit has reached."""
         if step != self.step or self.loaded:
             return
         micro_batch = accelerator.step
         accelerator.load_state(str(self.folder))
-        accelerator.step = micro_batch  # of the loop that runs, should accumulation have changed
+        accelerator.step = micro_batch  # of the loop that runs, in case the accumulation has changed
         self.loaded = True
 
 
 def take_resume(args: Namespace) -> Replay | None:
-    """What args.resume names, taken away from the toolkit. Raises UserError if it is not a state of such a run."""
+    """Return what args.resume names and hide it from the toolkit. Raises UserError if it is not a state of our run."""
     if not args.resume:
         return None
-    if args.resume_from_huggingface:  # what is checked here would not be what accelerate then unpickles
+    if args.resume_from_huggingface:  # the files checked here would not be those that accelerate unpickles
         raise UserError("resume_from_huggingface is not supported here: download the state and name its folder.")
     given = [name for name in ("initial_epoch", "initial_step") if getattr(args, name, None) is not None]
     given += ["skip_until_initial_step"] if getattr(args, "skip_until_initial_step", None) else []
     if given:
-        raise UserError(f"{given[0]}: a resumed run goes on where its state was saved. Remove {' and '.join(given)}.")
+        raise UserError(
+            f"{given[0]}: a resumed run continues from the step of its state. Remove {' and '.join(given)}."
+        )
     folder = Path(args.resume)
     if not os.path.isdir(folder):
-        raise UserError(f'resume = "{args.resume}": there is no such folder. States are folders that end in -state.')
+        raise UserError(
+            f'resume = "{args.resume}": there is no such folder. The name of a state folder ends in -state.'
+        )
     if not os.path.lexists(folder / PROGRESS_FILE):
         raise UserError(
-            f'resume = "{args.resume}" is not a state of a DanceOPD run: it has no {PROGRESS_FILE}. States are made by '
-            "save_state = true, in folders that end in -state. To start from a LoRA, use network_weights."
+            f'resume = "{args.resume}" is not a state of a DanceOPD run: it has no {PROGRESS_FILE}. With save_state = '
+            "true, a run saves states in folders whose names end in -state. To start from a LoRA, use network_weights."
         )
     try:
         state = read_progress(folder)
     except UserError as error:
         raise UserError(
-            f'resume = "{args.resume}": {PROGRESS_FILE} is damaged or holds more than numbers. Resume from an earlier '
+            f'resume = "{args.resume}": {PROGRESS_FILE} is damaged or contains more than numbers. Resume from an '
+            "earlier "
             f"state. {error}"
         ) from error
     replay = Replay(folder, state["step"], state["loss"])

@@ -1,4 +1,4 @@
-"""Which data belongs to which teacher, and how often each is seen, in a toolkit's own dataset."""
+"""Repeats the data of each route in a toolkit's own dataset so that it comes up by its weight."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from danceopd_ext.method import derive_seed
 
 T = TypeVar("T", bound=Hashable)
 
-#: a route is repeated at most so often against the one that is repeated least
+#: a route is repeated at most this many times
 MOST_REPEATS = 1000
 
 
 def balanced(entries: Mapping[str, Sequence[T]], weights: Mapping[str, float], seed: int) -> dict[str, list[T]]:
-    """Repeat each route's entries so that their numbers stand to each other as the weights.
+    """Repeat each route's entries so that their numbers are proportional to the weights (`[danceopd.routes]`).
 
-    A toolkit draws its data evenly, so this makes a route come up by its weight, whatever the sizes of the data sets
-    (`[danceopd.routes]`). Every entry of a route with a weight stays; which of them appear once more than others is
-    drawn from the seed. A route of weight 0 is left out.
+    A toolkit draws its data evenly, so each route comes up by its weight, whatever the sizes of the datasets. Every
+    entry of a route with a weight stays; the seed decides which appear once more than others. A route of weight 0 is
+    left out.
     """
     drawn = {name: list(items) for name, items in entries.items() if items and weights[name] > 0}
     if not drawn:

@@ -1,4 +1,4 @@
-"""Run a toolkit's own `train(args)`, with what belongs around it."""
+"""Runs a toolkit's own `train(args)`, and turns interruptions and full memory or disks into one message."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from danceopd_ext.toolkits.preset_record import write_record
 
 
 def run_alone(trainer: Any, args: Namespace, preset: HostedPreset, notes: Sequence[str | None]) -> None:
-    """`run_trainer` as the only run of its output_name, after the notes for the user (None: there is none).
+    """Call `run_trainer` as the only run of its output_name, after printing the notes (None is skipped).
 
-    Raises UserError if another run holds the name, and what `run_trainer` raises.
+    Raises UserError if another run uses the name, and what `run_trainer` raises.
     """
     options, folder = preset.danceopd, Path(args.output_dir)
     trainer.preset_as_used = hosted_preset(preset, args, name_of)
@@ -38,18 +38,18 @@ def run_alone(trainer: Any, args: Namespace, preset: HostedPreset, notes: Sequen
 
 
 def saved_lora(trainer: Any, wanted: Path, toolkit: str) -> Path:
-    """Where the LoRA is that was to be `wanted`. Raises TrainingError if the toolkit has ended without one."""
+    """Return where the LoRA `wanted` was saved. Raises TrainingError if the toolkit ended without one."""
     saved = trainer.session.saves.lora(wanted) if trainer.session else wanted
     if is_first_process() and not saved.is_file():
-        raise TrainingError(f"{toolkit} stopped without saving a LoRA; its own messages above say why.")
+        raise TrainingError(f"{toolkit} stopped without saving a LoRA. Its own messages above say why.")
     return saved
 
 
 def run_trainer(trainer: Any, args: Namespace) -> None:
-    """Train. The trainer makes its `session` (see session.py) when the toolkit's loop starts, and has None before.
+    """Train. The trainer makes its `session` (see session.py) when the toolkit's loop starts; before, it is None.
 
-    Raises Stopped after Ctrl-C and its like, and TrainingError if memory or the disk runs out; the toolkit's other
-    errors pass through.
+    Raises Stopped after Ctrl-C and similar requests, and TrainingError if memory or the disk is full. The toolkit's
+    other errors pass through.
     """
     start = time.time()
     with route_losses(type(trainer), lambda: trainer.session.shown() if trainer.session else {}):
@@ -77,6 +77,6 @@ def run_trainer(trainer: Any, args: Namespace) -> None:
 
 
 def stopped_at_once(step: int, saved: Saved) -> str:
-    """The last line of a run that did not finish this step."""
-    kept = f"{saved.lora} is the last that was saved" if saved.lora else "nothing of this run was saved"
+    """Return the last line of a run that did not finish this step."""
+    kept = f"the last saved LoRA is {saved.lora}" if saved.lora else "this run saved nothing"
     return f"stopped at once in step {step}: {kept}. {saved.how_to_continue()}".strip()

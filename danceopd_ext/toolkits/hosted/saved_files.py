@@ -1,4 +1,4 @@
-"""What a toolkit has saved in this run so far: both name files and folders after the step."""
+"""Finds what a toolkit has saved in this run; both toolkits name files and folders after the step."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Saved:
-    """The newest LoRA of a run and the newest state; None where there is none."""
+    """The newest LoRA of a run and the newest state; None if nothing was saved."""
 
     lora: Path | None = None
     state: Path | None = None
 
     def how_to_continue(self) -> str:
-        """One or two sentences with the flag that continues from here; empty if nothing was saved."""
+        """Return one or two sentences with the flag to continue from here; empty if nothing was saved."""
         if self.state:
             return f"Resume with: --resume {self.state}"
         if self.lora:
             return (
-                f"No state was saved: --network_weights {self.lora} starts a new run from this LoRA. "
-                "With save_state = true the next run can be resumed."
+                f"No state was saved. To start a new run from this LoRA, use --network_weights {self.lora}. "
+                "To be able to resume the next run, set save_state = true."
             )
         return ""
 
 
 def saved_since(args: Namespace, start: float) -> Saved:
-    """The newest of this run. start: when the run began, in seconds since the epoch."""
-    return _newest(args, lambda path, _: path.stat().st_mtime >= start - 2)  # FAT counts by 2 s
+    """Return the newest files of this run. start: when it began, in seconds since the epoch."""
+    return _newest(args, lambda path, _: path.stat().st_mtime >= start - 2)  # FAT rounds to 2 s
 
 
 def saved_at(args: Namespace, step: int) -> Saved:
-    """What was saved of this step."""
+    """Return what was saved at this step."""
     return _newest(args, lambda _, other: other == step)
 
 

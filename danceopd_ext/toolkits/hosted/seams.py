@@ -1,7 +1,7 @@
-"""The border between our code and a toolkit's, where another version of the toolkit shows.
+"""Checks the seams between our code and a toolkit's, which differ between versions of the toolkit.
 
-Signatures and returned tuples are compared before anything is loaded; a call of a seam is passed on as it came, with
-whatever a version adds; and an error at the border is told as what it is.
+Signatures and returned tuples are compared before anything is loaded. A call of a seam is passed on unchanged, with
+arguments that a version adds. An error at a seam is reported as a difference of versions.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from types import ModuleType
 from typing import Any
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.checkout import Checkout, tested_with
+from danceopd_ext.toolkits.hosted.checkout import Checkout, tested_versions
 
-#: our own code, and the part of it that meets the toolkits
+#: our own code, and the part of it that calls the toolkits
 OUR_CODE = Path(__file__).resolve().parents[2]
 TOOLKIT_CODE = Path(__file__).resolve().parents[1]
 
-#: what Python raises when a call, a name, an entry or a tuple is not what the caller expects
+#: what Python raises if a call, a name, an entry or a tuple is not as the caller expects
 MISMATCH_ERRORS = (TypeError, AttributeError, ImportError, KeyError, ValueError)
 
 
 class ToolkitChanged(Exception):
-    """Something of the toolkit is not as in any version that is known; the text says what."""
+    """A part of the toolkit differs from all known versions; the text says which part and how."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Call:
     returns: int | None = None
 
     def problems(self) -> list[str]:
-        """What is not as we call it, each as `name lacks ...`."""
+        """Return how it differs from our call, each as `name lacks ...`."""
         name = self.place.partition(":")[2]
         try:
             found = find_object(self.place)
@@ -62,7 +62,7 @@ class Call:
             return [f"{name} lacks {', '.join(missing)}"]
         moved = [one for place, one in enumerate(self.order) if one and names[place : place + 1] != [one]]
         if moved:
-            return [f"{name} does not take {', '.join(moved)} where it is given"]
+            return [f"{name} does not take {', '.join(moved)} at the expected position"]
         given = {*names[: len(self.order)], *self.named, *self.known}
         more = [one for one, parameter in parameters.items() if one not in given and _required(parameter)]
         if more:
@@ -74,8 +74,8 @@ class Call:
 class Seams:
     """The methods of a trainer that are overridden or called.
 
-    methods: name -> parameters that are relied on; "a|b" is one that goes by either name. returns: name -> how many
-    values it returns, where somebody unpacks them. calls: what else of the toolkit we call.
+    methods: name -> parameters that we use; "a|b" is one with either name. returns: name -> how many values it
+    returns, if they are unpacked. calls: other functions and classes of the toolkit that we call.
     """
 
     methods: Mapping[str, tuple[str, ...]]
@@ -84,7 +84,7 @@ class Seams:
 
 
 def find_object(place: str) -> Any:
-    """The object at "module:name.name". Raises ImportError and AttributeError."""
+    """Return the object at "module:name.name". Raises ImportError and AttributeError."""
     module, _, names = place.partition(":")
     found = importlib.import_module(module)
     for name in names.split("."):
@@ -93,13 +93,13 @@ def find_object(place: str) -> Any:
 
 
 def supported(function: Callable, **known: Any) -> dict[str, Any]:
-    """Those of the keyword arguments that this version of a function takes."""
+    """Return those of the keyword arguments that this version of a function takes."""
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in known.items() if name in parameters}
 
 
 def unpacked(value: Any, count: int, name: str) -> tuple[Any, ...]:
-    """The values that a function of the toolkit returned, if they are `count`. Raises Changed."""
+    """Return a toolkit function's values as a tuple. Raises ToolkitChanged if there are not `count` of them."""
     found = len(value) if isinstance(value, (tuple, list)) else 1
     if found != count:
         raise ToolkitChanged(f"{name} returns {found} value{'s' * (found != 1)}, not {count}")
@@ -107,9 +107,9 @@ def unpacked(value: Any, count: int, name: str) -> tuple[Any, ...]:
 
 
 class SeamCall:
-    """One call of a seam: its arguments by the names that the toolkit's own method gives them, in any order.
+    """One call of a seam: its arguments by the names in the toolkit's own method, in any order.
 
-    `method`: the toolkit's own, bound to its trainer. What a version adds is passed on unseen.
+    `method`: the toolkit's own, bound to its trainer. Arguments that a version adds are passed on.
     """
 
     def __init__(self, method: Callable, given: Sequence[Any], named: Mapping[str, Any]):
@@ -117,7 +117,7 @@ class SeamCall:
         self.bound.apply_defaults()
 
     def __getitem__(self, name: str) -> Any:
-        """`name`: or "a|b", what goes by either. Raises Changed where the method has no such parameter."""
+        """Return an argument; "a|b" is one with either name. Raises ToolkitChanged if the method lacks it."""
         for one in name.split("|"):
             if one in self.bound.arguments:
                 return self.bound.arguments[one]
@@ -127,26 +127,26 @@ class SeamCall:
         return tuple(self[name] for name in names)
 
     def call_original(self, **instead: Any) -> Any:
-        """What the toolkit's own method makes of the call; `instead`: other values for some arguments."""
+        """Call the toolkit's own method; `instead`: other values for some arguments."""
         self.bound.arguments.update(instead)
         return self.method(*self.bound.args, **self.bound.kwargs)
 
 
 def trainer_of(module: ModuleType, name: str, checkout: Checkout) -> type:
-    """The toolkit's trainer. Raises UserError where its script has no class of this name."""
+    """Return the toolkit's trainer. Raises UserError if its script has no class of this name."""
     found = getattr(module, name, None)
     if not isinstance(found, type):
         raise UserError(
-            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) is not a version that this works "
-            f"with: {module.__name__}.{name} is missing. {tested_with(checkout.toolkit)}; check one of these out."
+            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) is not supported: "
+            f"{module.__name__}.{name} is missing. Check out a tested version: {tested_versions(checkout.toolkit)}."
         )
     return found
 
 
 def check_seams(cls: type, seams: Seams, checkout: Checkout) -> None:
-    """Check a toolkit's trainer, and what else we call, for methods, parameters and returned tuples as we know them.
+    """Check the methods, parameters and returned tuples of a toolkit's trainer, and of all that we call.
 
-    Raises UserError: better before the model is loaded than in the middle of a run.
+    Raises UserError before the model is loaded, not in the middle of a run.
     """
     problems = []
     for name, parameters in seams.methods.items():
@@ -163,13 +163,13 @@ def check_seams(cls: type, seams: Seams, checkout: Checkout) -> None:
     problems += [problem for call in seams.calls for problem in call.problems()]
     if problems:
         raise UserError(
-            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) is not a version that this works "
-            f"with: {'; '.join(problems)}. {tested_with(checkout.toolkit)}; check one of these out."
+            f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) is not supported: "
+            f"{'; '.join(problems)}. Check out a tested version: {tested_versions(checkout.toolkit)}."
         )
 
 
 def version_error(error: Exception, checkout: Checkout, seams: Iterable[str]) -> UserError | None:
-    """An error at the border as a message, if another version of the toolkit is what it shows; None otherwise.
+    """Return an error at a seam as a message, if it shows another version of the toolkit; None otherwise.
 
     `seams`: our methods that the toolkit calls. In a tested version only `ToolkitChanged` counts: any other error is a
     bug of ours or of the toolkit's, and its traceback helps.
@@ -187,12 +187,12 @@ def version_error(error: Exception, checkout: Checkout, seams: Iterable[str]) ->
         where = f"{Path(frame.filename).name}:{frame.lineno}, {frame.name} ({type(error).__name__}: {text})"
     return UserError(
         f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) has changed: {where}. "
-        f"{tested_with(checkout.toolkit)}; check one of these out."
+        f"Check out a tested version: {tested_versions(checkout.toolkit)}."
     )
 
 
 def _meeting_frame(error: Exception, folder: Path, seams: Iterable[str]) -> traceback.FrameSummary | None:
-    """The frame in which the error arose, if that is where our code and the toolkit's meet."""
+    """Return the frame that raised the error, if our code and the toolkit's meet there."""
     frames = traceback.extract_tb(error.__traceback__)
     near = [frame for frame in frames if OUR_CODE in _path(frame).parents or folder.resolve() in _path(frame).parents]
     if not near or (isinstance(error, ValueError) and "unpack" not in str(error) and "zip()" not in str(error)):
@@ -220,19 +220,19 @@ def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def _returned(function: Callable, count: int | None) -> list[str]:
-    """Where the function's own source returns a tuple of another length."""
+    """Return a problem if the function's own source returns a tuple of another length."""
     if count is None:
         return []
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
-        return []  # no source to read: the run will show
+        return []  # without source only the run can show it
     found = {len(values) for values in _tuples(tree.body[0])} - {count}
     return [f"returns {', '.join(map(str, sorted(found)))} values, not {count}"] if found else []
 
 
 def _tuples(function: ast.AST) -> list[list[ast.expr]]:
-    """The tuples that a function returns; those of functions in it are not its own."""
+    """Return the tuples that a function returns, without those of functions inside it."""
     found = []
     waiting = list(ast.iter_child_nodes(function))
     while waiting:

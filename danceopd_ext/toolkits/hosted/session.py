@@ -1,8 +1,7 @@
-"""What accompanies the toolkit's own loop from step to step: the JSONL log, the losses for its bar, and Ctrl-C.
+"""Accompanies the toolkit's own loop from step to step: the JSONL log, the losses for its bar, and Ctrl-C.
 
-The loop belongs to the toolkit, so Ctrl-C works through its arguments: in the step that is to be the last one,
-`save_every_n_steps` becomes 1, the toolkit saves after that step as it always does, and the next micro-batch leaves the
-loop by an exception.
+The loop belongs to the toolkit, so Ctrl-C works through its arguments: in the last step `save_every_n_steps` becomes 1,
+the toolkit saves after that step as usual, and the next micro-batch leaves the loop with an exception.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from danceopd_ext.toolkits.hosted.saved_files import saved_at
 from danceopd_ext.toolkits.native.stop import SIGNALS, StopRequest
 from danceopd_ext.toolkits.tracker_guard import guard_trackers
 
-#: the toolkits' arguments in the step after which the run stops: save, and do not draw or validate any more
+#: the toolkits' arguments in the last step of a stopped run: save, and neither draw nor validate
 LAST_STEP = {
     "save_every_n_steps": 1,
     "save_every_n_epochs": None,
@@ -41,7 +40,7 @@ LAST_STEP = {
 
 
 class Session:
-    """One run. `begin` and `end` go around each micro-batch that is learnt from; the trainer must `close` it.
+    """One run. `begin` and `end` go around each training micro-batch; the trainer must `close` it.
 
     args: the toolkit's. distiller: the run's; its progress counts the steps, also of a resumed run.
     """
@@ -51,7 +50,7 @@ class Session:
         self.stop = StopRequest()
         self.stopping = False
         self.current = 0
-        """The step whose micro-batches, backward or optimizer are at work, counted from 1."""
+        """The step that is running, counted from 1."""
         self.journal: HostedJournal | None = None
         self._totals = StepTotals(list(distiller.options.teachers))
         self._pending: tuple[int, StepTotals, float | None] | None = None
@@ -65,11 +64,11 @@ class Session:
 
     @property
     def step(self) -> int:
-        """The optimizer steps that are done, counting the one whose last micro-batch has ended."""
+        """Return the optimizer steps that are done, with the one whose last micro-batch has ended."""
         return self.distiller.progress.step
 
     def begin(self) -> None:
-        """Before a micro-batch. Raises Stopped if the step before was the last one; it is saved by now."""
+        """Start a micro-batch. Raises Stopped if the step before was the last one, which is saved by now."""
         self._write()
         self.current = self.step + 1
         if self.stopping:
@@ -86,7 +85,7 @@ class Session:
             self.stop.__enter__()
 
     def end(self) -> None:
-        """After a micro-batch's loss was made, before its backward."""
+        """End a micro-batch after its loss and before its backward."""
         self._totals.add(self.distiller.outcome, self.distiller.routes)
         if not self.accelerator.sync_gradients:
             return
@@ -98,13 +97,13 @@ class Session:
             vars(self.args).update({name: value for name, value in LAST_STEP.items() if hasattr(self.args, name)})
 
     def outcome(self) -> str:
-        """What was saved, and how to go on."""
+        """Return what was saved and how to continue."""
         saved = self.saves.of_step(self.step, saved_at(self.args, self.step))
         what = f", saved {saved.lora}" if saved.lora else ""
         return f"stopped after step {self.step}{what}. {saved.how_to_continue()}".strip()
 
     def shown(self) -> dict[str, str]:
-        """The recent loss of each route, for the toolkit's progress bar."""
+        """Return the recent loss of each route, for the toolkit's progress bar."""
         return self.journal.shown() if self.journal else {}
 
     def close(self) -> None:
@@ -125,7 +124,7 @@ class Session:
         return bool(numbers[-1])
 
     def _measure(self) -> None:
-        """Measure the toolkit's own backward, clipping and optimizer; log a step when its optimizer has done it."""
+        """Measure the toolkit's own backward, clipping and optimizer; log a step after its optimizer."""
         accelerator, clock = self.accelerator, self.journal.clock
         backward, clip = accelerator.backward, accelerator.clip_grad_norm_
 
@@ -160,7 +159,7 @@ class Session:
 
 
 def _learning_rate(accelerator: Any) -> float | None:
-    """The rate of this step, as its optimizer has it; with what Prodigy and D-Adaptation found out (their `d`)."""
+    """Return the learning rate of this step, times what Prodigy and D-Adaptation found (their `d`)."""
     optimizers = _optimizers(accelerator)
     if not optimizers:
         return None
@@ -173,12 +172,12 @@ def _optimizers(accelerator: Any) -> list[Any]:
 
 
 def keep_workers_alive(accelerator: Any) -> Callable[[], None]:
-    """Let the processes that load data ignore requests to stop, which a console or a service manager sends to all.
+    """Let the data-loading processes ignore requests to stop, which a console or a service manager sends to all.
 
-    The step needs them. Returns what lets SIGTERM end them again, as torch and Python do when they are not needed.
+    The step needs them. Returns a function after which SIGTERM ends them again, as torch and Python expect.
     """
     needed = multiprocessing.Value("b", 1, lock=False)
-    for loader in getattr(accelerator, "_dataloaders", []):  # likewise
+    for loader in getattr(accelerator, "_dataloaders", []):  # has no public name, either
         getattr(loader, "base_dataloader", loader).worker_init_fn = partial(ignore_requests, needed)
 
     def release() -> None:
@@ -188,7 +187,7 @@ def keep_workers_alive(accelerator: Any) -> Callable[[], None]:
 
 
 def ignore_requests(needed: Any, _worker: int) -> None:
-    """What a data-loading process does at its start. needed: a shared number, 0 when SIGTERM may end the process."""
+    """Prepare a data-loading process at its start. needed: a shared number, 0 if SIGTERM may end the process."""
     for number in SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

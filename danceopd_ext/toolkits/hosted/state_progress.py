@@ -1,4 +1,4 @@
-"""Our own part of a state that a toolkit saved: how far the run was."""
+"""Reads our own part of a state that a toolkit saved: how far the run was."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from danceopd_ext.errors import UserError, few_letters
 from danceopd_ext.foreign.tensors import read_pickle
 
-#: accelerate's name of the file that holds our Progress, the first object that is registered with it
+#: accelerate's name for the file of our Progress, the first object that is registered
 PROGRESS_FILE = "custom_checkpoint_0.pkl"
 #: more steps than any run has
 MOST_STEPS = 10**9
-#: what a float can be
+#: the largest float
 LARGEST_LOSS = sys.float_info.max
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """Return {"step": optimizer steps done, "loss": their mean loss} of a state folder.
 
-    Raises UserError, which names the file, where it is missing, damaged or not ours.
+    Raises UserError, which names the file, if it is missing, damaged or not ours.
     """
     file = folder / PROGRESS_FILE
     found = read_pickle(file, "progress of the state")

@@ -1,4 +1,4 @@
-"""Teachers' LoRA files, of any dialect, under the names that a toolkit's own network module reads."""
+"""Reads the teachers' LoRA files, of any dialect, under the names that a toolkit's own network module reads."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from danceopd_ext.toolkits.hosted.console import tell
 Linears = Mapping[str, tuple[int, int]]
 
 _NOT_HERE = (
-    'The toolkit\'s networks hold plain factors only. Use toolkit = "native", or make a plain LoRA of the file with'
-    " `danceopd convert ... --rank N`, where its kind allows that."
+    'The toolkit\'s networks support only plain LoRA factors. Use toolkit = "native", or convert the file to a plain'
+    " LoRA with `danceopd convert ... --rank N`, if its kind allows that."
 )
 
 
 def linear_layers(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """The linear layers of the toolkit's transformer, before any network is applied to it."""
+    """Return the linear layers of the toolkit's transformer. Call it before a network is applied."""
     modules = transformer.named_modules()
     return {name: (m.out_features, m.in_features) for name, m in modules if isinstance(m, torch.nn.Linear)}
 
 
 def host_layout(names: LayerNames | None, name: str, linears: Linears) -> Layout:
-    """The LoRA names of the toolkit's transformer. Its layers are called as diffusers has them, or natively.
+    """Return the LoRA names of the toolkit's transformer, whose layers have diffusers' names or the native ones.
 
-    `names` None: an architecture of which we know no other names than the toolkit's own (`name` is for messages).
+    `names` None: for this architecture only the toolkit's own names are known (`name` is for messages).
     """
     if names is None:
         own = {layer: (layer,) for layer in linears}
@@ -51,19 +51,19 @@ def host_layout(names: LayerNames | None, name: str, linears: Linears) -> Layout
 
 
 def _layout(names: LayerNames, layers: list[str], own: str) -> Layout:
-    """`own`: whose names the toolkit's transformer has."""
+    """Return the layout; `own`: whose names the toolkit's transformer has."""
     return replace(names.layout_of(dict.fromkeys(layers)), kohya_names=own, comfyui_names=own)
 
 
 def read_teachers(options: DanceOPDSection, layout: Layout, say: Callable[[str], None] = tell) -> dict[str, Lora]:
-    """The LoRA of every teacher that has one, its files combined. Raises UserError naming teacher, file and remedy.
+    """Return the LoRA of every teacher that has one, its files combined. Raises UserError naming teacher and file.
 
-    `say` gets a note on what is left out of the files, and on a teacher that changes nothing.
+    `say` gets notes on layers that are left out, and on a teacher that changes nothing.
     """
     loras = {}
     for name, teacher in options.teachers.items():
         if name == STUDENT:
-            raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose another word.')
+            raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}". Choose another name.')
         try:
             parts = [read_lora(place, layout, **teacher.ignored) for place in teacher.loras]
         except UserError as error:
@@ -78,10 +78,10 @@ def read_teachers(options: DanceOPDSection, layout: Layout, say: Callable[[str],
 
 
 def network_tensors(name: str, lora: Lora, layout: Layout, linears: Linears) -> dict[str, torch.Tensor]:
-    """The teacher as a kohya state dict in the toolkit's own layer names, float32, alpha = rank.
+    """Return the teacher as a kohya state dict with the toolkit's own layer names, float32, alpha = rank.
 
-    LoHa and LoKr changes become plain factors, exactly. Raises UserError when that would be larger than the layers
-    themselves, for a DoRA, and when a layer has another size than the model's.
+    LoHa and LoKr changes become plain factors, exactly. Raises UserError if these would be larger than the layers, for
+    a DoRA, and if a layer's size differs from the model's.
     """
     try:
         plain = low_rank(lora, _NOT_HERE)
@@ -103,14 +103,14 @@ def network_tensors(name: str, lora: Lora, layout: Layout, linears: Linears) -> 
 
 
 def left_out(tensors: Iterable[str], network: Any) -> tuple[list[str], int]:
-    """The layers of a teacher's state dict that the toolkit's network did not make, and how many layers there are.
+    """Return the layers of a teacher's state dict that the toolkit's network lacks, and how many layers there are.
 
-    The toolkits' network modules leave out, silently, what they do not know.
+    The toolkits' network modules silently leave out layers that they do not know.
     """
     wanted = {key.partition(".")[0] for key in tensors}
     return sorted(wanted - {module.lora_name for module in network.unet_loras}), len(wanted)
 
 
 def autocast_dtype(mixed_precision: str | None) -> torch.dtype:
-    """What a toolkit computes in. A teacher kept in it gives the same numbers as in float32, at half the memory."""
+    """Return a toolkit's compute dtype. A teacher in it gives the same numbers as in float32, with half the memory."""
     return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(mixed_precision, torch.float32)

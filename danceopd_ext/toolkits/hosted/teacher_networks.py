@@ -1,6 +1,6 @@
-"""Teachers' LoRAs on a toolkit's one transformer, as networks of the toolkit's own.
+"""Puts the teachers' LoRAs on a toolkit's one transformer, as networks of the toolkit.
 
-They are never given to accelerator.prepare: they are not trained, and its save hook would take one for the student.
+They never go through accelerator.prepare: they are not trained, and its save hook would confuse one with the student.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from danceopd_ext.toolkits.hosted.teacher_files import (
     read_teachers,
 )
 
-#: a kohya state dict -> the toolkit's network of its layers and ranks, not applied yet and without its weights
+#: a kohya state dict -> the toolkit's network with its layers and ranks, not yet applied and without its weights
 Maker = Callable[[Mapping[str, torch.Tensor]], torch.nn.Module]
 
 
@@ -34,9 +34,9 @@ def attach_teachers(
     dtype: torch.dtype,
     text_encoders: list[Any] | None = None,
 ) -> dict[str, torch.nn.Module]:
-    """Name -> silent network of each teacher that has a LoRA; call it before the student is applied.
+    """Return name -> network, turned off, for each teacher with a LoRA. Call it before the student is applied.
 
-    dtype: what the transformer computes in, so that a forward casts nothing. Raises UserError naming teacher and file.
+    dtype: the transformer's compute dtype, so that a forward does not cast. Raises UserError naming teacher and file.
     """
     linears = linear_layers(transformer)
     layout = host_layout(architecture.names, architecture.title, linears)
@@ -57,6 +57,6 @@ def _check_complete(where: str, tensors: Mapping[str, torch.Tensor], network: An
     missing, count = left_out(tensors, network)
     if missing:
         raise UserError(
-            f"{where}: {len(missing)} of {count} layers cannot be held by {architecture.network_module}, such as "
+            f"{where}: {architecture.network_module} does not support {len(missing)} of its {count} layers, such as "
             f'{missing[0]}. Use a LoRA without them, or toolkit = "native".'
         )

@@ -1,4 +1,4 @@
-"""Whether the tracker that a preset asks for is installed; the toolkits find out late, or never."""
+"""Checks that the tracker of a preset is installed; the toolkits notice it late or never."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from danceopd_ext.machine import installed
 
 
 def check_trackers(args: Namespace) -> list[str]:
-    """What to tell the user about log_with and logging_dir. Raises UserError for what the toolkit would fail at.
+    """Return notes on log_with and logging_dir. Raises UserError if the toolkit would fail.
 
-    accelerate leaves a tracker out, without a word, if its package is missing.
+    accelerate silently leaves out a tracker whose package is missing.
     """
     asked = args.log_with or ("tensorboard" if args.logging_dir else None)
     log = Path(args.output_dir) / f"{args.output_name}.log.jsonl"
     if asked in ("tensorboard", "all") and not args.logging_dir:
-        raise UserError(f'log_with = "{asked}" needs logging_dir: name the folder of TensorBoard\'s logs.')
+        raise UserError(f'log_with = "{asked}" needs logging_dir. Name the folder for TensorBoard\'s logs.')
     if asked in ("wandb", "all") and not installed("wandb"):
         raise UserError(
             f'log_with = "{asked}": wandb is not installed in this Python environment. Install it (pip install wandb) '

@@ -1,4 +1,4 @@
-"""What a file of weights holds, by the names and shapes in its header: nothing of it is loaded."""
+"""Recognizes a file of weights by the names and shapes in its header, without loading it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from danceopd_ext.foreign.tensors import read_header as read_own_header
 #: name of a tensor -> its shape
 Header = Mapping[str, tuple[int, ...]]
 
-#: endings of files whose header is read; others are the toolkit's to open
+#: suffixes of files whose header is read; the toolkit opens the others
 SUFFIXES = (".safetensors", ".sft")
 #: parts of names that only a LoRA has
 LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lokr_", ".hada_")
@@ -24,9 +24,9 @@ LORA = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".lok
 class Kind:
     """A kind of model. title: for messages.
 
-    marks: parts of names that a file of it has, all of them. never: parts that it does not have. not_wide: (end of a
-    name, size of its last axis) that it does not have: what tells apart two models of the same names. sign: a pattern
-    that some name matches, beside the marks.
+    marks: parts of names, all of which such a file has. never: parts that it does not have. not_wide: (end of a name,
+    size of its last axis) that it does not have, which separates two models with the same names. sign: a pattern that
+    some name also matches.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Kind:
     sign: str = ""
 
     def fits(self, header: Header) -> bool:
-        """Whether the file can be one of this kind."""
+        """Return whether the file can be of this kind."""
         if not all(any(mark in name for name in header) for mark in self.marks):
             return False
         if not any(re.search(self.sign, name) for name in header):
@@ -48,9 +48,9 @@ class Kind:
 
 
 def read_header(path: Path, others: bool = False) -> Header | None:
-    """Names and shapes. Raises UserError for a damaged file.
+    """Return names and shapes. Raises UserError for a damaged file.
 
-    others: the toolkit also opens folders and files of another format here; for these the answer is None.
+    others: the toolkit also opens folders and files of other formats here; the result for these is None.
     """
     if os.path.isdir(path):
         if others:
@@ -63,7 +63,7 @@ def read_header(path: Path, others: bool = False) -> Header | None:
     except UserError as problem:
         if others and (os.path.isfile(path) or not os.path.exists(path)):  # Path's raise for a name too long
             return None
-        raise UserError(f"{path} is not a .safetensors file, and the toolkit reads no other here.") from problem
+        raise UserError(f"{path} is not a .safetensors file. The toolkit reads only this format here.") from problem
 
 
 def check_kind(
@@ -84,16 +84,16 @@ def check_kind(
     found = "a LoRA" if is_lora(header) else next((kind.title for kind in known if kind.fits(header)), None)
     first = f' (its first tensor is "{few_letters(printable(next(iter(header))))}")' if header else " (it is empty)"
     instead = f"it looks like {found}" if found else f"it looks like something else{first}"
-    raise UserError(f"{where}: this is not {titles}; {instead}. Name a file that holds {titles}.")
+    raise UserError(f"{where}: this is not {titles}; {instead}. Name a file that contains {titles}.")
 
 
 def is_lora(header: Header) -> bool:
-    """Whether the names are those of a LoRA."""
+    """Return whether the names are those of a LoRA."""
     return any(part in name for part in LORA for name in header)
 
 
 def linear_shapes(header: Header, prefixes: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
-    """The matrices of a model's file, named as its layers: (outputs, inputs). A prefix that names have is taken off."""
+    """Return the matrices of a model's file by layer: (outputs, inputs). A prefix of the names is removed."""
     prefix = next((one for one in prefixes if any(name.startswith(one) for name in header)), "")
     ending = ".weight"
     return {
@@ -104,6 +104,6 @@ def linear_shapes(header: Header, prefixes: Sequence[str] = ()) -> dict[str, tup
 
 
 def count_blocks(layers: Iterable[str], name: str) -> int:
-    """How many blocks the list of this name has."""
+    """Return how many blocks the list of this name has."""
     numbers = (layer.removeprefix(f"{name}.").partition(".")[0] for layer in layers if layer.startswith(f"{name}."))
     return len({number for number in numbers if number.isdecimal()})

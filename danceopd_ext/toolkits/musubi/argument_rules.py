@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from danceopd_ext.toolkits.hosted.argument_rules import Rule, changed, other_than, rules, switched_on
 
-QUERY_DECIDES = "noise levels are not drawn: the student is asked on its own way from noise to picture."
-SET_QUERY = "Remove it; query in [danceopd] says where. (discrete_flow_shift stays: it is the sampler's.)"
+QUERY_DECIDES = "noise levels are not random: the student is queried on its own path from noise to picture."
+SET_QUERY = "Remove it; query in [danceopd] sets the noise levels. (Keep discrete_flow_shift: the sampler uses it.)"
 
 RULES: tuple[Rule, ...] = (
     # the noise level
@@ -14,7 +14,7 @@ RULES: tuple[Rule, ...] = (
     *rules("min_timestep", other_than(0), QUERY_DECIDES, SET_QUERY),
     *rules("max_timestep", other_than(1000), QUERY_DECIDES, SET_QUERY),
     *rules("preserve_distribution_shape num_timestep_buckets", switched_on, QUERY_DECIDES, SET_QUERY),
-    *rules("show_timesteps", switched_on, "it shows noise levels and stops; nothing would be trained."),
+    *rules("show_timesteps", switched_on, "the toolkit would show noise levels and stop without training."),
     # the model
     *rules("sage_attn", switched_on, "SageAttention has no backward pass.", "Use sdpa = true."),
     *rules(
@@ -25,10 +25,16 @@ RULES: tuple[Rule, ...] = (
     *rules(
         "dim_from_weights",
         switched_on,
-        "the toolkit takes the switch itself for the name of the file and fails.",
-        "Remove it; give network_dim and network_alpha as they are in network_weights.",
+        "the toolkit takes the value true for a file name and fails.",
+        "Remove it; set network_dim and network_alpha to the values in network_weights.",
     ),
-    Rule("fp8_scaled", switched_on, "it scales a model in fp8.", "Write fp8_base = true as well.", without="fp8_base"),
+    Rule(
+        "fp8_scaled",
+        switched_on,
+        "it only applies to a model in fp8.",
+        "Write fp8_base = true as well.",
+        without="fp8_base",
+    ),
     Rule(
         "fp8_t5",
         switched_on,
@@ -40,7 +46,7 @@ RULES: tuple[Rule, ...] = (
         "fp8_scaled",
         switched_on,
         "base_weights are merged into fp8 weights without their scale, which gives wrong weights.",
-        "Merge them into the model's file first, or leave out one of the two.",
+        "Merge them into the model's file first, or remove one of the two.",
         beside="base_weights",
     ),
 )

@@ -33,8 +33,8 @@ def routes_of_datasets(datasets: Sequence[Any], options: DanceOPDSection) -> lis
             index = _index(which, teacher, datasets)
             if owner.setdefault(index, teacher) != teacher:
                 raise UserError(
-                    f"[danceopd.datasets]: dataset {index + 1} is given to {owner[index]} and to {teacher}; a picture "
-                    "has one teacher. Remove one, or give each a dataset with a cache_directory of its own."
+                    f"[danceopd.datasets]: dataset {index + 1} belongs to {owner[index]} and to {teacher}, but a "
+                    "picture has one teacher. Remove one, or give each its own dataset with its own cache_directory."
                 )
     lost = [index for index in range(len(datasets)) if index not in owner]
     if lost:
@@ -57,8 +57,8 @@ def check_guidance(datasets: Sequence[Any], routes: Sequence[str], options: Danc
             where = "student_guidance_scale" if options.student_guidance_scale != 1 else f"teacher {route}"
             raise UserError(
                 f"[danceopd] guidance of {where} on source images (dataset {place + 1} of dataset_config): the text "
-                "encoder of this model reads the source image, so guidance would need the empty prompt encoded with "
-                "each image, which musubi-tuner's cache files do not hold. Leave guidance out, or give the teacher "
+                "encoder of this model reads the source image. Guidance would need the empty prompt encoded with each "
+                "image, and musubi-tuner's cache files do not contain that. Remove the guidance, or give the teacher "
                 "prompts without source images ([danceopd.prompts])."
             )
 
@@ -72,7 +72,11 @@ def _index(which: int | str, teacher: str, datasets: Sequence[Any]) -> int:
         found = [i for i, dataset in enumerate(datasets) if wanted in map(_place, _places(dataset).values())]
     if len(found) == 1:
         return found[0]
-    problem = "there is no such dataset" if not found else f"these are {_listed(datasets, found)}: write a number"
+    problem = (
+        "there is no such dataset"
+        if not found
+        else f"several datasets have it ({_listed(datasets, found)}), so write a number"
+    )
     raise UserError(f"[danceopd.datasets] {teacher} = {which!r}: {problem}. dataset_config has {_listed(datasets)}.")
 
 

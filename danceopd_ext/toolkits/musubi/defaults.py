@@ -46,7 +46,7 @@ def _complete_guidance(args: argparse.Namespace, architecture: Architecture, giv
     elif usual is None and args.guidance_scale != 1.0:
         raise UserError(
             f"guidance_scale = {args.guidance_scale:g} has no effect: {_title(args, architecture)} has no guidance "
-            "embedding. Remove it. A teacher's guidance is guidance_scale in [danceopd.teachers.NAME]."
+            "embedding. Remove it. To set a teacher's guidance, use guidance_scale in [danceopd.teachers.NAME]."
         )
 
 
@@ -69,6 +69,7 @@ def _check_student(module: str, architecture: Architecture) -> None:
     known = [architecture.network_module, *SILENT]
     if module not in [*known, *(f"musubi_tuner.{name}" for name in known)]:
         raise UserError(
-            f'network_module = "{module}": the student is silenced while a teacher speaks, which works exactly with '
+            f'network_module = "{module}": the student is turned off while a teacher is active, which is exact only '
+            "with "
             f"{', '.join(known)}. Remove network_module, or use one of these."
         )

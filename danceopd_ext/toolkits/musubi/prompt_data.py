@@ -84,7 +84,7 @@ def _check_size(item: Item, route: str, adapter: MusubiAdapter) -> None:
         )
     if adapter.latent_shape(item.width, item.height) is None:
         raise UserError(
-            f"[danceopd.prompts] {route}: this model edits pictures, and a prompt alone has none. Give the route a "
+            f"[danceopd.prompts] {route}: this model edits pictures, and a prompt has no picture. Give the route a "
             "dataset with source images in dataset_config instead."
         )
 

@@ -135,11 +135,11 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
     if os.path.exists(args.output_dir) and not os.path.isdir(args.output_dir):
         raise UserError(f'{preset.path}: output_dir = "{args.output_dir}" is a file. Name a folder.')
     if not args.dit:
-        raise UserError(f"{preset.path}: dit is missing: name the model's file.")
+        raise UserError(f"{preset.path}: dit is missing. Name the model's file.")
     if not args.dataset_config and not preset.danceopd.prompts:
         raise UserError(
-            f"{preset.path}: no data: name prompt files in [danceopd.prompts], or a dataset_config of musubi-tuner's "
-            "own form."
+            f"{preset.path}: no data: name prompt files in [danceopd.prompts], or a dataset_config in "
+            "musubi-tuner's format."
         )
     if args.sample_prompts and not args.vae:
         raise UserError(f"{preset.path}: vae is missing: sample_prompts needs it to draw. Name its file.")
@@ -148,7 +148,7 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
         if value:
             found = find_path(value, preset.path.parent)
             if not os.path.exists(found):  # Path.exists raises for a name that is too long
-                where = f"in {Path.cwd()} or beside the preset"
+                where = f"in {Path.cwd()} or in the preset's folder"
                 raise UserError(f'{preset.path}: {name} = "{value}": there is no such file {where}.')
             check_place(found, f"{preset.path}: {name}")
             setattr(args, name, str(found))

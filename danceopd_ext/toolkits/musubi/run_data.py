@@ -99,6 +99,6 @@ def _check_document(path: Path) -> None:
     """Raise UserError for a file that musubi-tuner's own reader could not read, or never end with."""
     readers = {".json": read_object, ".toml": read_toml}
     if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: dataset_config is a .toml or .json file of musubi-tuner's form.")
+        raise UserError(f"{path}: dataset_config must be a .toml or .json file in musubi-tuner's format.")
     document = readers[path.suffix.lower()](path, "dataset configuration")
     check_dataset_numbers(str(path), document)

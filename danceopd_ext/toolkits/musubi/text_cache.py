@@ -72,8 +72,8 @@ def _encode_one(encode: Callable[[list[Any]], None], text: str, path: Path) -> N
         encode([info])
         if broken := add_digest(part):
             raise UserError(
-                f'the prompt "{few_letters(text)}" is encoded to NaN or infinite numbers (in {broken}): the text '
-                "encoder's file is damaged, or its precision too narrow. Download it again, or leave out fp8 options."
+                f'the prompt "{few_letters(text)}" is encoded to NaN or infinite numbers (in {broken}). The text '
+                "encoder's file is damaged, or its precision is too narrow. Download it again, or remove fp8 options."
             )
         os.replace(part, path)
     finally:

@@ -15,12 +15,12 @@ from danceopd_ext.toolkits.hosted.argument_rules import (
 
 ONLY_TRANSFORMER = "the student is a LoRA of the transformer; text encoders are not trained."
 PLAIN_LOSS = "the loss is the plain mean squared error of two velocities; it has no weights."
-NO_PICTURES = "what is learned comes from the teachers; the pictures of a dataset are no targets."
-OWN_NOISE = "the student starts from plain noise, as when it draws a picture."
-FLOW = "all models of this toolkit that can be trained here are flow models."
-QUERY_DECIDES = "noise levels are not drawn: the student is asked on its own way from noise to picture."
-SET_QUERY = "Remove it; query in [danceopd] says where."
-OWN_GRID = "the student takes the steps of the toolkit's own sampler, which has a shift of its own."
+NO_PICTURES = "the student learns from its teachers, not from the pictures of a dataset."
+OWN_NOISE = "the student starts from plain noise, as it does when it draws a picture."
+FLOW = "all models that this toolkit trains here are flow models."
+QUERY_DECIDES = "noise levels are not random: the student is queried on its own path from noise to picture."
+SET_QUERY = "Remove it; query in [danceopd] sets the noise levels."
+OWN_GRID = "the student takes the steps of the toolkit's own sampler, which has its own shift."
 
 #: a reason of single models
 NO_FP8 = "sd-scripts ignores it for this model."
@@ -30,10 +30,10 @@ RULES: tuple[Rule, ...] = (
     *rules("network_train_text_encoder_only text_encoder_lr", switched_on, ONLY_TRANSFORMER),
     *rules("network_train_unet_only", switched_off, ONLY_TRANSFORMER, "Remove it; it is always on."),
     *rules("network_args", entry("train_t5xxl=true"), ONLY_TRANSFORMER, "Remove train_t5xxl from it."),
-    *rules("weighted_captions", switched_on, "the text encoders of flow models know no weights in captions."),
+    *rules("weighted_captions", switched_on, "the text encoders of flow models do not support weights in captions."),
     # the data
     *rules("masked_loss alpha_mask reg_data_dir", switched_on, NO_PICTURES),
-    *rules("debug_dataset", switched_on, "it shows the dataset and stops; nothing would be trained."),
+    *rules("debug_dataset", switched_on, "the toolkit would show the dataset and stop without training."),
     *rules("train_inpainting", switched_on, "no picture is read, so there is nothing to mask."),
     # the loss
     *rules("loss_type", other_than("l2"), PLAIN_LOSS),
@@ -51,23 +51,27 @@ RULES: tuple[Rule, ...] = (
     *rules("max_timestep", other_than(1000), QUERY_DECIDES, SET_QUERY),
     *rules("logit_mean logit_std mode_scale timestep_sampling sigmoid_scale", changed, QUERY_DECIDES, SET_QUERY),
     *rules("training_shift", changed, QUERY_DECIDES, SET_QUERY),
-    *rules("show_timesteps", switched_on, "it shows noise levels and stops; nothing would be trained."),
+    *rules("show_timesteps", switched_on, "the toolkit would show noise levels and stop without training."),
     *rules("discrete_flow_shift", changed, OWN_GRID),
     # the model
-    *rules("model_prediction_type", other_than("raw"), "the model's output is taken as the velocity that it is."),
+    *rules("model_prediction_type", other_than("raw"), "the method uses the model's output as the velocity."),
     *rules(
         "pos_emb_random_crop_rate",
         switched_on,
-        "every forward pass would draw its own positions, so that student and teacher would see different ones.",
+        "every forward pass would draw its own positions, so student and teacher would see different positions.",
     ),
     *rules("use_sage_attn", switched_on, "SageAttention has no backward pass."),
     *rules("attn_mode", one_of("sageattn"), "SageAttention has no backward pass.", 'Use attn_mode = "torch".'),
-    *rules("deepspeed", switched_on, "its engine expects one forward pass for each backward pass; here are several."),
+    *rules(
+        "deepspeed",
+        switched_on,
+        "its engine expects one forward pass for each backward pass, and this method makes several.",
+    ),
     Rule(
         "fp8_scaled",
         switched_on,
         "base_weights are merged into fp8 weights without their scale, which gives wrong weights.",
-        "Merge them into the model's file first, or leave out one of the two.",
+        "Merge them into the model's file first, or remove one of the two.",
         beside="base_weights",
     ),
 )

@@ -59,7 +59,7 @@ def block_swap(transformer: Any, blocks_to_swap: int | None, student_guidance_sc
     swap = Offloaders(transformer)
     if not swap.offloaders:
         raise UserError(
-            f"blocks_to_swap = {blocks_to_swap}: this version of sd-scripts keeps its offloaders elsewhere. "
-            "Remove blocks_to_swap, or check out the tested version."
+            f"blocks_to_swap = {blocks_to_swap}: this version of sd-scripts keeps its offloaders in another "
+            "place. Remove blocks_to_swap, or check out a tested version."
         )
     return swap

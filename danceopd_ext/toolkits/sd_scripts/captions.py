@@ -25,7 +25,7 @@ def settle_captions(args: Namespace, groups: list[Any], asked_for: bool, drops_c
     if asked_for:
         raise UserError(
             f"cache_text_encoder_outputs = true, but {reason}, so captions change from step to step. Remove one of "
-            "them; without the cache the text encoders stay in memory."
+            "the two settings. Without the cache the text encoders stay in memory."
         )
     args.cache_text_encoder_outputs = args.cache_text_encoder_outputs_to_disk = False
     return f"note: {reason}, so texts are encoded at every step and the text encoders stay in memory"

@@ -128,7 +128,7 @@ def _check_swap(args: Namespace, architecture: Architecture, linears: Linears, p
     most = most_swapped([count_blocks(linears, name) for name in architecture.blocks])
     if not 0 <= swapped <= most:
         raise UserError(
-            f"{preset}: blocks_to_swap = {swapped}: of this {architecture.title} 0 to {most} blocks can be swapped. "
+            f"{preset}: blocks_to_swap = {swapped}: 0 to {most} blocks of this {architecture.title} can be swapped. "
             + (f"Write {most} or less." if most else "Remove it.")
         )
 
@@ -148,7 +148,7 @@ def _check_start(args: Namespace, linears: Linears | None, preset: Path) -> None
     if ranks and ranks != [args.network_dim] and not args.dim_from_weights and not by_layer:
         found = ", ".join(map(str, ranks))
         raise UserError(
-            f"{where}: its rank is {found}, and network_dim = {args.network_dim}. Write "
+            f"{where}: its rank is {found}, but network_dim = {args.network_dim}. Write "
             + (f"network_dim = {found}." if len(ranks) == 1 else "dim_from_weights = true.")
         )
 
@@ -163,7 +163,7 @@ def _lora_layers(where: str, path: Path, linears: Linears | None) -> dict[str, i
     if not layers:
         convert = f"python -m danceopd_ext convert {path} {path.with_suffix('')}-kohya.safetensors --to kohya"
         raise UserError(
-            f"{where}: this is not a LoRA of the transformer in sd-scripts' own names (lora_unet_...)."
+            f"{where}: this is not a LoRA of the transformer with sd-scripts' own layer names (lora_unet_...)."
             + (f" Convert it: {convert}" if is_lora(header) else " Name a LoRA.")
         )
     known = {"lora_unet_" + layer.replace(".", "_") for layer in linears or ()}

@@ -71,8 +71,9 @@ def _check_sizes(items: Sequence[Item], architecture: Architecture) -> None:
     for item in items:
         if item.width % multiple or item.height % multiple:
             raise UserError(
-                f"{item.where}: {item.width}x{item.height} is not a size that {architecture.title} takes: sides are "
-                f"multiples of {multiple}. Change resolution, or the size given with the prompt."
+                f"{item.where}: {architecture.title} does not support {item.width}x{item.height}: width and height "
+                "must "
+                f"be multiples of {multiple}. Change resolution, or the size in the prompt file."
             )
 
 
@@ -106,7 +107,9 @@ def _datasets(args: Namespace) -> list[Any]:
     made = config_util.generate_dataset_group_by_blueprint(blueprint.dataset_group)
     group, validation = unpacked(made, 2, "generate_dataset_group_by_blueprint")
     if validation is not None:
-        raise UserError("validation_split: the toolkit validates no dataset beside prompt files. Remove one of them.")
+        raise UserError(
+            "validation_split: the toolkit cannot validate a dataset together with prompt files. Remove one of them."
+        )
     return list(group.datasets)
 
 

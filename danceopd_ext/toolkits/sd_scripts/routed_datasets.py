@@ -25,10 +25,11 @@ def assign_routes(group: Any, teachers: Sequence[str]) -> None:
         for s, subset in enumerate(dataset.subsets, 1):
             where = f"dataset {d}, subset {s} ({_title(subset)})"
             if getattr(subset, "is_reg", False):
-                raise UserError(f"{where}: is_reg: regularisation images have no teacher. Remove the subset.")
+                raise UserError(f"{where}: is_reg: regularisation images do not have a teacher. Remove the subset.")
             if getattr(subset, "conditioning_data_dir", None):
                 raise UserError(
-                    f"{where}: conditioning_data_dir: no model of sd-scripts edits pictures here. Remove it."
+                    f"{where}: conditioning_data_dir: the models that sd-scripts trains here do not edit pictures. "
+                    "Remove it."
                 )
             # toml makes inline tables of a class that cannot be pickled, and data loader workers then never start
             subset.custom_attributes = plain(subset.custom_attributes or {})

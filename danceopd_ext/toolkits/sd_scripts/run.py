@@ -20,7 +20,7 @@ from danceopd_ext.foreign.toml import read_toml
 from danceopd_ext.toolkits.hosted.architecture import Architecture, find_architecture
 from danceopd_ext.toolkits.hosted.argument_rules import refuse
 from danceopd_ext.toolkits.hosted.arguments import Arguments, build_arguments
-from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, tested_with, version_note
+from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, tested_versions, version_note
 from danceopd_ext.toolkits.hosted.console import tell
 from danceopd_ext.toolkits.hosted.import_script import import_script
 from danceopd_ext.toolkits.hosted.input_documents import check_sample_prompts, read_document
@@ -80,7 +80,10 @@ def train(preset: HostedPreset) -> Path:
             raise
         raise known from error
     if trainer.distiller is None:
-        raise UserError(f"{args.dataset_config or args.train_data_dir}: sd-scripts found no data there, see above.")
+        raise UserError(
+            f"{args.dataset_config or args.train_data_dir}: sd-scripts found no data there. Its own messages above "
+            "say why."
+        )
     return saved_lora(trainer, Path(args.output_dir) / f"{args.output_name}.{args.save_model_as}", checkout.toolkit)
 
 
@@ -89,7 +92,7 @@ def check_script(checkout: Checkout, architecture: Architecture) -> None:
     if not (checkout.folder / f"{architecture.script}.py").is_file():
         raise UserError(
             f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) cannot train {architecture.title}: "
-            f"it has no {architecture.script}.py. Update {checkout.toolkit}; {tested_with(checkout.toolkit)}."
+            f"it has no {architecture.script}.py. Update it to a tested version: {tested_versions(checkout.toolkit)}."
         )
 
 
@@ -102,7 +105,9 @@ def take_sizes(preset: HostedPreset) -> tuple[HostedPreset, tuple[Size, ...]]:
         given = given[0]
     sizes = parse_resolution(given, f"{preset.path}: resolution")
     if len(sizes) > 1 and not preset.danceopd.prompts:
-        raise UserError(f"{preset.path}: resolution: several sizes are for [danceopd.prompts]; a dataset has buckets.")
+        raise UserError(
+            f"{preset.path}: resolution: several sizes only work with [danceopd.prompts]. A dataset has buckets."
+        )
     width, height = sizes[0]
     flags = {name: words for name, words in preset.flags.items() if name != "resolution"}
     return replace(preset, values={**preset.values, "resolution": f"{width},{height}"}, flags=flags), sizes
@@ -111,10 +116,12 @@ def take_sizes(preset: HostedPreset) -> tuple[HostedPreset, tuple[Size, ...]]:
 def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Namespace:
     """What the toolkit's trainer gets, complete and with files found. Raises UserError."""
     if "dataset_class" in arguments.given:
-        raise UserError(f"{arguments.path}: dataset_class: not supported here. Use dataset_config, or prompt files.")
+        raise UserError(f"{arguments.path}: dataset_class is not supported here. Use dataset_config, or prompt files.")
     for name, value in architecture.fixed.items():
         if name in arguments.given and (given := getattr(arguments.namespace, name)) != value:
-            raise UserError(f"{arguments.path}: {name} = {given}: {architecture.title} runs with {value}. Remove it.")
+            raise UserError(
+                f"{arguments.path}: {name} = {given}: {architecture.title} always runs with {value}. Remove it."
+            )
     check_numbers(arguments.namespace, arguments.given, arguments.defaults, arguments.path)
     args = Namespace(**completed(vars(arguments.namespace), arguments.given, architecture))
     for name in architecture.required:
@@ -122,8 +129,8 @@ def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Names
             raise UserError(f"{arguments.path}: {name} is missing: {architecture.title} needs it.")
     if args.network_module != architecture.network_module:
         raise UserError(
-            f'{arguments.path}: network_module = "{args.network_module}": the student of {architecture.title} must be '
-            f'made by "{architecture.network_module}", whose LoRA can be silenced exactly. Remove network_module.'
+            f'{arguments.path}: network_module = "{args.network_module}": {architecture.title} needs '
+            f'"{architecture.network_module}", whose LoRA can be turned off exactly. Remove network_module.'
         )
     for name in (*FILES, *architecture.files):
         if getattr(args, name):
@@ -143,10 +150,10 @@ def check_documents(args: Namespace, preset: Path) -> None:
     if args.log_tracker_config:
         read_toml(Path(args.log_tracker_config), "configuration of trackers")
     if args.sample_prompts and Path(args.sample_prompts).suffix not in (".txt", ".toml", ".json"):
-        raise UserError(f'{preset}: sample_prompts = "{args.sample_prompts}": write a .txt, .toml or .json file.')
+        raise UserError(f'{preset}: sample_prompts = "{args.sample_prompts}": name a .txt, .toml or .json file.')
     check_sample_prompts(args)
     if args.dim_from_weights and not args.network_weights:
-        raise UserError(f"{preset}: dim_from_weights = true needs network_weights. Name them, or remove it.")
+        raise UserError(f"{preset}: dim_from_weights = true needs network_weights. Name a LoRA, or remove it.")
 
 
 def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -> None:
@@ -177,7 +184,9 @@ def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -
 def _existing(value: str, name: str, preset: Path) -> Path:
     found = find_path(value, preset.parent)
     if not os.path.exists(found):
-        raise UserError(f'{preset}: {name} = "{value}": there is no such file in {Path.cwd()} or beside the preset.')
+        raise UserError(
+            f'{preset}: {name} = "{value}": there is no such file in {Path.cwd()} or in the preset\'s folder.'
+        )
     check_place(found, f"{preset}: {name}")
     return found
 

@@ -26,11 +26,14 @@ def as_user_error(error: Exception, checkout: Path, preset: Path, dataset_config
     if library == "voluptuous":
         return UserError(f"{dataset_config}: {text}.")
     if library == "toml":
-        return UserError(f"{dataset_config}: {text}. The toolkit's reader takes no lists of mixed types, for example.")
+        return UserError(
+            f"{dataset_config}: {text}. For example, the toolkit's reader does not accept lists of mixed types."
+        )
     if library in NETWORK:
         return UserError(
-            f"{preset}: sd-scripts cannot fetch a tokenizer or a model from huggingface.co ({type(error).__name__}). "
-            "Check the connection, or name a folder that has it: tokenizer_cache_dir."
+            f"{preset}: sd-scripts cannot download a tokenizer or a model from huggingface.co "
+            f"({type(error).__name__}). "
+            "Check the connection, or name a folder that contains it with tokenizer_cache_dir."
         )
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if checkout in Path(frame.filename).parents]
@@ -40,7 +43,7 @@ def as_user_error(error: Exception, checkout: Path, preset: Path, dataset_config
         first = few_letters(" ".join(text.split()), 300)
         return UserError(f"{preset}: sd-scripts cannot load a file in {inside[-1].name}: {first}")
     if type(error) in KINDS and frames[-1] is inside[-1]:
-        return UserError(f"{preset}: sd-scripts refuses it: {text}")
+        return UserError(f"{preset}: sd-scripts refuses these settings: {text}")
     return None
 
 

@@ -101,7 +101,9 @@ class DanceOPDMixin:
         call.call_original()
         args, accelerator, unet = call.several("args", "accelerator", "unet")
         if not getattr(call["network"], "unet_loras", True):
-            raise UserError(f"network_args = {args.network_args} leaves no layer for the student to learn with.")
+            raise UserError(
+                f"network_args = {args.network_args} leaves the student without a layer to train. Change it."
+            )
         if note := self.architecture.mend(unet):
             tell(note)
         dtype = autocast_dtype(args.mixed_precision)

@@ -199,8 +199,8 @@ def test_guidance_on_source_images_of_qwen_image_edit_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "version", "message"),
     [
-        ("qwen_edit", "", "say which of its models this is with model_version"),
-        ("qwen_edit", "layered", "say which of its models this is with model_version"),
+        ("qwen_edit", "", "set model_version to one of"),
+        ("qwen_edit", "layered", "set model_version to one of"),
         ("qwen", "layered", "this model makes several pictures at once"),
         ("qwen", "edit", 'write model_type = "qwen_image_edit"'),
         ("qwen", "edit-2030", 'model_version = "edit-2030": Invalid model_version'),

@@ -23,7 +23,7 @@ CASES: dict[str, tuple[str, dict, tuple[str, ...]]] = {
     "not_a_flow_model": (BASE, {"model_type": "sdxl"}, ("sdxl is not a flow-matching model",)),
     "guidance_without_effect": (BASE, {"guidance_scale": 4.0}, ("guidance_scale = 4 has no effect", "Z-Image")),
     "wandb_is_missing": (BASE, {"log_with": "wandb"}, ("wandb is not installed", "fused.log.jsonl")),
-    "refused_key": (BASE, {"timestep_sampling": "shift"}, ("timestep_sampling", "noise levels are not drawn")),
+    "refused_key": (BASE, {"timestep_sampling": "shift"}, ("timestep_sampling", "noise levels are not random")),
     "other_network": (BASE, {"network_module": "lycoris.kohya"}, ("network_module", "networks.lora_zimage")),
     "no_data": (BASE, {"dataset_config": None}, ("no data", "[danceopd.prompts]", "dataset_config")),
     "output_is_a_file": (BASE, {"output_dir": __file__}, ("output_dir = ", "is a file", "Name a folder")),

@@ -85,5 +85,5 @@ def test_every_file_of_an_architecture_is_asked_for(tmp_path):
 def test_chroma_cannot_be_given_a_guidance(tmp_path):
     [path] = [path for path in PRESETS if "chroma" in path.stem]
     text = path.read_text(encoding="utf-8")
-    with pytest.raises(UserError, match=r"guidance_scale = 3\.5: Chroma runs with 0"):
+    with pytest.raises(UserError, match=r"guidance_scale = 3\.5: Chroma always runs with 0"):
         arguments_of(text.replace("sdpa = true", "sdpa = true\nguidance_scale = 3.5"), tmp_path)

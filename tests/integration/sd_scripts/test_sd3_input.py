@@ -24,12 +24,12 @@ from tests.integration.sd_scripts.world import world  # noqa: F401 - a fixture
         ({"training": {"min_snr_gamma": 5.0}}, "plain mean squared error"),
         ({"model": {"model_type": "sdxl"}}, 'model_type = "sdxl" is not one of sd3'),
         ({"model": {"clip_l": "nowhere.safetensors"}}, 'clip_l = "nowhere.safetensors": there is no such file'),
-        ({"dataset": {"resolution": "100,64"}}, "100x64 is not a size that Stable Diffusion 3 / 3.5 takes"),
+        ({"dataset": {"resolution": "100,64"}}, "Stable Diffusion 3 / 3.5 does not support 100x64"),
         ({"danceopd": {"prompts": {}}}, "no data: name prompt files"),
         ({"danceopd": {"prompts": {"base": "nowhere.txt"}}}, "nowhere.txt"),
         ({"danceopd": {"routes": {"glow": 1.0}}}, "glow"),
         ({"danceopd": {"teachers": {"student": {}, "ink": {}}}}, "there is no [danceopd.teachers.base]"),
-        ({"network": {"network_module": "networks.oft_flux"}}, 'must be made by "networks.lora_sd3"'),
+        ({"network": {"network_module": "networks.oft_flux"}}, 'needs "networks.lora_sd3"'),
         ({"saving": {"output_config": True}}, "output_config cannot be given here"),
         ({"dataset": {"dataset_config": "broken.toml"}}, "broken.toml"),
         ({"dataset": {"cache_text_encoder_outputs": True, "shuffle_caption": True}}, "shuffle_caption is on"),
@@ -69,7 +69,7 @@ def test_regularisation_images_have_no_teacher(world, tmp_path):  # noqa: F811
     folders = [write_pictures(tmp_path / name, ["a fox"]) for name in ("own", "reg")]
     dataset = write_dataset(tmp_path / "data.toml", [(folders[0], "ink", []), (folders[1], "ink", ["is_reg = true"])])
     preset = world.preset(tmp_path, "ink", dataset={"dataset_config": dataset}, danceopd={"prompts": {}})
-    assert "regularisation images have no teacher" in refused(preset)
+    assert "regularisation images do not have a teacher" in refused(preset)
 
 
 def test_another_version_is_told(world, tmp_path, monkeypatch):  # noqa: F811

@@ -159,4 +159,4 @@ def test_block_swap_and_a_guided_student_are_refused_together(world, deep, tmp_p
     options = {"teachers": {"ink": {"lora": lora}}, "student_guidance_scale": 2.0}
     preset = world.preset(tmp_path, "ink", model=model, danceopd=options)
     assert "does not work with student_guidance_scale = 2" in refused(preset, "--blocks_to_swap", "1")
-    assert "0 to 4 blocks can be swapped" in refused(preset, "--blocks_to_swap", "5")
+    assert "0 to 4 blocks of this Stable Diffusion 3 / 3.5 can be swapped" in refused(preset, "--blocks_to_swap", "5")

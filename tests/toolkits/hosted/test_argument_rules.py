@@ -78,7 +78,7 @@ def test_one_message_for_all_with_each_reason_once():
     with pytest.raises(UserError) as error:
         refuse(arguments(a=1, b=2, c=3), table)
     assert str(error.value).splitlines() == [
-        "p.toml asks for what this method cannot do.",
+        "p.toml: this method does not support these arguments.",
         "- a = 1, b = 2: it is so. Remove it.",
         "- c = 3: it is not. Remove it.",
     ]
@@ -175,7 +175,7 @@ def test_scaled_fp8_with_merged_weights(table):
 
 def test_musubi_scales_only_a_model_in_fp8():
     with pytest.raises(
-        UserError, match=r"fp8_scaled = True: it scales a model in fp8\. Write fp8_base = true as well\."
+        UserError, match=r"fp8_scaled = True: it only applies to a model in fp8\. Write fp8_base = true as well\."
     ):
         refuse(arguments(fp8_scaled=True), MUSUBI)
     refuse(arguments(fp8_scaled=True, fp8_base=True), MUSUBI)
@@ -191,7 +191,7 @@ def test_fp8_that_a_trainer_ignores_is_refused(model_type):
 
 def test_only_musubis_sampler_reads_a_shift():
     refuse(arguments(discrete_flow_shift=3.0), MUSUBI)
-    with pytest.raises(UserError, match="a shift of its own"):
+    with pytest.raises(UserError, match="its own shift"):
         refuse(arguments(discrete_flow_shift=3.0), SD_SCRIPTS)
 
 

@@ -29,7 +29,7 @@ def test_an_encoded_text(captions):
     condition = replace(toys.condition("a", "b"), captions=captions)
     condition.entries["text"][1] = NAN
     message, named = told(toys, condition=condition), '"a dog"' if captions else "sample 2"
-    assert f"what is encoded for {named} holds NaN" in message
+    assert f"the encoded data of {named} holds NaN" in message
     assert "cache file" in message and "learning_rate" not in message
 
 
@@ -39,7 +39,7 @@ def test_texts_of_different_lengths():
     entries = {**condition.entries, "list": [torch.zeros(3), torch.tensor([1.0, NAN])]}
     condition = replace(condition, entries=entries)
     said = blame(toys.distiller, toys.transformer, condition, toys.distiller.batch(condition, SHAPE))
-    assert said.startswith("what is encoded for sample 2 holds NaN or infinite numbers (list)")
+    assert said.startswith("the encoded data of sample 2 holds NaN or infinite numbers (list)")
 
 
 def test_the_empty_prompt():

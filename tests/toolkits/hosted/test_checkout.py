@@ -8,8 +8,7 @@ import pytest
 
 from danceopd_ext.config.toolkits import hosted_toolkits
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted import checkout as module
-from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, tested_versions, version_note
 from danceopd_ext.toolkits.hosted.git_files import read_commit
 
 SOURCES = {name: toolkit.checkout for name, toolkit in hosted_toolkits().items()}
@@ -77,7 +76,7 @@ def test_a_named_folder_that_is_not_it(checkout, tmp_path):
     (tmp_path / "empty").mkdir()
     message = problem("sd-scripts", str(tmp_path / "empty"), {}, here)
     assert f'toolkit_dir = "{tmp_path / "empty"}" is not a checkout of kohya-ss/sd-scripts' in message
-    assert "the right folder has train_network.py and library/train_util.py" in message
+    assert "The right folder contains train_network.py and library/train_util.py" in message
     assert 'toolkit_dir = "gone" does not exist' in problem("sd-scripts", "gone", {}, here)
     assert 'SD_SCRIPTS_DIR = "gone" does not exist' in problem("sd-scripts", None, {"SD_SCRIPTS_DIR": "gone"}, here)
     assert '~nobody-of-this-name/x" does not exist' in problem("sd-scripts", "~nobody-of-this-name/x", {}, here)
@@ -91,8 +90,12 @@ def test_one_missing_file_is_enough_to_refuse(checkout):
 
 def test_the_other_toolkit(checkout):
     folder = checkout("musubi-tuner")
-    assert 'write toolkit = "musubi-tuner" to use that' in problem("sd-scripts", str(folder), {}, folder)
-    assert 'write toolkit = "musubi-tuner" to use that' in problem("sd-scripts", None, {}, folder)
+    assert 'is a checkout of musubi-tuner: to use it, write toolkit = "musubi-tuner"' in problem(
+        "sd-scripts", str(folder), {}, folder
+    )
+    assert 'is a checkout of musubi-tuner: to use it, write toolkit = "musubi-tuner"' in problem(
+        "sd-scripts", None, {}, folder
+    )
 
 
 def test_the_parent_of_the_right_folder_and_a_folder_inside(checkout):
@@ -150,16 +153,13 @@ def test_version_of_sd_scripts(checkout):
     found = find_toolkit("sd-scripts", str(folder))
     assert found == Checkout(folder, "unknown", False, "sd-scripts")
     note = version_note(found)
-    assert note.startswith(
-        f"note: sd-scripts at {folder} is of unknown version; tested with 2025-08, commit 18e62515; "
-    )
+    assert note.startswith(f"note: sd-scripts at {folder} is of an unknown version, which is not tested. If it fails, ")
+    assert "check out a tested version: 2025-08, commit 18e62515; " in note
     write(folder / ".git/HEAD", COMMIT)
     found = find_toolkit("sd-scripts", str(folder))
     assert (found.version, found.tested) == ("01234567", False)
-    assert (
-        f"version 01234567; {module.tested_with('sd-scripts')}. If it fails, check one of these out."
-        in version_note(found)
-    )
+    remedy = f"If it fails, check out a tested version: {tested_versions('sd-scripts')}."
+    assert f"version 01234567, which is not tested. {remedy}" in version_note(found)
     assert "\n" not in version_note(found)
     for tested in SOURCES["sd-scripts"].tested:
         write(folder / ".git/HEAD", tested.commit)

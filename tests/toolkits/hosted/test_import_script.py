@@ -43,11 +43,11 @@ def test_the_first_folder_wins(tmp_path, monkeypatch):
 def test_a_missing_package_is_named(script, tmp_path):
     with pytest.raises(UserError, match="No module named 'no_such_package'") as caught:
         script("import no_such_package")
-    assert str(tmp_path) in str(caught.value) and "in which sd-scripts trains" in str(caught.value)
+    assert str(tmp_path) in str(caught.value) and "in the Python environment of sd-scripts" in str(caught.value)
 
 
 def test_packages_that_do_not_fit_each_other_are_told_in_one_line(script):
     text = 'raise RuntimeError("operator torchvision::nms does not exist\\nmore lines")'
     with pytest.raises(UserError, match="torchvision::nms does not exist") as caught:
         script(text)
-    assert "does not fit its torch" in str(caught.value) and "more lines" not in str(caught.value)
+    assert "does not match its torch" in str(caught.value) and "more lines" not in str(caught.value)

@@ -50,7 +50,7 @@ def test_conditions_select_and_forget_their_texts():
     assert torch.equal(without["text"], torch.full((2, 2), -1.0))
     assert [len(part) for part in without["list"]] == [5, 5]
     assert torch.equal(without["image"], chosen["image"])  # a source image stays
-    with pytest.raises(RuntimeError, match="the empty prompt was not encoded"):
+    with pytest.raises(RuntimeError, match="guidance needs the empty prompt, which was not encoded"):
         Conditions({"text": texts}, ["a", "b", "c"]).unconditional()
 
 

@@ -107,10 +107,10 @@ def missing_package(args, groups):
     ("more", "make", "message"),
     [
         ({"optimizer_type": "AdamX"}, make_optimizer, 'p.toml: optimizer_type = "AdamX": '),
-        ({"optimizer_args": ["a"]}, make_optimizer, "optimizer_args = ['a']: the toolkit cannot make it"),
+        ({"optimizer_args": ["a"]}, make_optimizer, "optimizer_args = ['a']: the toolkit cannot create it"),
         ({"optimizer_args": ["wd=1"]}, make_optimizer, "unexpected keyword argument 'wd'"),
         ({"optimizer_type": "AdamW8bit"}, missing_package, "No bitsandbytes. Install the package, or write "),
-        ({"lr_scheduler": "cosinus"}, make_optimizer, 'lr_scheduler = "cosinus": the toolkit cannot make it: cos'),
+        ({"lr_scheduler": "cosinus"}, make_optimizer, 'lr_scheduler = "cosinus": the toolkit cannot create it: cos'),
     ],
 )  # fmt: skip
 def test_an_optimizer_that_cannot_be_made(more, make, message):
@@ -121,7 +121,7 @@ def test_an_optimizer_that_cannot_be_made(more, make, message):
 
 def test_half_precision_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(preflight, "_available", lambda name: False)
-    assert 'use "no" or "bf16"' in told(check_precision, Namespace(mixed_precision="fp16"), PRESET)
+    assert 'write "no" or "bf16"' in told(check_precision, Namespace(mixed_precision="fp16"), PRESET)
     check_precision(Namespace(mixed_precision="bf16"), PRESET)
     monkeypatch.setattr(preflight, "_available", lambda name: name == "cuda")
     check_precision(Namespace(mixed_precision="fp16"), PRESET)

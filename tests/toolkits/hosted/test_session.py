@@ -126,7 +126,7 @@ def test_ctrl_c_in_the_last_step_lets_the_run_end(toolkit):
 
 
 def test_a_second_ctrl_c_ends_at_once(toolkit):
-    with pytest.raises(Stopped, match=r"^stopped at once in step 2: nothing of this run was saved\.$"):
+    with pytest.raises(Stopped, match=r"^stopped at once in step 2: this run saved nothing\.$"):
         toolkit(start=interrupt_at(2, more=1))
     assert not list(toolkit.out.glob("*.safetensors"))
 

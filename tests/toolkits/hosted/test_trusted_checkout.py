@@ -102,7 +102,7 @@ def test_a_folder_elsewhere_that_the_preset_names(tmp_path, toolkit, kind, runs)
     else:
         message = refused(found)
         assert message.startswith(f"{found.path}: toolkit_dir: ")
-        assert f"no git clone of a repository {toolkit}" in message
+        assert f"it is not a git clone or a release of {toolkit}" in message
 
 
 @TOOLKITS

@@ -14,9 +14,9 @@ from tests.toolkits.hosted.parser import build
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dims": 3}, 'p.toml: unknown key dims: sd-scripts has none such. Did you mean "dim"?'),
-        ({"rollout_step": 3}, 'unknown key rollout_step: sd-scripts has none such. Did you mean "rollout_steps"?'),
-        ({"components_from": "a"}, 'p.toml: unknown key components_from: it belongs to toolkit = "native"; sd-scripts'),
+        ({"dims": 3}, 'p.toml: unknown key dims: sd-scripts has no such argument. Did you mean "dim"?'),
+        ({"rollout_step": 3}, 'rollout_step: sd-scripts has no such argument. Did you mean "rollout_steps"?'),
+        ({"components_from": "a"}, 'p.toml: unknown key components_from: only toolkit = "native" has it. Remove it.'),
         ({"dim": "8"}, 'p.toml: dim = "8": takes a whole number. Write it without quotes.'),
         ({"dim": "x"}, 'p.toml: dim = "x": takes a whole number.'),
         ({"dim": 8.0}, "p.toml: dim = 8.0: takes a whole number. Write 8."),
@@ -43,9 +43,9 @@ from tests.toolkits.hosted.parser import build
         ({"rates": []}, "p.toml: rates = []: needs at least one value."),
         ({"rates": ["1"]}, "takes a number. Write it without quotes."),
         ({"betas": [1]}, "p.toml: betas = [1]: takes 2 values, not 1."),
-        ({"config_file": "a"}, "p.toml: config_file cannot be given here: a preset cannot read another one"),
-        ({"output_config": True}, "p.toml: output_config cannot be given here: it writes a preset and stops"),
-        ({"help": True}, "p.toml: help cannot be given here: it only acts on the toolkit's own command line."),
+        ({"config_file": "a"}, "p.toml: config_file cannot be given here: a preset cannot read another preset"),
+        ({"output_config": True}, "p.toml: output_config cannot be given here: the toolkit would write a preset"),
+        ({"help": True}, "p.toml: help cannot be given here: it only works on the toolkit's own command line."),
         ({"version": True}, "p.toml: version cannot be given here"),
         ({"fa": True, "flash_attn": True}, "p.toml: fa = true and flash_attn are the same argument. Remove one."),
     ],
@@ -59,12 +59,12 @@ def test_wrong_values(values, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"dims": ["3"]}, 'unknown argument --dims: sd-scripts has none such. Did you mean "dim"?'),
+        ({"dims": ["3"]}, 'unknown argument --dims: sd-scripts has no such argument. Did you mean "dim"?'),
         ({"dim": ["x"]}, "--dim x: takes a whole number."),
         ({"dim": ["1.0"]}, "--dim 1.0: takes a whole number."),
         ({"alpha": ["x"]}, "--alpha x: takes a number."),
         ({"dim": []}, "--dim: needs a value: write --dim VALUE."),
-        ({"output_name": ["a", "b"]}, "--output_name a b: takes one value, not 2: put quotes around one with spaces."),
+        ({"output_name": ["a", "b"]}, "--output_name a b: takes one value, not 2: put a value with spaces in quotes."),
         ({"sdpa": ["1"]}, "--sdpa 1: is a switch: write --sdpa, or --sdpa false."),
         ({"sdpa": ["true", "false"]}, "--sdpa true false: is a switch"),
         ({"flip": ["maybe"]}, "--flip maybe: cannot be read."),
@@ -72,8 +72,8 @@ def test_wrong_values(values, message):
         ({"warmup": ["x"]}, "--warmup x: cannot be read: 'x' is no number."),
         ({"precision": ["bf17"]}, '--precision bf17: takes one of "no", "fp16", "bf16". Did you mean "bf16"?'),
         ({"rates": []}, "--rates: needs at least one value."),
-        ({"help": []}, "--help cannot be given here: it only acts"),
-        ({"config_file": ["a"]}, "--config_file cannot be given here: a preset cannot read another one"),
+        ({"help": []}, "--help cannot be given here: it only works"),
+        ({"config_file": ["a"]}, "--config_file cannot be given here: a preset cannot read another preset"),
     ],
 )
 def test_wrong_words(flags, message):

@@ -141,7 +141,7 @@ def test_every_encoder_in_the_place_of_every_other(check, model_type):
     [
         ({"lora_unet_x.lora_down.weight": (1,)}, "a LoRA"),
         ({"diffusion_model.x.lora_A.weight": (1,)}, "a LoRA"),
-        (blocks("joint_blocks", 2), "Stable Diffusion 3's transformer alone"),
+        (blocks("joint_blocks", 2), "the transformer of Stable Diffusion 3 alone"),
         ({"input_blocks.0.x": (1,), "output_blocks.0.x": (1,)}, "Stable Diffusion 1 or XL"),
         ({"double_blocks.0.img_attn.qkv.weight": (1,), "double_stream_modulation_img.lin.weight": (1,)}, "FLUX.2"),
         ({"noise_refiner.0.x": (1,), "cap_embedder.0.x": (1,), "cap_pad_token": (1,)}, "Z-Image"),
@@ -238,7 +238,7 @@ def test_the_student_starts_only_from_what_it_can_read(check, tmp_path):
 
     good, rank4 = lora(tmp_path / "good.safetensors"), lora(tmp_path / "rank4.safetensors", rank=4)
     assert start(good) is None
-    assert "its rank is 4, and network_dim = 8. Write network_dim = 4." in start(rank4)
+    assert "its rank is 4, but network_dim = 8. Write network_dim = 4." in start(rank4)
     assert start(rank4, dim_from_weights=True) is None
     assert start(rank4, network_args=["x_attn_dim=4"]) is None
     foreign = lora(tmp_path / "f.safetensors", "lora_unet_double_blocks_0_img_attn_qkv")

@@ -27,7 +27,7 @@ class Flux2Adapter(MusubiAdapter):
         if args.fp8_text_encoder and not args.model_version.startswith("klein"):
             raise UserError(
                 f'fp8_text_encoder: musubi-tuner cannot run the text encoder of model_version = "{args.model_version}" '
-                "in fp8, only Klein's. Remove it."
+                "in fp8, only that of Klein. Remove it."
             )
 
     @classmethod

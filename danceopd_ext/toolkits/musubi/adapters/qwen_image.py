@@ -47,13 +47,13 @@ class QwenImageAdapter(MusubiAdapter):
         """Raise UserError unless this model_version is one of the model_type's."""
         if version == "layered":
             raise UserError(
-                'model_version = "layered": this model makes several pictures at once, which the method is not made '
-                "for. Use another one of the Qwen-Image models."
+                'model_version = "layered": this model makes several pictures at once, which the method does not '
+                "support. Use another Qwen-Image model."
             )
         if version != "original":
             raise UserError(
-                f'model_version = "{version}" is a model that edits: write model_type = "qwen_image_edit", or leave '
-                "model_version out."
+                f'model_version = "{version}" is an editing model: write model_type = "qwen_image_edit", or remove '
+                "model_version."
             )
 
     def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
@@ -94,8 +94,8 @@ class QwenImageEditAdapter(QwenImageAdapter):
     def check_version(cls, version: str) -> None:
         if version not in EDITS:
             raise UserError(
-                f'model_type = "qwen_image_edit": say which of its models this is with model_version, one of '
-                f"{', '.join(EDITS)}. They read texts and source images in different ways."
+                f'model_type = "qwen_image_edit": set model_version to one of '
+                f"{', '.join(EDITS)}. These models read texts and source images in different ways."
             )
 
 

@@ -79,7 +79,7 @@ ANIMA = Architecture(
     adapter=lambda trainer, args: AnimaAdapter(autocast_dtype(args.mixed_precision)),
     **with_files("qwen3", "vae"),
     folders=("qwen3", "vae"),
-    refused=rules("fp8_base fp8_base_unet", switched_on, NO_FP8, "Remove it; blocks_to_swap saves memory, too."),
+    refused=rules("fp8_base fp8_base_unet", switched_on, NO_FP8, "Remove it; blocks_to_swap also saves memory."),
     drops_cached=True,
     kinds=(Kind("Anima", ("blocks.0.adaln_modulation_self_attn.", "llm_adapter.")),),
     blocks=("blocks",),

@@ -85,8 +85,9 @@ def mend_second_attention(transformer: torch.nn.Module) -> str | None:
     for attention in wrong:
         attention.num_heads = attention.head_dim  # read by that call alone
     return (
-        "note: this version of sd-scripts splits the second attention of SD3.5-medium into wrong heads (it gives their "
-        "number for their size); for this run that is mended"
+        "note: this version of sd-scripts splits the second attention of SD3.5-medium into wrong heads (it passes "
+        "their "
+        "number as their size); this run corrects that"
     )
 
 
@@ -102,7 +103,7 @@ SD3 = Architecture(
     files=(MODEL, "clip_l", "clip_g", "t5xxl", "vae"),
     kinds=(Kind(FAMILIES["sd3"].title, (f"model.diffusion_model.{_TRANSFORMER}",)),),
     mistaken=(
-        Kind("Stable Diffusion 3's transformer alone, and sd-scripts needs the whole checkpoint", (_TRANSFORMER,)),
+        Kind("the transformer of Stable Diffusion 3 alone, but sd-scripts needs the whole checkpoint", (_TRANSFORMER,)),
     ),
     inside={
         "clip_l": "text_encoders.clip_l.",
