@@ -1,4 +1,4 @@
-"""What musubi-tuner can do and this method cannot: see toolkits/hosted/argument_rules.py."""
+"""Lists the arguments of musubi-tuner that this method does not support (see toolkits/hosted/argument_rules.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which [[datasets]] entry of musubi's dataset configuration belongs to which teacher ([danceopd.datasets])."""
+"""Assigns the [[datasets]] entries of musubi's dataset configuration to teachers ([danceopd.datasets])."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import UserError, nearest
 
-#: what a dataset can be called by, besides its number
+#: keys whose path can name a dataset instead of its number
 PLACES = ("cache_directory", "image_directory", "image_jsonl_file", "video_directory", "video_jsonl_file")
 
 
 def routes_of_datasets(datasets: Sequence[Any], options: DanceOPDSection) -> list[str]:
-    """The teacher of each of musubi's datasets. Raises UserError where one has none, or two, or does not exist.
+    """Return the teacher of each of musubi's datasets. Raises UserError if one has none, or two, or does not exist.
 
-    With a single teacher everything is its.
+    A single teacher gets all datasets.
     """
     teachers = list(options.teachers)
     for name in options.datasets:
@@ -46,9 +46,9 @@ def routes_of_datasets(datasets: Sequence[Any], options: DanceOPDSection) -> lis
 
 
 def check_guidance(datasets: Sequence[Any], routes: Sequence[str], options: DanceOPDSection) -> None:
-    """Raise UserError for guidance on source images where the text encoder reads these too.
+    """Raise UserError for guidance on source images if the text encoder also reads these.
 
-    Guidance needs the empty prompt with each image, and musubi's cache files hold the caption alone. routes: the
+    Guidance needs the empty prompt with each image, and musubi's cache files only contain the caption. routes: the
     teacher of each dataset.
     """
     for place, (dataset, route) in enumerate(zip(datasets, routes, strict=True)):
@@ -64,7 +64,7 @@ def check_guidance(datasets: Sequence[Any], routes: Sequence[str], options: Danc
 
 
 def _index(which: int | str, teacher: str, datasets: Sequence[Any]) -> int:
-    """The place in the list of the dataset that is meant."""
+    """Return the index of the dataset that `which` means."""
     if isinstance(which, int):
         found = [which - 1] if 1 <= which <= len(datasets) else []
     else:
@@ -86,7 +86,7 @@ def _places(dataset: Any) -> dict[str, str]:
 
 
 def _place(text: str) -> str:
-    """The same for the same path, however it is written; links are not followed, as musubi does not either."""
+    """Return one spelling of a path; links are not followed, as in musubi."""
     return os.path.normcase(os.path.abspath(os.path.expanduser(text)))
 
 
@@ -98,7 +98,7 @@ def _listed(datasets: Sequence[Any], which: Sequence[int] | None = None) -> str:
 
 
 def check_routes_have_data(weights: Mapping[str, float], fed: Mapping[str, int]) -> None:
-    """Raise UserError where a teacher that is drawn has no data. fed: teacher -> number of its batches."""
+    """Raise UserError if a teacher with a weight has no data. fed: teacher -> number of its batches."""
     for name, weight in weights.items():
         if weight > 0 and not fed.get(name):
             raise UserError(

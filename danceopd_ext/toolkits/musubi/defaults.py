@@ -1,4 +1,4 @@
-"""What musubi's arguments are where a preset does not say: the method's defaults, and what has one right answer."""
+"""Sets musubi's arguments that a preset leaves out: the method's defaults, and those with only one correct value."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
 
-#: one of these must be on; the first one is where none is
+#: one of these must be on; the first is the default
 ATTENTION = ("sdpa", "flash_attn", "xformers", "flash3")
 
-#: musubi's networks that are silent, to the bit, with a multiplier of 0
+#: musubi's networks that a multiplier of 0 turns off exactly
 SILENT = ("networks.loha", "networks.lokr")
 
 
 def complete(args: argparse.Namespace, architecture: Architecture, given: Collection[str] = ()) -> None:
-    """Set what the user did not say. `given`: the arguments that the user wrote. Raises UserError."""
+    """Set the arguments that the user left out. `given`: those that the user wrote. Raises UserError."""
     for name, value in DEFAULTS.items():
         if name not in given:
             setattr(args, name, value)
@@ -39,7 +39,7 @@ def complete(args: argparse.Namespace, architecture: Architecture, given: Collec
 
 
 def _complete_guidance(args: argparse.Namespace, architecture: Architecture, given: Collection[str]) -> None:
-    """The guidance that the transformer is told, as musubi's own argument; its metadata names it as well."""
+    """Set the transformer's guidance as musubi's own argument, which its metadata also names."""
     usual = architecture.adapter.usual_guidance(args)
     if usual is not None and "guidance_scale" not in given:
         args.guidance_scale = usual

@@ -1,7 +1,7 @@
-"""Prompt files as a dataset of musubi's: text-to-image routes need no picture.
+"""Makes a dataset of musubi's from prompt files: text-to-image routes need no picture.
 
-Each prompt becomes what musubi calls an item: a cache file with its encoded text, written by musubi's own script, and
-a cache file with latents of zeros, of which only the shape is looked at. musubi's own batch manager reads both.
+Each prompt becomes an item of musubi's: a cache file with its encoded text, written by musubi's own script, and a cache
+file with latents of zeros, of which only the shape matters. musubi's own batch manager reads both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
 class PromptDataset(torch.utils.data.Dataset):
-    """What musubi's trainer asks of one dataset. Goes to the workers by pickling.
+    """A dataset for musubi's trainer. It is pickled for the workers.
 
     manager: musubi's BucketBatchManager of the items. epoch: musubi's number of the epoch, shared by the processes.
     """
@@ -44,7 +44,7 @@ class PromptDataset(torch.utils.data.Dataset):
         return self.batch_manager[index]
 
     def shuffle_buckets(self) -> None:
-        """The epoch's order of items and batches, the same in every process: musubi draws it from `random`."""
+        """Shuffle items and batches for the epoch, equally in every process: musubi draws from `random`."""
         import random
 
         random.seed(self.seed + self.current_epoch)
@@ -62,7 +62,7 @@ class PromptDataset(torch.utils.data.Dataset):
 def read_route_prompts(
     options: DanceOPDSection, resolutions: Sequence[Size], adapter: MusubiAdapter
 ) -> tuple[dict[str, list[Item]], list[str]]:
-    """The prompts of each route that has prompt files, and notes for the user. Raises UserError."""
+    """Return the prompts of each route that has prompt files, and notes for the user. Raises UserError."""
     routes: dict[str, list[Item]] = {}
     notes: list[str] = []
     for name, files in options.prompts.items():
@@ -90,14 +90,14 @@ def _check_size(item: Item, route: str, adapter: MusubiAdapter) -> None:
 
 
 def text_path(folder: Path, text: str) -> Path:
-    """Where the cache file of an encoded text lies."""
+    """Return the path of an encoded text's cache file."""
     return folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}_te.safetensors"
 
 
 def prompt_dataset(
     items: Iterable[Item], adapter: MusubiAdapter, folder: Path, batch_size: int, seed: int, epoch: Any
 ) -> PromptDataset:
-    """A route's prompts. folder: of the encoded texts; they need not be there before the first batch is read."""
+    """Return a route's prompts. folder: of the encoded texts, which must exist when the first batch is read."""
     from musubi_tuner.dataset.image_video_dataset import BucketBatchManager
 
     buckets: dict[Size, list[Any]] = {}
@@ -117,7 +117,7 @@ def _musubi_item(item: Item, adapter: MusubiAdapter, folder: Path) -> Any:
 
 
 def write_zero_latents(items: Iterable[Item], adapter: MusubiAdapter, folder: Path) -> None:
-    """The latents' cache files of all sizes, under musubi's name for the key."""
+    """Write the latents' cache files of all sizes, with musubi's name for the key."""
     for width, height in {item.size for item in items}:
         shape = adapter.latent_shape(width, height)
         path = folder / f"zeros_{'x'.join(map(str, shape))}.safetensors"
@@ -129,7 +129,7 @@ def write_zero_latents(items: Iterable[Item], adapter: MusubiAdapter, folder: Pa
 
 
 def as_batch(path: Path) -> Mapping[str, Any]:
-    """The entries of a batch of one sample that musubi reads from one cache file of texts."""
+    """Return the entries of a batch of one sample that musubi reads from one cache file of texts."""
     from musubi_tuner.dataset.image_video_dataset import BucketBatchManager, ItemInfo
 
     info = ItemInfo("", "", (0, 0), (0, 0), latent_cache_path=str(path))

@@ -1,4 +1,4 @@
-"""The architectures of musubi-tuner by the preset's model_type; what each is stands in `adapters`."""
+"""Lists the architectures of musubi-tuner by the preset's model_type; `adapters` describes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""musubi's datasets and prompt files as one group, every batch of which knows its teacher."""
+"""Joins musubi's datasets and prompt files into one group, in which each batch names its teacher."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from danceopd_ext.toolkits.hosted.route_balance import balanced
 from danceopd_ext.toolkits.musubi.dataset_routes import check_routes_have_data
 
-#: where a batch says which route it is, as a plain int, which every way from the worker to the trainer leaves alone
+#: the entry of a batch for the number of its route, a plain int, which passes unchanged from worker to trainer
 ROUTE = "danceopd_route"
 
 
 class RoutedGroup(torch.utils.data.Dataset):
-    """What musubi's trainer and collator ask of a group of datasets, with routes drawn by weight.
+    """A group of datasets for musubi's trainer and collator, with routes drawn by weight.
 
     datasets: musubi's, or ours for prompts. routes: the route of each. order: (dataset, batch in it) for each batch
-    of an epoch; datasets that are smaller than their share come up several times. Goes to the workers by pickling.
+    of an epoch; datasets that are smaller than their share come up several times. It is pickled for the workers.
     """
 
     def __init__(self, datasets: Sequence[Any], routes: Sequence[int], order: Sequence[tuple[int, int]]):
@@ -44,9 +44,9 @@ class RoutedGroup(torch.utils.data.Dataset):
 def routed_group(
     datasets: Sequence[Any], routes: Sequence[str], weights: Mapping[str, float], seed: int
 ) -> RoutedGroup:
-    """The group of these datasets. routes: the teacher of each. weights: of every teacher.
+    """Return the group of these datasets. routes: the teacher of each. weights: of every teacher.
 
-    Raises UserError where a teacher that is drawn has no data.
+    Raises UserError if a teacher with a weight has no data.
     """
     entries: dict[str, list[tuple[int, int]]] = {name: [] for name in weights}
     for which, (dataset, route) in enumerate(zip(datasets, routes, strict=True)):

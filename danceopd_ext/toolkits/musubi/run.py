@@ -1,4 +1,4 @@
-"""A run in the user's checkout of musubi-tuner, from the preset to the saved LoRA."""
+"""Runs a preset in the user's checkout of musubi-tuner, up to the saved LoRA."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from danceopd_ext.toolkits.musubi.seams import SEAMS
 from danceopd_ext.toolkits.musubi.settings import Settings
 from danceopd_ext.toolkits.musubi.trainer import trainer_class
 
-#: arguments that name a file or folder which must be there; the text encoders' are the architecture's
+#: arguments that name an existing file or folder; the architecture lists those of text encoders
 FILES = ("dit", "vae", "dataset_config", "sample_prompts", "network_weights")
 
-#: keys of prompt-only data, which musubi's parser does not know because its datasets have their own
+#: keys of prompt-only data; musubi's parser does not know them because its datasets have their own
 OURS = ("resolution", "train_batch_size", "text_encoder_cache_dir")
 
 
 def train(preset: HostedPreset) -> Path:
-    """Train and return the saved LoRA. Raises UserError for what is wrong with preset, checkout, files or data."""
+    """Train and return the saved LoRA. Raises UserError if preset, checkout, files or data are wrong."""
     architecture = find_architecture(preset)
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
     tell(require_trusted(checkout, preset))
@@ -83,18 +83,18 @@ def train(preset: HostedPreset) -> Path:
 
 
 def import_trainer(checkout: Checkout, architecture: Architecture) -> ModuleType:
-    """musubi's training script of the architecture. Raises UserError."""
-    sources = checkout.folder / "src"  # and the package itself: network modules are named without it
+    """Import musubi's training script of the architecture. Raises UserError."""
+    sources = checkout.folder / "src"  # and the package itself: network modules are named without its name
     return import_script(checkout, [sources, sources / "musubi_tuner"], architecture.script)
 
 
 def parser_of(module: ModuleType, architecture: Architecture) -> argparse.ArgumentParser:
-    """The parser of musubi's own training script."""
+    """Return the parser of musubi's own training script."""
     return getattr(module, architecture.parser)(module.setup_parser_common())
 
 
 def settings_of(preset: HostedPreset, arguments: Arguments, architecture: Architecture) -> Settings:
-    """What our keys among musubi's say."""
+    """Return the settings from our own keys of the preset."""
     args, values = arguments.namespace, ours(preset)
     batch_size = values.get("train_batch_size", 1)
     if not isinstance(batch_size, int) or SAMPLES.wrong(batch_size):
@@ -111,7 +111,7 @@ def settings_of(preset: HostedPreset, arguments: Arguments, architecture: Archit
 
 
 def ours(preset: HostedPreset) -> dict[str, Any]:
-    """The values of OURS; a flag wins over the file."""
+    """Return the values of OURS; a flag wins over the file."""
     values = {name: preset.values[name] for name in OURS if name in preset.values}
     for name in OURS:
         if name in preset.flags:
@@ -121,16 +121,16 @@ def ours(preset: HostedPreset) -> dict[str, Any]:
 
 
 def guidance_note(args: argparse.Namespace, architecture: Architecture) -> list[str]:
-    """What a model with a guidance embedding is told, for the user."""
+    """Return a line on the guidance of a model with a guidance embedding; empty for others."""
     if architecture.adapter.usual_guidance(args) is None:
         return []
     return [f"guidance embedding: {args.guidance_scale:g} (guidance_scale), for the student and all teachers"]
 
 
 def find_files(args: argparse.Namespace, architecture: Architecture, preset: HostedPreset) -> None:
-    """Look up every file from the current directory, then beside the preset, before anything is loaded.
+    """Look up every file in the current directory, then in the preset's folder, before anything is loaded.
 
-    Raises UserError where one is missing that is given, or that the run needs.
+    Raises UserError if a given or required file is missing.
     """
     if os.path.exists(args.output_dir) and not os.path.isdir(args.output_dir):
         raise UserError(f'{preset.path}: output_dir = "{args.output_dir}" is a file. Name a folder.')
@@ -155,5 +155,5 @@ def find_files(args: argparse.Namespace, architecture: Architecture, preset: Hos
     check_sample_prompts(args)
     if args.resume:
         args.resume = str(find_path(args.resume, preset.path.parent))
-    # against the layers of the published model: what does not fit is told before the model loads, which takes minutes
+    # compared with the layers of the published model, because loading the model takes minutes
     check_teachers(preset.danceopd, architecture.names, architecture.title, None)

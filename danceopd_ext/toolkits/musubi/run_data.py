@@ -1,4 +1,4 @@
-"""Where a run's data comes from: musubi's dataset configuration, prompt files, or both."""
+"""Reads a run's data from musubi's dataset configuration, from prompt files, or from both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class RunData:
         self.folder = text_folder(adapter, settings.cache) if self.items or self.guided else None
 
     def build(self, args: argparse.Namespace, theirs: Callable | None) -> tuple[RoutedGroup, Any, Any]:
-        """musubi's (group, collator, epoch). theirs: musubi's own function that makes them; None: prompts only."""
+        """Return musubi's (group, collator, epoch).
+
+        theirs: musubi's own function that makes them; None: prompts only.
+        """
         datasets, routes, epoch = [], [], Value("i", 0)
         if theirs:
             group, _, epoch = read_datasets(args, theirs)
@@ -53,7 +56,7 @@ class RunData:
         return group, _collator(args, group, epoch), epoch
 
     def encode(self, accelerator: Any) -> None:
-        """Write the cache files that the prompts' datasets will read, and the empty prompt's."""
+        """Write the cache files of the prompts and of the empty prompt."""
         if self.folder is None:
             return
         texts = [item.text for items in self.items.values() for item in items]
@@ -65,7 +68,7 @@ class RunData:
         accelerator.wait_for_everyone()
 
     def empty(self, device: torch.device) -> dict[str, Any] | None:
-        """The entries of a batch that hold the empty prompt, for guidance; None where nobody needs it."""
+        """Return the entries of a batch with the empty prompt, for guidance; None without guidance."""
         if not self.guided:
             return None
         batch = prompt_data.as_batch(prompt_data.text_path(self.folder, self.adapter.empty_prompt))
@@ -83,7 +86,7 @@ def _collator(args: argparse.Namespace, group: RoutedGroup, epoch: Any) -> Any:
 
 
 def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
-    """musubi's own reading of dataset_config, its complaints as UserErrors."""
+    """Read dataset_config with musubi's own reader, and raise its errors as UserErrors."""
     from voluptuous import Invalid
 
     path = Path(args.dataset_config)
@@ -91,12 +94,12 @@ def read_datasets(args: argparse.Namespace, theirs: Callable) -> Any:
     try:
         return theirs(args)
     except (ValueError, AssertionError, Invalid) as error:
-        text = str(error).split(" / ")[0]  # it says everything again in Japanese
+        text = str(error).split(" / ")[0]  # it repeats everything in Japanese
         raise UserError(f"{path}: {text}{'' if text.endswith('.') else '.'}") from error
 
 
 def _check_document(path: Path) -> None:
-    """Raise UserError for a file that musubi-tuner's own reader could not read, or never end with."""
+    """Raise UserError for a file that musubi-tuner's own reader cannot read, or would never finish."""
     readers = {".json": read_object, ".toml": read_toml}
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: dataset_config must be a .toml or .json file in musubi-tuner's format.")

@@ -1,4 +1,4 @@
-"""Where our code and musubi-tuner meet: the methods of its trainers, and what else of it is called.
+"""Lists the seams between our code and musubi-tuner: its trainers' methods, and its functions that we call.
 
 `toolkits/hosted/seams.py` compares all of it with the user's version before anything is loaded.
 """

@@ -1,4 +1,4 @@
-"""What a run on musubi-tuner's trainers needs and musubi's arguments do not say."""
+"""Holds the settings of a run on musubi-tuner's trainers that musubi's arguments do not have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Settings:
     """options: [danceopd]. architecture: what is trained.
 
     resolutions, batch_size: of prompt-only data (musubi's datasets have their own). cache: folder of encoded texts.
-    flow_shift: the discrete_flow_shift that the user gave; None: the sampler's own.
+    flow_shift: the user's discrete_flow_shift; None: the sampler's own.
     """
 
     options: DanceOPDSection

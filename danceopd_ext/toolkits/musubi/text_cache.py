@@ -1,4 +1,4 @@
-"""Encoded texts on disk, in musubi's own cache format, so that the text encoders leave before the model is loaded."""
+"""Writes encoded texts in musubi's own cache format, so that the text encoders are freed before the model loads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from danceopd_ext.toolkits.musubi.prompt_data import text_path
 
 
 def text_folder(adapter: MusubiAdapter, root: Path) -> Path:
-    """The folder below `root` that belongs to these text encoders. Raises UserError where one is not given."""
+    """Return the folder below `root` for these text encoders. Raises UserError if one is not given."""
     files = adapter.text_encoder_files()
     for name, path in files.items():
         if path is None:
@@ -34,7 +34,7 @@ def text_folder(adapter: MusubiAdapter, root: Path) -> Path:
 
 
 def encode_texts(texts: Sequence[str], adapter: MusubiAdapter, folder: Path, accelerator: Any) -> None:
-    """Encode the texts that have no sound cache file yet, each process its share, and wait for all."""
+    """Encode the texts without a sound cache file, each process its share, and wait for all."""
     share = list(dict.fromkeys(texts))[accelerator.process_index :: accelerator.num_processes]
     missing, notes = missing_of(share, folder)
     for note in notes:
@@ -62,7 +62,7 @@ def _encode(texts: Sequence[str], adapter: MusubiAdapter, folder: Path, accelera
 
 @torch.no_grad()
 def _encode_one(encode: Callable[[list[Any]], None], text: str, path: Path) -> None:
-    """Write the text's cache file, whole under its name or not at all."""
+    """Write the text's cache file, completely or not at all."""
     from musubi_tuner.dataset.image_video_dataset import ItemInfo
 
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -81,7 +81,7 @@ def _encode_one(encode: Callable[[list[Any]], None], text: str, path: Path) -> N
 
 
 def missing_of(texts: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
-    """The texts without a cache file that can be used, and notes on files that cannot. Each file is read whole."""
+    """Return the texts without a usable cache file, and notes on unusable files. Each file is read completely."""
     missing, found = [], Counter()
     for text in texts:
         try:

@@ -1,4 +1,4 @@
-"""The method's update on musubi-tuner's trainers: a mixin in front of any of them.
+"""Runs the method's update on musubi-tuner's trainers with a mixin.
 
 `class DanceOPD(DanceOPDMixin, ZImageNetworkTrainer)` runs through musubi's own `train(args)`. The methods below are
 musubi's seams, in the order in which it calls them.
@@ -89,7 +89,7 @@ class DanceOPDMixin:
     def _build_optimizer_and_dataloader(self, *given: Any, **named: Any):
         call = SeamCall(super()._build_optimizer_and_dataloader, given, named)
         made = unpacked(call.call_original(), 8, "_build_optimizer_and_dataloader")
-        # Of its own seed, so that a resumed run reads its data in the order of the run that was stopped.
+        # its own seed: a resumed run reads its data in the order of the run that was stopped
         made[-1].sampler.generator = torch.Generator().manual_seed(derive_seed(call["args"].seed, "order"))
         return made
 
@@ -122,7 +122,7 @@ class DanceOPDMixin:
         self.session = Session(args, self.distiller)
 
     def process_batch(self, *given: Any, **named: Any) -> tuple[torch.Tensor, dict[str, float]]:
-        """musubi's seam of a micro-batch: its loss, and what to log of it."""
+        """Return the loss of a micro-batch and what to log of it."""
         call = SeamCall(super().process_batch, given, named)
         transformer, batch, latents = call.several("transformer", "batch", "latents")
         args, accelerator = call.several("args", "accelerator")
@@ -163,5 +163,5 @@ class DanceOPDMixin:
 
 
 def trainer_class(theirs: type) -> type:
-    """The trainer that runs the method in the place of musubi's `theirs`."""
+    """Return the trainer that runs the method in place of musubi's `theirs`."""
     return type("DanceOPDTrainer", (DanceOPDMixin, theirs), {})

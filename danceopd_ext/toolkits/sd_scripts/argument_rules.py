@@ -1,4 +1,4 @@
-"""What sd-scripts can do and this method cannot: see toolkits/hosted/argument_rules.py."""
+"""Lists the arguments of sd-scripts that this method does not support (see toolkits/hosted/argument_rules.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUERY_DECIDES = "noise levels are not random: the student is queried on its own 
 SET_QUERY = "Remove it; query in [danceopd] sets the noise levels."
 OWN_GRID = "the student takes the steps of the toolkit's own sampler, which has its own shift."
 
-#: a reason of single models
+#: a reason for single models
 NO_FP8 = "sd-scripts ignores it for this model."
 
 RULES: tuple[Rule, ...] = (

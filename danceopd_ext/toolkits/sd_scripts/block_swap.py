@@ -1,8 +1,9 @@
-"""Block swap of sd-scripts: blocks of the transformer wait in main memory and are brought in as they run.
+"""Switches the block swap of sd-scripts between inference and training.
 
-While training, the toolkit counts on a backward after each forward, which brings the first blocks back. A forward
-without one (the rollout, the teacher) needs the mode that the toolkit has for sampling. Versions of 2025 have no such
-mode: their samplers put the blocks into place before every forward.
+With block swap, blocks of the transformer wait in main memory and are moved to the device when they run. In training
+the toolkit expects a backward after each forward, which moves the first blocks back. A forward alone (the rollout, the
+teacher) needs the toolkit's mode for sampling. Versions of 2025 lack that mode: their samplers move the blocks back
+before every forward.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.hosted.active_adapter import BlockSwap, NoBlockSwap
 
-#: what the architectures call their offloaders
+#: names of the architectures' offloaders
 NAMES = ("offloader", "offloader_double", "offloader_single", "offloader_main")
 
 
 class Offloaders:
-    """The offloaders of one transformer, put into one mode and their blocks into place."""
+    """The offloaders of one transformer, which change their mode together."""
 
     def __init__(self, transformer: Any):
         self.transformer = transformer
@@ -48,7 +49,7 @@ def _into_place(transformer: Any, given: Any) -> None:
 
 
 def block_swap(transformer: Any, blocks_to_swap: int | None, student_guidance_scale: float) -> BlockSwap:
-    """The block swap of a run. Raises UserError where it cannot work."""
+    """Return the block swap of a run. Raises UserError if it cannot work."""
     if not blocks_to_swap:
         return NoBlockSwap()
     if student_guidance_scale != 1:

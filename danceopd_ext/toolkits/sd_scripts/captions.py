@@ -1,4 +1,4 @@
-"""Captions that do not change can be encoded once; for others the text encoders have to stay."""
+"""Encodes fixed captions once; for captions that change, the text encoders stay in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from danceopd_ext.errors import UserError
 
 
 def settle_captions(args: Namespace, groups: list[Any], asked_for: bool, drops_cached: bool = False) -> str | None:
-    """Use the cache of text encoder outputs only where captions stay as they are; return a note where it is not.
+    """Use the cache of text encoder outputs only if captions do not change; return a note if it is not used.
 
-    The toolkit caches a caption as it stands in the file, without prefix, suffix or wildcards: so fixed captions are
-    completed first. `asked_for`: the user wrote that texts are cached. `drops_cached`: the architecture can leave out
-    whole captions also from its cache. Raises UserError where both cannot be.
+    The toolkit caches a caption as it is in the file, without prefix, suffix or wildcards, so fixed captions are
+    completed first. `asked_for`: the user asked for the cache. `drops_cached`: the architecture can also drop whole
+    captions from its cache. Raises UserError if captions change and the user asked for the cache.
     """
     if not args.cache_text_encoder_outputs:
         return None
@@ -32,7 +32,7 @@ def settle_captions(args: Namespace, groups: list[Any], asked_for: bool, drops_c
 
 
 def _variation(group: Any, drops_cached: bool) -> str | None:
-    """What makes captions of the group change."""
+    """Return why captions of the group change; None if they do not."""
     for dataset in group.datasets:
         for subset in dataset.subsets:
             for name in ("shuffle_caption", "token_warmup_step", "caption_tag_dropout_rate"):

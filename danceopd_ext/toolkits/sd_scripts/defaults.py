@@ -1,4 +1,4 @@
-"""What the toolkit's arguments are where a preset does not say: the method's defaults, and what it always needs."""
+"""Sets the toolkit's arguments that a preset leaves out, and those that the method always needs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from danceopd_ext.config.learning_rate import default_rate
 from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.defaults import DEFAULTS, without_decay
 
-#: instead of the toolkit's own default, where nothing is given
+#: used instead of the toolkit's own defaults
 OWN: dict[str, Any] = {
     **DEFAULTS,
     "cache_text_encoder_outputs": True,
     "max_data_loader_n_workers": 0,  # a batch is a cached text: workers would only hold copies of the cache
 }
-#: whatever is given: only the transformer is trained, and no picture is read (so the VAE may leave the device)
+#: always set: only the transformer is trained, and no picture is read (so the VAE may leave the device)
 ALWAYS: dict[str, Any] = {"network_train_unet_only": True, "cache_latents": True, "cache_latents_to_disk": False}
 
 
 def completed(values: Mapping[str, Any], given: Collection[str], architecture: Architecture) -> dict[str, Any]:
-    """The toolkit's arguments, complete. `given`: those that the user wrote."""
+    """Return the toolkit's complete arguments. `given`: those that the user wrote."""
     complete = {**values, **{name: value for name, value in OWN.items() if name in values and name not in given}}
     if "network_alpha" not in given:
         complete["network_alpha"] = complete["network_dim"]

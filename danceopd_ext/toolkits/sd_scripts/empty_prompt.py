@@ -1,4 +1,4 @@
-"""The empty prompt, for guidance: encoded by the toolkit while its text encoders are in place."""
+"""Encodes the empty prompt for guidance while the toolkit's text encoders are on the device."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from danceopd_ext.toolkits.hosted.seams import SeamCall
 
 
 def needs_empty_prompt(options: DanceOPDSection) -> bool:
-    """Whether anybody is guided."""
+    """Return whether the student or a teacher uses guidance."""
     scales = [options.student_guidance_scale, *(teacher.guidance_scale for teacher in options.teachers.values())]
     return any(scale != 1 for scale in scales)
 
 
 @torch.no_grad()
 def encode_empty_prompt(args: Namespace, accelerator: Any, encoders: list[Any], cached: bool) -> list[Entry]:
-    """What the toolkit's encoding strategy gives for "", B = 1.
+    """Return the encoding of "" by the toolkit's strategy, B = 1.
 
-    `cached`: as the toolkit's cache has it, so that texts and empty prompt are encoded alike; without a cache some
-    strategies take no attention mask, and leave the numbers in the encoders' format.
+    `cached`: encode as for the toolkit's cache, so that texts and empty prompt are encoded alike. Without a cache some
+    strategies take no attention mask, and keep the encoders' dtype.
     """
     strategies = importlib.import_module("library.strategy_base")
     tokenizer = strategies.TokenizeStrategy.get_strategy()
@@ -46,11 +46,12 @@ def encode_empty_prompt(args: Namespace, accelerator: Any, encoders: list[Any], 
 def _placed(entry: Entry, device: torch.device, cached: bool) -> Entry:
     if not isinstance(entry, torch.Tensor):
         return entry
-    return entry.to(device, dtype=torch.float32 if cached else None)  # the data loader makes all it caches float32
+    # the data loader converts all cached texts to float32
+    return entry.to(device, dtype=torch.float32 if cached else None)
 
 
 class Watched:
-    """A dataset that also tells when the text encoders are in place: the moment its own texts are encoded."""
+    """A dataset that calls `then` with the text encoders after its own texts are encoded."""
 
     def __init__(self, dataset: Any, then: Callable[[list[Any]], None]):
         self._dataset, self._then = dataset, then

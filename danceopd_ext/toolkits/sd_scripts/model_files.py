@@ -1,6 +1,6 @@
-"""The files that a preset for sd-scripts names, looked into before any of them is loaded.
+"""Checks the files that a preset for sd-scripts names, before any of them is loaded.
 
-The toolkit loads whatever it is given, encodes the texts for minutes, and then stops in the middle.
+The toolkit loads any file, encodes the texts for minutes, and then fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CLIP, _CLIP_WIDTH = "text_model.encoder.layers.0.", "token_embedding.weight"
 #: names of layers of Stable Diffusion 3, whose whole checkpoints hold these parts too
 _SD3 = f"{SD3.blocks[0]}."
 _T5 = "encoder.block.0.layer.0.SelfAttention.q.weight"
-#: argument -> what its file holds
+#: argument -> what its file contains
 PARTS: dict[str, Kind] = {
     "clip_l": Kind("CLIP-L", (_CLIP,), (_SD3,), (_CLIP_WIDTH, 1280)),
     "clip_g": Kind("CLIP-G", (_CLIP,), (_SD3,), (_CLIP_WIDTH, 768)),
@@ -44,14 +44,14 @@ PARTS: dict[str, Kind] = {
     "ae": Kind("a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", _SD3, "double_blocks.")),
     "vae": Kind("a VAE", ("decoder.", "encoder."), (".SelfAttention.", "text_model.", _SD3, "double_blocks.")),
 }
-#: models that people take for one of these and that nobody here trains
+#: models that people confuse with these, and that no toolkit here trains
 OTHERS = (Kind("Stable Diffusion 1 or XL, which is not a flow model", ("input_blocks.0.", "output_blocks.0.")),)
-#: what the names of a model's layers may begin with
+#: prefixes that the names of a model's layers may have
 PREFIXES = ("model.diffusion_model.", "net.")
 
 
 def known_kinds() -> Iterator[Kind]:
-    """What a file can be, for a message: of this toolkit's models, of families that others train, and the rest."""
+    """Yield what a file can be, for messages: this toolkit's models, families that other toolkits train, and others."""
     for architecture in ARCHITECTURES.values():
         yield from architecture.kinds
     yield from PARTS.values()
@@ -62,7 +62,7 @@ def known_kinds() -> Iterator[Kind]:
 
 
 def _families_of_others() -> Iterator[Kind]:
-    """A kind for each sign of families that this toolkit does not train; later families are asked first."""
+    """Yield a kind for each sign of families that this toolkit does not train; later families come first."""
     strangers = [family for name, family in NAMES.items() if name not in ARCHITECTURES]
     for sign, family in {family.sign: family for family in reversed(strangers)}.items():
         places = [toolkit for toolkit, row in hosted_toolkits().items() if family.name in row.models]
@@ -71,7 +71,7 @@ def _families_of_others() -> Iterator[Kind]:
 
 
 def check_files(args: Namespace, options: DanceOPDSection, architecture: Architecture, preset: Path) -> None:
-    """Raise UserError where a file is not what its argument asks for, or a teacher does not fit the model."""
+    """Raise UserError if a file does not match its argument, or a teacher does not fit the model."""
     headers = {}
     for name in architecture.files:
         wanted = architecture.kinds if name == MODEL else [PARTS[name]]
@@ -98,7 +98,7 @@ def _named(name: str, args: Namespace, preset: Path) -> str:
 
 
 def _check_inside(name: str, header: Header, architecture: Architecture, args: Namespace, preset: Path) -> None:
-    """Raise UserError where a part was not given and the checkpoint does not have it either."""
+    """Raise UserError if a part is not given and the checkpoint does not contain it."""
     if not any(key.startswith(architecture.inside[name]) for key in header):
         raise UserError(
             f"{preset}: {name} is missing: {_model(args)} does not contain {PARTS[name].title}. Name its file with "
@@ -107,7 +107,7 @@ def _check_inside(name: str, header: Header, architecture: Architecture, args: N
 
 
 def _layers(header: Header | None, architecture: Architecture) -> Linears | None:
-    """The layers of the model's file under the toolkit's own names; None where the file has other names."""
+    """Return the layers of the model's file under the toolkit's own names; None if the file has other names."""
     if header is None:
         return None
     linears = linear_shapes(header, PREFIXES)
@@ -115,7 +115,7 @@ def _layers(header: Header | None, architecture: Architecture) -> Linears | None
 
 
 def most_swapped(counts: list[int]) -> int:
-    """How many blocks can wait in main memory: two of each list stay; of two lists, single blocks count by halves."""
+    """Return how many blocks can be swapped: two of each list stay; with two lists, two single blocks count as one."""
     if len(counts) == 1:
         return max(counts[0] - 2, 0)
     double, single = (max(count - 2, 0) for count in counts)
@@ -134,9 +134,9 @@ def _check_swap(args: Namespace, architecture: Architecture, linears: Linears, p
 
 
 def _check_start(args: Namespace, linears: Linears | None, preset: Path) -> None:
-    """Raise UserError where network_weights, or base_weights, is not what the toolkit can start from.
+    """Raise UserError if the toolkit cannot start from network_weights or base_weights.
 
-    It takes only its own names, and leaves out silently what it does not know.
+    It only reads its own names, and silently leaves out layers that it does not know.
     """
     for place in args.base_weights or []:
         _lora_layers(f'{preset}: base_weights = "{place}"', Path(place), linears)
@@ -154,7 +154,7 @@ def _check_start(args: Namespace, linears: Linears | None, preset: Path) -> None
 
 
 def _lora_layers(where: str, path: Path, linears: Linears | None) -> dict[str, int]:
-    """Layer -> rank of a LoRA with the toolkit's own names. Raises UserError."""
+    """Return layer -> rank of a LoRA with the toolkit's own names. Raises UserError."""
     header = read_header(path)
     if header is None:
         return {}

@@ -1,4 +1,4 @@
-"""`network_args`: what the toolkit's network module reads of it. It passes over what it does not know."""
+"""Checks `network_args`: the toolkit's network module ignores keys that it does not know."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_network_args(args: Namespace, preset: Path) -> None:
 
 
 def keys_of(module: str) -> set[str]:
-    """The keys that a network module looks up in its keyword arguments; none where its source cannot be read."""
+    """Return the keys that a network module looks up in its keyword arguments; none if its source cannot be read."""
     try:
         source = inspect.getsource(importlib.import_module(module))
     except (OSError, TypeError):

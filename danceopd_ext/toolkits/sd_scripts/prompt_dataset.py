@@ -1,7 +1,7 @@
-"""Prompt files as a dataset of sd-scripts: no picture is needed where the student makes its own.
+"""Makes a dataset of sd-scripts from prompt files, without pictures.
 
-Imported only inside the toolkit. Its trainer calls `prompt_group` by name (`--dataset_class`) without its arguments,
-so they are handed over before.
+Imported only inside the toolkit. Its trainer calls `prompt_group` by name (`--dataset_class`) without our data, which
+`hand_over` stores before.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.sd_scripts.routed_datasets import TEACHER
 from danceopd_ext.toolkits.sd_scripts.text_cache_files import remove_damaged
 
-#: what the toolkit is told to call
+#: the function that the toolkit calls
 CALLED = f"{__name__}.prompt_group"
-#: of the preset, as sd-scripts calls them
+#: keys of the preset, as in sd-scripts
 CAPTION_KEYS = (
     "shuffle_caption", "caption_separator", "keep_tokens", "keep_tokens_separator", "secondary_separator",
     "enable_wildcard", "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate",
     "caption_prefix", "caption_suffix", "token_warmup_min", "token_warmup_step",
 )  # fmt: skip
-#: arguments of all architectures that change what text encoders give
+#: arguments, of all architectures, that change the outputs of text encoders
 TEXT_OPTIONS = (
     "t5xxl_max_token_length", "gemma2_max_token_length", "system_prompt", "qwen3_max_token_length",
     "t5_max_token_length",
@@ -43,7 +43,7 @@ TEXT_OPTIONS = (
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The items of one file, and the teacher that they belong to."""
+    """The items of one file, and their teacher."""
 
     path: Path
     teacher: str
@@ -78,7 +78,7 @@ def _check_sizes(items: Sequence[Item], architecture: Architecture) -> None:
 
 
 def cache_folder(args: Namespace, architecture: Architecture) -> Path:
-    """Where encoded prompts are kept (cache_text_encoder_outputs_to_disk): one folder for each set of encoders."""
+    """Return the folder of encoded prompts (cache_text_encoder_outputs_to_disk), one for each set of encoders."""
     options = (getattr(args, name, None) for name in TEXT_OPTIONS)
     words = [architecture.model_type, *options, *(getattr(args, name) for name in architecture.files)]
     digest = hashlib.sha256(repr(words).encode("utf-8", "backslashreplace")).hexdigest()[:12]
@@ -86,16 +86,16 @@ def cache_folder(args: Namespace, architecture: Architecture) -> Path:
 
 
 def prompt_group(*given: Any, **named: Any) -> Any:
-    """Called by the toolkit: the prompts, beside the datasets of dataset_config where there is one.
+    """Return the prompts and the datasets of dataset_config, if there is one; the toolkit calls this.
 
-    What it is given depends on the version, and is not needed.
+    Its arguments depend on the toolkit's version and are not used.
     """
     files, args, cache = _waiting.pop()
     return train_util.DatasetGroup([*_datasets(args), PromptDataset(files, args, cache)])
 
 
 def _datasets(args: Namespace) -> list[Any]:
-    """The datasets of dataset_config, made as the toolkit's trainer makes them."""
+    """Return the datasets of dataset_config, made as the toolkit's trainer makes them."""
     if not args.dataset_config:
         return []
     sanitizer = config_util.ConfigSanitizer(
@@ -114,7 +114,7 @@ def _datasets(args: Namespace) -> list[Any]:
 
 
 class PromptDataset(train_util.BaseDataset):
-    """Every prompt is an image without pixels, in a bucket of just its size."""
+    """A dataset in which every prompt is an image without pixels, in a bucket of its size."""
 
     def __init__(self, files: Sequence[PromptFile], args: Namespace, cache: Path):
         sizes = sorted({item.size for file in files for item in file.items})
@@ -183,7 +183,7 @@ class PromptDataset(train_util.BaseDataset):
 
 
 def subset_of(file: PromptFile, args: Namespace) -> Any:
-    """The toolkit's subset for a prompt file: the caption rules of the preset, and its teacher."""
+    """Return the toolkit's subset for a prompt file, with the preset's caption rules and the teacher."""
     rules = {name: getattr(args, name) for name in CAPTION_KEYS}
     subset = train_util.DreamBoothSubset(
         image_dir=file.path.name, is_reg=False, class_tokens=None, caption_extension=file.path.suffix,
@@ -191,5 +191,5 @@ def subset_of(file: PromptFile, args: Namespace) -> Any:
         random_crop=False, custom_attributes={TEACHER: file.teacher}, **rules,
     )  # fmt: skip
     subset.img_count = len(file.items)
-    subset.metadata_file = file.path.name  # the toolkit's metadata asks for it where a dataset has no folder
+    subset.metadata_file = file.path.name  # the toolkit's metadata needs it if a dataset has no folder
     return subset

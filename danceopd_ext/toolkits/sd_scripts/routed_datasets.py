@@ -1,6 +1,6 @@
-"""sd-scripts' datasets as routes: whose data is whose, in which shares, and without reading a picture.
+"""Assigns sd-scripts' datasets to teachers and balances them by weight, without reading a picture.
 
-A picture gives its caption and its bucket; the states that the student learns from are its own rollouts.
+A picture only provides its caption and its bucket; the student learns on states of its own rollouts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def assign_routes(group: Any, teachers: Sequence[str]) -> None:
                     f"{where}: conditioning_data_dir: the models that sd-scripts trains here do not edit pictures. "
                     "Remove it."
                 )
-            # toml makes inline tables of a class that cannot be pickled, and data loader workers then never start
+            # toml's inline tables cannot be pickled, and without that data loader workers never start
             subset.custom_attributes = plain(subset.custom_attributes or {})
             subset.custom_attributes[TEACHER] = route_of(subset.custom_attributes, teachers, where)
 
@@ -41,14 +41,14 @@ def _title(subset: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value in plain dicts and lists."""
+    """Return the value in plain dicts and lists."""
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def forget_pictures(group: Any, channels: int, scale: int) -> None:
-    """Let every item stand for empty latents of its bucket's size, so that no picture is read or encoded."""
+    """Give every item empty latents of its bucket's size, so that no picture is read or encoded."""
     blank: dict[tuple[int, int], torch.Tensor] = {}
     for dataset in group.datasets:
         for info in dataset.image_data.values():
@@ -61,7 +61,7 @@ def forget_pictures(group: Any, channels: int, scale: int) -> None:
 
 
 def mend_cached_texts(group: Any) -> None:
-    """Make arrays of the numpy scalars among cached texts (HunyuanImage's): the toolkit cannot batch scalars."""
+    """Turn numpy scalars among cached texts (HunyuanImage's) into arrays: the toolkit cannot batch scalars."""
     for dataset in group.datasets:
         for info in dataset.image_data.values():
             if info.text_encoder_outputs is not None:
@@ -72,13 +72,13 @@ def mend_cached_texts(group: Any) -> None:
 
 
 def nothing_to_cache(*given: Any, **named: Any) -> None:
-    """In the place of the caching of latents. A function of a module, since workers get the group pickled."""
+    """Replace the caching of latents. This is a module's function because the group is pickled for workers."""
 
 
 def balance(group: Any, weights: Mapping[str, float], seed: int) -> list[str]:
-    """Let an epoch show each route by its weight, over all datasets of the group together; call it before the loader.
+    """Make each route come up by its weight in an epoch, over all datasets together; call it before the loader.
 
-    Returns a line about each route. Raises UserError where a route with a weight has no data.
+    Returns a line for each route. Raises UserError if a route with a weight has no data.
     """
     entries: dict[str, list[tuple[int, int, str]]] = {name: [] for name in weights}
     for d, dataset in enumerate(group.datasets):
@@ -103,7 +103,7 @@ def balance(group: Any, weights: Mapping[str, float], seed: int) -> list[str]:
 
 
 def _rearrange(group: Any, entries: Sequence[tuple[int, int, str]]) -> None:
-    """Fill the buckets with these (dataset, bucket, key) and count the batches anew, as the toolkit does."""
+    """Fill the buckets with these (dataset, bucket, key) and count the batches again, as the toolkit does."""
     for dataset in group.datasets:
         dataset.bucket_manager.buckets = [[] for _ in dataset.bucket_manager.buckets]
     for d, b, key in entries:

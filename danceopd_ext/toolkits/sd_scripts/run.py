@@ -1,4 +1,4 @@
-"""`toolkit = "sd-scripts"`: a preset runs in the user's checkout."""
+"""Runs a preset with `toolkit = "sd-scripts"` in the user's checkout, up to the saved LoRA."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from danceopd_ext.toolkits.sd_scripts.seams import METHODS, seams_of
 from danceopd_ext.toolkits.sd_scripts.toolkit_errors import as_user_error
 from danceopd_ext.toolkits.sd_scripts.trainer import trainer_class
 
-#: arguments that name a file or folder which must be there
+#: arguments that name an existing file or folder
 FILES = ("dataset_config", "train_data_dir", "in_json", "sample_prompts", "network_weights", "log_tracker_config")
-#: keys of a dataset_config that name one
+#: keys of a dataset_config that do
 DATA_PATHS = ("image_dir", "metadata_file", "conditioning_data_dir")
 
 
 def train(preset: HostedPreset) -> Path:
-    """Train and return the saved LoRA. Raises UserError before anything is loaded, wherever that can be known."""
+    """Train and return the saved LoRA. Raises UserError for wrong input, if possible before anything is loaded."""
     architecture = find_architecture(preset)
     checkout = find_toolkit(preset.toolkit, preset.danceopd.toolkit_dir)
     tell(require_trusted(checkout, preset))
@@ -88,7 +88,7 @@ def train(preset: HostedPreset) -> Path:
 
 
 def check_script(checkout: Checkout, architecture: Architecture) -> None:
-    """Raise UserError where this version of the toolkit is too old for the architecture."""
+    """Raise UserError if this version of the toolkit is too old for the architecture."""
     if not (checkout.folder / f"{architecture.script}.py").is_file():
         raise UserError(
             f"{checkout.toolkit} at {checkout.folder} (version {checkout.version}) cannot train {architecture.title}: "
@@ -97,7 +97,7 @@ def check_script(checkout: Checkout, architecture: Architecture) -> None:
 
 
 def take_sizes(preset: HostedPreset) -> tuple[HostedPreset, tuple[Size, ...]]:
-    """The sizes of prompts, and the preset with a `resolution` that the toolkit reads: one size, as text."""
+    """Return the preset with one size as `resolution`, as the toolkit reads it, and the sizes of prompts."""
     given = preset.flags.get("resolution") or preset.values.get("resolution")
     if given is None:
         return preset, ()
@@ -114,7 +114,7 @@ def take_sizes(preset: HostedPreset) -> tuple[HostedPreset, tuple[Size, ...]]:
 
 
 def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Namespace:
-    """What the toolkit's trainer gets, complete and with files found. Raises UserError."""
+    """Return the complete arguments of the toolkit's trainer, with files found. Raises UserError."""
     if "dataset_class" in arguments.given:
         raise UserError(f"{arguments.path}: dataset_class is not supported here. Use dataset_config, or prompt files.")
     for name, value in architecture.fixed.items():
@@ -142,7 +142,7 @@ def trainer_arguments(arguments: Arguments, architecture: Architecture) -> Names
 
 
 def check_documents(args: Namespace, preset: Path) -> None:
-    """Raise UserError for a file of settings, prompts or captions that cannot be read, or is of another form."""
+    """Raise UserError for a file of settings, prompts or captions that cannot be read or has another form."""
     if args.dataset_config:
         read_document(Path(args.dataset_config), "dataset configuration")
     if args.in_json:
@@ -157,7 +157,7 @@ def check_documents(args: Namespace, preset: Path) -> None:
 
 
 def try_out(args: Namespace, preset: HostedPreset, architecture: Architecture) -> None:
-    """Raise UserError for what the toolkit would only notice after it has loaded everything."""
+    """Raise UserError for errors that the toolkit would only notice after it has loaded everything."""
     check_output(args, preset.path, preset.danceopd.overwrite)
     if args.tokenizer_cache_dir:
         check_writable(Path(args.tokenizer_cache_dir).absolute(), f"{preset.path}: tokenizer_cache_dir")
@@ -192,7 +192,7 @@ def _existing(value: str, name: str, preset: Path) -> Path:
 
 
 def hand_over_prompts(preset: HostedPreset, architecture: Architecture, args: Namespace, sizes: Sequence[Size]) -> None:
-    """Give [danceopd.prompts] to the dataset that the toolkit will make of them. Raises UserError where no data is."""
+    """Pass [danceopd.prompts] to the dataset that the toolkit makes later. Raises UserError without any data."""
     if not preset.danceopd.prompts:
         if not (args.dataset_config or args.train_data_dir):
             raise UserError(f"{preset.path}: no data: name prompt files in [danceopd.prompts], or a dataset_config.")

@@ -1,4 +1,4 @@
-"""Where our code and sd-scripts meet: the methods of its trainers, and what else of it is called.
+"""Lists the seams between our code and sd-scripts: its trainers' methods, and its functions that we call.
 
 `toolkits/hosted/seams.py` compares all of it with the user's version before anything is loaded.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from danceopd_ext.toolkits.hosted.architecture import Architecture
 from danceopd_ext.toolkits.hosted.seams import Call, Seams
 
-#: overridden or called here -> parameters that are relied on
+#: method that we override or call -> parameters that we use
 METHODS: dict[str, tuple[str, ...]] = {
     "assert_extra_args": ("args", "train_dataset_group", "val_dataset_group"),
     "cache_text_encoder_outputs_if_needed": ("args", "accelerator", "text_encoders", "dataset"),
@@ -26,7 +26,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 _UTIL, _CONFIG, _STRATEGY = "library.train_util", "library.config_util", "library.strategy_base"
 
-#: what every architecture calls
+#: calls of every architecture
 COMMON: tuple[Call, ...] = (
     Call(f"{_STRATEGY}:TokenizeStrategy.get_strategy"),
     Call(f"{_STRATEGY}:TextEncodingStrategy.get_strategy"),
@@ -69,7 +69,7 @@ COMMON: tuple[Call, ...] = (
 
 
 def seams_of(architecture: Architecture) -> Seams:
-    """All places at which an architecture of the toolkit is met."""
+    """Return all seams of an architecture."""
     maker = f"{architecture.network_module}:create_network_from_weights"
     network = Call(
         maker, ("multiplier", "file", "", "", ""), ("weights_sd", "for_inference"), returns=2

@@ -1,4 +1,4 @@
-"""A teacher's network, made by the architecture's own network module."""
+"""Makes a teacher's network with the architecture's own network module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from danceopd_ext.toolkits.hosted.teacher_networks import Maker
 
 
 def network_maker(architecture: Architecture, text_encoders: list[Any], transformer: torch.nn.Module) -> Maker:
-    """What makes the networks of teachers on this transformer."""
+    """Return the function that makes the teachers' networks on this transformer."""
     module = importlib.import_module(architecture.network_module)
 
     def make(tensors):

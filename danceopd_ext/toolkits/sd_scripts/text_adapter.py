@@ -1,4 +1,4 @@
-"""What the toolkit's text encoding strategies give, as the method's condition."""
+"""Turns the outputs of the toolkit's text encoding strategies into the method's condition."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from danceopd_ext.toolkits.hosted.seams import ToolkitChanged
 
 
 class TextAdapter:
-    """An adapter whose condition is only texts: the toolkit hands them over as a list, here they get names.
+    """An adapter whose condition is only texts: the toolkit passes a list, and here its entries get names.
 
-    texts: the names, in the toolkit's order. more: what some versions append, and the transformer does not take.
+    texts: the names, in the toolkit's order. more: entries that some versions append and the transformer does not use.
     """
 
     texts: ClassVar[tuple[str, ...]]
@@ -23,13 +23,13 @@ class TextAdapter:
         return Conditions(self.named(texts), routes, None if empty is None else self.named(empty))
 
     def named(self, texts: Sequence[Entry]) -> dict[str, Entry]:
-        """Name -> entry. Raises Changed if the list is of another length: then nobody knows which entry is which."""
+        """Return name -> entry. Raises ToolkitChanged if the length differs, because the order is then unknown."""
         named = named_entries(texts, self.texts, self.more)
         return {name: named[name] for name in self.texts}
 
 
 def named_entries(texts: Sequence[Entry], names: Sequence[str], more: Sequence[str] = ()) -> dict[str, Entry]:
-    """The entries of a text by `names`; all of `more`, or none, may follow. Raises Changed."""
+    """Return a text's entries by `names`; all of `more`, or none, may follow. Raises ToolkitChanged."""
     if len(texts) not in (len(names), len(names) + len(more)):
         raise ToolkitChanged(f"its text encoding gives {len(texts)} entries, not {len(names)} ({', '.join(names)})")
     return dict(zip((*names, *more), texts))  # noqa: B905 - compared above

@@ -1,7 +1,7 @@
-"""The toolkit's .npz files of encoded prompts: damaged ones are removed before it reads them, so that it encodes again.
+"""Removes damaged .npz files of encoded prompts, so that the toolkit encodes the prompts again.
 
-The format has a checksum of each array. The toolkit would end in the middle of an epoch where one differs, and train on
-NaN.
+The format has a checksum for each array. If one differs, the toolkit would fail in the middle of an epoch, and it would
+train on NaN.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from danceopd_ext.data.text_cache import again_notes
 
 
 def remove_damaged(folder: Path) -> list[str]:
-    """Remove the files of a cache folder that cannot be used; notes for the user. Each file is read whole."""
+    """Remove the unusable files of a cache folder; return notes for the user. Each file is read completely."""
     found: Counter[str] = Counter()
     for path in sorted(folder.glob("*.npz")):
         if why := _wrong_with(path):
@@ -27,7 +27,7 @@ def remove_damaged(folder: Path) -> list[str]:
 
 
 def _wrong_with(path: Path) -> str:
-    """Why the file cannot be used, or nothing."""
+    """Return why the file cannot be used, or ""."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip():

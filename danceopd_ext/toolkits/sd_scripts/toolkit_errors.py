@@ -1,4 +1,4 @@
-"""The toolkit's own complaints about what it was given, as messages without a traceback."""
+"""Turns the toolkit's own errors about its input into messages without a traceback."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from safetensors import SafetensorError
 
 from danceopd_ext.errors import UserError, few_letters
 
-#: how the toolkit says that it was asked for something that cannot be
+#: what the toolkit raises for input that it cannot use
 KINDS = (AssertionError, ValueError, ImportError, ModuleNotFoundError, NotImplementedError)
-#: how files say that they are not there, or not what was expected, wherever that is noticed
+#: what missing or unexpected files raise, anywhere in the toolkit
 FILES = (FileNotFoundError, NotADirectoryError, IsADirectoryError, SafetensorError)
-#: packages that fetch things
+#: packages that download files
 NETWORK = ("requests", "huggingface_hub", "httpx", "urllib3")
-#: torch's beginning of a message about a file of weights that does not fit
+#: the start of torch's message about weights that do not fit
 NO_FIT = "Error(s) in loading state_dict"
 
 
 def as_user_error(error: Exception, checkout: Path, preset: Path, dataset_config: str | None) -> UserError | None:
-    """What the user can act on; None where the error is none of the input's."""
+    """Return a message that the user can act on; None if the input did not cause the error."""
     text = _english(str(error))
     library = type(error).__module__.partition(".")[0]
     if library == "voluptuous":
@@ -48,6 +48,6 @@ def as_user_error(error: Exception, checkout: Path, preset: Path, dataset_config
 
 
 def _english(text: str) -> str:
-    """The toolkit says most things twice, in English and in Japanese."""
+    """Return the English part: the toolkit says most things in English and in Japanese."""
     first, _, second = text.partition(" / ")
     return first.strip() if second and not second.isascii() else text.strip()

@@ -1,8 +1,8 @@
-"""The mixin that makes a trainer of sd-scripts run DanceOPD: `class X(DanceOPDMixin, Sd3NetworkTrainer)`.
+"""Runs DanceOPD on a trainer of sd-scripts with a mixin: `class X(DanceOPDMixin, Sd3NetworkTrainer)`.
 
-The toolkit's `train(args)` runs as it is, and calls these methods of its own class on the way: data is checked and
-balanced in `assert_extra_args`, teachers are attached in `post_process_network`, and each micro-batch's loss is made in
-`get_noise_pred_and_target`, where latents and text conditions are known.
+The toolkit's `train(args)` runs unchanged and calls these methods: `assert_extra_args` checks and balances the data,
+`post_process_network` attaches the teachers, and `get_noise_pred_and_target`, which knows latents and text conditions,
+makes each micro-batch's loss.
 
 A model plugs in with an adapter and its `Architecture`, in one file of `adapters`, and a line in the toolkit's row:
 
@@ -13,7 +13,7 @@ A model plugs in with an adapter and its `Architecture`, in one file of `adapter
         def sigmas(self, steps, latent_shape) -> torch.Tensor: ...
 
 `texts`: the toolkit's text_encoder_conds, from its cache or its encoders; `empty`: the same list for one empty prompt,
-where guidance needs it. `velocity` runs within the accelerator's autocast.
+if guidance needs it. `velocity` runs within the accelerator's autocast.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ GRAPHS_PER_ADAPTER = 8
 
 
 class DanceOPDMixin:
-    """In front of a NetworkTrainer of sd-scripts.
+    """Put it before a NetworkTrainer of sd-scripts (see `trainer_class`).
 
-    `options`: [danceopd]. `architecture`: the trainer's row. `asked_for_cache`: the user wrote that texts are cached.
+    `options`: [danceopd]. `architecture`: the trainer's row. `asked_for_cache`: the user asked for a cache of texts.
     """
 
     def __init__(self, options: DanceOPDSection, architecture: Architecture, asked_for_cache: bool = True):
@@ -129,7 +129,7 @@ class DanceOPDMixin:
         return call.call_original()
 
     def process_batch(self, *given, **named) -> torch.Tensor:
-        """The method's loss, with nothing of the toolkit's own weighting on it."""
+        """Return the method's loss, without the toolkit's own weighting."""
         call = SeamCall(super().process_batch, given, named)
         args, accelerator, text_encoders = call.several("args", "accelerator", "text_encoders")
         if call["is_train"] and self.replay and not self.replay.is_over(args, accelerator):
@@ -150,7 +150,7 @@ class DanceOPDMixin:
         return loss
 
     def get_noise_pred_and_target(self, *given, **named) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
-        """Make the loss; what is returned only satisfies the toolkit's own loss, which is not used."""
+        """Make the loss. The result only satisfies the toolkit's own loss, which is not used."""
         call = SeamCall(super().get_noise_pred_and_target, given, named)
         args, latents, transformer = call.several("args", "latents", "unet|dit")
         routes = [attributes[TEACHER] for attributes in call["batch"]["custom_attributes"]]
@@ -160,7 +160,7 @@ class DanceOPDMixin:
         shape = tuple(latents.shape[1:])
         if call["is_train"]:
             self._loss = self.distiller.loss(transformer, condition, shape)
-        else:  # the toolkit gives the noise level by narrowing the range that it would draw from
+        else:  # the toolkit sets the noise level by narrowing its range of timesteps
             seed = args.seed if args.validation_seed is None else args.validation_seed
             sigma = float(args.min_timestep) / 1000
             self._loss = self.distiller.validation_loss(transformer, condition, shape, seed, sigma)
@@ -190,7 +190,7 @@ class DanceOPDMixin:
 
 
 def trainer_class(base: type) -> type:
-    """The toolkit's trainer class with DanceOPD in front."""
+    """Return the toolkit's trainer class with DanceOPD before it."""
     return type(f"DanceOPD{base.__name__}", (DanceOPDMixin, base), {})
 
 

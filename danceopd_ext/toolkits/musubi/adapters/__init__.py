@@ -1,1 +1,1 @@
-"""The models that musubi-tuner trains: a file describes one, or several of one transformer."""
+"""Describes the models that musubi-tuner trains: a file for each, or for several with one transformer."""

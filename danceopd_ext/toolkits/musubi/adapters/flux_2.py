@@ -1,4 +1,7 @@
-"""FLUX.2 (dev and Klein) on musubi-tuner. Latents are [B, 128, H, W]; source images are `latents_control_0`, ..."""
+"""Runs the method on FLUX.2 (dev and Klein) in musubi-tuner.
+
+Latents are [B, 128, H, W]; source images are `latents_control_0`, ...
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
 class Flux2Adapter(MusubiAdapter):
-    """The transformer gives dz/dsigma as it is. dev's is told a guidance, the same for student and teachers."""
+    """The transformer returns dz/dsigma directly. dev takes a guidance, the same for student and teachers."""
 
     text_options = ("model_version", "fp8_text_encoder")
     embedded_guidance = Flux2.embedded_guidance

@@ -1,4 +1,7 @@
-"""FLUX.1 Kontext on musubi-tuner. Latents are [B, 16, H, W]; the one source image is `latents_control`."""
+"""Runs the method on FLUX.1 Kontext in musubi-tuner.
+
+Latents are [B, 16, H, W]; the one source image is `latents_control`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 
 
 class FluxKontextAdapter(MusubiAdapter):
-    """The transformer gives dz/dsigma as it is. Student and teachers are told the same guidance."""
+    """The transformer returns dz/dsigma directly. Student and teachers get the same guidance."""
 
     empty_prompt = ""
     text_encoder_arguments = ("text_encoder1", "text_encoder2")
@@ -29,7 +32,7 @@ class FluxKontextAdapter(MusubiAdapter):
 
     def condition(self, batch: Mapping[str, Any], routes: list[str]) -> Conditions:
         if "latents_control" not in batch:
-            # text to image: a source image without pixels adds no tokens, as the sampler without an image
+            # text to image: a source image without pixels adds no tokens, as in the sampler without an image
             batch = {**batch, "latents_control": batch["latents"][:, :, :0, :0]}
         return super().condition(batch, routes)
 

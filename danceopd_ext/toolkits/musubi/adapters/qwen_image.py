@@ -1,7 +1,7 @@
-"""Qwen-Image and Qwen-Image-Edit on musubi-tuner.
+"""Runs the method on Qwen-Image and Qwen-Image-Edit in musubi-tuner.
 
-Latents are [B, 16, 1, H, W]; source images are `latents_control_0`, `latents_control_1`, ... Texts are a list, each of
-its own length, and padding is masked, so a sample is the same alone and in a batch.
+Latents are [B, 16, 1, H, W]; source images are `latents_control_0`, `latents_control_1`, ... Texts are a list with
+different lengths, and padding is masked, so a sample is the same alone and in a batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EDITS = ("edit", "edit-2509", "edit-2511")
 
 
 class QwenImageAdapter(MusubiAdapter):
-    """The transformer gives dz/dsigma as it is."""
+    """The transformer returns dz/dsigma directly."""
 
     text_options = ("model_version", "fp8_vl")
 
@@ -66,7 +66,7 @@ class QwenImageAdapter(MusubiAdapter):
         return scheduler.sigmas
 
     def guided(self, field: Field, guidance_scale: float) -> Field:
-        """As in musubi's sampler, which has Qwen-Image's own."""
+        """Apply guidance as musubi's sampler does: Qwen-Image has its own formula."""
         return keeping_length(field, guidance_scale)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, ...]:
@@ -80,7 +80,7 @@ class QwenImageAdapter(MusubiAdapter):
         dtype = torch.float8_e4m3fn if fp8 else torch.bfloat16
         tokenizer, encoder = utils.load_qwen2_5_vl(self.args.text_encoder, dtype, device, disable_mmap=True)
         encoder.eval()
-        # what is encoded here has no source image, and the text then goes the way of Qwen-Image
+        # prompts here have no source image, and are encoded as in Qwen-Image
         autocast = SimpleNamespace(autocast=lambda: torch.autocast(device.type, torch.bfloat16)) if fp8 else None
         return lambda items: cache.encode_and_save_batch(tokenizer, encoder, None, version, items, device, autocast)
 

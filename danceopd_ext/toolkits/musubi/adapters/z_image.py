@@ -1,9 +1,9 @@
-"""Z-Image on musubi-tuner.
+"""Runs the method on Z-Image in musubi-tuner.
 
 musubi's transformer pads the captions of a batch to one length and counts the picture's positions from the end of the
-caption, so pictures in batches of more than one sample differ a little from single ones. Student and teacher see the
-same; only batch size 1 is exactly what musubi's sampler does. (diffusers, and so the native toolkit, pads each caption
-and picture to a multiple of 32 with learnt tokens; the two agree where no padding is needed.)
+caption, so pictures in batches of more than one sample differ a little from single ones. Student and teacher get the
+same; only batch size 1 matches musubi's sampler exactly. (diffusers, and so the native toolkit, pads each caption and
+picture to a multiple of 32 with learnt tokens; the two agree if no padding is needed.)
 """
 
 from __future__ import annotations

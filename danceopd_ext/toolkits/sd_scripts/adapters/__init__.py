@@ -1,1 +1,1 @@
-"""The models that sd-scripts trains: a file describes one, or several of one transformer."""
+"""Describes the models that sd-scripts trains: a file for each, or for several with one transformer."""

@@ -1,4 +1,4 @@
-"""Anima in sd-scripts.
+"""Runs the method on Anima in sd-scripts.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
 """
@@ -18,9 +18,9 @@ from danceopd_ext.toolkits.hosted.weights_header import Kind
 from danceopd_ext.toolkits.sd_scripts.argument_rules import NO_FP8
 from danceopd_ext.toolkits.sd_scripts.text_adapter import TextAdapter
 
-#: of the toolkit's sampler, unless a sample prompt says otherwise
+#: shift of the toolkit's sampler, unless a sample prompt sets another
 SHIFT = 3.0
-#: of the toolkit
+#: functions of the toolkit that the adapter uses
 CALLS = (
     Call(
         "library.strategy_anima:AnimaTextEncodingStrategy.encode_tokens",
@@ -38,10 +38,10 @@ CALLS = (
 
 @dataclass(frozen=True)
 class AnimaAdapter(TextAdapter):
-    """The transformer takes sigma as its time and gives dz/dsigma as it is, on latents of one video frame.
+    """The transformer takes sigma as its time and returns dz/dsigma directly, on latents of one video frame.
 
-    dtype: what the toolkit computes in. Latents, texts and sigma go in as such, as its trainer and sampler give them:
-    newer versions turn autocast off inside.
+    dtype: the toolkit's compute dtype. Latents, texts and sigma are converted to it, as in its trainer and sampler:
+    newer versions turn off autocast inside.
     """
 
     dtype: torch.dtype = torch.float32
@@ -52,13 +52,13 @@ class AnimaAdapter(TextAdapter):
     def velocity(
         self, transformer: torch.nn.Module, z_B: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions
     ) -> torch.Tensor:
-        """`z_B`: [B, C, H, W], or [B, C, 1, H, W] as old caches have it; the answer likewise."""
+        """Return dz/dsigma with the shape of `z_B`: [B, C, H, W], or [B, C, 1, H, W] from old caches."""
         frame = (z_B.unsqueeze(2) if z_B.ndim == 4 else z_B).to(self.dtype)
         out = transformer(
             frame,
             sigma_B.to(self.dtype),
             condition["embeds"].to(self.dtype),
-            padding_mask=torch.zeros_like(frame[:, :1, 0]),  # [B, 1, H, W]: nothing of the picture is padding
+            padding_mask=torch.zeros_like(frame[:, :1, 0]),  # [B, 1, H, W]: no part of the picture is padding
             target_input_ids=condition["t5_ids"].long(),  # cached tokens and masks arrive as floats
             target_attention_mask=condition["t5_mask"],
             source_attention_mask=condition["mask"],

@@ -1,4 +1,4 @@
-"""FLUX.1 (dev, schnell) and Chroma in sd-scripts.
+"""Runs the method on FLUX.1 (dev, schnell) and Chroma in sd-scripts.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width, T tokens, N solver steps.
 """
@@ -21,7 +21,7 @@ from danceopd_ext.toolkits.sd_scripts.text_adapter import TextAdapter
 
 _FORWARD = ("img", "img_ids", "txt", "txt_ids", "y", "timesteps", "guidance", "txt_attention_mask", "mod_vectors")
 _MODULATION = ("timesteps", "guidance", "batch_size")
-#: of the toolkit
+#: functions of the toolkit that the adapter uses
 CALLS = (
     Call(
         "library.strategy_flux:FluxTextEncodingStrategy.encode_tokens",
@@ -39,11 +39,11 @@ CALLS = (
 
 @dataclass(frozen=True)
 class FluxAdapter(TextAdapter):
-    """The transformer takes sigma as its time and gives dz/dsigma as it is, both on packed latents.
+    """The transformer takes sigma as its time and returns dz/dsigma directly, both on packed latents.
 
-    `guidance_scale`: the guidance that FLUX.1 dev has learnt as an input (0 for Chroma, unused by schnell), the same
-    for student and teachers. `apply_t5_attn_mask`: as the toolkit's argument; Chroma always needs it.
-    `shifted`: the grid is shifted by the picture's size; schnell's is not.
+    `guidance_scale`: the guidance that FLUX.1 dev takes as an input (0 for Chroma, unused by schnell), the same for
+    student and teachers. `apply_t5_attn_mask`: the toolkit's argument; Chroma always needs it. `shifted`: the grid is
+    shifted by the picture's size; schnell's is not.
     """
 
     texts = ("pooled", "embeds", "ids", "mask")
@@ -79,21 +79,21 @@ class FluxAdapter(TextAdapter):
 
 
 def pack(z_BCHW: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, T, 4 C]: each is 2 x 2 latents, its channels outermost."""
+    """Return tokens [B, T, 4 C]: each is 2 x 2 latents, channels outermost."""
     count, channels, height, width = z_BCHW.shape
     tiles = z_BCHW.reshape(count, channels, height // 2, 2, width // 2, 2)
     return tiles.permute(0, 2, 4, 1, 3, 5).reshape(count, (height // 2) * (width // 2), channels * 4)
 
 
 def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Latents [B, C, H, W] of tokens [B, T, 4 C]."""
+    """Return latents [B, C, H, W] of tokens [B, T, 4 C]."""
     count, _, features = tokens.shape
     tiles = tokens.reshape(count, height // 2, width // 2, features // 4, 2, 2)
     return tiles.permute(0, 3, 1, 4, 2, 5).reshape(count, features // 4, height, width)
 
 
 def image_ids(count: int, rows: int, columns: int) -> torch.Tensor:
-    """The place of every token [B, T, 3]: 0, row, column."""
+    """Return the position of every token [B, T, 3]: 0, row, column."""
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
     return torch.nn.functional.pad(places, (1, 0)).expand(count, -1, -1)
 
@@ -126,7 +126,7 @@ CHROMA = replace(
     FLUX,
     model_type="chroma",
     title="Chroma",
-    # its authors removed the guidance that FLUX.1 dev has learnt, and it is trained with masked texts
+    # its authors removed the guidance input of FLUX.1 dev, and trained it with masked texts
     fixed={"model_type": "chroma", "guidance_scale": 0.0, "apply_t5_attn_mask": True},
     **with_files("t5xxl", "ae"),
     folders=(),

@@ -1,4 +1,4 @@
-"""HunyuanImage-2.1 in sd-scripts.
+"""Runs the method on HunyuanImage-2.1 in sd-scripts.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
 """
@@ -19,9 +19,9 @@ from danceopd_ext.toolkits.hosted.weights_header import Kind
 from danceopd_ext.toolkits.sd_scripts.argument_rules import NO_FP8
 from danceopd_ext.toolkits.sd_scripts.text_adapter import TextAdapter
 
-#: of the toolkit's sampler, unless a sample prompt says otherwise
+#: shift of the toolkit's sampler, unless a sample prompt sets another
 SHIFT = 5.0
-#: of the toolkit
+#: functions of the toolkit that the adapter uses
 CALLS = (
     Call(
         "library.strategy_hunyuan_image:HunyuanImageTextEncodingStrategy.encode_tokens",
@@ -47,13 +47,12 @@ CALLS = (
 
 @dataclass(frozen=True)
 class HunyuanImageAdapter(TextAdapter):
-    """The transformer takes 1000 * sigma as its time and gives dz/dsigma as it is.
+    """The transformer takes 1000 * sigma as its time and returns dz/dsigma directly.
 
-    The toolkit cuts the time down to a whole number; here it stays exact, as the velocity is asked for at exactly this
-    sigma.
+    The toolkit truncates the time to an integer. Here it stays exact, because the velocity is needed at this sigma.
     """
 
-    texts = ("embeds", "mask", "byt5_embeds", "byt5_mask", "ocr")  # the last is read by the sampler's own guidance only
+    texts = ("embeds", "mask", "byt5_embeds", "byt5_mask", "ocr")  # only the sampler's own guidance reads the last one
 
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: Conditions

@@ -1,4 +1,4 @@
-"""Lumina Image 2.0 (and Neta Lumina) in sd-scripts.
+"""Runs the method on Lumina Image 2.0 (and Neta Lumina) in sd-scripts.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
 """
@@ -16,9 +16,9 @@ from danceopd_ext.toolkits.hosted.seams import Call
 from danceopd_ext.toolkits.hosted.weights_header import Kind
 from danceopd_ext.toolkits.sd_scripts.text_adapter import TextAdapter
 
-#: of the toolkit's sampler, whatever the training arguments say
+#: shift of the toolkit's sampler, independent of the training arguments
 SHIFT = 6.0
-#: of the toolkit
+#: functions of the toolkit that the adapter uses
 CALLS = (
     Call(
         "library.strategy_lumina:LuminaTextEncodingStrategy.encode_tokens",
@@ -33,7 +33,7 @@ CALLS = (
 
 @dataclass(frozen=True)
 class LuminaAdapter(TextAdapter):
-    """The transformer's time runs from noise (0) to the picture (1), its velocity likewise: both are turned round."""
+    """The transformer's time and velocity run from noise (0) to the picture (1): both are reversed."""
 
     texts = ("embeds", "ids", "mask")
 
@@ -44,7 +44,7 @@ class LuminaAdapter(TextAdapter):
         return -transformer(x=z_BCHW.contiguous(), t=1 - sigma_B, cap_feats=condition["embeds"], cap_mask=mask)
 
     def sigmas(self, steps: int, latent_shape: tuple[int, ...]) -> torch.Tensor:
-        """The scheduler shifts its own end a second time: the grid is not `shift(linspace(1, 0))`."""
+        """Return the scheduler's grid, which is not `shift(linspace(1, 0))`: its end is shifted twice."""
         scheduler = importlib.import_module("library.sd3_train_utils").FlowMatchEulerDiscreteScheduler(shift=SHIFT)
         scheduler.set_timesteps(steps)
         return scheduler.sigmas.float().cpu()

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 in sd-scripts.
+"""Runs the method on Stable Diffusion 3 and 3.5 in sd-scripts.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
 """
@@ -19,11 +19,11 @@ from danceopd_ext.toolkits.hosted.seams import Call
 from danceopd_ext.toolkits.hosted.weights_header import Kind
 from danceopd_ext.toolkits.sd_scripts.text_adapter import named_entries
 
-#: of the toolkit's sampler
+#: shift of the toolkit's sampler
 SHIFT = 3.0
-#: what the toolkit's encoding gives
+#: entries of the toolkit's encoding
 TEXTS = ("clip", "t5", "pooled", "clip_l_mask", "clip_g_mask", "t5_mask")
-#: of the toolkit
+#: functions of the toolkit that the adapter uses
 CALLS = (
     Call(
         "library.strategy_sd3:Sd3TextEncodingStrategy.concat_encodings",
@@ -44,9 +44,10 @@ CALLS = (
 
 @dataclass(frozen=True)
 class Sd3Adapter:
-    """The transformer takes 1000 * sigma as its time and gives dz/dsigma as it is.
+    """The transformer takes 1000 * sigma as its time and returns dz/dsigma directly.
 
-    The toolkit applies attention masks, where asked for, when it encodes the texts; its transformer takes none.
+    The toolkit applies attention masks, if the user asks for them, when it encodes the texts; its transformer takes
+    none.
     """
 
     def condition(self, texts: Sequence[Entry], routes: list[str], empty: Sequence[Entry] | None = None) -> Conditions:
@@ -64,7 +65,7 @@ class Sd3Adapter:
 
 
 def _joined(texts: Sequence[Entry]) -> dict[str, Entry]:
-    """The three encoders' outputs as the transformer takes them; `texts` as the toolkit's encoding strategy gives."""
+    """Return the three encoders' outputs for the transformer; `texts`: from the toolkit's encoding strategy."""
     strategy = importlib.import_module("library.strategy_base").TextEncodingStrategy.get_strategy()
     named = named_entries(texts, TEXTS)
     context, pooled = strategy.concat_encodings(named["clip"], named["t5"], named["pooled"])
@@ -72,10 +73,10 @@ def _joined(texts: Sequence[Entry]) -> dict[str, Entry]:
 
 
 def mend_second_attention(transformer: torch.nn.Module) -> str | None:
-    """Let the second attention of SD3.5-medium's blocks have its own heads; return a note where it had not.
+    """Correct the heads of the second attention in SD3.5-medium's blocks; return a note if they were wrong.
 
-    Its call gives the number of heads where the toolkit's `attention` expects their size. The model that other programs
-    run, and that teachers and student are meant for, splits them as the first attention does.
+    Its call passes the number of heads, but the toolkit's `attention` expects their size. Other programs, for which
+    teachers and student are meant, split the heads as in the first attention.
     """
     takes = list(inspect.signature(importlib.import_module("library.sd3_models").attention).parameters)
     second = [block.x_block.attn2 for block in transformer.joint_blocks if block.x_block.x_block_self_attn]
@@ -83,7 +84,7 @@ def mend_second_attention(transformer: torch.nn.Module) -> str | None:
     if takes[3] != "head_dim" or not wrong:
         return None
     for attention in wrong:
-        attention.num_heads = attention.head_dim  # read by that call alone
+        attention.num_heads = attention.head_dim  # only that call reads it
     return (
         "note: this version of sd-scripts splits the second attention of SD3.5-medium into wrong heads (it passes "
         "their "
