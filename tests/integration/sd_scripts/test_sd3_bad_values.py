@@ -64,7 +64,7 @@ CASES = [
     ("saving", "output_dir", "@notes.txt", "output_dir"),
     ("saving", "output_dir", "@notes.txt/below", "output_dir"),
     ("saving", "output_name", "a/b", "output_name = 'a/b'"),
-    ("training", "blocks_to_swap", 40, "blocks_to_swap = 40: of this Stable Diffusion 3 / 3.5 0 to 0 blocks"),
+    ("training", "blocks_to_swap", 40, "blocks_to_swap = 40: 0 to 0 blocks of this Stable Diffusion 3 / 3.5"),
     ("training", "mixed_precision", "fp16", "needs a GPU"),
     ("training", "max_train_steps", 0, "of at least 1"),
     ("training", "train_batch_size", 0, "of at least 1"),
