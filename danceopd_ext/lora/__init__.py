@@ -1,1 +1,1 @@
-"""LoRA files in and out, and adapters on a shared base."""
+"""Reads and writes LoRA files, and puts adapters on a shared base."""

@@ -1,8 +1,8 @@
-"""Many LoRAs on one frozen transformer, one of them (or none) active at a time.
+"""Keeps many LoRAs on one frozen transformer, with one of them (or none) active at a time.
 
-The layers are peft's; those of LoKr, LoHa and DoRA changes are ours, of peft's kind (`changed_linear`). The switch is
-ours: peft's `set_adapter` and `disable_adapters` also change requires_grad, which an optimizer and DDP must not see
-change, so the two attributes that peft's forward reads are set directly.
+The layers are peft's, except those of LoKr, LoHa and DoRA changes, which are ours and work like peft's
+(`changed_linear`). The switch is ours too: peft's `set_adapter` and `disable_adapters` also change requires_grad,
+which an optimizer and DDP must not see change, so the two attributes that peft's forward reads are set directly.
 
 Shape suffixes: O outputs, I inputs, R rank.
 """
@@ -44,7 +44,7 @@ class Adapters:
         return list(self._of)
 
     def add(self, name: str, lora: Lora) -> None:
-        """Add a frozen adapter in the base layers' dtype. Raises UserError for a layer or shape that does not fit."""
+        """Add a frozen adapter in the base layers' dtype. Raises UserError if a layer or shape does not fit."""
         for layer, change in lora.modules.items():
             base = self._base_layer(layer, lora.name or name)
             if base.in_features != change.shape[1] or base.out_features != change.shape[0]:
@@ -70,11 +70,11 @@ class Adapters:
         generator: torch.Generator | None = None,
         init: Lora | None = None,
     ) -> None:
-        """Add a trainable adapter of `rank` on the layers `layer_names` (exact names), applied times alpha / rank.
+        """Add a trainable adapter of `rank` on the layers `layer_names` (exact names), multiplied by alpha / rank.
 
-        Without `init` down is drawn uniformly in +-1/sqrt(I) and up is zero, as LoRA layers usually start; with it the
-        student starts as `init`, and the ranks that it leaves free start like that. `generator` must be on the CPU.
-        Raises UserError when `init` has a greater rank or layers that are not trained.
+        Without `init`, down is drawn uniformly in +-1/sqrt(I) and up is zero, as LoRA layers usually start. With it,
+        the student starts as `init`, and the ranks that `init` leaves free start in the usual way. `generator` must be
+        on the CPU. Raises UserError if `init` has a greater rank, or layers that are not trained.
         """
         init = init or Lora({})
         layer_names = sorted(layer_names)
@@ -94,7 +94,7 @@ class Adapters:
 
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
-        """Make `name` (None: the bare base) the active adapter inside the block, and what it was before after it."""
+        """Make `name` (None: the bare base) the active adapter inside the block; restore the previous one after it."""
         before = self.active
         self.activate(name)
         try:
@@ -114,11 +114,11 @@ class Adapters:
             layer.__dict__["_disable_adapters"] = disabled
 
     def student_parameters(self) -> list[torch.nn.Parameter]:
-        """The parameters of all trainable adapters, in a fixed order."""
+        """Return the parameters of all trainable adapters, in a fixed order."""
         return [factor for name in self._of if name in self._trained for factor in self.state_dict(name).values()]
 
     def state_dict(self, name: str) -> dict[str, torch.nn.Parameter]:
-        """The adapter's own parameters as `<layer>.down` and `<layer>.up`, alpha not folded in; no copies.
+        """Return the adapter's own parameters as `<layer>.down` and `<layer>.up`, alpha not folded in; no copies.
 
         The tensors of a LoKr, LoHa or DoRA change are numbered instead.
         """
@@ -132,7 +132,7 @@ class Adapters:
         return factors
 
     def state(self, name: str) -> Lora:
-        """The adapter as a LoRA: float32 copies on the CPU, alpha folded in."""
+        """Return the adapter as a LoRA: float32 copies on the CPU, with alpha folded in."""
         modules = {}
         for layer, module in self._of[name].items():
             if isinstance(module, ChangedLinear):
@@ -146,7 +146,7 @@ class Adapters:
     def load_state(self, name: str, state: Lora | Mapping[str, torch.Tensor]) -> None:
         """Copy a `state` or `state_dict` of the same layers and ranks into the adapter.
 
-        A `state_dict` restores every bit; a `state` has been multiplied by alpha / rank. Raises ValueError when it
+        A `state_dict` restores every bit; a `state` has been multiplied by alpha / rank. Raises ValueError if it
         does not fit.
         """
         if isinstance(state, Lora):
@@ -201,10 +201,10 @@ class Adapters:
         return self._of[name]
 
     def _hold(self, name: str, lora: Lora) -> None:
-        """Put the changes that are no plain LoRA on their layers, in the base layers' dtype.
+        """Put the changes that are not plain LoRAs on their layers, in the base layers' dtype.
 
         Magnitudes and their ratios stay in float32: they are near 1, where bfloat16 has steps of 1/256. A tensor that
-        layers share, as q, k and v of a fused LoKr do, is kept once.
+        layers share (such as q, k and v of a fused LoKr) is kept once.
         """
         bases = {layer: self._base_layer(layer, name) for layer in lora.modules}
         settled = settle(lora.modules, lambda layer: dequantize_module_weight(bases[layer]))
@@ -232,7 +232,7 @@ class Adapters:
 def _parameter(
     tensor: torch.Tensor, base: torch.nn.Module, shared: dict[tuple, torch.nn.Parameter]
 ) -> torch.nn.Parameter:
-    """A frozen copy for the base layer, or the one that was made of the same memory before."""
+    """Return a frozen copy for the base layer, or the earlier copy of the same memory."""
     device = base.weight.device
     dtype = _compute_dtype(base) if tensor.ndim > 1 else torch.float32
     key = tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, device, dtype
@@ -243,7 +243,7 @@ def _parameter(
 
 
 def _compute_dtype(base: torch.nn.Module) -> torch.dtype:
-    """The base layer's dtype; bfloat16 for a quantised one, whose weight's dtype is that of its storage."""
+    """Return the base layer's dtype; bfloat16 for a quantised layer, whose weight has a storage dtype."""
     dtype = base.weight.dtype
     return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64) else torch.bfloat16
 

@@ -1,7 +1,7 @@
-"""Sums, compression, differences of LoRAs, and a LoRA out of a full fine-tune.
+"""Adds, compresses and compares LoRAs, and extracts a LoRA from a full fine-tune.
 
-Plain and Kronecker changes are worked on in their small factors. Where forms meet that have no common one, the whole
-change of one layer at a time is made.
+Works on the small factors of plain and Kronecker changes. If two forms have no common one, computes the whole change
+of one layer at a time.
 
 Shape suffixes: O outputs, I inputs, R rank.
 """
@@ -17,20 +17,21 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.lora.lycoris import Kronecker
 from danceopd_ext.lora.weights import Change, Lora, LowRank, chain
 
-#: below this share of the smaller size, a randomised decomposition is faster than the full one and as good
+#: below this share of the smaller size, a randomised decomposition is faster than the full one and as accurate
 _RANDOMISED_SHARE = 0.15
 
 #: a smaller share of the squared norm may be rounding
 _ROUNDING = 1e-6
 
-#: how many layers a message's estimate is made of
+#: how many layers the estimate in a message uses
 _SAMPLED = 4
 
 
 def combine(weighted: Sequence[tuple[Lora, float]]) -> Lora:
-    """The LoRAs one after another, each at its strength: their exact sum, plain ones with their ranks concatenated.
+    """Return the LoRAs one after another, each at its strength: their exact sum, with concatenated ranks if plain.
 
-    A DoRA in the list scales the weight that those before it leave, as in ComfyUI. Raises ValueError for an empty list.
+    A DoRA in the list scales the weight that the earlier ones leave, as in ComfyUI. Raises ValueError for an empty
+    list.
     """
     if not weighted:
         raise ValueError("combine needs at least one LoRA")
@@ -44,7 +45,7 @@ def combine(weighted: Sequence[tuple[Lora, float]]) -> Lora:
 
 
 def merge(loras: Sequence[Lora], how: str = "average") -> Lora:
-    """The average or the sum of LoRAs' weight changes. Raises ValueError for any other `how`."""
+    """Return the average or the sum of LoRAs' weight changes. Raises ValueError for any other `how`."""
     if how not in ("average", "sum"):
         raise ValueError(f'merge: how must be "average" or "sum", not "{how}"')
     strength = 1 / len(loras) if how == "average" and loras else 1.0
@@ -52,7 +53,7 @@ def merge(loras: Sequence[Lora], how: str = "average") -> Lora:
 
 
 def check_additive(lora: Lora, what: str) -> None:
-    """Raise UserError for a LoRA whose change is not its own but depends on the base; `what`: why that matters."""
+    """Raise UserError for a LoRA whose change depends on the base; `what`: why that matters."""
     layer = next((name for name, change in lora.modules.items() if change.needs_base), None)
     if layer:
         raise UserError(
@@ -61,10 +62,10 @@ def check_additive(lora: Lora, what: str) -> None:
 
 
 def low_rank(lora: Lora, remedy: str) -> Lora:
-    """The same LoRA as plain factors, exactly; layers of rank 0, which change nothing, are left out.
+    """Return the same LoRA as plain factors, exactly, without layers of rank 0, which change nothing.
 
-    Raises UserError for a DoRA, and for a change that as factors has more than half as many numbers as its layer; the
-    message says what a lower rank loses, and `remedy` what to do.
+    Raises UserError for a DoRA, and for a change whose factors have more than half as many numbers as its layer. The
+    message says what a lower rank loses, and then `remedy`.
     """
     check_additive(lora, f"it cannot be written as a plain LoRA. {remedy}")
     large = {name: change for name, change in lora.modules.items() if _is_large(change)}
@@ -101,7 +102,7 @@ def _losses(changes: Sequence[Change]) -> dict[int, float]:
 
 
 def compress(lora: Lora, rank: int) -> Lora:
-    """The nearest LoRA of at most `rank` per layer (Frobenius norm; Eckart-Young), with balanced factors.
+    """Return the nearest LoRA of at most `rank` per layer (Frobenius norm; Eckart-Young), with balanced factors.
 
     Raises UserError for a DoRA.
     """
@@ -111,9 +112,10 @@ def compress(lora: Lora, rank: int) -> Lora:
 
 
 def compression_loss(whole: Lora, compressed: Lora) -> float:
-    """||whole - compressed|| / ||whole|| for what `compress` made of `whole`, 0 when there is none.
+    """Return ||whole - compressed|| / ||whole|| for the result of `compress` on `whole`; 0 if `whole` is zero.
 
-    The nearest change of a rank is a projection, so the norms are enough: of large layers no difference is made.
+    The nearest change of a rank is a projection, so the norms are enough: the difference of large layers is never
+    computed.
     """
     total = sum(_norm(change) ** 2 for change in whole.modules.values())
     kept = sum(_norm(change) ** 2 for change in compressed.modules.values())
@@ -145,7 +147,7 @@ def extract(
     layers: Iterable[str],
     rank: int,
 ) -> tuple[Lora, dict[str, float]]:
-    """The LoRA nearest to what a full fine-tune changed in `layers`, and each layer's relative error.
+    """Return the LoRA nearest to what a full fine-tune changed in `layers`, and each layer's relative error.
 
     The error is ||D - up down|| / ||D|| for the weight difference D (Frobenius norm). `base` and `tuned` hold
     `<layer>.weight` in the same names. Layers that did not change are left out. The same input always gives the same
@@ -189,7 +191,7 @@ def _decompose(delta_OI: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
 
 
 def relative_difference(a: Lora, b: Lora) -> float:
-    """||a - b|| / ||b|| over all layers (Frobenius norm of the weight changes); infinite when only b is zero.
+    """Return ||a - b|| / ||b|| over all layers (Frobenius norm of the weight changes); infinite if only b is zero.
 
     Raises UserError for a DoRA.
     """

@@ -1,8 +1,8 @@
-"""The strength of a layer's change, from the file's alpha or from what stands beside the tensors.
+"""Computes the scale of a layer's change from the file's alpha or from the settings that come with it.
 
-Two rules exist. kohya's and LyCORIS' files hold an `.alpha` per layer, to be divided by the rank of its factors; a LoKr
-of two whole factors has no rank and no scale. PEFT writes alphas into adapter_config.json, diffusers into the metadata
-entry lora_adapter_metadata, and both divide by the rank that is written there, whatever the factors are.
+Two rules exist. kohya's and LyCORIS' files hold an `.alpha` per layer, which is divided by the rank of its factors; a
+LoKr of two whole factors has neither rank nor scale. PEFT writes alphas into adapter_config.json, diffusers into the
+metadata entry lora_adapter_metadata, and both divide by the rank that is written there, whatever the factors are.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ScaleRule = Callable[[str, str, "int | None"], float]
 
 #: a rank is at most the size of a layer, and a LoRA is multiplied by alpha / rank: in real files by 1000 at most
 LARGEST_RANK, LARGEST_SCALE = 2**20, 1e6
-#: a pattern that is a layer's name and nothing more
+#: a pattern that is just a layer's name
 _NAME = re.compile(r"[\w.-]+")
-#: letters of a pattern, and seconds for all that is matched of one file: some expressions never come to an end
+#: characters of a pattern, and seconds for all matches of one file: some expressions never finish
 LONGEST_PATTERN, SECONDS = 1000, 2.0
 
 
 def by_rank(alpha: float | None, rank: int | None) -> float:
-    """LyCORIS' rule, which sd-scripts has too: an absent or zero alpha means alpha = rank."""
+    """Apply LyCORIS' rule, which sd-scripts shares: an absent or zero alpha means alpha = rank."""
     return alpha / rank if alpha and rank else 1.0
 
 
@@ -58,7 +58,7 @@ def scale_rule(file: LoraFile) -> ScaleRule:
         alpha = patterns["alpha_pattern"].of(layer, default)
         if alpha is None:
             return 1.0
-        if kind != "LoRA":  # PEFT divides by the rank of its settings, also where a factor is whole
+        if kind != "LoRA":  # PEFT divides by the rank of its settings, even if a factor is whole
             return check_scale(where, alpha / (patterns["rank_pattern"].of(layer, numbers["r"]) or rank or 1))
         return check_scale(where, alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
@@ -66,7 +66,7 @@ def scale_rule(file: LoraFile) -> ScaleRule:
 
 
 def _config(file: LoraFile) -> tuple[str, dict]:
-    """Where the settings stand, for messages, and the settings, which are empty when there are none."""
+    """Return the place of the settings, for messages, and the settings; empty if there are no settings."""
     where, config = f"{file.path.parent / 'adapter_config.json'}", file.config
     if not config and ADAPTER_ENTRY in file.metadata:
         where = f"{file.path}: metadata entry {ADAPTER_ENTRY}"
@@ -89,7 +89,7 @@ class _Patterns:
     seconds: float = field(default_factory=lambda: SECONDS)
 
     def of(self, layer: str, default: float | None) -> float | None:
-        """The number of the first pattern that the layer matches. Raises UserError where matching takes too long."""
+        """The number of the first pattern that the layer matches. Raises UserError if matching takes too long."""
         parts = layer.split(".")
         ends = (".".join(parts[first:]) for first in range(len(parts)))
         found = [self.names[end] for end in ends if end in self.names]

@@ -1,9 +1,10 @@
-"""A linear layer with changes that are no plain LoRA, one of them (or none) active.
+"""Applies changes that are not plain LoRAs to a linear layer, with one of them (or none) active.
 
-peft has layers for LoKr, LoHa and DoRA, and they do stand beside its LoRA layers on one base. They are not used here:
-its LoKr makes the whole weight change in each call (ours costs an eighth of the layer for factors of 8), none of them
-holds a part of a fused layer, several changes in a row or a DoRA of the columns, and its DoRA measures the weight anew
-in each call. This layer is one of peft's kind, so peft's LoRA layers wrap it and the same switch serves both.
+peft has layers for LoKr, LoHa and DoRA, which work together with its LoRA layers on one base. They are not used here:
+its LoKr computes the whole weight change in each call (ours costs an eighth of the layer for factors of 8), none of
+them can hold a part of a fused layer, several changes in a row or a DoRA of the columns, and its DoRA measures the
+weight again in each call. This layer follows peft's interface, so peft's LoRA layers wrap it and one switch serves
+both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of a LoRA file can be used: refusals with their reasons, and what is left out, for a person to read."""
+"""Checks which parts of a LoRA file can be used, and reports what is refused or ignored."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from danceopd_ext.models.layout import Layout
 
 
 def few(keys: Iterable[str], count: int = 3) -> str:
-    """The first keys, for a message."""
+    """Return the first keys, for a message."""
     keys = [few_letters(key, 160) for key in keys]
     return ", ".join(keys[:count]) + (f", … ({len(keys)} in all)" if len(keys) > count else "")
 
 
 def no_lora(file: LoraFile) -> str:
-    """What is said of a file without a key of a LoRA."""
+    """Return the message for a file without a LoRA key."""
     keys = list(file.tensors)
     if not keys:
         return f"{file.path}: holds no tensors. Download or copy it again."
@@ -73,7 +73,7 @@ def check_keys(
 
 
 def _other_parts(parsed: Parsed) -> str:
-    """Changes that no LoRA holds, counted, with examples; empty without any."""
+    """Return the changes that a LoRA cannot hold, counted and with examples; empty if there are no such changes."""
     found = [(*names, parsed.not_linear[kind]) for kind, names in OTHER_PARTS.items() if kind in parsed.not_linear]
     return " and ".join(
         f"{one if len(keys) == 1 else f'{len(keys)} {several}'} ({keys[0]})" for one, several, keys in found
@@ -88,7 +88,7 @@ def _changes_only(parsed: Parsed) -> str:
 
 
 def left_out(file: LoraFile, parsed: Parsed) -> tuple[str, ...]:
-    """What of the file is not used, or not as everywhere, a sentence each."""
+    """Return what is not used of the file, or not as in other programs, one sentence each."""
     notes, not_linear = [], parsed.not_linear
     if count := _zero_alphas(file, parsed):
         notes.append(
@@ -121,6 +121,6 @@ def left_out(file: LoraFile, parsed: Parsed) -> tuple[str, ...]:
 
 
 def _zero_alphas(file: LoraFile, parsed: Parsed) -> int:
-    """How many layers have an alpha of 0."""
+    """Return how many layers have an alpha of 0."""
     alphas = [file.tensors[group.parts["alpha"]] for group in parsed.groups if "alpha" in group.parts]
     return sum(alpha.numel() > 0 and is_zero(alpha) for alpha in alphas)

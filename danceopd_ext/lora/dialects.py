@@ -1,11 +1,11 @@
-"""What the keys of a LoRA file say, without asking which tool wrote them.
+"""Parses the keys of a LoRA file, whichever tool wrote them.
 
 A key is prefix + layer + part, such as `lora_unet_` + `joint_blocks_0_x_block_mlp_fc1` + `.lora_down.weight`. Tools
-differ in the prefix, in the name of the part, and in whether dots or underscores divide the layer's name. All of them
-become one form: prefix and part are taken off and dots become underscores, and what is left is looked up in one table
-made from the family's layout.
+differ in the prefix, in the name of the part, and in whether dots or underscores divide the layer's name. All keys get
+one form: prefix and part are removed, dots become underscores, and the rest is looked up in a table that is made from
+the family's layout.
 
-Beside changes of linear layers files hold other things: `Parsed.not_linear` sorts them by kind.
+Besides changes of linear layers, files contain other things: `Parsed.not_linear` sorts them by kind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from danceopd_ext.models.layout import Layout
 
-#: taken off one after the other; a longer one stands before its own beginning
+#: removed one after the other; a longer prefix stands before its own beginning
 PREFIXES = (
     "base_model.model.",
     "model.diffusion_model.",
@@ -76,7 +76,7 @@ _KEY = re.compile(
 REFUSED = ("Tucker",)
 
 _MULTIPLIES = "it multiplies the base's weights; a LoRA adds to them"
-#: methods whose changes are not low-rank -> why not
+#: methods whose changes are not low-rank -> the reason
 METHODS = {
     "OFT": _MULTIPLIES,
     "BOFT": _MULTIPLIES,
@@ -88,10 +88,10 @@ METHODS = {
     "VeRA": "its factors are random numbers that only the program that made it can regenerate",
     "FourierFT": "it changes the spectrum of the weights",
 }
-#: no merged model can be made of these
+#: these cannot be merged into a model
 _UNMERGED = ("T-LoRA",)
 
-#: kinds in `Parsed.not_linear` that change the transformer, and how one and several are called
+#: kinds in `Parsed.not_linear` that change the transformer -> what messages call one and several
 OTHER_PARTS = {
     "bias": ("a bias", "biases"),
     "norm": ("a norm", "norms"),
@@ -109,8 +109,8 @@ _BESIDE_KEYS = (
 class Group:
     """All parts of one layer's change. `layer` is the layer as the file writes it, with its prefix.
 
-    `base_layers`: the diffusers layers that it changes (several where the native layer is fused), empty when the family
-    has no such layer. `native`: it is written in the native names.
+    `base_layers`: the diffusers layers that it changes (several if the native layer is fused); empty if the family has
+    no such layer. `native`: it is written in the native names.
     """
 
     layer: str
@@ -120,7 +120,7 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """What the parts are: LoRA, LoHa, LoKr, difference or a name of `REFUSED`."""
+        """Return what the parts are: LoRA, LoHa, LoKr, difference or a name of `REFUSED`."""
         for refused in REFUSED:
             if refused in self.parts:
                 return refused
@@ -133,9 +133,9 @@ class Group:
 
 @dataclass
 class Parsed:
-    """A file's keys sorted out: layers of the family, layers that are not, text encoder keys, all other keys.
+    """A file's keys, sorted: layers of the family, unknown layers, text encoder keys, all other keys.
 
-    `methods`: keys of methods that are no LoRA, by their names in `METHODS`. `not_linear`: keys that change no linear
+    `methods`: keys of methods that are not LoRAs, by their names in `METHODS`. `not_linear`: keys that change no linear
     layer, by kind: those of `OTHER_PARTS`, "convolution", "zero" (changes without an effect, all entries zero),
     "embedding" (of the text encoder), "auxiliary" (notes of a tool) and "marker" (of a number format).
     """
@@ -149,14 +149,14 @@ class Parsed:
 
     @property
     def empty(self) -> bool:
-        """Whether no key is any LoRA's."""
+        """Return whether the file has no LoRA key."""
         changes = any(kind in self.not_linear for kind in (*OTHER_PARTS, "convolution", "zero"))
         return not (self.groups or self.unknown_layers or self.text_encoder or self.methods or changes)
 
 
 @functools.lru_cache(maxsize=16384)
 def split_key(key: str) -> tuple[str, str] | None:
-    """Return (layer with prefix, part), or None when the key is no part of any LoRA."""
+    """Return (layer with prefix, part), or None if the key is not part of a LoRA."""
     match = _KEY.match(key)
     if match is None:
         return None
@@ -165,7 +165,7 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def plain(layer: str) -> str:
-    """Take the prefixes off and turn dots into underscores.
+    """Remove the prefixes and turn dots into underscores.
 
     Attention processors of old diffusers files (`attn.processor.to_q`) are the layers themselves, and so are compiled
     modules (`_orig_mod`).
@@ -200,7 +200,7 @@ def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
     convolutions = {name.replace(".", "_") for name in layout.convolutions}
     groups: dict[str, Group] = {}
     parsed = Parsed([], [], [], [])
-    apart: set[str] = set()  # layers with a part of another kind: a lone alpha is theirs
+    apart: set[str] = set()  # layers with a part of another kind: a lone alpha belongs to them
     for key, tensor in tensors.items():
         split = split_key(key)
         if TEXT_ENCODER.match(key):
@@ -231,7 +231,7 @@ def parse(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Parsed:
 
 
 def _names_a_weight(key: str, table: Mapping[str, object]) -> bool:
-    """Whether it is the weight or bias itself of a layer that the family has."""
+    """Return whether the key is the weight or bias itself of a layer that the family has."""
     layer, _, part = key.rpartition(".")
     return part in ("weight", "bias") and plain(layer) in table
 
@@ -239,7 +239,7 @@ def _names_a_weight(key: str, table: Mapping[str, object]) -> bool:
 def _kind_not_linear(
     key: str, split: tuple[str, str] | None, tensor: torch.Tensor, convolutions: set[str]
 ) -> str | None:
-    """The kind in `Parsed.not_linear` of a key, None for all others."""
+    """Return the kind of a key in `Parsed.not_linear`, None for all other keys."""
     if split is None:
         return next((kind for kind, sign in _BESIDE_KEYS if sign.search(key)), None)
     layer, part = split
@@ -253,13 +253,13 @@ def _kind_not_linear(
 
 
 def is_zero(tensor: torch.Tensor) -> bool:
-    """Whether all entries are zero; torch has no `any` for float8 and some kinds of whole numbers."""
+    """Return whether all entries are zero; torch has no `any` for float8 and some integer dtypes."""
     usual = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
     return not bool((tensor if usual else tensor.float()).any())
 
 
 def not_a_lora(name: str) -> str:
-    """Why a method of `METHODS` cannot be used, and what to do."""
+    """Return why a method of `METHODS` cannot be used, and the remedy."""
     remedy = "Use a plain LoRA."
     if name not in _UNMERGED:
         remedy = (

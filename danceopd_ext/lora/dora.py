@@ -1,11 +1,11 @@
-"""DoRA: a change that also sets the length of each row or column of the changed weight.
+"""Applies DoRA changes, which also set the length of each row or column of the changed weight.
 
 With D the change, m the magnitude and |.| the length of each row (or column), the weight W becomes
 
     W + strength * ((W + D) * m / |W + D| - W)
 
-so the strength goes between the base and the finished DoRA, as in ComfyUI; D itself keeps its own scale. Files differ
-in what they divide by, and each kind is applied as the program does that reads it: ComfyUI divides the rows of a
+so the strength interpolates between the base and the finished DoRA, as in ComfyUI; D keeps its own scale. Files differ
+in the divisor, and each kind is applied as in the program that reads it: ComfyUI divides the rows of a
 `dora_scale` file by the base's own length |W|, its columns by |W + D|; PEFT and ai-toolkit, which have rows only, by
 |W + D|. Paper: Liu et al., 2024, arXiv 2402.09353.
 
@@ -49,7 +49,7 @@ class Dora(Change):
 
     @property
     def rank(self) -> int:
-        """That of the layer: scaled rows or columns are a change of full rank."""
+        """Return the layer's: scaled rows or columns are a change of full rank."""
         return min(self.shape)
 
     @property
@@ -87,12 +87,12 @@ class Dora(Change):
         return self.strength == 0
 
     def squares(self, weight_OI: torch.Tensor) -> torch.Tensor:
-        """The squared lengths that the magnitudes are divided by, [O] or [I]."""
+        """Return the squared lengths by which the magnitudes are divided, [O] or [I]."""
         measured = weight_OI if self.by_base else self.change.on_weight(weight_OI)
         return measured.square().sum(dim=1 if self.axis == "out" else 0)
 
     def settled(self, squares: torch.Tensor) -> Dora:
-        """Ready to be applied, given the squared lengths."""
+        """Return the change ready to be applied, given the squared lengths."""
         length = squares.sqrt() + torch.finfo(torch.float32).eps
         return replace(self, ratio=self.magnitude.to(length.device, length.dtype) / length)
 
@@ -102,7 +102,7 @@ class Dora(Change):
         return weight_OI + self.strength * (whole - weight_OI)
 
     def on_output(self, linear: Linear, x: torch.Tensor) -> torch.Tensor:
-        """The same on outputs: no weight is made, and a quantised base is asked as it is."""
+        """Do the same on outputs: no weight is computed, and a quantised base is used as it is."""
         inner, extra = x.to(self.change.tensors()[0].dtype), self.strength * (self.ratio - 1)
         if self.axis == "in":
             output = linear(x + (x * extra).to(x.dtype))
@@ -113,7 +113,7 @@ class Dora(Change):
 
 
 def settle(modules: Mapping[str, Change], weight_of: Weights) -> dict[str, Change]:
-    """The changes with every DoRA's ratio computed from the base's weights, one layer at a time.
+    """Return the changes with every DoRA's ratio computed from the base's weights, one layer at a time.
 
     `weight_of`: layer name -> its weight, which is used in float32 and not kept. Columns of a layer that the file has
     fused (q, k and v in one) are as long as in the fused weight, so their parts are measured together.
@@ -133,7 +133,7 @@ def parts_of(change: Change) -> tuple[Change, ...]:
 def _walk(
     name: str, parts: Sequence[Change], modules: Mapping[str, Change], weight_of: Weights
 ) -> Iterator[tuple[Change, torch.Tensor]]:
-    """Each part, settled, with the weight that it leaves behind."""
+    """Settle each part with the weight that the earlier parts leave."""
     weight = weight_of(name).detach().float()
     for part in parts:
         ready = _beside(part, weight)
@@ -148,7 +148,7 @@ def _walk(
 
 
 def _squares_of_sibling(part: Dora, name: str, modules: Mapping[str, Change], weight_of: Weights) -> torch.Tensor:
-    """What layer `name` adds to the columns of the fused layer that `part` is of; its parts share the magnitude."""
+    """Return what layer `name` adds to the columns of the fused layer of `part`; its parts share the magnitude."""
     parts = parts_of(modules[name])
     place = next(i for i, other in enumerate(parts) if isinstance(other, Dora) and other.magnitude is part.magnitude)
     weight = weight_of(name).detach().float()

@@ -1,7 +1,7 @@
-"""Which model family, and which of its published sizes, a LoRA file is made for.
+"""Finds the model family, and its published size, that a LoRA file is made for.
 
-Families share layer names, so names alone do not tell: FLUX.1's double blocks are called as those of Stable Diffusion
-3 and Qwen-Image. The layers' widths and the number of blocks decide, and where they do not, a person has to.
+Families share layer names, so names alone do not decide: FLUX.1's double blocks have the names of those of Stable
+Diffusion 3 and Qwen-Image. The layers' widths and the number of blocks decide; if they do not, the user must choose.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ELSEWHERE = (
 
 
 def candidates(tensors: Mapping[str, torch.Tensor], layouts: Iterable[Layout]) -> list[Layout]:
-    """The layouts that the file can be made for: one where it is clear, several on a tie, none where none fits.
+    """Return the layouts that the file can be made for: one if it is clear, several on a tie, none if no layout fits.
 
-    More fitting layers win; then a published width; then as many blocks as a published size has. A layout with all the
-    layers of an earlier one and more is left out where the earlier one fits as well.
+    More fitting layers win; then a published width; then as many blocks as a published size has. A layout that has all
+    layers of an earlier one and more is left out if the earlier one fits as well.
     """
     layouts = list(layouts)
     groups = {layout.family: parse(tensors, layout).groups for layout in layouts}
@@ -52,7 +52,7 @@ def _extends(layout: Layout, earlier: Layout) -> bool:
 
 
 def distinct(found: Sequence[Layout], tensors: Mapping[str, torch.Tensor]) -> list[Layout]:
-    """Those of `candidates` that would read or write the file differently; the first stands for its equals."""
+    """Return those of `candidates` that would read or write the file differently; the first stands for its equals."""
     kept: dict[tuple, Layout] = {}
     for layout in found:
         own = parse(tensors, layout).groups
@@ -64,24 +64,24 @@ def distinct(found: Sequence[Layout], tensors: Mapping[str, torch.Tensor]) -> li
 
 
 def title(layout: Layout) -> str:
-    """What messages call files of this layout."""
+    """Return what messages call files of this layout."""
     return layout.title or layout.family
 
 
 def titles(layouts: Iterable[Layout], between: str = " or ") -> str:
-    """The names of families, for a person: `FLUX.1 or Qwen-Image`."""
+    """Return the names of families, for messages: `FLUX.1 or Qwen-Image`."""
     return between.join(dict.fromkeys(map(title, layouts)))
 
 
 def looks_like_model(keys: Iterable[str]) -> bool:
-    """Whether keys without a LoRA's are those of a whole model: weights of layers that a family has."""
+    """Return whether the keys are those of a whole model: weights of layers that a family has."""
     return guess_family(key for key in keys if key.endswith((".weight", ".bias"))) is not None
 
 
 def guess_family(keys: Iterable[str]) -> str | None:
-    """Name the model family that the keys look like, for messages; None when they look like none we know.
+    """Return the name of the model family that the keys look like, for messages; None if it is unknown.
 
-    Later families are asked first: they have names of earlier ones, and more.
+    Later families are tried first: they have names of earlier ones, and more.
     """
     keys = list(keys)
     newest_first = list(FAMILIES.values())[::-1]
@@ -101,12 +101,12 @@ def _any_match(pattern: str, keys: Iterable[str]) -> bool:
 
 
 def sizes_of(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> list[Published]:
-    """The published sizes that a file's layers (of `layout`) fit."""
+    """Return the published sizes that a file's layers (of `layout`) fit."""
     return _fitting(layout, file_width(groups, tensors), [name for group in groups for name in group.base_layers])
 
 
 def size_of_model(layout: Layout) -> Published | None:
-    """The published size of the model that this layout was made from, None where it is none or unclear."""
+    """Return the published size of the model that this layout was made from; None if it has none or it is unclear."""
     widths = Counter(shape[1] for shape in layout.shapes.values() if shape)
     found = _fitting(layout, widths.most_common(1)[0][0] if widths else None, list(layout.shapes))
     has = {size.only for size in found if any(size.only in name for name in layout.shapes)}
@@ -115,7 +115,7 @@ def size_of_model(layout: Layout) -> Published | None:
 
 
 def architecture_of(layout: Layout, usual: str) -> str:
-    """The modelspec word of the model that this layout was made from; `usual`: its family's."""
+    """Return the modelspec word of the model that this layout was made from; `usual`: its family's."""
     size = size_of_model(layout)
     return (size and size.architecture) or usual
 
@@ -154,7 +154,7 @@ def _depths(names: Iterable[str]) -> dict[str, int]:
 
 
 def file_width(groups: Iterable[Group], tensors: Mapping[str, torch.Tensor]) -> int | None:
-    """The number of inputs that most of the file's layers have: that of the attention layers."""
+    """Return the number of inputs that most of the file's layers have: that of the attention layers."""
     widths = Counter(width for group in groups if (width := _inputs(group, tensors)))
     return widths.most_common(1)[0][0] if widths else None
 
@@ -173,7 +173,7 @@ def _has_width(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, to
 
 
 def _has_depth(layout: Layout, groups: Sequence[Group], tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the file changes all blocks of a published size, and no more."""
+    """Return whether the file changes all blocks of a published size, and no more."""
     depths = _depths(name for group in groups for name in group.base_layers)
     sizes = sizes_of(layout, groups, tensors) or layout.sizes
     return bool(depths) and any(
@@ -187,5 +187,5 @@ def _in_proportion(group: Group, tensors: Mapping[str, torch.Tensor], layout: La
         return True
     down, up = tensors[group.parts["down"]].shape, tensors[group.parts["up"]].shape
     if len(down) < 2 or not up:
-        return True  # what is wrong with it is said where it is read
+        return True  # reading it reports what is wrong with it
     return up[0] == down[1] * sum(layout.ratios.get(name, 1) for name in group.base_layers)

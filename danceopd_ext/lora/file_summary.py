@@ -1,4 +1,4 @@
-"""What a LoRA file holds, for a person to read."""
+"""Summarises a LoRA file for people, and finds the family that it is for."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LONG_VALUE = 200
 
 
 def find_layout(file: LoraFile, layouts: Mapping[str, Layout]) -> Layout:
-    """The family that the file's layers fit best; one alone is taken as it is.
+    """Return the layout that the file's layers fit best; a single layout is returned unchecked.
 
-    Raises UserError when they fit none, or several alike.
+    Raises UserError if they fit no layout, or several equally well.
     """
     if len(layouts) == 1:
         return next(iter(layouts.values()))
@@ -49,7 +49,7 @@ def _choices(found: Iterable[Layout]) -> str:
 
 
 def _check_kind(file: LoraFile) -> None:
-    """Raise UserError for a file that is no LoRA of any family, with the reason."""
+    """Raise UserError, with the reason, if the file is not a LoRA of any family."""
     nothing = Layout("", {}, {})
     parsed = parse(file.tensors, nothing)
     if parsed.empty or parsed.methods:
@@ -57,7 +57,7 @@ def _check_kind(file: LoraFile) -> None:
 
 
 def describe(file: LoraFile, layouts: Mapping[str, Layout]) -> list[tuple[str, str]]:
-    """Lines of (what, value): family, dialect, layers, ranks, alphas, dtype, what does not fit, metadata."""
+    """Return lines of (what, value): family, dialect, layers, ranks, alphas, dtype, what does not fit, metadata."""
     found = candidates(file.tensors, layouts.values())
     layout = found[0] if found else Layout("", {}, {})
     parsed = parse(file.tensors, layout)
@@ -83,7 +83,7 @@ def describe(file: LoraFile, layouts: Mapping[str, Layout]) -> list[tuple[str, s
 
 
 def _family(file: LoraFile, found: list[Layout], parsed: Parsed) -> str:
-    """The family, with the published size where the file's sizes are those of one, or of which it may be."""
+    """Return the family, with the published sizes that fit the file's sizes."""
     if not found:
         return f"{guess_family(file.tensors) or 'unknown'} (not supported)"
     if len(found) > 1:
@@ -109,13 +109,13 @@ def _metadata(file: LoraFile) -> list[tuple[str, str]]:
 
 
 def _keys(file: LoraFile) -> list[str]:
-    """Metadata entries, what people look for first."""
+    """Return the keys of the metadata, most useful ones first."""
     keys = [key for key in file.metadata if key != "format"]
     return sorted(keys, key=lambda key: (not key.startswith("modelspec."), not key.startswith("ss_"), key))
 
 
 def _verdict(file: LoraFile, layout: Layout) -> str:
-    """Whether the file can be used, and with which keys of a preset."""
+    """Return whether the file can be used, and with which keys of a preset."""
     try:
         check_lora(file, layout, ignore_text_encoder=True, ignore_other_parts=True)
     except UserError as problem:
@@ -167,7 +167,7 @@ def _counted(values: Iterable[str]) -> str:
 
 
 def _readable(value: str) -> str:
-    """One line; long values, such as tag counts and thumbnails, are cut."""
+    """Return the value on one line; long values, such as tag counts and thumbnails, are shortened."""
     try:
         value = json.dumps(json.loads(value), ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -177,7 +177,7 @@ def _readable(value: str) -> str:
 
 
 def main_dtype(file: LoraFile) -> torch.dtype:
-    """The dtype that most of the file's tensors have, of those that LoRA files are written in; else bfloat16."""
+    """Return the most common dtype of the file's tensors that LoRA files can be written in; otherwise bfloat16."""
     usual = (torch.float32, torch.float16, torch.bfloat16)
     counts = Counter(tensor.dtype for tensor in file.tensors.values() if tensor.dtype in usual and tensor.ndim >= 2)
     return counts.most_common(1)[0][0] if counts else torch.bfloat16

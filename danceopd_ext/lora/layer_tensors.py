@@ -1,6 +1,7 @@
-"""From the tensors of one layer in a file to its change: every part is checked before anything is multiplied.
+"""Checks the tensors of one layer in a file, and makes its change of them.
 
-Products keep the file's tensors as they are, so reading a LoHa or LoKr takes no memory beside the file's own.
+Every tensor is checked before anything is multiplied. Products keep the file's tensors as they are, so reading a LoHa
+or LoKr needs no memory beyond the file's own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from danceopd_ext.lora.lora_file import LoraFile
 from danceopd_ext.lora.lycoris import Hadamard, Kronecker
 from danceopd_ext.lora.weights import Change, LowRank
 
-#: dtypes that a product is kept in; others, such as float8, become float32
+#: dtypes in which a product is kept; others, such as float8, become float32
 _KEPT = (torch.float32, torch.float16, torch.bfloat16)
 
 #: numbers of the weight of a layer in diffusers' names; FLUX.2 has one of 3.4e8
@@ -31,9 +32,9 @@ _HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
 def shape_of(file: LoraFile, group: Group) -> tuple[int, int]:
-    """(outputs, inputs) of one layer's change, from the sizes of its tensors alone: no number is read.
+    """Return (outputs, inputs) of one layer's change, from the sizes of its tensors alone: no number is read.
 
-    Raises UserError, naming the file and the key, where the parts cannot be multiplied, and for a layer larger than
+    Raises UserError, naming the file and the key, if the parts cannot be multiplied, and for a layer larger than
     any model's: a file of a megabyte can describe one of terabytes.
     """
     outputs, inputs = shape = _shape(file, group, _parts(file, group))
@@ -55,9 +56,10 @@ def check_numbers(file: LoraFile, group: Group, shape: tuple[int, int], rule: Sc
 
 
 def build_change(file: LoraFile, group: Group, shape: tuple[int, int], rule: ScaleRule) -> Change:
-    """One layer's change in the file's own rows, with alpha folded in. Raises UserError naming the file and the key.
+    """Return one layer's change in the file's own rows, with alpha folded in.
 
-    A plain LoRA is in float32; products keep the file's dtype. `shape`: see `shape_of`.
+    A plain LoRA is in float32; products keep the file's dtype. `shape`: see `shape_of`. Raises UserError naming the
+    file and the key.
     """
     check_numbers(file, group, shape, rule)
     parts = _parts(file, group)
@@ -95,7 +97,7 @@ def _parts(file: LoraFile, group: Group) -> dict[str, torch.Tensor]:
 
 
 def _matrix(file: LoraFile, key: str) -> torch.Tensor:
-    """The tensor as a matrix; a 1x1 convolution kernel is one."""
+    """Return the tensor as a matrix; a 1x1 convolution kernel counts as one."""
     value = file.tensors[key]
     if value.ndim > 2 and value.shape[2:].numel() == 1:
         value = value.flatten(1)
@@ -133,7 +135,7 @@ def _check_values(file: LoraFile, key: str, part: str) -> None:
 
 
 def _shape(file: LoraFile, group: Group, parts: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """(outputs, inputs) of the product. Raises UserError where two parts cannot be multiplied."""
+    """Return (outputs, inputs) of the product. Raises UserError if two parts cannot be multiplied."""
     if group.kind == "LoHa":
         one, two = (_product(file, group, parts, f"hada_{w}_a", f"hada_{w}_b") for w in ("w1", "w2"))
         if one != two:

@@ -1,7 +1,7 @@
-"""Finding and opening a LoRA: a file, a folder or a Hugging Face repository, to plain tensors.
+"""Finds and opens a LoRA (a file, a folder or a Hugging Face repository) and returns plain tensors.
 
-What comes out is checked: tensors are plain numbers on the CPU, their keys have no control characters, the metadata is
-text by text, and what says how alpha follows is an object.
+The result is checked: tensors are plain numbers on the CPU, their keys have no control characters, the metadata maps
+text to text, and the settings for alpha are an object.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _DIFFUSERS_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bi
 ADAPTER_ENTRY = "lora_adapter_metadata"
 #: bytes of an adapter_config.json
 MOST_SETTINGS = 16 * 2**20
-#: what a message about a damaged adapter ends with
+#: the end of a message about a damaged adapter
 _REMEDY = "Download the file again, or ask its author for it."
 
 
 @dataclass
 class LoraFile:
-    """An opened file. `config` is the PEFT adapter_config.json beside it, where there is one."""
+    """An opened file. `config` is the PEFT adapter_config.json in the same folder, if it exists."""
 
     path: Path
     tensors: dict[str, torch.Tensor]
@@ -43,7 +43,7 @@ class LoraFile:
 def open_lora_file(place: str | os.PathLike) -> LoraFile:
     """Open `place`: a file, a PEFT or diffusers LoRA folder, `owner/name` or `owner/name/file` on the Hub.
 
-    Raises UserError when there is nothing there, more than one candidate, or a file that cannot be read.
+    Raises UserError if nothing is found, if there is more than one candidate, or if the file cannot be read.
     """
     path = Path(os.path.expanduser(place))
     if not os.path.exists(path):  # os.path: Path.exists raises for a name that is too long
@@ -73,7 +73,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _looks_like_hub(place: str) -> bool:
-    """`owner/name` without a file's ending, or `owner/name/…/file`, and not a path into a folder that is here."""
+    """Return whether this is `owner/name` without a file ending, or `owner/name/…/file`, and not a local path."""
     parts = place.split("/")
     if not repository_of(place) or os.path.isdir(parts[0]) or any(mark in place for mark in "\\:"):
         return False
@@ -82,7 +82,7 @@ def _looks_like_hub(place: str) -> bool:
 
 
 def _choose(names: list[str], where: str | os.PathLike) -> Path:
-    """Pick the LoRA file among a folder's `names`."""
+    """Return the LoRA file among a folder's `names`. Raises UserError."""
     for known in (*_PEFT_FILES, *_DIFFUSERS_FILES):
         if known in names:
             return Path(where) / known
@@ -103,7 +103,7 @@ def _choose(names: list[str], where: str | os.PathLike) -> Path:
 
 
 def _download(place: str) -> Path:
-    """Fetch one file of a Hub repository; returns its local path."""
+    """Download one file of a Hub repository; return its local path."""
     import huggingface_hub
 
     owner, name, *inner = place.split("/")
@@ -134,7 +134,7 @@ def _peft_config(path: Path) -> dict:
 
 
 def adapter_settings(text: str, where: str) -> dict:
-    """The settings of an adapter, from JSON; what they say of alpha is checked in `alphas`. Raises UserError."""
+    """Return the settings of an adapter, from JSON; `alphas` checks their values. Raises UserError."""
     settings = parse_json(text, where, _REMEDY, finite=False)
     if not isinstance(settings, dict | None):
         raise UserError(f"{where}: holds {few_letters(text.strip())} instead of a JSON object. {_REMEDY}")
@@ -150,7 +150,7 @@ def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _named_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a pickle by name, also where they are its entry `state_dict`."""
+    """Return the tensors of a pickle by name, also if they are in its entry `state_dict`."""
     content = read_pickle(path, "LoRA file")
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

@@ -1,7 +1,7 @@
-"""LoHa and LoKr changes, kept as the products that their files hold.
+"""Applies LoHa and LoKr changes, kept as the products that their files hold.
 
-Written as two plain factors they are large: a LoHa of rank 32 has rank 1,024, and a LoKr with whole factors the full
-rank of its layer. What needs plain factors asks for `to_low_rank`, which is exact.
+As two plain factors they are large: a LoHa of rank 32 has rank 1,024, and a LoKr with whole factors the full rank of
+its layer. Code that needs plain factors calls `to_low_rank`, which is exact.
 
 Formulae: LyCORIS (Yeh et al., 2023, arXiv 2309.14859), section 3; scales as the `lycoris-lora` package applies them.
 Shape suffixes: O outputs, I inputs, R rank; R1, R2 the ranks of two factors.
@@ -54,7 +54,7 @@ class Hadamard(Change):
         return (w1_a * self.scale @ w1_b).mul_(w2_a @ w2_b)
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """A Hadamard product has no cheaper form than the layer's whole change, which is made for each call."""
+        """Compute the layer's whole change for each call: a Hadamard product has no cheaper form."""
         weight = (self.w1_a * self.scale @ self.w1_b) * (self.w2_a @ self.w2_b)
         return torch.nn.functional.linear(x, weight)
 

@@ -1,6 +1,6 @@
-"""What UIs show about a LoRA: the `ss_*` entries of kohya's tools and the `modelspec.*` entries of the ModelSpec.
+"""Makes the metadata that UIs show about a LoRA: kohya's `ss_*` entries and the ModelSpec's `modelspec.*` entries.
 
-Values are strings. Files are named by their stem only: a path would tell where its maker keeps things.
+Values are strings. Files are named by their stem only: a path would reveal the author's folders.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def build_metadata(
     finished_at: float | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> dict[str, str]:
-    """Metadata of a fused LoRA.
+    """Return the metadata of a fused LoRA.
 
     `architecture`: the family's modelspec word, such as `stable-diffusion-v3-medium`. `base_model` and `teachers` may
     be paths or hub ids. `resolution`: (width, height) in pixels. Times are seconds since 1970. `extra`: further
@@ -69,7 +69,7 @@ def build_metadata(
 
 
 def stem(place: str) -> str:
-    """The name of a file, folder or hub id without folders and a known file ending."""
+    """Return the name of a file, folder or hub id without folders and a known file ending."""
     name = PureWindowsPath(PurePosixPath(place).name).name or place
     for suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
         name = name.removesuffix(suffix)
@@ -77,12 +77,12 @@ def stem(place: str) -> str:
 
 
 def as_text(value: object) -> str:
-    """Strings as they are, everything else as JSON; what would command a terminal is written out (such as `\\x1b`)."""
+    """Return strings as they are and everything else as JSON, with control characters escaped (such as `\\x1b`)."""
     return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), keep="\n\r\t")
 
 
 def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, object]) -> dict[str, str]:
-    """Add the hashes by which UIs recognise the file: SHA-256 of all tensor bytes, in the order of the file."""
+    """Add the hashes by which UIs identify the file: SHA-256 of all tensor bytes, in the order of the file."""
     content = save(dict(tensors))
     header = int.from_bytes(content[:8], "little")
     digest = hashlib.sha256(memoryview(content)[8 + header :]).hexdigest()

@@ -1,4 +1,4 @@
-"""Read a LoRA of any dialect into the one in-memory form."""
+"""Reads a LoRA of any dialect into one in-memory form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from danceopd_ext.lora.lora_file import LoraFile, open_lora_file
 from danceopd_ext.lora.weights import Change, Lora, LowRank, in_pieces, stacked
 from danceopd_ext.models.layout import Layout
 
-#: numbers of a layer up to which two changes are compared one by one, and not by what they add up to
+#: up to this many numbers per layer, two changes are compared number by number, above it by sums
 _COMPARED = 2**26
 
 _NEEDED = {
@@ -41,11 +41,12 @@ def read_lora(
 ) -> Lora:
     """Read the LoRA at `place` (see `open_lora_file`) for a model of `layout`, with alpha folded in.
 
-    Raises UserError, naming the file, its first keys and the remedy, when the file is missing, damaged, no LoRA, of
-    another family or size, only partly understood, incomplete, not finite, or holds a change that is not low-rank.
+    Raises UserError, naming the file, its first keys and the remedy, if the file is missing, damaged, not a LoRA, made
+    for another family or size, only partly understood, incomplete, not finite, or contains a change that is not
+    low-rank.
     `ignore_text_encoder` reads the transformer's part of a file that also trains text encoders, and
-    `ignore_other_parts` the linear layers' part of a file that also changes biases and norms. What is left out of the
-    file stands in the LoRA's `notes`.
+    `ignore_other_parts` the linear layers' part of a file that also changes biases and norms. The LoRA's `notes` name
+    what is left out.
     """
     return to_lora(
         open_lora_file(place), layout, ignore_text_encoder=ignore_text_encoder, ignore_other_parts=ignore_other_parts
@@ -71,7 +72,7 @@ def to_lora(
 def check_lora(
     file: LoraFile, layout: Layout, *, ignore_text_encoder: bool = False, ignore_other_parts: bool = False
 ) -> None:
-    """Raise UserError where `to_lora` would, without building the changes.
+    """Raise UserError if `to_lora` would, without building the changes.
 
     Only layers that the file gives twice are built, to be compared.
     """
@@ -87,7 +88,7 @@ def check_lora(
 
 
 def _checked(file: LoraFile, layout: Layout, ignore_text_encoder: bool, ignore_other_parts: bool) -> Parsed:
-    """The file's keys sorted out. Raises UserError unless all of them can be read or left out."""
+    """Return the file's keys, sorted. Raises UserError unless all of them can be read or ignored."""
     parsed = parse(file.tensors, layout)
     check_keys(file, parsed, layout, ignore_text_encoder, ignore_other_parts)
     for group in parsed.groups:
@@ -96,7 +97,7 @@ def _checked(file: LoraFile, layout: Layout, ignore_text_encoder: bool, ignore_o
 
 
 def _in_order(parsed: Parsed) -> list[Group]:
-    """The layers, diffusers names first: some files repeat them in a fused one."""
+    """Return the layers, diffusers names first: some files repeat them in a fused layer."""
     return sorted(parsed.groups, key=lambda group: group.native)
 
 
@@ -117,7 +118,7 @@ def _check_group(file: LoraFile, group: Group) -> None:
 
 
 def split_native(change: Change, group: Group, layout: Layout, file: LoraFile) -> list[Change]:
-    """Cut a native layer's change into those of its diffusers layers, by rows.
+    """Split a native layer's change, by rows, into those of its diffusers layers.
 
     The parts may differ in size: FLUX.1 fuses q, k and v with an MLP that is four times as large as each of them.
     A layer of `layout.swapped` has two outputs per input natively, in the other order; a native layer of that name
@@ -136,7 +137,10 @@ def split_native(change: Change, group: Group, layout: Layout, file: LoraFile) -
 
 
 def _shapes(shape: tuple[int, int], group: Group, layout: Layout, file: LoraFile) -> dict[str, tuple[int, int]]:
-    """The layers that a change of `shape` belongs to, with their sizes. Raises UserError when it cannot be cut so."""
+    """Return the layers that a change of `shape` belongs to, with their sizes.
+
+    Raises UserError if it cannot be split.
+    """
     if not group.native:
         return {group.base_layers[0]: shape}
     outputs, inputs = shape
@@ -153,17 +157,17 @@ def _shapes(shape: tuple[int, int], group: Group, layout: Layout, file: LoraFile
 
 
 def is_swapped(layout: Layout, name: str, shape: tuple[int, int]) -> bool:
-    """Whether this layer's two halves of outputs stand in the other order natively."""
+    """Return whether this layer's two halves of outputs are in the other order natively."""
     return name in layout.swapped and shape[0] == 2 * shape[1]
 
 
 def swap_halves(up_OR: torch.Tensor) -> torch.Tensor:
-    """Exchange the first and second half of the rows."""
+    """Swap the first and second half of the rows."""
     return torch.cat(up_OR.chunk(2)[::-1])
 
 
 def swapped(change: Change) -> Change:
-    """The change with the first and second half of its outputs exchanged."""
+    """Return the change with the first and second half of its outputs swapped."""
     if isinstance(change, Dora):
         magnitude = swap_halves(change.magnitude) if change.axis == "out" else change.magnitude
         return replace(change, change=swapped(change.change), magnitude=magnitude)
@@ -174,7 +178,7 @@ def swapped(change: Change) -> Change:
 
 
 def _same(one: Change, other: Change) -> bool:
-    """Whether two changes of one layer are equal, up to rounding."""
+    """Return whether two changes of one layer are equal, up to rounding."""
     if one.shape != other.shape or one.needs_base != other.needs_base:
         return False
     pairs = list(zip(one.tensors(), other.tensors(), strict=False))
@@ -191,9 +195,9 @@ def _same(one: Change, other: Change) -> bool:
 
 
 def _check_shapes(file: LoraFile, parsed: Parsed, layout: Layout) -> dict[str, tuple[int, int]]:
-    """The shape of each layer of the file. Raises UserError for a LoRA of the same family but another size.
+    """Return the shape of each layer of the file. Raises UserError for a LoRA of the same family but another size.
 
-    Products are as large as their shapes say, so nothing is multiplied before these are those of the model.
+    A product is as large as its shape says, so nothing is multiplied until the shapes match the model.
     """
     found, shapes = {}, {}
     for group in _in_order(parsed):

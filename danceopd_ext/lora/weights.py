@@ -1,7 +1,7 @@
-"""The in-memory forms of a LoRA, whatever file it came from.
+"""Defines the in-memory forms of a LoRA, whatever file it came from.
 
-A layer's change stays in the form of its file: two small factors here, Kronecker and Hadamard products in `lycoris`, a
-magnitude in `dora`. The rest of the package asks for what `Change` names and knows no form.
+A layer's change keeps the form of its file: two small factors here, Kronecker and Hadamard products in `lycoris`, a
+magnitude in `dora`. The rest of the package uses only the methods of `Change`.
 
 Shape suffixes: I inputs and O outputs of a linear layer, R rank.
 """
@@ -27,66 +27,66 @@ class Change(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """(outputs, inputs) of the layer it belongs to."""
+        """Return (outputs, inputs) of its layer."""
 
     @property
     @abstractmethod
     def rank(self) -> int:
-        """The rank of `to_low_rank`."""
+        """Return the rank of `to_low_rank`."""
 
     @property
     def needs_base(self) -> bool:
-        """Whether the change depends on the base's weights (DoRA), so that it has no `delta` of its own."""
+        """Return whether the change depends on the base's weights (DoRA), so that it has no `delta` of its own."""
         return False
 
     @abstractmethod
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The tensors that it is made of, in a fixed order."""
+        """Return the tensors that it consists of, in a fixed order."""
 
     def numbers(self) -> tuple[object, ...]:
-        """What it is made of beside the tensors, in a fixed order."""
+        """Return what else it consists of, in a fixed order."""
         return ()
 
     @abstractmethod
     def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Change:
-        """The same change with `function` applied to each of `tensors`: another dtype, another device."""
+        """Return the same change with `function` applied to each of `tensors`: another dtype, another device."""
 
     @abstractmethod
     def scaled(self, strength: float) -> Change:
-        """The change at `strength`."""
+        """Return the change at `strength`."""
 
     @abstractmethod
     def delta(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """The whole weight change in `dtype`, [O, I]. Raises TypeError when it needs the base."""
+        """Return the whole weight change in `dtype`, [O, I]. Raises TypeError if it needs the base."""
 
     @abstractmethod
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """The change times `x` [..., I], in the dtype of the tensors: [..., O]."""
+        """Return the change times `x` [..., I], in the dtype of the tensors: [..., O]."""
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Change:
-        """The change of the outputs from `start` to `stop`, exactly."""
+        """Return the change of the outputs from `start` to `stop`, exactly."""
 
     @abstractmethod
     def to_low_rank(self) -> LowRank:
-        """The same change as two float32 factors of rank `rank`, which may be larger than the layer."""
+        """Return the same change as two float32 factors of rank `rank`, which may be larger than the layer."""
 
     def on_weight(self, weight_OI: torch.Tensor) -> torch.Tensor:
-        """The changed weight, in the dtype of `weight_OI`."""
+        """Return the changed weight, in the dtype of `weight_OI`."""
         return weight_OI + self.delta(weight_OI.dtype).to(weight_OI.device)
 
     def on_output(self, linear: Linear, x: torch.Tensor) -> torch.Tensor:
-        """The output of the changed weight for `x` [..., I], given that of the weight itself."""
+        """Return the output of the changed weight for `x` [..., I], given the output of the weight itself."""
         output = linear(x)
         return output + self.apply(x.to(self.tensors()[0].dtype)).to(output.dtype)
 
     def is_zero(self) -> bool:
-        """Whether it changes nothing."""
+        """Return whether it changes nothing."""
         return not any(bool(piece.any()) for piece in in_pieces(self))
 
 
 def in_pieces(change: Change) -> Iterator[torch.Tensor]:
-    """The whole weight change in float32, a few rows at a time: [outputs of the piece, I]."""
+    """Yield the whole weight change in float32, a few rows at a time: [outputs of the piece, I]."""
     outputs, inputs = change.shape
     step = max(1, _PIECE // max(1, inputs))
     for start in range(0, outputs, step):
@@ -115,7 +115,7 @@ class LowRank(Change):
         return LowRank(function(self.down_RI), function(self.up_OR))
 
     def is_zero(self) -> bool:
-        # no rank has something in its column of up and in its row of down
+        # every rank is zero in its column of up or in its row of down
         return not bool((self.up_OR.ne(0).any(0) & self.down_RI.ne(0).any(1)).any())
 
     def scaled(self, strength: float) -> LowRank:
@@ -259,7 +259,7 @@ class Lora:
 
     `modules`: name of the linear layer in the diffusers transformer (such as `layers.0.attention.to_q`) -> its change.
     `metadata`: the file's own key-value strings. `name`: the file's name without folders, for messages and metadata.
-    `notes`: what of the file was left out, a sentence each.
+    `notes`: what was left out of the file, one sentence each.
     """
 
     modules: dict[str, Change]
@@ -269,9 +269,9 @@ class Lora:
 
     @property
     def needs_base(self) -> bool:
-        """Whether a layer's change depends on the base's weights (DoRA)."""
+        """Return whether a layer's change depends on the base's weights (DoRA)."""
         return any(change.needs_base for change in self.modules.values())
 
     def changes_nothing(self) -> bool:
-        """Whether a model with this LoRA is the model without it."""
+        """Return whether a model with this LoRA equals the model without it."""
         return all(change.is_zero() for change in self.modules.values())

@@ -1,4 +1,4 @@
-"""Write a LoRA in the names that a toolkit or UI reads, whole or not at all, and read it back.
+"""Writes a LoRA in the names that a toolkit or UI reads, completely or not at all, and reads it back.
 
 Every file has alpha = rank, so that strength 1.0 means the same everywhere: kohya's keys say so with an `.alpha`, the
 others have none. Shape suffixes: O outputs, I inputs, R rank.
@@ -42,7 +42,7 @@ def write_lora(
 
     `format`: "diffusers" (`transformer.*`), "comfyui" (`diffusion_model.*`) or "kohya" (`lora_unet_*`). `metadata`:
     entries of the file, by default the LoRA's own; hashes are added. Raises UserError for a format, path or value
-    that cannot be written, such as a DoRA or a product of high rank, and RuntimeError when the file does not read back
+    that cannot be written, such as a DoRA or a product of high rank, and RuntimeError if the file does not read back
     within the rounding of `dtype`.
     """
     path = Path(path)
@@ -61,7 +61,7 @@ def write_lora(
 
 
 def _check_range(tensors: Mapping[str, torch.Tensor], lora: Lora, dtype: torch.dtype) -> None:
-    """Raise UserError where `dtype` has no number for a value."""
+    """Raise UserError if `dtype` cannot hold a value."""
     key = next((key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
     if key is None:
         return
@@ -75,7 +75,7 @@ def _check_range(tensors: Mapping[str, torch.Tensor], lora: Lora, dtype: torch.d
 
 
 def unread(layers: Iterable[str], layout: Layout, format: str) -> list[str]:
-    """What other programs would not read of a LoRA of these diffusers layers in `format`; a sentence, or none."""
+    """Return what other programs would not read of a LoRA of these diffusers layers in `format`."""
     outer, fate = [layer for layer in layers if is_outer(layer)], layout.outer_fate.get(format)
     if not (outer and fate):
         return []
@@ -83,7 +83,7 @@ def unread(layers: Iterable[str], layout: Layout, format: str) -> list[str]:
 
 
 def _entries(metadata: Mapping[str, object], tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
-    """The metadata without what describes another file's tensors, and with this file's rank and alpha."""
+    """Return the metadata without entries about another file's tensors, and with this file's rank and alpha."""
     stale = ("lora_adapter_metadata", "format", "sshs_legacy_hash")
     entries = {key: value for key, value in metadata.items() if key not in stale}
     rank = max((min(tensor.shape) for tensor in tensors.values() if tensor.ndim == 2), default=0)
@@ -92,19 +92,19 @@ def _entries(metadata: Mapping[str, object], tensors: Mapping[str, torch.Tensor]
 
 
 def to_tensors(lora: Lora, layout: Layout, format: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The file's tensors by key; `lora` is balanced."""
+    """Return the file's tensors by key; `lora` is balanced."""
     names = {"kohya": layout.kohya_names, "comfyui": layout.comfyui_names, "diffusers": "diffusers"}[format]
     changes = to_native(lora, layout) if names == "native" else lora.modules
     tensors = {}
     for name, change in changes.items():
-        # clones: safetensors refuses tensors that share memory, as q, k and v of a fused LoRA do
+        # clones: safetensors refuses tensors that share memory, such as q, k and v of a fused LoRA
         down, up = (
             factor.detach().to("cpu", dtype, copy=True).contiguous() for factor in (change.down_RI, change.up_OR)
         )
         if format == "kohya":
             layer = "lora_unet_" + name.replace(".", "_")
             tensors[f"{layer}.lora_down.weight"], tensors[f"{layer}.lora_up.weight"] = down, up
-            tensors[f"{layer}.alpha"] = torch.tensor(float(change.rank))  # float32: bfloat16 has no 257
+            tensors[f"{layer}.alpha"] = torch.tensor(float(change.rank))  # float32: bfloat16 cannot represent 257
         else:
             layer = ("transformer." if format == "diffusers" else "diffusion_model.") + name
             tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"] = down, up
@@ -131,12 +131,12 @@ def balanced(lora: Lora, layout: Layout) -> Lora:
 
 
 def _largest(factor: torch.Tensor) -> float:
-    """The largest entry's size; 0 for a factor without entries."""
+    """Return the largest absolute entry; 0 for a factor without entries."""
     return float(factor.abs().max()) if factor.numel() else 0.0
 
 
 def _down_near_one(change: LowRank) -> LowRank:
-    """Bring the largest entry of down to between 1 and 2 by a power of two."""
+    """Scale the largest entry of down to between 1 and 2 by a power of two."""
     largest = _largest(change.down_RI)
     if not (largest and math.isfinite(largest)):
         return change
@@ -145,7 +145,7 @@ def _down_near_one(change: LowRank) -> LowRank:
 
 
 def to_native(lora: Lora, layout: Layout) -> dict[str, LowRank]:
-    """Changes by native name; fused layers get one exact change for all their parts.
+    """Return changes by native name; fused layers get one exact change for all their parts.
 
     Raises UserError for a layer that has no native name.
     """
@@ -208,7 +208,7 @@ def _fuse(present: Mapping[str, LowRank], parts: tuple[str, ...], layout: Layout
 
 
 def _check(written: Lora, lora: Lora, dtype: torch.dtype) -> None:
-    """Raise RuntimeError unless what was written is `lora`, up to rounding of the factors to `dtype`.
+    """Raise RuntimeError unless the written file equals `lora`, up to rounding of the factors to `dtype`.
 
     Both changes are applied to a few random inputs; the bound on each output follows from |rounded - x| <= u |x|.
     """

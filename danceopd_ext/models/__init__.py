@@ -1,1 +1,1 @@
-"""Model families: one file each, and one line in `registry`."""
+"""Supports the model families: one file each, and one line in `registry`."""

@@ -1,8 +1,8 @@
-"""What the velocities of a batch depend on besides latents and sigma: encoded prompts and source images.
+"""Batches encoded prompts and source images: what velocities depend on besides latents and sigma.
 
 A sample's condition is a dictionary of tensors without a batch axis, in the family's own names. Two prefixes mean the
-same everywhere: `source_` is what a source image gives, and guidance keeps it; `negative_X` is what X becomes for
-guidance where the empty prompt's X will not do, as when the text encoder sees the source image too.
+same in every family: `source_` is the encoding of a source image, which guidance keeps; `negative_X` replaces X for
+guidance if the empty prompt's X does not fit, as when the text encoder also sees the source image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-#: what the encoders give for one sample
+#: the encoders' output for one sample
 PromptTensors = dict[str, torch.Tensor]
 
 SOURCE = "source_"
@@ -21,7 +21,7 @@ NEGATIVE = "negative_"
 
 @dataclass(frozen=True)
 class TextConditions:
-    """The conditions of a batch: one entry a sample, and the empty prompt's for guidance (see method.Condition)."""
+    """The conditions of a batch: one entry per sample, and the empty prompt's for guidance (see method.Condition)."""
 
     items: list[PromptTensors]
     empty: PromptTensors
@@ -49,16 +49,16 @@ def _without_text(item: PromptTensors, empty: PromptTensors) -> PromptTensors:
 
 
 def edit_item(text: PromptTensors, sources: PromptTensors, negative: PromptTensors | None = None) -> PromptTensors:
-    """One sample's condition out of its prompt, its source images and, where these show in the text, the empty prompt.
+    """Return one sample's condition from its prompt, its source images and, if needed, the empty prompt.
 
-    `negative`: what `encode_prompts` gives for the empty prompt with the same sources.
+    `negative`: the result of `encode_prompts` for the empty prompt with the same source images.
     """
     own = {f"{NEGATIVE}{name}": t for name, t in (negative or {}).items() if not name.startswith(SOURCE)}
     return {**text, **sources, **own}
 
 
 def numbered(item: Mapping[str, torch.Tensor], prefix: str) -> list[torch.Tensor]:
-    """The tensors `prefix0`, `prefix1`, ... of one sample, as many as there are."""
+    """Return all tensors `prefix0`, `prefix1`, ... of one sample."""
     found = []
     while f"{prefix}{len(found)}" in item:
         found.append(item[f"{prefix}{len(found)}"])
@@ -66,7 +66,7 @@ def numbered(item: Mapping[str, torch.Tensor], prefix: str) -> list[torch.Tensor
 
 
 def rows_of_equal_shape(items: Sequence[PromptTensors], prefix: str = "") -> list[list[int]]:
-    """Group samples whose tensors (those of this prefix) have the same shapes: they can go through a model as one."""
+    """Group samples whose tensors (those of this prefix) have the same shapes, to pass through a model together."""
     groups: dict[Hashable, list[int]] = {}
     for row, item in enumerate(items):
         shapes = tuple(sorted((name, tuple(t.shape)) for name, t in item.items() if name.startswith(prefix)))

@@ -1,8 +1,8 @@
-"""The configurations of a model folder: read as foreign text, and built by diffusers within limits.
+"""Reads the configurations of a model folder as untrusted text, and limits what diffusers builds from them.
 
-diffusers takes whatever they hold: it makes a billion layers, one after the other, and ends in any of Python's errors
-where a list stands for a number. So their values are held against the defaults of the class that takes them, and what
-they describe is built under the eyes of `built_from`.
+diffusers accepts any value: it would build a billion layers one by one, or end in an arbitrary Python error if a list
+stands in place of a number. So values are compared with the defaults of the class that takes them, and `built_from`
+supervises what is built.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from danceopd_ext.foreign.files import MIB
 from danceopd_ext.foreign.json import read_object, shown
 from danceopd_ext.models.registry import FAMILIES
 
-#: the parts of every pipeline, beside those that encode prompts
+#: the parts of every pipeline, besides those that encode prompts
 PARTS = ("transformer", "vae", "scheduler")
 
 #: bytes of a configuration; modules of a part of a model (the largest have a few thousand), and numbers in its weights
@@ -36,10 +36,10 @@ REMEDY = "Download the model again."
 
 
 def read_configuration(folder: Path, part: str, cls: Any, name: str = "config.json") -> dict[str, Any]:
-    """The configuration of the part of a model folder from which `cls`, a class of diffusers, is made.
+    """Return the configuration of the part of a model folder from which `cls`, a class of diffusers, is made.
 
-    Raises UserError that names the file if it is not a JSON object, or has a value of another kind than the class's
-    default, a whole number below 0, or a number above LARGEST.
+    Raises UserError that names the file if it is not a JSON object, or contains a value whose type differs from the
+    class's default, a whole number below 0, or a number above LARGEST.
     """
     file = folder / part / name
     config = _read(file, part)
@@ -51,7 +51,7 @@ def read_configuration(folder: Path, part: str, cls: Any, name: str = "config.js
 
 
 def check_text_encoder(folder: Path) -> None:
-    """Raise UserError if the configuration of a text encoder is not a JSON object, or wants endless layers."""
+    """Raise UserError if the configuration of a text encoder is not a JSON object, or describes too many layers."""
     file = folder / "config.json"
     _check_counts(_read(file, folder.name), file)
 
@@ -64,7 +64,7 @@ def _read(file: Path, part: str) -> dict[str, Any]:
 
 
 def _check_counts(config: Mapping[str, Any], file: Path) -> None:
-    """Raise UserError for more than MOST_LAYERS layers, blocks or heads, or fewer than none, also in a table inside."""
+    """Raise UserError for more than MOST_LAYERS layers, blocks or heads, or a negative number, also if nested."""
     for key, value in config.items():
         counts = any(word in key for word in ("layers", "blocks", "heads"))
         if isinstance(value, dict):
@@ -75,13 +75,13 @@ def _check_counts(config: Mapping[str, Any], file: Path) -> None:
 
 @contextmanager
 def built_from(file: Path) -> Iterator[None]:
-    """What is built inside from the configuration `file` is a result, or ends as a UserError that names it."""
+    """Turn errors of building from the configuration `file` inside the block into a UserError that names it."""
     try:
         with within_limits(file):
             yield
     except UserError:
         raise
-    except Exception as error:  # whatever Python and torch say to such values
+    except Exception as error:  # such values cause any error of Python and torch
         reason = few_letters(str(error).strip() or type(error).__name__, 200).rstrip(".")
         raise UserError(f"{file}: the model part that it describes cannot be built ({reason}). {REMEDY}") from error
 
@@ -119,13 +119,13 @@ def within_limits(file: Path) -> Iterator[None]:
 
 
 def on_paper(cls: Any, config: Mapping[str, Any], file: Path) -> torch.nn.Module:
-    """The module of a configuration without memory for its weights. Raises UserError that names `file`."""
+    """Return the module of a configuration without memory for its weights. Raises UserError that names `file`."""
     with built_from(file), torch.device("meta"):
         return cls.from_config(dict(config))
 
 
 def check_index(index: Mapping[str, Any], file: Path) -> None:
-    """Raise UserError where a part in a pipeline's index is not named as [library, class], as diffusers expects it."""
+    """Raise UserError if a part in a pipeline's index is not named as [library, class], which diffusers expects."""
     text_parts = (part for family in FAMILIES.values() for part in family.text_parts)
     for part in dict.fromkeys((*PARTS, *text_parts)):
         names = index.get(part)
@@ -135,7 +135,7 @@ def check_index(index: Mapping[str, Any], file: Path) -> None:
 
 
 def _examples(cls: Any) -> dict[str, Any]:
-    """The arguments of a class -> a value of the kind that each takes: its default, or one by its annotation."""
+    """Return the arguments of a class -> an example of the type that each takes: its default, or by its annotation."""
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     unclear = (None, (), [])
     return {one.name: _example(str(one.annotation)) if one.default in unclear else one.default for one in parameters}
@@ -148,7 +148,7 @@ def _example(annotation: str) -> Any:
 
 
 def _wrong(value: Any, example: Any) -> str:
-    """What was expected instead of a value that is not of the example's kind, or ""."""
+    """Return what was expected if a value is not of the example's type, otherwise ""."""
     if value is None:
         return ""
     if isinstance(example, list | tuple):

@@ -1,4 +1,4 @@
-"""Pictures to latents and back. Latents are in the transformer's scale, [B, C, H, W], whatever the VAE.
+"""Encodes pictures to latents and decodes them. Latents are in the transformer's scale, [B, C, H, W], for every VAE.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width.
 """
@@ -15,18 +15,21 @@ from danceopd_ext.models.registry import FAMILIES
 
 
 class NotFinite(Exception):
-    """Where the numbers of a picture should be, there is NaN or infinity: the model is broken, or fp16 too narrow."""
+    """The numbers of a picture are NaN or infinite: the model is broken, or the range of fp16 is too small."""
 
 
 @torch.no_grad()
 def decode(vae: Any, latents_BCHW: torch.Tensor) -> np.ndarray:
-    """The pictures uint8 [B, height, width, 3] of latents, as the pipelines decode them; black where they are NaN."""
+    """Return pictures uint8 [B, height, width, 3] of latents, as the pipelines decode them; black if they are NaN."""
     return _bytes(_pixels(vae, latents_BCHW))
 
 
 @torch.no_grad()
 def decode_finite(vae: Any, latents_BCHW: torch.Tensor) -> np.ndarray:
-    """As `decode`. Raises NotFinite for latents or pixels that are not finite: black would pass for drawn."""
+    """Do the same as `decode`.
+
+    Raises NotFinite for latents or pixels that are not finite, as black would look drawn.
+    """
     if not latents_BCHW.isfinite().all():
         raise NotFinite
     pixels = _pixels(vae, latents_BCHW)
@@ -46,12 +49,12 @@ def _bytes(pixels: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """The latents [B, C, H, W] of pictures [B, 3, height, width] in -1..1: the middle of the VAE's distribution."""
+    """Return latents [B, C, H, W] of pictures [B, 3, height, width] in -1..1: the mode of the VAE's distribution."""
     return _scale(vae).encode(vae, pixels.to(vae.device, vae.dtype))
 
 
 def _scale(vae: Any) -> LatentScale:
-    """The scale of the family that the VAE was loaded for; of another VAE, that of the first family with its class."""
+    """Return the scale of the family that the VAE was loaded for; otherwise that of the first family with its class."""
     if isinstance(scale := getattr(vae, "latent_scale", None), LatentScale):
         return scale
     scales = (family.latent_scale for family in FAMILIES.values() if family.vae_class == type(vae).__name__)

@@ -1,4 +1,4 @@
-"""What a model family has to say about itself. Everything else in the project knows no architecture.
+"""Defines what each model family describes; the rest of the project does not depend on an architecture.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width, N solver steps.
 """
@@ -55,9 +55,9 @@ class Family(LayerNames, ABC):
     pipeline_class: str
     transformer_class: str
     vae_class: str = "AutoencoderKL"
-    #: the scale in which the transformer has the latents of this VAE
+    #: converts this VAE's latents to the transformer's scale
     latent_scale: LatentScale = LatentScale()
-    #: folders of the pipeline that decide what its text encoders give
+    #: folders of the pipeline that determine the text encoders' output
     text_parts: tuple[str, ...] = (
         "tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder", "text_encoder_2", "text_encoder_3",
     )  # fmt: skip
@@ -65,16 +65,16 @@ class Family(LayerNames, ABC):
     default_components: str
     #: substrings of tensor names that only this family's checkpoints have
     checkpoint_marks: tuple[str, ...]
-    #: substrings of tensor names that a checkpoint of this family does not have, where another family's has both
+    #: substrings of tensor names that a checkpoint of this family does not have, if another family's has both
     other_marks: tuple[str, ...] = ()
 
-    #: how many source images a sample may have; more than none makes it an edit family
+    #: how many source images a sample may have; a family with 1 or more can edit
     max_sources: int = 0
-    #: whether what `encode_prompts` gives depends on the source images too
+    #: whether the result of `encode_prompts` also depends on the source images
     text_sees_sources: bool = False
-    #: what the model's guidance embedding is told, for models that have one: the pipeline's default
+    #: the value for the model's guidance embedding, if it has one: the pipeline's default
     embedded_guidance: float | None = None
-    #: how many tokens of a prompt the pipeline reads, its template's included; it cuts the rest
+    #: how many tokens of a prompt the pipeline reads, including its template's; it cuts the rest
     longest_text: int = 512
 
     @property
@@ -85,23 +85,23 @@ class Family(LayerNames, ABC):
     def encode_prompts(
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
-        """What the pipeline's own text encoders give for each prompt, on the CPU.
+        """Return the output of the pipeline's own text encoders for each prompt, on the CPU.
 
         `sources`: the source images of each prompt, for families whose text encoder sees them too.
         """
 
     def text_length(self, pipeline: Any, prompt: str) -> int:
-        """How many tokens the pipeline makes of a prompt, its template's included, before it cuts any."""
+        """Return how many tokens a prompt has, including its template's, before the pipeline cuts any."""
         return len(pipeline.tokenizer(prompt, verbose=False).input_ids)
 
     def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
-        """How many of these tokens the model gets of a prompt with this many source images."""
+        """Return how many of these tokens the model gets for a prompt with this many source images."""
         return self.longest_text
 
     def encode_sources(self, vae: Any, sources: Sources) -> PromptTensors:
-        """The latents of one sample's source images as `source_0`, `source_1`, ..., each [C, H, W], on the CPU.
+        """Return the latents of one sample's source images as `source_0`, `source_1`, ..., each [C, H, W], on the CPU.
 
-        Raises UserError for more images than the family takes, or one that cannot be used.
+        Raises UserError if there are more images than the family takes, or if one cannot be used.
         """
         if not 0 < len(sources.images) <= self.max_sources:
             takes = f"1 to {self.max_sources}" if self.max_sources else "no"
@@ -114,21 +114,24 @@ class Family(LayerNames, ABC):
 
     @torch.no_grad()
     def encode(self, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
-        """The latents [B, C, H, W] of pictures [B, 3, height, width] in -1..1: the middle of the VAE's distribution."""
+        """Return latents [B, C, H, W] of pictures [B, 3, height, width] in -1..1: the VAE distribution's mode."""
         return self.latent_scale.encode(vae, pixels.to(vae.device, vae.dtype))
 
     def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
-        """An RGB source image in the size in which the pipeline would encode it to draw `drawn`. Raises UserError."""
+        """Return an RGB source image in the size in which the pipeline encodes it to draw `drawn`. Raises UserError."""
         raise UserError(f"{self.title} does not take source images.")
 
     def source_size(self, size: Size, vae_scale_factor: int, drawn: Size) -> Size:
-        """The (width, height) that `source_picture` brings a source image of this size to. Raises UserError."""
+        """Return the (width, height) to which `source_picture` resizes a source image of this size.
+
+        Raises UserError.
+        """
         return self.source_picture(Image.new("L", size), vae_scale_factor, drawn).size
 
     def scaled_area(self, size: Size, drawn: Size) -> int | None:
-        """The pixels that a source image of this size is scaled to, if that depends on `drawn`, the picture's size.
+        """Return the pixels of a scaled source image of this size, if that depends on `drawn`, the picture's size.
 
-        None where it does not: then the image's encodings are the same whatever is drawn from it.
+        None if it does not: then the image's encodings are the same whatever is drawn from it.
         """
         return None
 
@@ -136,17 +139,17 @@ class Family(LayerNames, ABC):
     def velocity(
         self, transformer: torch.nn.Module, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions
     ) -> torch.Tensor:
-        """dz/dsigma [B, C, H, W] at noise level sigma in 0..1 (1 is pure noise)."""
+        """Return dz/dsigma [B, C, H, W] at noise level sigma in 0..1 (1 is pure noise)."""
 
     @abstractmethod
     def scheduler_arguments(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple) -> dict:
-        """What the family's pipeline passes to `scheduler.set_timesteps` for this latent size."""
+        """Return what the family's pipeline passes to `scheduler.set_timesteps` for this latent size."""
 
     @abstractmethod
     def size_limits(self, transformer_config: Mapping, vae_scale_factor: int) -> SizeLimits: ...
 
     def guided(self, field: Field, guidance_scale: float) -> Field:
-        """Classifier-free guidance as the family's pipeline has it."""
+        """Return classifier-free guidance as the family's pipeline computes it."""
         return guided(field, guidance_scale)
 
     def select_attention(self, transformer: torch.nn.Module, name: str) -> None:
@@ -155,13 +158,13 @@ class Family(LayerNames, ABC):
             transformer.set_attention_backend(name)
 
     def sigmas(self, scheduler: Any, transformer_config: Mapping, steps: int, latent_hw: tuple[int, int]):
-        """The pipeline's own sigma grid [N + 1] for this latent size, falling to 0, float32."""
+        """Return the pipeline's own sigma grid [N + 1] for this latent size, falling to 0, float32."""
         scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(**self.scheduler_arguments(scheduler, transformer_config, steps, latent_hw))
         return scheduler.sigmas.float().cpu()
 
     def knows_checkpoint(self, tensor_names: Sequence[str]) -> bool:
-        """Whether a checkpoint with these tensors can be of this family."""
+        """Return whether a checkpoint with these tensors can be of this family."""
         own, others = (
             any(mark in name for name in tensor_names for mark in marks)
             for marks in (self.checkpoint_marks, self.other_marks)
@@ -169,12 +172,12 @@ class Family(LayerNames, ABC):
         return own and not others
 
     def latent_shape(self, transformer_config: Mapping, vae_scale_factor: int, width: int, height: int):
-        """(C, H, W) of the latents of a picture of width x height pixels."""
+        """Return (C, H, W) of the latents of a picture of width x height pixels."""
         return transformer_config["in_channels"], height // vae_scale_factor, width // vae_scale_factor
 
 
 def flow_match_shift(config: Mapping, image_tokens: int, default_max_shift: float) -> float:
-    """mu of the resolution-dependent shift, linear in the number of image tokens (as diffusers' pipelines have it)."""
+    """Return mu of the resolution-dependent shift, linear in the number of image tokens, as in diffusers."""
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     base, top = config.get("base_shift", 0.5), config.get("max_shift", default_max_shift)
     slope = (top - base) / (high - low)
@@ -182,6 +185,6 @@ def flow_match_shift(config: Mapping, image_tokens: int, default_max_shift: floa
 
 
 def as_pixels(image: Image.Image) -> torch.Tensor:
-    """An RGB image as [1, 3, height, width] in -1..1."""
+    """Return an RGB image as [1, 3, height, width] in -1..1."""
     values = np.asarray(image, dtype=np.float32)[None] / 255.0
     return 2.0 * torch.from_numpy(values.transpose(0, 3, 1, 2)) - 1.0  # strides as diffusers' processor leaves them

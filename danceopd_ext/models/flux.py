@@ -1,4 +1,4 @@
-"""FLUX.1 (dev) and FLUX.1 Kontext through diffusers.
+"""Supports FLUX.1 (dev) and FLUX.1 Kontext through diffusers.
 
 Latents are the VAE's 16 channels; the transformer takes them as tokens. Shape suffixes: T tokens.
 """
@@ -22,8 +22,8 @@ from danceopd_ext.models.resizing import Size, floor_to, nearest_ratio
 class Flux(FluxNames, PackedFamily):
     """The transformer takes sigma as its time and gives dz/dsigma as it is.
 
-    It is distilled for guidance: it is told a guidance scale and does in one forward what others do in two. Training
-    tells it what people draw with, so that rollouts are their pictures.
+    It is guidance-distilled: it takes a guidance scale as an input and needs one forward, not two. Training uses the
+    scale that people draw with, so that rollouts are their pictures.
     """
 
     pipeline_class = "FluxPipeline"
@@ -71,7 +71,7 @@ class Flux(FluxNames, PackedFamily):
 
 
 class FluxKontext(Flux):
-    """FLUX.1 Kontext: tokens of a source image follow those of the picture, told apart by the first axis of places."""
+    """FLUX.1 Kontext: source tokens follow those of the picture; the first axis of places distinguishes them."""
 
     name = "flux_kontext"
     other_words = ("kontext", "flux1kontext", "fluxkontextdev")
@@ -79,7 +79,7 @@ class FluxKontext(Flux):
     pipeline_class = "FluxKontextPipeline"
     default_components = "black-forest-labs/FLUX.1-Kontext-dev"
     max_sources = 1
-    embedded_guidance = 2.5  # of its model card and of ComfyUI's workflow; the pipeline's default is FLUX.1 dev's
+    embedded_guidance = 2.5  # from its model card and ComfyUI's workflow; the pipeline's default is FLUX.1 dev's
 
     def source_picture(self, image: Image.Image, vae_scale_factor: int, drawn: Size) -> Image.Image:
         multiple = 2 * vae_scale_factor
@@ -87,8 +87,8 @@ class FluxKontext(Flux):
 
 
 def kontext_size(size: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
-    """The (width, height) that Kontext knows with the proportions nearest to `size`."""
-    from diffusers.pipelines.flux import pipeline_flux_kontext  # here: it takes seconds to import
+    """Return the (width, height) known to Kontext whose proportions are nearest to `size`."""
+    from diffusers.pipelines.flux import pipeline_flux_kontext  # imported here: it takes seconds
 
     known = pipeline_flux_kontext.PREFERRED_KONTEXT_RESOLUTIONS
     return floor_to(nearest_ratio(floor_to(size, multiple), known), multiple)

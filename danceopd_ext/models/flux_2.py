@@ -1,6 +1,6 @@
-"""FLUX.2 (dev) and FLUX.2 Klein through diffusers.
+"""Supports FLUX.2 (dev) and FLUX.2 Klein through diffusers.
 
-Latents are squares of 2 x 2 of the VAE's latents, 128 channels: a token each. Shape suffixes: T tokens.
+Latents are squares of 2 x 2 of the VAE's latents, 128 channels: one token each. Shape suffixes: T tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, sh
 
 #: places of source images on the first axis: the first at 10, the next at 20, ...
 SOURCE_STEP = 10
-#: what the pipeline takes as a source image
+#: what the pipeline accepts as a source image
 SMALLEST_SIDE, LONGEST_RATIO = 64, 8
 
 
@@ -44,7 +44,7 @@ class SquareScale(LatentScale):
 
 
 class Flux2(Flux2Names, GroupedFamily):
-    """The transformer takes sigma as its time and gives dz/dsigma as it is; dev is told a guidance scale."""
+    """The transformer takes sigma as its time and gives dz/dsigma as it is; dev takes a guidance scale as an input."""
 
     pipeline_class = "Flux2Pipeline"
     transformer_class = "Flux2Transformer2DModel"
@@ -54,7 +54,7 @@ class Flux2(Flux2Names, GroupedFamily):
     checkpoint_marks = ("single_stream_modulation.lin",)
     embedded_guidance = 4.0
     max_sources = 10
-    #: dev has a guidance embedding, Klein has none: names tell them apart
+    #: dev has a guidance embedding and Klein does not, so names tell them apart
     has_guidance_embedding = True
 
     def encode_prompts(
@@ -139,7 +139,7 @@ class Flux2Klein(Flux2):
 
 
 def check_source(image: Image.Image, title: str) -> None:
-    """Raise UserError for a source image that the pipeline would not take."""
+    """Raise UserError for a source image that the pipeline would not accept."""
     if min(image.size) < SMALLEST_SIDE or max(image.size) > LONGEST_RATIO * min(image.size):
         raise UserError(
             f"{title}: a source image of {image.width} x {image.height} is too small or too elongated. Each side "

@@ -1,4 +1,4 @@
-"""LoRA names of FLUX.2 (dev and Klein)."""
+"""Lists the LoRA names of FLUX.2 (dev and Klein)."""
 
 from __future__ import annotations
 

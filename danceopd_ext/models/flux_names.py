@@ -1,4 +1,4 @@
-"""LoRA names of FLUX.1 (dev, schnell, Kontext, Krea, Fill): one transformer, one set of names."""
+"""Lists the LoRA names of FLUX.1 (dev, schnell, Kontext, Krea, Fill): one transformer, one set of names."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class FluxNames(LayerNames):
     other_words = ("flux1", "fluxdev", "flux1dev", "fluxschnell", "flux1schnell")
     title = "FLUX.1"
     file_title = "FLUX.1"
-    # FLUX.2 has the same names and more, and is asked first
+    # FLUX.2 has the same names and more, and is tried first
     sign = r"double_blocks|single_blocks|single_transformer_blocks"
     sign_title = "FLUX"
     shared_sign = DIFFUSERS_BLOCKS
@@ -79,7 +79,7 @@ class FluxNames(LayerNames):
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp",
     )  # fmt: skip
-    # kohya's names fuse q, k, v and MLP into one layer, with zeros for what each part lacks: twice the size
+    # kohya's names fuse q, k, v and MLP into one layer and fill gaps with zeros: twice the size
     default_format = "diffusers"
     blocks = {  # noqa: RUF012
         "transformer_blocks": Blocks("double_blocks", 19, DOUBLE),

@@ -1,4 +1,4 @@
-"""Guidance as pipelines have it that do more than the plain formula (`method.guided`)."""
+"""Computes guidance of pipelines that do more than the plain formula (`method.guided`)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from danceopd_ext.models.packing import pack, unpack
 
 
 def keeping_length(field: Field, guidance_scale: float) -> Field:
-    """Guidance that keeps the length which each token's velocity has with the text alone: Qwen-Image's pipelines.
+    """Guidance that keeps the length of each token's velocity with the text alone, as in Qwen-Image's pipelines.
 
-    A token is a square of 2 x 2 latents. Latents [B, C, H, W], or [B, C, 1, H, W] where the model has a frame axis.
+    A token is a square of 2 x 2 latents. Latents [B, C, H, W], or [B, C, 1, H, W] if the model has a frame axis.
     A scale of 1 or less is the plain formula, as there.
     """
     plain = guided(field, guidance_scale)
@@ -25,7 +25,7 @@ def keeping_length(field: Field, guidance_scale: float) -> Field:
         length = _tokens(with_text).norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True)
         return unpack(tokens * length, *latents.shape[-2:]).view_as(latents)
 
-    rescaled.forwards = plain.forwards  # what the cost of an update is counted by
+    rescaled.forwards = plain.forwards  # the cost of an update is counted by this
     return rescaled
 
 

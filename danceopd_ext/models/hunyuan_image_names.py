@@ -1,4 +1,4 @@
-"""LoRA names of HunyuanImage-2.1: sd-scripts' and ComfyUI's."""
+"""Lists the LoRA names of HunyuanImage-2.1: sd-scripts' and ComfyUI's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SINGLE = {"linear1": "linear1", "linear2": "linear2", "modulation.linear": "modu
 
 
 class HunyuanImageNames(LayerNames):
-    """Layers are called as sd-scripts has them; the native names are ComfyUI's, layer for layer the same."""
+    """Layers have sd-scripts' names; the native names are ComfyUI's, for the same layers."""
 
     name = "hunyuan_image"
     title = "HunyuanImage-2.1"

@@ -1,4 +1,4 @@
-"""How one architecture's linear layers are called in LoRA files: tables, and the `Layout` made from them."""
+"""Holds the tables of one architecture's layer names in LoRA files, and makes a `Layout` of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from danceopd_ext.models.layout import Layout, Published, is_outer
 
-#: layers that one native layer fuses stand in it in this order, whatever order they are met in
+#: the order of the layers inside a fused native layer
 FUSED_ORDER = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "proj_mlp")
 
 #: names of layers in the blocks of several architectures in diffusers
@@ -18,9 +18,9 @@ DIFFUSERS_BLOCKS = r"transformer_blocks[._]\d+[._](attn|ff|norm1|ff_context|norm
 
 @dataclass(frozen=True)
 class Blocks:
-    """Repeated blocks: `native` is what they are called natively, `depth` how many the largest published model has.
+    """Repeated blocks: `native` is their native name, `depth` how many the largest published model has.
 
-    `layers`: a linear layer inside a block in diffusers -> natively; several of one native name are fused there.
+    `layers`: a linear layer inside a block in diffusers -> natively; several with one native name are fused there.
     """
 
     native: str
@@ -33,7 +33,7 @@ class LayerNames:
 
     #: short name; a family's is the preset's model_type
     name: str
-    #: other words that people use for the model, small letters and digits only
+    #: other names that people use for the model, lower-case letters and digits only
     other_words: Sequence[str] = ()
     #: for messages
     title: str
@@ -43,7 +43,7 @@ class LayerNames:
     sign: str = ""
     #: what messages call a file with this sign, by default `file_title`
     sign_title: str = ""
-    #: a pattern of names of layers that other architectures have as well
+    #: a pattern of layer names that other architectures share
     shared_sign: str = ""
     #: value of modelspec.architecture without "/lora"
     architecture: str
@@ -61,19 +61,19 @@ class LayerNames:
     file_names: Mapping[str, str] = {}
     #: names of single tools, "{}" the block's index -> the native layer, and how many of its first parts it fuses
     tool_names: Mapping[str, tuple[str, int | None]] = {}
-    #: layers that are not linear and that LoRA files change all the same, diffusers name -> native name
+    #: layers that are not linear but that LoRA files may change, diffusers name -> native name
     convolutions: Mapping[str, str] = {}
     #: the published sizes
     sizes: Sequence[Published] = ()
-    #: LoRA format -> what other programs do with layers outside of blocks in it, where they go wrong
+    #: LoRA format -> what other programs get wrong in it about layers outside of blocks
     outer_fate: Mapping[str, str] = {}
 
     def same_layers(self, other: LayerNames) -> bool:
-        """Whether LoRA files for both have the same layers."""
+        """Return whether LoRA files for both have the same layers."""
         return self.blocks == other.blocks and self.outer == other.outer
 
     def native_names(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Native layer name -> the diffusers layers that it fuses, for these diffusers layer names."""
+        """Return native layer name -> the diffusers layers that it fuses, for these diffusers layer names."""
         native: dict[str, list[str]] = {}
         for layer in layers:
             native.setdefault(self._native_name(layer), []).append(layer)
@@ -87,18 +87,18 @@ class LayerNames:
         return self.outer.get(layer, layer)
 
     def format_of(self, word: str, layers: Iterable[str]) -> str:
-        """The LoRA format that `save_model_as` means for a LoRA of these layers, by default what most UIs read."""
+        """Return the LoRA format that `save_model_as` means for these layers, by default what most UIs read."""
         if word not in ("auto", "safetensors"):
             return word
         lost = self.default_format in self.outer_fate and any(map(is_outer, layers))
         return "diffusers" if lost else self.default_format
 
     def swapped_layers(self, layers: Sequence[str]) -> frozenset[str]:
-        """Layers whose scale and shift halves stand in the other order natively."""
+        """Return the layers whose scale and shift halves are in the other order natively."""
         return frozenset()
 
     def reference_layers(self) -> list[str]:
-        """Names of all linear layers of the largest published model, for converting files without a model."""
+        """Return the names of all linear layers of the largest published model, to convert files without a model."""
         inside = [
             f"{kind}.{index}.{layer}"
             for kind, blocks in self.blocks.items()
@@ -108,17 +108,17 @@ class LayerNames:
         return inside + list(self.outer)
 
     def layout(self, transformer: torch.nn.Module) -> Layout:
-        """The LoRA names of this very transformer, with the shapes of its linear layers."""
+        """Return the LoRA names of this transformer, with the shapes of its linear layers."""
         linears = {name: m for name, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
         names = {name.removesuffix(".base_layer"): m for name, m in linears.items() if ".lora_" not in name}
         return self.layout_of({name: (m.out_features, m.in_features) for name, m in names.items()})
 
     def reference_layout(self) -> Layout:
-        """The LoRA names of the largest published model, shapes unknown."""
+        """Return the LoRA names of the largest published model, without shapes."""
         return self.layout_of(dict.fromkeys(self.reference_layers()))
 
     def layout_of(self, shapes: Mapping[str, tuple[int, int] | None]) -> Layout:
-        """The LoRA names of these diffusers layers; a shape is None where only the name is known."""
+        """Return the LoRA names of these diffusers layers; a shape is None if only the name is known."""
         layers = list(shapes)
         ratios = {layer: ratio for end, ratio in self.ratios.items() for layer in layers if layer.endswith("." + end)}
         native = self.native_names(layers)

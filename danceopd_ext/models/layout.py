@@ -1,4 +1,4 @@
-"""How a model family's linear layers are called by diffusers and by everybody else.
+"""Maps the names of a model family's linear layers between diffusers and other programs.
 
 diffusers splits what the original checkpoints fuse (q, k and v are three layers instead of one), and ComfyUI, Forge
 and sd-scripts use the original ("native") names. A `Layout` holds both and is all that the LoRA reader and writer
@@ -16,8 +16,8 @@ class Published:
     """One published size of an architecture: how a LoRA for it is recognised and labelled.
 
     `width`: inputs of its attention layers. `depths`: list of blocks, in diffusers' names -> how many it has.
-    `architecture`: its modelspec word, None where the family's own is right. `only`: a piece of the names of layers
-    that no other size of the architecture has.
+    `architecture`: its modelspec word, None if the family's own is right. `only`: a part of layer names that
+    no other size of the architecture has.
     """
 
     title: str
@@ -38,9 +38,9 @@ class Layout:
     `kohya_names`: which names the family's kohya-style files use: "native" or "diffusers".
     `comfyui_names`: likewise for ComfyUI's `diffusion_model.*` files.
     `aliases`: names that single tools use -> diffusers layers, as in `native`.
-    `convolutions`: names, of both kinds, of layers that are not linear and that LoRA files change all the same.
+    `convolutions`: names, of both kinds, of layers that are not linear but that LoRA files may change.
     `sizes`: the published sizes of the architecture.
-    `outer_fate`: LoRA format -> what other programs do, in it, with layers outside of blocks, where they go wrong.
+    `outer_fate`: LoRA format -> what other programs get wrong in it about layers outside of blocks.
     `title`: what messages call such files.
     """
 
@@ -58,11 +58,11 @@ class Layout:
     title: str = ""
 
     def shares(self, parts: Sequence[str]) -> list[int]:
-        """How the outputs of a native layer are divided among the diffusers layers that it fuses."""
+        """Return how the outputs of a native layer are divided among the diffusers layers that it fuses."""
         shapes = [self.shapes.get(part) for part in parts]
         return [shape[0] if shape else self.ratios.get(part, 1) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def is_outer(layer: str) -> bool:
-    """Whether a diffusers layer stands outside of blocks, which are numbered."""
+    """Return whether a diffusers layer is outside of the numbered blocks."""
     return not layer.partition(".")[2].partition(".")[0].isdecimal() or layer.count(".") < 2

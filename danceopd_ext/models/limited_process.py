@@ -23,11 +23,11 @@ from typing import Any
 
 from danceopd_ext.errors import UserError, few_letters
 
-#: seconds for one template or text, and for the process to start
+#: seconds for one template or text, and for the start of the process
 LONGEST, START = 20.0, 120.0
 #: bytes of memory of the process; a real tokenizer takes 0.3 GB
 MEMORY = 4 * 2**30
-#: of what apply_chat_template takes, what a template sees
+#: arguments of apply_chat_template that a template sees
 SEEN = ("tools", "documents", "add_generation_prompt")
 #: the text of a chat that was rendered already
 RENDERED = "{{ messages[0]['content'] }}"
@@ -35,9 +35,9 @@ REMEDY = "Use the file from the original model."
 
 
 def limit_tokenizers(pipeline: Any, folder: Path) -> None:
-    """Let the pipeline's tokenizers and processors keep within the limits from now on.
+    """Apply the limits to the pipeline's tokenizers and processors from now on.
 
-    folder: the model's. What they raise then is a UserError that names their folder.
+    folder: the model's. They then raise UserError, which names their folder.
     """
     for name, part in pipeline.components.items():
         where, inner = folder / name, getattr(part, "tokenizer", None)  # a processor has its tokenizer inside
@@ -48,23 +48,29 @@ def limit_tokenizers(pipeline: Any, folder: Path) -> None:
 
 
 def load_tokenizers(folder: Path) -> None:
-    """Read every tokenizer.json of the model. Raises UserError for one that takes too much time or memory."""
+    """Read every tokenizer.json of the model. Raises UserError if one needs too much time or memory."""
     for file in sorted(folder.glob("*/tokenizer.json")):
         split(file, ["a word"])
 
 
 def render(template: str, variables: Mapping[str, Any], where: Path) -> str:
-    """The text that a template makes. Raises UserError, which begins with `where`, for one that fails or never ends."""
+    """Return the text of a rendered template.
+
+    Raises UserError, which begins with `where`, if it fails or never ends.
+    """
     return _answer({"template": template, "variables": variables}, f"{where}: its chat template")["text"]
 
 
 def split(file: Path, texts: Sequence[str]) -> None:
-    """Split texts with a tokenizer.json. Raises UserError for a file or a text that takes too much time or memory."""
+    """Split texts with a tokenizer.json. Raises UserError if the file or a text needs too much time or memory."""
     _answer({"tokenizer": str(file.absolute()), "texts": list(texts)}, f"{file}: this tokenizer")
 
 
 def _limited(cls: type, where: Path, splits: bool) -> type:
-    """The class of a tokenizer or processor, which asks first. where: its folder. splits: whether it splits texts."""
+    """Return a subclass of a tokenizer or processor that checks first.
+
+    where: its folder. splits: whether it splits texts.
+    """
     file = where / "tokenizer.json"
 
     def __call__(self: Any, text: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +88,7 @@ def _limited(cls: type, where: Path, splits: bool) -> type:
 
 
 def _rendered(tokenizer: Any, chat: Any, kwargs: Mapping[str, Any], where: Path) -> list[dict[str, str]]:
-    """A chat of one message that is the whole text of this one."""
+    """Return a chat of one message that is the rendered text of this chat."""
     template = kwargs.get("chat_template") or tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
@@ -96,21 +102,21 @@ def _rendered(tokenizer: Any, chat: Any, kwargs: Mapping[str, Any], where: Path)
 
 @lru_cache(maxsize=1)
 def _parameters() -> frozenset[str]:
-    """What apply_chat_template itself takes; anything else is for the template."""
+    """Return the parameters of apply_chat_template itself; all others are for the template."""
     from transformers import PreTrainedTokenizerBase  # here: it takes seconds to import
 
     return frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 
 
 def _texts(text: Any) -> list[str]:
-    """The texts in what a tokenizer is given: one, or lists of them."""
+    """Return the texts in a tokenizer's input: one, or lists of texts."""
     if isinstance(text, str):
         return [text]
     return [one for part in text for one in _texts(part)] if isinstance(text, (list, tuple)) else []
 
 
 def _answer(request: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The answer of the other process. Raises UserError, which begins with `what`."""
+    """Return the answer of the other process. Raises UserError, which begins with `what`."""
     answer = _process().ask(json.dumps(request, default=lambda other: f"<{type(other).__name__}>"))
     if answer is None:
         raise UserError(
@@ -124,7 +130,7 @@ def _answer(request: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 class _LimitedProcess:
-    """The other process, and a thread that waits for its answers; None is the answer of one that has ended."""
+    """The other process, and a thread that waits for its answers; None is the answer of a process that has ended."""
 
     def __init__(self) -> None:
         root = Path(__file__).resolve().parents[2]
@@ -165,7 +171,7 @@ _running: list[_LimitedProcess] = []
 
 
 def _process() -> _LimitedProcess:
-    """The process of this one; another where it was ended."""
+    """Return the running process; start another if it was ended."""
     if not _running or _running[-1].process.poll() is not None:
         _running[:] = [_LimitedProcess()]
         atexit.register(_running[-1].end)

@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """{"text": ...} for a template, {} for a text that was split; {"error": ...} where that fails."""
+    """Return {"text": ...} for a template, {} for a text that was split; {"error": ...} if that fails."""
     try:
         if "template" in request:
             return {"text": _compiled(request["template"]).render(**request["variables"])}
@@ -45,7 +45,7 @@ def _tokenizer(path: str) -> Any:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(path)
-    tokenizer.no_padding()  # the pipelines say how long a text becomes
+    tokenizer.no_padding()  # the pipelines set the length of a text
     tokenizer.no_truncation()
     return tokenizer
 
@@ -57,7 +57,7 @@ def _compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """The block that marks what an assistant says."""
+        """The block that marks the assistant's text."""
 
         tags = {"generation"}  # noqa: RUF012
 

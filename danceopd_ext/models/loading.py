@@ -1,7 +1,7 @@
-"""Loading a model's parts one by one, from a hub id, a diffusers folder or a single .safetensors file.
+"""Loads a model's parts one by one, from a hub id, a diffusers folder or a single .safetensors file.
 
-Text encoders, transformer and VAE are never in memory together: each is asked for when it is needed. A hub model comes
-in two steps: `find_model_files` downloads a few small files, on which everything can be checked, and `fetch` the rest.
+Text encoders, transformer and VAE are never in memory together: each is loaded when it is needed. A hub model is
+downloaded in two steps: `find_model_files` gets a few small files, enough for all checks, and `fetch` gets the rest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 
 SCHEDULER = "scheduler_config.json"
-#: tokens of a large picture, for which a scheduler is tried out, and pixels that a latent can be wide
+#: tokens of a large picture, with which a scheduler is tested, and the largest width of a latent in pixels
 LONG_SEQUENCE, MOST_PIXELS = 16384, 1024
 #: what tells a model's family, layers and sizes; its pipeline uses these files too, so that none is fetched in vain
 CHECKED_FILES = (INDEX, "transformer/config.json", "vae/config.json")
@@ -63,12 +63,12 @@ class ModelFiles:
 
     @property
     def text_files(self) -> list[Path]:
-        """The folders that decide what the text encoders give; a cache is keyed by their content."""
+        """Return the folders that determine the text encoders' output; a cache is keyed by their content."""
         return [self.components / part for part in self.family.text_parts if (self.components / part).is_dir()]
 
     @property
     def vae_scale_factor(self) -> int:
-        """Pixels per latent, from the VAE's configuration alone."""
+        """Return the pixels per latent, from the VAE's configuration alone."""
         config = read_configuration(self.components, "vae", library_class(self.family.vae_class))
         with built_from(self.components / "vae" / "config.json"):
             pixels = self.family.latent_scale.pixels_per_latent(config)
@@ -87,7 +87,7 @@ def find_model_files(
 
     where: hub id, diffusers folder or .safetensors file. components_from: what supplies text encoders, VAE, scheduler
     and configuration for a single file; by default the family's own hub model. key: what the user calls `where`.
-    Raises UserError when nothing is found, the family is unknown, or `model_type` contradicts what was found.
+    Raises UserError if nothing is found, if the family is unknown, or if `model_type` contradicts what was found.
     """
     path = Path(where)
     if os.path.isfile(path):  # os.path, here and below: Path.is_file raises for a name that is too long
@@ -95,7 +95,7 @@ def find_model_files(
         _check_type(family, model_type, where)
         others = components_from or family.default_components
         return ModelFiles(family, path, _folder(others, "components_from"), path.stem, _hub_id(others))
-    if os.path.exists(path) and not os.path.isdir(path):  # a pipe, a device: waited for as long as it likes
+    if os.path.exists(path) and not os.path.isdir(path):  # a pipe or a device, which could block forever
         check_file(path, f"model ({key})")
     folder, hub = _folder(where, key), _hub_id(where)
     family = _family_of_folder(folder, where)
@@ -104,7 +104,7 @@ def find_model_files(
 
 
 def fetch(files: ModelFiles) -> ModelFiles:
-    """The same model with its weights here: what is still on the hub is downloaded now. Raises UserError."""
+    """Return the same model with local weights: download what is still on the hub. Raises UserError."""
     if files.hub is None:
         return files
     try:
@@ -120,9 +120,9 @@ def fetch(files: ModelFiles) -> ModelFiles:
 
 
 def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
-    """The transformer in eval mode without gradients, on the CPU.
+    """Return the transformer in eval mode without gradients, on the CPU.
 
-    Raises UserError when the weights do not load, or are not finite.
+    Raises UserError if the weights cannot be loaded, or are not finite.
     """
     cls = library_class(files.family.transformer_class)
     missing: list[str] = []
@@ -148,12 +148,12 @@ def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
             f"{files.transformer}: the transformer cannot be loaded ({_first_line(error)}). "
             f"Check that the file is complete and is a {files.family.title} model."
         ) from error
-    # diffusers leaves what it does not find as it was made: memory with anything in it
+    # diffusers leaves missing tensors uninitialised
     missing += [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing:
         count = len(set(missing))
         raise UserError(
-            f"{files.transformer}: the transformer lacks {count} tensors, such as {missing[0]}. "
+            f"{files.transformer}: missing tensors of the transformer: {count}, such as {missing[0]}. "
             f"Check that the file is complete and is a {files.family.title} model."
         )
     if broken := broken_weight(model):
@@ -165,7 +165,7 @@ def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _narrow(dtype: torch.dtype) -> str:
-    """A reason that only float16, whose largest number is 65,504, gives."""
+    """Return a reason that applies to float16 only, whose largest number is 65,504."""
     return (
         'its values exceed the range of fp16 (then set mixed_precision = "bf16"), or ' if dtype == torch.float16 else ""
     )
@@ -183,9 +183,9 @@ def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
 
 
 def load_text_pipeline(files: ModelFiles, dtype: torch.dtype, device: torch.device | str) -> Any:
-    """The family's pipeline with text encoders and tokenizers only, ready to encode on the device.
+    """Return the family's pipeline with text encoders and tokenizers only, ready to encode on the device.
 
-    Encoders that do not fit into the device's memory (T5-XXL alone takes 9 GiB) are streamed through it.
+    Encoders that do not fit into the device's memory (T5-XXL alone has 9 GiB) are streamed through it.
     """
     cls = library_class(files.family.pipeline_class)
     load_tokenizers(files.components)
@@ -216,9 +216,9 @@ def load_text_pipeline(files: ModelFiles, dtype: torch.dtype, device: torch.devi
 def encode_prompts(
     files: ModelFiles, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
 ) -> list[PromptTensors]:
-    """What the family makes of prompts with the text pipeline of `files` (see Family.encode_prompts).
+    """Return the encoded prompts with the text pipeline of `files` (see Family.encode_prompts).
 
-    Raises UserError that names the model if its tokenizers or text encoders cannot.
+    Raises UserError that names the model if its tokenizers or text encoders fail.
     """
     with asked_of(files):
         return files.family.encode_prompts(pipeline, prompts, sources)
@@ -226,7 +226,7 @@ def encode_prompts(
 
 @contextmanager
 def asked_of(files: ModelFiles) -> Iterator[None]:
-    """What a model's own tokenizers and text encoders raise inside is a UserError that names the model."""
+    """Turn errors of a model's tokenizers and text encoders inside the block into a UserError that names the model."""
     try:
         yield
     except (UserError, torch.OutOfMemoryError):
@@ -238,7 +238,7 @@ def asked_of(files: ModelFiles) -> Iterator[None]:
 
 
 def _keep_within_positions(pipeline: Any) -> None:
-    """Let no tokenizer give more tokens than its encoder, a CLIP, has positions: it would fail on a long prompt."""
+    """Limit each CLIP tokenizer to the positions of its encoder, which would fail on a longer prompt."""
     for end in ("", "_2"):
         words, encoder = (getattr(pipeline, f"{part}{end}", None) for part in ("tokenizer", "text_encoder"))
         places = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
@@ -248,12 +248,12 @@ def _keep_within_positions(pipeline: Any) -> None:
 
 
 def stream(module: torch.nn.Module, device: torch.device) -> None:
-    """Keep the module's weights in main memory and bring them to the device layer by layer when they are used."""
+    """Keep the module's weights in main memory and move them to the device layer by layer when they are used."""
     apply_group_offloading(module, onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level")
 
 
 def load_scheduler(files: ModelFiles) -> Any:
-    """The model's own FlowMatchEulerDiscreteScheduler. Raises UserError."""
+    """Return the model's own FlowMatchEulerDiscreteScheduler. Raises UserError."""
     cls = diffusers.FlowMatchEulerDiscreteScheduler
     config = read_configuration(files.components, "scheduler", cls, SCHEDULER)
     with built_from(files.components / "scheduler" / SCHEDULER):
@@ -266,7 +266,7 @@ def load_scheduler(files: ModelFiles) -> Any:
 
 
 def check_parts(files: ModelFiles) -> None:
-    """Raise UserError for a configuration of scheduler, VAE or text encoders that nothing can be made of."""
+    """Raise UserError if the scheduler, VAE or text encoders cannot be built from their configuration."""
     load_scheduler(files)
     vae = library_class(files.family.vae_class)
     on_paper(vae, read_configuration(files.components, "vae", vae), files.components / "vae" / "config.json")
@@ -276,7 +276,7 @@ def check_parts(files: ModelFiles) -> None:
 
 
 def load_vae(files: ModelFiles, dtype: torch.dtype) -> Any:
-    """The VAE in eval mode without gradients, on the CPU; `latent_scale` of it is its family's (see decoding.py)."""
+    """Return the VAE in eval mode without gradients, on the CPU. Its `latent_scale` is the family's (see decoding)."""
     cls = library_class(files.family.vae_class)
     vae = _load_part(
         files,
@@ -287,7 +287,7 @@ def load_vae(files: ModelFiles, dtype: torch.dtype) -> Any:
 
 
 def library_class(name: str) -> Any:
-    """A class of diffusers. Raises UserError where the installed version is too old to have it."""
+    """Return a class of diffusers. Raises UserError if the installed version does not have it."""
     try:
         return getattr(diffusers, name)
     except AttributeError as error:
@@ -303,12 +303,12 @@ def _load_part(files: ModelFiles, load: Any) -> Any:
             return load()
     except UserError:
         raise
-    except Exception as error:  # whatever diffusers, transformers and torch say to the files of a stranger
+    except Exception as error:  # damaged files cause any error of diffusers, transformers and torch
         raise UserError(f"{files.components}: a part of the model cannot be loaded ({_first_line(error)}).") from error
 
 
 def _folder(where: str, key: str) -> Path:
-    """The local folder of a diffusers pipeline: `where` itself, or that of its CHECKED_FILES from the hub."""
+    """Return the local folder of a diffusers pipeline: `where` itself, or that of its CHECKED_FILES from the hub."""
     path = Path(where)
     if os.path.isdir(path):
         if (path / INDEX).is_file():
@@ -328,12 +328,12 @@ def _folder(where: str, key: str) -> Path:
 
 
 def _hub_id(where: str) -> str | None:
-    """`where`, if it is the name of a model on the hub and of nothing here."""
+    """Return `where` if it can be a model on the hub and nothing local has this name."""
     return where if repository_of(where) == where and not os.path.lexists(where) else None
 
 
 def _checked_files(where: str, key: str) -> Path:
-    """The folder of a hub model with its CHECKED_FILES, a few kilobytes, and what was downloaded before."""
+    """Return the folder of a hub model with its CHECKED_FILES (a few kilobytes) and earlier downloads."""
     try:
         folder = Path(snapshot_download(where, allow_patterns=list(CHECKED_FILES)))
     except Exception as error:  # the hub client raises its own, transport and OS errors
@@ -352,7 +352,7 @@ def _checked_files(where: str, key: str) -> Path:
 
 
 def _family_of_folder(folder: Path, where: str) -> Family:
-    class_name = read_object(folder / INDEX, "model index")["_class_name"]  # check_folder has found it to be a text
+    class_name = read_object(folder / INDEX, "model index")["_class_name"]  # check_folder has checked that it is text
     family = family_of_pipeline(class_name)
     if family is None:
         known = ", ".join(f"{f.title} ({f.pipeline_class})" for f in FAMILIES.values())
@@ -361,7 +361,7 @@ def _family_of_folder(folder: Path, where: str) -> Family:
 
 
 def checkpoint_keys(path: Path) -> list[str]:
-    """Tensor names of a .safetensors file. Raises UserError when it is another kind of file or damaged."""
+    """Return the tensor names of a .safetensors file. Raises UserError if it is another kind of file or damaged."""
     if path.suffix != ".safetensors":
         raise UserError(
             f"{path}: a checkpoint must be a .safetensors file; a {path.suffix or 'nameless'} file "
@@ -391,7 +391,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_layout(files: ModelFiles) -> tuple[Layout, dict]:
-    """LoRA names and shapes of the model, and the transformer's configuration, without loading a weight."""
+    """Return LoRA names and shapes of the model, and the transformer's configuration, without loading a weight."""
     cls, family = library_class(files.family.transformer_class), files.family
     file = files.components / "transformer" / "config.json"
     transformer = on_paper(cls, read_configuration(files.components, "transformer", cls), file)
@@ -403,7 +403,7 @@ def load_layout(files: ModelFiles) -> tuple[Layout, dict]:
 
 
 def _check_sizes(files: ModelFiles, config: dict) -> None:
-    """Raise ValueError for a model that can draw no picture of any size."""
+    """Raise ValueError for a model that cannot draw a picture of any size."""
     limits = files.family.size_limits(config, files.vae_scale_factor)
     if not 0 < limits.multiple <= limits.maximum:
         raise ValueError(f"it cannot draw any size: multiples of {limits.multiple} up to {limits.maximum} pixels")

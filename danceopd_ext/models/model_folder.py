@@ -1,8 +1,8 @@
 """Checks a diffusers folder for what could run code, before a library opens it.
 
 Models are shared between strangers. diffusers and transformers ask before they run code that comes with a model, but
-not every version does, and not in every place. So a folder whose files name anything but classes of these two libraries
-is refused here, whatever they would do with it.
+not in every version and not everywhere. So a folder whose files name anything but classes of these two libraries is
+refused here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from danceopd_ext.models.configuration import MOST_BYTES, check_index
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
-#: models that look up in the folder what they are; tokenizers and processors that do may find plain classes only, as
-#: auto_map is refused
+#: classes that read their real class from the folder; tokenizers and processors may do so, as auto_map is refused
 AUTOMATIC = {"diffusers": ("AutoModel", "AutoPipeline"), "transformers": ("AutoModel", "AutoConfig", "AutoBackbone")}
-#: diffusers' classes of VAEs, whose names begin alike
+#: the common beginning of the names of diffusers' VAE classes
 NOT_AUTOMATIC = "Autoencoder"
 #: bytes of a tokenizer; those of large models have 35 MB
 LARGEST_TOKENIZER = 256 * MIB
@@ -31,7 +30,7 @@ REMEDY = "It was not opened. Use a model that consists of diffusers and transfor
 
 
 def check_folder(folder: Path) -> None:
-    """Check the index, the settings and the tokenizers of a model, as far as they are in the folder.
+    """Check the index, the settings and the tokenizers of a model that are in the folder.
 
     Raises UserError that names the file, and the key in it.
     """
@@ -54,7 +53,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _components(index: Mapping[str, Any], file: Path) -> Iterator[str]:
-    """The name of each part that the index has. Raises UserError for a class of another library."""
+    """Yield the name of each part in the index. Raises UserError for a class of another library."""
     for name, value in index.items():
         if name.startswith("_") or not isinstance(value, list) or not any(isinstance(one, str) for one in value):
             continue  # a setting of the pipeline, or a part that this model lacks: [null, null]
@@ -74,7 +73,7 @@ def _check_stray_code(folder: Path) -> None:
 
 
 def _check_settings(file: Path) -> None:
-    """Raise UserError for settings that name code, or that no tokenizer can have."""
+    """Raise UserError for settings that refer to code, or that a tokenizer cannot have."""
     text = read_text(file, "settings of the model", LARGEST_TOKENIZER)
     settings = parse_unlimited(text, str(file), "Download the model again.")  # model_max_length may have 31 digits
     for key, value in _entries(settings):
@@ -87,7 +86,7 @@ def _check_settings(file: Path) -> None:
 
 
 def _check_longest(file: Path, longest: Any) -> None:
-    """Raise UserError for a number of tokens that is none; a huge one means that there is no limit."""
+    """Raise UserError for an invalid number of tokens; a huge one means no limit."""
     if longest is not None and not (type(longest) in (int, float) and longest >= 1):
         raise UserError(
             f"{file}: model_max_length is {shown(longest)}; expected a number of 1 or more. Download the model again."
@@ -95,7 +94,7 @@ def _check_longest(file: Path, longest: Any) -> None:
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value of a JSON value, however deep."""
+    """Yield every key and value of a JSON value, at any depth."""
     waiting = [value]
     while waiting:
         holder = waiting.pop()

@@ -1,4 +1,4 @@
-"""Latents as rows of tokens, as FLUX.1 and Qwen-Image take them: a token is a square of 2 x 2 latents.
+"""Packs latents into rows of tokens, as FLUX.1 and Qwen-Image take them: a token is a square of 2 x 2 latents.
 
 Shape suffixes: B samples, C channels, H and W latent height and width, T tokens (H/2 * W/2), K = 4 C.
 """
@@ -17,14 +17,14 @@ Group = Callable[[torch.Tensor, torch.Tensor, Sequence[PromptTensors]], torch.Te
 
 
 def pack(z_BCHW: torch.Tensor) -> torch.Tensor:
-    """Latents -> tokens [B, T, K], row by row."""
+    """Pack latents into tokens [B, T, K], row by row."""
     batch, channels, height, width = z_BCHW.shape
     squares = z_BCHW.unflatten(3, (width // 2, 2)).unflatten(2, (height // 2, 2))
     return squares.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * 4)
 
 
 def unpack(tokens_BTK: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The inverse of `pack` for latents of this height and width."""
+    """Undo `pack` for latents of this height and width."""
     squares = tokens_BTK.unflatten(2, (-1, 2, 2)).unflatten(1, (height // 2, width // 2))
     return squares.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
@@ -32,9 +32,9 @@ def unpack(tokens_BTK: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def in_groups(
     velocity: Group, z_BCHW: torch.Tensor, sigma_B: torch.Tensor, condition: TextConditions, prefix: str = ""
 ) -> torch.Tensor:
-    """Ask `velocity` once for each set of samples whose tensors of this prefix have equal shapes; float32.
+    """Call `velocity` once for each set of samples whose tensors of this prefix have equal shapes; float32.
 
-    A model that takes one shape at a time then gives each sample what it would get alone.
+    If a model takes one shape at a time, each sample then gets the same result as alone.
     """
     groups = rows_of_equal_shape(condition.items, prefix)
     if len(groups) == 1:
@@ -50,7 +50,7 @@ def in_groups(
 
 
 def stacked(items: Sequence[PromptTensors], name: str, dtype: torch.dtype) -> torch.Tensor:
-    """One tensor of all samples, with a batch axis."""
+    """Return one tensor of all samples, with a batch axis."""
     return torch.stack([item[name] for item in items]).to(dtype)
 
 
@@ -61,5 +61,5 @@ def with_sources(z_BCHW: torch.Tensor, items: Sequence[PromptTensors]) -> list[t
 
 
 def even_sigmas(steps: int) -> np.ndarray:
-    """From 1 to 1 / steps: what the pipelines hand to their scheduler, which shifts it and adds the last 0."""
+    """Return the sigmas from 1 to 1 / steps that pipelines pass to their scheduler, which shifts them and adds 0."""
     return np.linspace(1.0, 1 / steps, steps)

@@ -1,4 +1,4 @@
-"""Qwen-Image, Qwen-Image-Edit and Qwen-Image-Edit-Plus through diffusers.
+"""Supports Qwen-Image, Qwen-Image-Edit and Qwen-Image-Edit-Plus through diffusers.
 
 Latents are the VAE's 16 channels without its axis of frames; the transformer takes them as tokens.
 Shape suffixes: B samples, L text tokens, D text features, C latent channels, H and W latent height and width.
@@ -24,8 +24,8 @@ from danceopd_ext.models.packing import pack, unpack, with_sources
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
 
-#: tokens of an edit's text, what is seen of its source images included: the transformer's table of places has 4096, and
-#: those of the picture come before
+#: tokens of an edit's text, including those of its source images: the transformer's table of places has 4096, and those
+#: of the picture come first
 LONGEST_EDIT = 4096 - 256
 
 
@@ -74,7 +74,7 @@ class QwenImage(QwenImageNames, PackedFamily):
         return len(pipeline.tokenizer(pipeline.prompt_template_encode.format(prompt), verbose=False).input_ids)
 
     def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
-        # the pipelines that edit cut nothing: see QwenImageEdit.encode_prompts
+        # the edit pipelines do not cut prompts: see QwenImageEdit.encode_prompts
         return sys.maxsize if sources else self.longest_text + pipeline.prompt_template_encode_start_idx
 
     def _velocity(
@@ -122,7 +122,7 @@ class QwenImageEdit(QwenImage):
         self, pipeline: Any, prompts: list[str], sources: Sequence[Sources] | None = None
     ) -> list[PromptTensors]:
         drawing, items = _drawing(pipeline), []
-        # one by one: the pipelines take no more edits
+        # one by one: the pipelines take one edit at a time
         for prompt, own in zip(prompts, sources or [Sources((), (0, 0))] * len(prompts), strict=True):
             if own.images:
                 glances = [_resized(image.convert("RGB"), self.glance_area) for image in own.images]
@@ -161,7 +161,7 @@ class QwenImageEditPlus(QwenImageEdit):
 
 
 def _drawing(pipeline: Any) -> Any:
-    """The pipeline that draws from text, around the text encoder of one that edits."""
+    """Return the pipeline that draws from text, around the text encoder of an edit pipeline."""
     from diffusers import QwenImagePipeline  # here: it takes seconds to import
 
     return QwenImagePipeline(
@@ -181,7 +181,7 @@ def _without_padding(embeds_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> 
 
 
 def _padded(texts: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Texts [L, D] of unequal length as [B, L, D], and what is text in it [B, L]; no mask where all is."""
+    """Return texts [L, D] of unequal length as [B, L, D], and their mask [B, L]; None if all is text."""
     lengths = torch.tensor([len(text) for text in texts])
     embeds = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True).to(dtype)
     if bool((lengths == lengths[0]).all()):

@@ -1,4 +1,4 @@
-"""LoRA names of Qwen-Image and Qwen-Image-Edit. The original names are diffusers' names; nothing is fused."""
+"""Lists the LoRA names of Qwen-Image and Qwen-Image-Edit. The original names are diffusers' names; nothing is fused."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The model families by name. A new family is a file beside this one and a line in `CLASSES`.
+"""Lists the model families by name. A new family is one file in this folder and one line in `CLASSES`.
 
-Nothing is imported until a family is asked for: presets are read with the names alone.
+A family is imported when it is first used: reading presets needs only the names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from danceopd_ext.models.family import Family
 
-#: model_type -> the module and class of the family. The first of several that a file can be of is taken, so a family
+#: model_type -> the module and class of the family. If a file fits several families, the first is taken, so a family
 #: that only draws stands before one that also edits.
 CLASSES: dict[str, str] = {
     "sd3": "danceopd_ext.models.sd3:StableDiffusion3",
@@ -31,7 +31,7 @@ CLASSES: dict[str, str] = {
 
 @functools.cache
 def _made(name: str, place: str) -> Family:
-    """The family at `module:class`, which must call itself `name`."""
+    """Return the family at `module:class`, whose name must be `name`."""
     module, _, cls = place.partition(":")
     family = getattr(importlib.import_module(module), cls)()
     if family.name != name:
@@ -56,7 +56,7 @@ class _Families(Mapping[str, "Family"]):
 
 
 class _Architectures(Mapping[str, "Family"]):
-    """The families whose LoRA files differ: of those that share their layers, the first."""
+    """Return the families whose LoRA files differ: the first of those that share their layers."""
 
     def _found(self) -> dict[str, Family]:
         found: dict[str, Family] = {}
@@ -77,25 +77,25 @@ class _Architectures(Mapping[str, "Family"]):
 
 FAMILIES: Mapping[str, Family] = _Families()
 
-#: every architecture whose LoRA files are read and written, by name; the first wins where names cannot tell
+#: every architecture whose LoRA files are read and written, by name; the first wins if names do not decide
 NAMES: Mapping[str, Family] = _Architectures()
 
 
 def names_of(model_type: str) -> Family:
-    """The entry of `NAMES` for a family's LoRA files. Raises KeyError."""
+    """Return the entry of `NAMES` for a family's LoRA files. Raises KeyError."""
     family = FAMILIES[model_type]
     return next(names for names in NAMES.values() if family.same_layers(names))
 
 
 def family_of_pipeline(class_name: str) -> Family | None:
-    """The family whose diffusers pipeline has this class name (model_index.json `_class_name`)."""
+    """Return the family whose diffusers pipeline has this class name (model_index.json `_class_name`)."""
     return next((f for f in FAMILIES.values() if f.pipeline_class == class_name), None)
 
 
 def family_of_checkpoint(tensor_names: Iterable[str], model_type: str | None = None) -> Family | None:
-    """The family that a checkpoint's tensor names belong to; `model_type` chooses where they can be of several.
+    """Return the family that a checkpoint's tensor names belong to; `model_type` chooses if several fit.
 
-    Models that draw and models that edit often have the same names; the first, which draws, is then taken.
+    Models that draw and models that edit often have the same names; the first, which draws, is then used.
     """
     names = list(tensor_names)
     possible = [family for family in FAMILIES.values() if family.knows_checkpoint(names)]

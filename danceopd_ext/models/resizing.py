@@ -1,4 +1,4 @@
-"""The sizes that source images are brought to before they are encoded: each pipeline's own rule.
+"""Resizes source images before they are encoded, by each pipeline's own rule.
 
 Sizes are (width, height) in pixels.
 """
@@ -20,37 +20,37 @@ GLANCE_AREA = 384 * 384
 
 
 def nearest_ratio(size: Size, preferred: Sequence[Size]) -> Size:
-    """The preferred size whose width : height is nearest; of two as near, the narrower."""
+    """Return the preferred size whose width : height is nearest; on a tie, the narrower."""
     ratio = size[0] / size[1]
     _, width, height = min((abs(ratio - width / height), width, height) for width, height in preferred)
     return width, height
 
 
 def of_area(size: Size, area: int, multiple: int = 32) -> Size:
-    """The same proportions at about this area, each side rounded to a multiple. Raises UserError where one is 0."""
+    """Return the same proportions at about this area, each side rounded to a multiple. Raises UserError if one is 0."""
     width = math.sqrt(area * (size[0] / size[1]))
     height = width / (size[0] / size[1])
     return _some(size, (round(width / multiple) * multiple, round(height / multiple) * multiple), multiple)
 
 
 def at_most(size: Size, area: int) -> Size:
-    """The same proportions at this area where it is exceeded, else the size itself; sides rounded down."""
+    """Return the same proportions at this area if the size exceeds it, otherwise the size; sides rounded down."""
     return size if size[0] * size[1] <= area else scaled_to(size, area)
 
 
 def scaled_to(size: Size, area: int) -> Size:
-    """The same proportions at this area; sides rounded down."""
+    """Return the same proportions at this area; sides rounded down."""
     scale = math.sqrt(area / (size[0] * size[1]))
     return int(size[0] * scale), int(size[1] * scale)
 
 
 def floor_to(size: Size, multiple: int) -> Size:
-    """Each side rounded down to a multiple. Raises UserError where one is 0."""
+    """Return each side rounded down to a multiple. Raises UserError if one is 0."""
     return _some(size, (size[0] // multiple * multiple, size[1] // multiple * multiple), multiple)
 
 
 def _some(size: Size, fitted: Size, multiple: int) -> Size:
-    """The fitted size, unless nothing is left of a side. Raises UserError."""
+    """Return the fitted size. Raises UserError if a side is 0."""
     if min(fitted) < 1:
         raise UserError(
             f"A picture of {size[0]} x {size[1]} is too small or too elongated: each side must have {multiple} pixels "
@@ -60,12 +60,12 @@ def _some(size: Size, fitted: Size, multiple: int) -> Size:
 
 
 def shrunk(image: Image.Image, area: int) -> Image.Image:
-    """The image at most as large as this area."""
+    """Return the image, reduced to at most this area."""
     size = at_most(image.size, area)
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def middle(image: Image.Image, size: Size) -> Image.Image:
-    """The middle of the image, cut to this size."""
+    """Return the middle of the image, cropped to this size."""
     left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
     return image.crop((left, top, left + size[0], top + size[1]))

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 (medium with its dual attention, large) through diffusers."""
+"""Supports Stable Diffusion 3 and 3.5 (medium with its dual attention, large) through diffusers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class StableDiffusion3(Family):
         return len(words(prompt, verbose=False).input_ids)
 
     def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
-        # CLIP reads less than T5, where there is one, but then cuts nothing that the model does not get
+        # CLIP reads less than T5; if there is a T5, the model still gets what CLIP cuts
         return pipeline.tokenizer_max_length if pipeline.text_encoder_3 is None else self.longest_text
 
     def velocity(

@@ -1,4 +1,4 @@
-"""Z-Image (Tongyi-MAI/Z-Image and Z-Image-Turbo) through diffusers."""
+"""Supports Z-Image (Tongyi-MAI/Z-Image and Z-Image-Turbo) through diffusers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OUTER_NAMES = {
     "t_embedder.mlp.2": "t_embedder.mlp.2",
 }
 
-#: the transformer pads texts to a multiple of so many tokens
+#: the transformer pads texts to a multiple of this many tokens
 BLOCK = 32
 
 
@@ -100,7 +100,7 @@ class ZImage(Family):
 
 
 def room_in_places(lengths: Sequence[int], places: int) -> int:
-    """How many tokens of the longest of a sample's texts have a place in the transformer's table of `places`.
+    """Return how many tokens of the longest of a sample's texts have a place in the transformer's table of `places`.
 
     The texts follow each other, each padded to whole BLOCKs, with a place or two between them for a picture.
     """
@@ -110,7 +110,7 @@ def room_in_places(lengths: Sequence[int], places: int) -> int:
 
 
 def within_places(texts: Sequence[torch.Tensor], places: int) -> list[torch.Tensor]:
-    """A sample's encoded texts [tokens, features], the longest cut at its end to what has a place (see above)."""
+    """Return a sample's encoded texts [tokens, features]; the longest is cut to what has a place (see above)."""
     lengths = [len(text) for text in texts]
     longest = lengths.index(max(lengths))
     room = room_in_places(lengths, places)

@@ -1,4 +1,4 @@
-"""Z-Image's editing variant (Omni) through diffusers: source images stand between the parts of the prompt.
+"""Supports Z-Image's editing variant (Omni) through diffusers: source images stand between the parts of the prompt.
 
 Shape suffixes: B samples, C latent channels, H and W latent height and width.
 """
@@ -20,7 +20,7 @@ from danceopd_ext.models.layout import Published
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, scaled_to
 from danceopd_ext.models.z_image import REFINER, ZImage, room_in_places, within_places
 
-#: what a vision encoder, which the text pipeline holds, sees of a source image
+#: the output of the vision encoder, which the text pipeline holds, for a source image
 GLANCE = f"{SOURCE}glance_"
 TEXT = "embeds_"
 
@@ -95,7 +95,7 @@ class ZImageOmni(GroupedFamily, ZImage):
         return -torch.stack([o.float() for o in out]).squeeze(2)
 
     def scaled_area(self, size: Size, drawn: Size) -> int | None:
-        """As the pipeline has it: an image above a million pixels gets as many as are drawn, be they fewer or more."""
+        """As in the pipeline: an image above a million pixels gets as many as are drawn, whether fewer or more."""
         return drawn[0] * drawn[1] if size[0] * size[1] > SOURCE_AREA else None
 
     def _scaled(self, image: Image.Image, drawn: Size) -> Image.Image:

@@ -22,7 +22,7 @@ def hub(monkeypatch, sd3, tmp_path_factory):
         (("--lora", "gone=none.safetensors"), "no such file"),
         (("--model_type", "flux"), 'model_type = "flux"'),
         (("--clip", "nowhere"), "--clip nowhere"),
-        (("--model", "someone/nobody"), "someone/nobody (--model) is no file or folder here"),
+        (("--model", "someone/nobody"), "someone/nobody (--model) is not a local file or folder"),
     ],
 )
 def test_bad_arguments(tmp_path, hub, refusal, more, message):

@@ -100,7 +100,7 @@ def test_unknown_or_taken_names():
     adapters = adapted("sd3")
     with pytest.raises(KeyError, match="unknown adapter"):
         adapters.activate("nobody")
-    with pytest.raises(ValueError, match="taken"):
+    with pytest.raises(ValueError, match="already used"):
         adapters.add("all", random_lora("sd3"))
 
 

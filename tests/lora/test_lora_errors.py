@@ -113,7 +113,7 @@ def test_part_that_does_not_fit_is_counted_and_listed(tmp_path):
 
 def test_flux_lora_that_fits_by_half_is_named(tmp_path):
     tensors = good() | pair("transformer.single_transformer_blocks.0.attn.to_q")
-    assert "LoRA of FLUX" in refusal(save(tmp_path / "x.safetensors", tensors))
+    assert "LoRA for FLUX" in refusal(save(tmp_path / "x.safetensors", tensors))
 
 
 def test_other_size(tmp_path):

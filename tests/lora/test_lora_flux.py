@@ -100,7 +100,9 @@ def test_a_flux_2_file_is_refused_for_flux_1(tmp_path):
     known = layout("flux_2")
     lora = random_lora("flux_2", only="to_qkv_mlp_proj")
     file = write_lora(tmp_path / "x.safetensors", lora, known, "kohya", dtype=torch.float32)
-    with pytest.raises(UserError, match=r"288 outputs, which cannot be cut into 1 : 1 : 1 : 4.*exactly the base model"):
+    with pytest.raises(
+        UserError, match=r"288 outputs, which cannot be split into 1 : 1 : 1 : 4.*exactly the base model"
+    ):
         read_lora(file, layout("flux"))
 
 

@@ -156,7 +156,7 @@ def test_methods_that_are_no_lora_are_named_with_the_reason(maker, tmp_path, cap
 def test_a_method_of_peft_that_is_not_known_is_named(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "MISS"}')
     save(tmp_path / "adapter_model.safetensors", {f"base_model.model.{Q}.miss_block": torch.ones(4, 32)})
-    with pytest.raises(UserError, match="PEFT's method MISS is not read"):
+    with pytest.raises(UserError, match="PEFT's method MISS is not supported"):
         read_lora(tmp_path, layout("z_image"))
 
 

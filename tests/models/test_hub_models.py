@@ -98,7 +98,7 @@ def test_a_repository_of_something_else(monkeypatch, tmp_path):
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "lora.safetensors").touch()
     put_up(monkeypatch, Hub({ID: tmp_path / "lora"}, tmp_path / "cache"))
-    with pytest.raises(UserError, match=rf"{ID} \(checkpoint\): the hub gives no model_index.json of it"):
+    with pytest.raises(UserError, match=rf"{ID} \(checkpoint\): its model_index.json is not on the hub"):
         find_model_files(ID, key="checkpoint")
 
 

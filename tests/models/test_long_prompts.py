@@ -105,5 +105,5 @@ def test_an_edit_whose_text_has_no_place_names_the_prompt(tmp_path, processors, 
     )
     sources = [Sources(pictures(1), (64, 64))]
     FAMILIES["qwen_image_edit"].encode_prompts(pipeline, ["a cat"], sources)
-    with pytest.raises(UserError, match=r'cannot read the prompt "red red .* tokens, more than 200\. Shorten it'):
+    with pytest.raises(UserError, match=r'cannot use the prompt "red red .* tokens, more than 200\. Shorten it'):
         FAMILIES["qwen_image_edit"].encode_prompts(pipeline, [words(300)], sources)

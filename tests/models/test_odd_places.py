@@ -49,7 +49,7 @@ def test_a_name_that_can_be_both(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loading, "snapshot_download", gone)
     message = refused(find_model_files, "flux/base")
-    assert message.startswith("flux/base (pretrained_model_name_or_path) is no file or folder here")
+    assert message.startswith("flux/base (pretrained_model_name_or_path) is not a local file or folder")
     assert "it has no repository flux/base" in message and f"the current folder is {tmp_path}" in message
 
 

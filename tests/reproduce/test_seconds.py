@@ -35,5 +35,5 @@ def test_rows_are_timed_one_by_one(pretrained, here, tmp_path, capsys):
 
 
 def test_a_row_that_is_not_there_is_refused(pretrained):
-    with pytest.raises(UserError, match=r"--only Dance: unknown row. The table has the rows"):
+    with pytest.raises(UserError, match=r"--only Dance: unknown row\. The table has the rows"):
         main(["composition", "--only", "Dance", "--sources", str(pretrained.folder)])

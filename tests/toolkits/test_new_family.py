@@ -67,7 +67,7 @@ def test_its_files_are_known(model, tmp_path):
     assert dict(describe(open_lora_file(file), layouts))["family"] == "Lumina Image 2.0 (new)"
     assert guess_family(["transformer.layers.0.attn.to_q.lora_A.weight"]) == "Lumina Image 2.0 (new)"
     save_file({"joint_blocks.0.x.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"no key fits Lumina Image 2.0 \(new\).*It looks like a LoRA of Stable"):
+    with pytest.raises(UserError, match=r"no key fits Lumina Image 2.0 \(new\).*It looks like a LoRA for Stable"):
         read_lora(tmp_path / "other.safetensors", layout_of(model))
 
 

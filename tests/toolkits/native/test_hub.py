@@ -88,7 +88,9 @@ def test_a_lora_for_another_model(hub, preset, refused, loras):
 
 def test_a_model_that_the_hub_does_not_have(hub, preset, refused):
     message = refused(preset(model="someone/nobody"))
-    says(message, "someone/nobody (pretrained_model_name_or_path) is no file or folder here", "404", "hf auth login")
+    says(
+        message, "someone/nobody (pretrained_model_name_or_path) is not a local file or folder", "404", "hf auth login"
+    )
 
 
 def test_a_state_of_other_settings(hub, preset, launch, refused):
