@@ -1,1 +1,1 @@
-"""Pictures for the official scorers of GenEval and GEdit-Bench, and what can be scored without another service."""
+"""Draws pictures for the official scorers of GenEval and GEdit-Bench, and computes scores that need no service."""

@@ -1,4 +1,4 @@
-"""The jobs' prompts and source pictures -> encodings on disk, so that their encoders leave before anything is drawn."""
+"""Encodes the jobs' prompts and source images to disk, so that the encoders are unloaded before anything is drawn."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ REMEDY = "Free some disk space, choose another --out, or draw fewer prompts (--l
 
 
 class JobConditions:
-    """What the encoders give for a benchmark.
+    """The encodings of a benchmark.
 
-    `size`: of a job's picture, in pixels. `guided`: whether drawing moves away from the empty prompt.
+    `size`: of a job's picture, in pixels. `guided`: whether drawing uses guidance, which needs the empty prompt.
     """
 
     def __init__(self, model: Model, jobs: Sequence[Job], size: Callable[[Job], Size], folder: Path, guided: bool):
@@ -36,7 +36,7 @@ class JobConditions:
 
     @property
     def _negatives_see_sources(self) -> bool:
-        """Whether guidance needs the empty prompt once for each source."""
+        """Return whether guidance needs the empty prompt once per source image."""
         return self.guided and self.model.family.text_sees_sources
 
     def prompts(self) -> list[Prompt]:
@@ -50,9 +50,9 @@ class JobConditions:
         return job.encoded_prompt._replace(drawn=self.size(job))
 
     def encode(self) -> None:
-        """Encode all that the caches lack; the encoders are gone from memory afterwards.
+        """Encode all that the caches lack; the encoders are unloaded afterwards.
 
-        Raises UserError when the disk has too little room.
+        Raises UserError if the disk has too little space.
         """
         latent_cache = latents.open_source_cache(self.model, self.folder, self.source_images, self._image)
         prompts.encode_missing(

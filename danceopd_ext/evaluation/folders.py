@@ -1,6 +1,6 @@
-"""What the pictures in a model's folder were drawn with, so that others never mix with them or pass for them.
+"""Records how the pictures in a model's folder were drawn, so that different pictures are never mixed.
 
-Beside the pictures lie `settings.json`, how all of them are drawn, and `asked.json`, what each was to show.
+The folder also contains `settings.json` (how all of them are drawn) and `asked.json` (what each should show).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ CONTENTS = {
 
 
 def model_contents(files: ModelFiles) -> dict[str, str]:
-    """Digests of the model's files: another model of the same name draws other pictures."""
+    """Return digests of the model's files: another model with the same name draws other pictures."""
     others = components_digest(files, ["vae", "scheduler"])
     return {"model_content": transformer_digest(files), "components_content": others}
 
 
 def check_folders(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:
-    """Raise UserError where a folder holds pictures that were drawn otherwise, or that show something else.
+    """Raise UserError if a folder contains pictures that were drawn with other settings or for something else.
 
-    `settings`: a model's folder -> how its pictures are to be drawn. What only adds or leaves out pictures is fine.
+    `settings`: a model's folder -> how its pictures are to be drawn. More or fewer pictures are fine.
     """
     for folder, wanted in settings.items():
         if next(folder.rglob("*.png"), None) is None:
-            continue  # nothing was drawn: the run that left the notes ended before
+            continue  # nothing was drawn: the run ended before
         _check_settings(folder, wanted)
         asked = _read(folder / ASKED)
         for job in jobs:
@@ -62,7 +62,7 @@ def _check_settings(folder: Path, wanted: Mapping[str, object]) -> None:
 
 
 def write_notes(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Job]) -> None:
-    """Note in each model's folder how its pictures are drawn, and what those of `jobs` are to show."""
+    """Write to each model's folder how its pictures are drawn, and what those of `jobs` should show."""
     asked = {file.as_posix(): job.content_digest for job in jobs for file in job.pictures}
     for folder, wanted in settings.items():
         _write(folder / SETTINGS, wanted)
@@ -70,7 +70,7 @@ def write_notes(settings: Mapping[Path, Mapping[str, object]], jobs: Sequence[Jo
 
 
 def _read(path: Path) -> dict:
-    """The file's object; empty if there is no file. Raises UserError."""
+    """Return the file's object; empty if the file is missing. Raises UserError."""
     try:
         return read_object(path, "note on the pictures")
     except MissingFile:

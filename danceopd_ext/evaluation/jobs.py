@@ -1,7 +1,7 @@
-"""What is to be drawn, from the benchmarks' own files, and where their scorers look for it.
+"""Reads what to draw from the benchmarks' own files, and where their scorers look for it.
 
 GenEval (github.com/djghosh13/geneval): `NAME/00000/metadata.jsonl` and `NAME/00000/samples/0000.png`, ...
-GEdit-Bench (github.com/stepfun-ai/Step1X-Edit): `NAME/fullset/TASK/LANGUAGE/KEY.png`, the source beside it as
+GEdit-Bench (github.com/stepfun-ai/Step1X-Edit): `NAME/fullset/TASK/LANGUAGE/KEY.png`, with the source image as
 `KEY_SRCIMG.png`.
 """
 
@@ -44,17 +44,17 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Short words for it that any font has."""
+        """Return a short name in characters that any font has."""
         return self.pictures[0].with_suffix("").as_posix().removeprefix("fullset/")
 
     @property
     def encoded_prompt(self) -> Prompt:
-        """What is encoded: the prompt, and the name of the source picture that a text encoder may see."""
+        """Return what is encoded: the prompt, and the name of the source image that a text encoder may see."""
         return Prompt(self.prompt, () if self.source_file is None else (self.source_file,))
 
     @cached_property
     def picture(self) -> PictureFile | None:
-        """The source's digest and size."""
+        """Return the source image's digest and size."""
         if self.source is None:
             return None
         with Image.open(io.BytesIO(self.source)) as image:
@@ -62,17 +62,17 @@ class Job:
 
     @property
     def content_digest(self) -> str:
-        """A digest of what the pictures shall show: the prompt and the source picture."""
+        """Return a digest of what the pictures should show: the prompt and the source image."""
         what = [self.prompt, self.picture.digest if self.picture else None]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     @property
     def scorer_files(self) -> tuple[Path, ...]:
-        """The files that the scorer wants besides the pictures."""
+        """Return the files that the scorer needs in addition to the pictures."""
         return (*self.files, *([self.source_file] if self.source_file else []))
 
     def content(self, file: Path) -> bytes:
-        """What belongs into one of the files `scorer_files`."""
+        """Return the content of one of the `scorer_files`."""
         return as_png(self.source) if file == self.source_file else self.files[file]
 
     def source_image(self) -> Image.Image | None:
@@ -80,7 +80,10 @@ class Job:
 
 
 def geneval_jobs(path: Path, samples: int, limit: int | None = None) -> list[Job]:
-    """The (first `limit`) prompts of GenEval's evaluation_metadata.jsonl, `samples` pictures each. Raises UserError."""
+    """Return the (first `limit`) prompts of GenEval's evaluation_metadata.jsonl, `samples` pictures each.
+
+    Raises UserError.
+    """
     jobs = []
     for index, (where, row) in enumerate(_rows(path)):
         if len(jobs) == limit:
@@ -93,15 +96,15 @@ def geneval_jobs(path: Path, samples: int, limit: int | None = None) -> list[Job
 
 
 def gedit_jobs(path: Path, language: str | None = "en", limit: int | None = None) -> list[Job]:
-    """The instructions of GEdit-Bench: a .parquet file or a folder of them, or a .jsonl with pictures beside it.
+    """Return the instructions of GEdit-Bench: a .parquet file or a folder of them, or a .jsonl with its pictures.
 
     Each row has task_type, key, instruction, instruction_language and input_image (in .jsonl: a file name): the picture
-    that is edited and that the scorer compares with; input_image_raw, which the dataset has as well, is not looked at.
+    that is edited and that the scorer compares with; input_image_raw, which the dataset also has, is ignored.
     `language` None takes all, `limit` only the first of them. Raises UserError.
     """
     jobs = []
     for where, row in _rows(path):
-        if len(jobs) == limit:  # before the next row's picture is looked at: reading a whole benchmark takes long
+        if len(jobs) == limit:  # before the next row's picture is read: reading a whole benchmark takes long
             break
         words = {
             name: text_of(row, name, where) for name in ("task_type", "key", "instruction", "instruction_language")
@@ -116,19 +119,19 @@ def gedit_jobs(path: Path, language: str | None = "en", limit: int | None = None
 
 
 def _rows(path: Path) -> Iterable[tuple[str, Row]]:
-    """The file's rows, with a bar where that takes longer than two seconds."""
+    """Yield the file's rows, with a progress bar if that takes longer than two seconds."""
     return tqdm(read_rows(path), desc=f"reading {path.name}", unit="row", delay=2)
 
 
 def _plain(word: str, where: str) -> str:
-    """A word that becomes a file or folder name; nothing may lead out of the folder or hide in a terminal."""
+    """Return a word that becomes a file or folder name. Raises UserError for path parts and control characters."""
     if word in (".", "..") or not word.isprintable() or any(mark in word for mark in '/\\:*?"<>|'):
         raise UserError(f"{where}: {word!r} cannot be used as a file name.")
     return word
 
 
 def as_png(picture: bytes) -> bytes:
-    """The same picture as PNG."""
+    """Return the same picture as PNG."""
     out = io.BytesIO()
     decoded(picture, "a source image cannot be read").save(out, "PNG")
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""The LoRAs that a comparison draws with, as the command line names them."""
+"""Reads the LoRAs of a comparison from the command line."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from danceopd_ext.ranges import STRENGTH
 
 #: the column without a LoRA
 BASE = "base"
-#: the folder of encoded prompts, beside those of the models
+#: the folder of encoded prompts, next to those of the models
 CACHE = "cache"
 FORM = "write NAME=FILE.safetensors, or NAME=FILE@STRENGTH,FILE@STRENGTH"
 
-#: ((file, strength), ...), which add up to one LoRA
+#: ((file, strength), ...), which are added to one LoRA
 Parts = tuple[tuple[str, float], ...]
 
 
 def parse_loras(texts: Sequence[str]) -> dict[str, Parts]:
-    """`NAME=FILE[@strength][,FILE[@strength]...]`, each -> name -> its files. Raises UserError."""
+    """`NAME=FILE[@strength][,FILE[@strength]...]`, each: return name -> its files. Raises UserError."""
     found: dict[str, Parts] = {}
     for text in texts:
         name, _, files = text.partition("=")
@@ -33,7 +33,7 @@ def parse_loras(texts: Sequence[str]) -> dict[str, Parts]:
 
 
 def _check_name(name: str, taken: Mapping[str, Parts], text: str) -> None:
-    """A name becomes a folder, and on some systems folders that differ only in case are one. Raises UserError."""
+    """Raise UserError for a name that cannot become a folder, or that differs from another only in case."""
     if not name.strip() or name != name.strip() or not name.isprintable() or any(m in name for m in '/\\:*?"<>|.'):
         raise UserError(f"--lora {text}: {FORM}. NAME becomes a folder and must be a plain word.")
     if name.casefold() in (BASE, CACHE):
@@ -44,7 +44,7 @@ def _check_name(name: str, taken: Mapping[str, Parts], text: str) -> None:
 
 
 def _pieces(files: str) -> Iterator[str]:
-    """Cut at commas, but not at those in the name of a file that exists."""
+    """Split at commas, but not at those in the name of an existing file."""
     words = files.split(",")
     while words:
         counts = range(len(words), 1, -1)
@@ -54,7 +54,7 @@ def _pieces(files: str) -> Iterator[str]:
 
 
 def _place(piece: str) -> str:
-    """A piece without the strength at its end; what stands after an @ in a file's name is none."""
+    """Return a piece without the strength at its end; text after an @ in a file's name is not a strength."""
     place, mark, strength = piece.rpartition("@")
     return place if mark and _number(strength) is not None else piece
 
@@ -77,7 +77,10 @@ def _part(piece: str, text: str) -> tuple[str, float]:
 
 
 def read_loras(loras: Mapping[str, Parts], layout: Layout, **ignored: bool) -> dict[str, Lora]:
-    """The files' LoRAs, those of one name added up; `ignored`: see `read_lora`. Raises UserError naming the --lora."""
+    """Return the files' LoRAs, added up for each name; `ignored`: see `read_lora`.
+
+    Raises UserError naming the --lora.
+    """
     found = {}
     for name, parts in loras.items():
         try:

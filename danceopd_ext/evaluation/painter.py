@@ -1,4 +1,4 @@
-"""Draws jobs with a model and any of its LoRAs; what is on the disk already stays."""
+"""Draws jobs with a model and any of its LoRAs, and keeps pictures that already exist."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from danceopd_ext.models.decoding import NotFinite
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn: the same for every model of a comparison.
+    """How pictures are drawn, the same for every model of a comparison.
 
     `width` and `height` in pixels; an edit keeps its source's proportions and has about as many pixels.
     """
@@ -51,7 +51,7 @@ class Painter:
         self.limits = model.size_limits
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Raise UserError when the model cannot do what the jobs ask for."""
+        """Raise UserError if the model cannot do the jobs."""
         for name, side in (("width", self.drawing.width), ("height", self.drawing.height)):
             if side % self.limits.multiple or not 0 < side <= self.limits.maximum:
                 raise UserError(
@@ -98,7 +98,7 @@ class Painter:
         return count
 
     def _fields(self, names: Iterable[str]) -> dict[str, Field]:
-        """Name of a LoRA, or BASE -> its guided field; all of them share one base."""
+        """Return name of a LoRA, or BASE -> its guided field; all share one base."""
         adapters = Adapters(self.model.load_transformer().to(self.model.device))
         for name, lora in self.loras.items():
             adapters.add(f"lora_{name}", lora)
@@ -107,7 +107,7 @@ class Painter:
         return {name: self.family.guided(field, self.drawing.guidance_scale) for name, field in fields.items()}
 
     def size(self, job: Job) -> tuple[int, int]:
-        """Width and height of the picture: for an edit in the source's proportions, with about as many pixels."""
+        """Return width and height of the picture: for an edit in the source's proportions, with about equal area."""
         if job.picture is None:
             return self.drawing.width, self.drawing.height
         source, limits = job.picture.size, self.limits
@@ -124,7 +124,7 @@ class Painter:
         return Image.fromarray(draw(field, vae, noise, sigmas, conditions.of(job))[0])
 
     def _not_finite(self, name: str, job: Job) -> TrainingError:
-        """What is said of a model whose numbers are NaN or infinite: as bytes they would be a black picture."""
+        """Return the error for NaN or infinite numbers, which as bytes would be a black picture."""
         who, remedies = f"--lora {name}", [f"use another file for --lora {name}, or a lower strength (FILE@0.5)"]
         if name == BASE:
             who, remedies = "the base alone", ["download the model again"]
@@ -137,12 +137,12 @@ class Painter:
 
 
 def _missing(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """The pictures that are not there, or are none; ours appear whole, but a disk can lose what it had."""
+    """Return the pictures that are missing or damaged; ours are written completely, but a disk can lose data."""
     return [file for file in files if not (folder / file).is_file() or not is_picture(folder / file)]
 
 
 def _stale(folder: Path, job: Job) -> list[Path]:
-    """The files beside the pictures that are not there, or are of a benchmark's file that was corrected since."""
+    """Return the scorer's files that are missing, or outdated because the benchmark's file was corrected."""
     missing = [file for file in job.scorer_files if not (folder / file).is_file()]
     there = ((file, content) for file, content in job.files.items() if file not in missing)
     return [*missing, *(file for file, content in there if (folder / file).read_bytes() != content)]

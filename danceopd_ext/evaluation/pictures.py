@@ -1,4 +1,4 @@
-"""Pictures of a result folder, as they are read again."""
+"""Reads the pictures of a result folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from danceopd_ext.errors import UserError
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the file begins as a picture does."""
+    """Return whether the file begins like a picture."""
     try:
         with Image.open(path):
             return True
@@ -19,7 +19,7 @@ def is_picture(path: Path) -> bool:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture as RGB. Raises UserError for one that is cut off."""
+    """Return the picture as RGB. Raises UserError if it is incomplete."""
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")

@@ -1,4 +1,4 @@
-"""What an evaluation leaves beside the pictures: a table, and examples side by side."""
+"""Writes the report of an evaluation: a table, and examples side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = 8
 
 
 def draw_examples(jobs: Sequence[Job], folders: Mapping[str, Path], path: Path) -> None:
-    """Write a grid of some prompts, evenly picked: a row a prompt, a column a model, the source first."""
+    """Write a grid of some prompts, evenly picked: one row per prompt, one column per model, the source image first."""
     count = min(EXAMPLES, len(jobs))
     chosen = [jobs[i * len(jobs) // count] for i in range(count)]
     columns: dict[str, list[np.ndarray]] = {}
@@ -29,7 +29,7 @@ def draw_examples(jobs: Sequence[Job], folders: Mapping[str, Path], path: Path) 
 
 
 def markdown(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A table with a row for each model and kind of prompt, a column for each measure."""
+    """Return a table with a row for each model and kind of prompt, and a column for each measure."""
     measures = list(dict.fromkeys(m for kinds in scores.values() for row in kinds.values() for m in row))
     lines = ["| model | prompts | " + " | ".join(measures) + " |", "|---|---|" + "---:|" * len(measures)]
     for name, kinds in scores.items():

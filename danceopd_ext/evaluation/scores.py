@@ -1,4 +1,4 @@
-"""What can be said about the pictures without another service: CLIP's opinion, and what an edit left alone.
+"""Scores pictures without another service: by CLIP, and by what an edit left unchanged.
 
 Shape suffixes: N pictures, H and W pixels.
 """
@@ -26,8 +26,8 @@ MARGIN = 0.02
 class ClipScore:
     """100 * the cosine of CLIP's embeddings of picture and text, not below 0 (Hessel et al. 2021, with weight 100).
 
-    Loaded on the CPU, early enough to refuse a wrong name; on the device from the first score on, so that what draws
-    before has its memory. Raises UserError where `where` gives no CLIP model.
+    Loaded on the CPU, early enough to refuse a wrong name; moved to the device at the first score, so that drawing has
+    its memory. Raises UserError if `where` is not a CLIP model.
     """
 
     def __init__(self, where: str, device: torch.device):
@@ -43,7 +43,7 @@ class ClipScore:
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-        """One score for each pair of picture and text, 0..100."""
+        """Return one score for each pair of picture and text, 0..100."""
         self.model.to(self.device)
         inputs = self.processor(
             text=list(texts), images=list(pictures), return_tensors="pt", padding=True, truncation=True
@@ -54,14 +54,14 @@ class ClipScore:
 
 
 def preservation(source: Image.Image, edited: Image.Image) -> dict[str, float]:
-    """How much of the source an edit left alone.
+    """Return how much of the source image an edit left unchanged.
 
     `kept`: the share of pixels that did not change. `outside_psnr`: peak signal-to-noise ratio in dB over those outside
-    of the changed area, which is widened by MARGIN; 99 where they are equal. The changed area is where the two differ
+    of the changed area, which is widened by MARGIN; 99 if they are equal. The changed area is where the two differ
     by more than CHANGED, so a picture that changed everywhere has nothing outside and no ratio.
 
-    No benchmark says which area an edit may change. So damage that is as strong as an edit counts as one: it lowers
-    `kept`, and not the ratio, which tells of what is fainter (other colours, noise, a shift). Read them together, and
+    No benchmark says which area an edit may change. So damage that is as strong as an edit counts as an edit: it lowers
+    `kept`, but not the ratio, which shows fainter changes (other colours, noise, a shift). Read them together, and
     compare models on the same edits.
     """
     if source.size != edited.size:
@@ -77,13 +77,13 @@ def preservation(source: Image.Image, edited: Image.Image) -> dict[str, float]:
 
 
 def _widened(mask_HW: np.ndarray, margin: int) -> np.ndarray:
-    """The mask with every true pixel grown to a square of 2 * margin + 1 pixels."""
+    """Return the mask with every true pixel grown to a square of 2 * margin + 1 pixels."""
     pixels = torch.from_numpy(mask_HW).float()[None, None]
     return torch.nn.functional.max_pool2d(pixels, 2 * margin + 1, stride=1, padding=margin)[0, 0].bool().numpy()
 
 
 def score_folder(folder: Path, jobs: Sequence[Job], clip: ClipScore | None) -> dict[str, dict[str, float]]:
-    """Kind of prompt -> measure -> mean over its pictures; `all` is the mean over the kinds."""
+    """Return kind of prompt -> measure -> mean over its pictures; `all` is the mean over the kinds."""
     found: dict[str, list[dict[str, float]]] = {}
     for job in tqdm(jobs, desc=f"scoring {folder.name}", unit="prompt"):
         source = job.source_image()

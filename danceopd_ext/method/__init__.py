@@ -1,5 +1,6 @@
-"""DanceOPD in pure torch (arXiv 2606.27377), and the methods that the paper compares it with: knows no toolkit, no
-file and no model.
+"""Implements DanceOPD in pure torch (arXiv 2606.27377), and the methods that the paper compares it with.
+
+Depends on no toolkit, file or model.
 
 Read in this order: `update` (the five steps), `routing`, `rollout`, `query`, `fields`, `randomness`; then `methods`
 and the baselines one by one: `off_policy`, `joint`, `diffusion_opd`, `sde` with `flow_opd`, `soft`, `objectives`.

@@ -1,4 +1,4 @@
-"""One optimizer step out of batches, the same for every method; only the objective differs."""
+"""Accumulates the gradient of one optimizer step from batches; methods differ only in the objective."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def accumulate(
     student: Student,
     weight: float = 1.0,
 ) -> list[Outcome]:
-    """Run the objective on the batches of one route, one for each size of picture.
+    """Run the objective on the batches of one route; each picture size has its own batch.
 
     The gradients add up to that of `weight` times the mean loss over this process's samples.
     """
@@ -45,7 +45,7 @@ def accumulate(
 
 
 def report(found: Mapping[str, tuple[float, Sequence[Outcome]]]) -> Report:
-    """Route -> (weight, outcomes) of a step -> its report; the weights add up to 1."""
+    """Make the report of a step from route -> (weight, outcomes); the weights add up to 1."""
     everything = [outcome for _, outcomes in found.values() for outcome in outcomes]
 
     def mean(of: Callable[[Outcome], torch.Tensor]) -> float:
@@ -63,7 +63,7 @@ def report(found: Mapping[str, tuple[float, Sequence[Outcome]]]) -> Report:
 
 
 def one_route(objective: Objective) -> Update:
-    """The update of a method that, like DanceOPD, learns from the data of one drawn route in each step."""
+    """Return the update of a method that, like DanceOPD, learns from the data of one drawn route in each step."""
 
     def update_one_route(step, routes, data, teachers, student):
         route = draw_route(routes, step.seed, step.number)
@@ -74,7 +74,7 @@ def one_route(objective: Objective) -> Update:
 
 
 def every_route(objective: Objective) -> Update:
-    """The update of a method that learns from the data of all routes in each step, each by its share of the weights."""
+    """Return the update of a method that learns from all routes in each step, each by its share of the weights."""
 
     def update_every_route(step, routes, data, teachers, student):
         return report(

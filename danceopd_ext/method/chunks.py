@@ -1,4 +1,4 @@
-"""Work without gradients in batches as large as memory allows."""
+"""Runs work without gradients in batches as large as memory allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 def run_in_chunks(work: Callable[[list[int]], torch.Tensor], count: int, size: int | None) -> torch.Tensor:
     """Call `work` on the rows 0..count-1, at most `size` at a time (None: all), and join the results.
 
-    Where the device runs out of memory the size is halved and the chunk done again; one row that does not fit raises
+    If the device runs out of memory, the size is halved and the chunk repeated; a single row that does not fit raises
     torch.OutOfMemoryError.
     """
     size = min(size or count, count)

@@ -1,8 +1,8 @@
-"""DiffusionOPD, a baseline of the paper: every state of the student's rollout is asked about, for all routes at once.
+"""Implements DiffusionOPD, a baseline of the paper: it queries every state of the student's rollout, for all routes.
 
 A solver step of length dt moves student and teacher to means that lie dt * |v_student - v_teacher| apart; the weight
-dt^2 / 2 of a state is what the divergence of two such steps has. The release puts 1 / N for dt, as on an even grid;
-here dt is the step of the model's own grid, which is not even where the grid is shifted.
+dt^2 / 2 of a state is that of the divergence of two such steps. The release uses 1 / N for dt, as on an even grid; here
+dt is the step of the model's own grid, which is uneven if the grid is shifted.
 """
 
 from __future__ import annotations

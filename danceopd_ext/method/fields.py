@@ -1,4 +1,4 @@
-"""Velocity fields and the operators that make new fields out of fields (paper, section "operator fields").
+"""Defines velocity fields and the operators that make new fields of them (paper, section "operator fields").
 
 A field maps latents z at noise level sigma under a condition to the velocity dz/dsigma. Shape suffixes: B samples.
 """
@@ -17,11 +17,11 @@ class Condition(Protocol):
     def __len__(self) -> int: ...
 
     def select(self, indices: Sequence[int]) -> Condition:
-        """The condition of these samples, in this order."""
+        """Return the condition of these samples, in this order."""
         ...
 
     def unconditional(self) -> Condition:
-        """The same condition with the text of the empty prompt."""
+        """Return the same condition with the text of the empty prompt."""
         ...
 
 
@@ -30,7 +30,7 @@ Field = Callable[[torch.Tensor, torch.Tensor, Condition], torch.Tensor]
 
 
 def guided(field: Field, guidance_scale: float) -> Field:
-    """Classifier-free guidance as a field: v_empty + guidance_scale * (v_text - v_empty).
+    """Return classifier-free guidance as a field: v_empty + guidance_scale * (v_text - v_empty).
 
     `guidance_scale` is the paper's alpha: 1 is the plain field, 0 the unconditional one.
     """
@@ -47,7 +47,7 @@ def guided(field: Field, guidance_scale: float) -> Field:
 
 
 def mixture(fields: Sequence[Field], weights: Sequence[float]) -> Field:
-    """The weighted mean of fields: soft routing, for ablations only (the method never averages teachers)."""
+    """Return the weighted mean of fields: soft routing, for ablations only (the method never averages teachers)."""
     total = float(sum(weights))
 
     def mixed_field(latents: torch.Tensor, sigma: torch.Tensor, condition: Condition) -> torch.Tensor:
@@ -59,9 +59,9 @@ def mixture(fields: Sequence[Field], weights: Sequence[float]) -> Field:
 
 
 def by_route(fields: Mapping[str, Field], routes: Callable[[Condition], Sequence[str]]) -> Field:
-    """Hard routing of single samples: each is answered by the field of its own route, and by no other.
+    """Return a field that routes each sample to the field of its own route, and to no other.
 
-    `routes(condition)` names the route of each sample. Each field is asked once, for all of its samples together.
+    `routes(condition)` names the route of each sample. Each field is called once, for all of its samples together.
     """
 
     def rows_of(condition: Condition) -> dict[str, list[int]]:
@@ -83,13 +83,13 @@ def by_route(fields: Mapping[str, Field], routes: Callable[[Condition], Sequence
 
 
 def forwards(field: Field, condition: Condition) -> int:
-    """Samples that pass through the transformer when `field` is asked with `condition`: guidance takes two each."""
+    """Return how many samples pass through the transformer if `field` gets `condition`: guidance needs two each."""
     own = getattr(field, "forwards", None)
     return own(condition) if own else len(condition)
 
 
 class CountedField:
-    """A field that counts what it costs. `samples`: samples through the transformer so far (see `forwards`)."""
+    """A field that counts its cost. `samples`: samples through the transformer so far (see `forwards`)."""
 
     def __init__(self, field: Field):
         self.field = field

@@ -1,13 +1,13 @@
-"""Flow-OPD, a baseline of the paper: policy gradient on stochastic rollouts, rewarded for agreeing with the teacher.
+"""Implements Flow-OPD, a baseline of the paper: policy gradient on stochastic rollouts, rewarded for teacher agreement.
 
 Each condition gets a group of trajectories. A transition's reward is minus the divergence between the student's and
 the teacher's step (see sde); its advantage is the reward less the mean of its group at the same step. PPO's clipped
 loss follows.
 
 Where this differs from the authors' release: the release takes the reward itself as advantage, without the group's
-mean, and holds it constant. A constant reward that depends only on the state a step starts from tells nothing about
-where the step went, and its expected gradient is zero. Flow-OPD's own authors let the gradient go through the reward,
-and so do we; the group's mean is held constant. The release also puts all routes into each step; here, as the paper's
+mean, and holds it constant. A constant reward that depends only on the state before a step carries no information about
+the step, and its expected gradient is zero. Flow-OPD's own authors let the gradient pass through the reward, and so do
+we; the group's mean is held constant. The release also puts all routes into each step; here, as the paper's
 method is stated, a step has one.
 """
 
@@ -51,9 +51,9 @@ def flow_opd(step: Step, batch: Batch, teacher: Field, student: Student, share: 
 
 @dataclass(frozen=True)
 class Played:
-    """Trajectories: states [G, N + 1, ...], what each step drew and what the teacher says [G, N, ...].
+    """Trajectories: states [G, N + 1, ...], the noise of each step and the teacher's velocities [G, N, ...].
 
-    Those of a group stand together in `groups`, `group_size` of each condition.
+    Those of a group are adjacent in `groups`, `group_size` for each condition.
     """
 
     groups: Batch
@@ -64,20 +64,20 @@ class Played:
     teacher_GN: torch.Tensor
 
     def baseline(self, n: int) -> torch.Tensor:
-        """The mean reward of each trajectory's group in step n [G], for the student that played."""
+        """Return the mean reward of each trajectory's group in step n [G], for the student that rolled out."""
         step, z, z_next = self.steps[n], self.states_GN[:, n], self.states_GN[:, n + 1]
         mean = z_next - step.std * self.draws_GN[:, n]
         reward_G = -step.divergence(mean, step.mean(z, self.teacher_GN[:, n]))
         return reward_G.view(-1, self.group_size).mean(dim=1).repeat_interleave(self.group_size)
 
     def old_log_probability(self, rows: list[int], n: int) -> torch.Tensor:
-        """Of step n of these trajectories, for the student that played."""
+        """Return this for step n of these trajectories, for the student that rolled out."""
         drawn = self.steps[n].std * self.draws_GN[rows, n]
         return self.steps[n].log_probability(drawn, torch.zeros_like(drawn))
 
 
 def play(step: Step, groups: Batch, student: Field, teacher: Field) -> Played:
-    """Roll out groups (each condition many times), and ask the teacher about every state but the last."""
+    """Roll out groups (each condition many times), and query the teacher at every state but the last."""
     size = step.options.flowopd_group_size
     steps = sde_steps(groups.sigmas, step.options.sde_eta)
     drawn = trajectory_noise(step.seed, step.number, groups, size, len(steps))
@@ -99,7 +99,7 @@ def learn(options: MethodOptions, played: Played, student: Student, share: float
     steps, groups = played.steps, played.groups
     baselines = [played.baseline(n) for n in range(len(steps))]
     divergence_GN = torch.zeros(len(groups.indices), len(steps))
-    # a piece has states of one solver step: its formulas have numbers of their own
+    # a piece has states of one solver step, which has its own coefficients
     for (rows, _), n in product(pieces(groups, 1), range(len(steps))):
         solver_step, z, z_next = steps[n], played.states_GN[rows, n], played.states_GN[rows, n + 1]
         sigma = torch.full((len(rows),), solver_step.sigma, device=z.device)
@@ -116,13 +116,13 @@ def learn(options: MethodOptions, played: Played, student: Student, share: float
 def trajectory_noise(
     seed: int, step: int, groups: Batch, group_size: int, solver_steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each trajectory its first state [G, ...] and what its steps add [G, N, ...]: standard normal, on the CPU."""
+    """Return each trajectory's first state [G, ...] and its steps' noise [G, N, ...]: standard normal, on the CPU."""
     rngs = [generator(seed, "trajectory", step, index, g % group_size) for g, index in enumerate(groups.indices)]
     everything = torch.stack([torch.randn((solver_steps + 1, *groups.latent_shape), generator=rng) for rng in rngs])
     return everything[:, 0], everything[:, 1:]
 
 
 def ppo_loss(log_p: torch.Tensor, old_log_p: torch.Tensor, advantage: torch.Tensor, clip: float) -> torch.Tensor:
-    """PPO's loss of each transition: the worse of -advantage * ratio with the ratio free and kept in 1 +- clip."""
+    """Return each transition's PPO loss: the worse of -advantage * ratio with the ratio free and kept in 1 +- clip."""
     ratio = torch.exp(log_p - old_log_p)
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))

@@ -1,8 +1,8 @@
-"""Joint training, a baseline of the paper: supervised flow matching on the mixed data, without a teacher.
+"""Implements joint training, a baseline of the paper: supervised flow matching on the mixed data, without a teacher.
 
 The release does not contain it. The data are those of DanceOPD in the same order: a drawn route in each step. Noise
-levels are drawn evenly along the model's own sigma grid, between its points as well, so that they have the density
-with which its sampler visits them.
+levels are drawn evenly along the model's own sigma grid, also between its points, so they have the density of its
+sampler.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from danceopd_ext.method.update import match
 
 
 def joint(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
-    """The objective (see Objective): the velocity at (1 - sigma) x + sigma noise shall be noise - x.
+    """The objective (see Objective): the velocity at (1 - sigma) x + sigma noise should be noise - x.
 
-    x is the sample's target; one noise level is drawn for each sample. The teacher is not asked. Raises ValueError for
-    a sample without a target.
+    x is the sample's clean latents; one noise level is drawn for each sample. The teacher is not queried. Raises
+    ValueError for a sample without clean latents.
     """
     if len(batch.clean_latents) < len(batch.indices) or any(target is None for target in batch.clean_latents):
         raise ValueError("joint training needs the clean latents of every sample")
@@ -42,7 +42,7 @@ def joint(step: Step, batch: Batch, teacher: Field, student: Student, share: flo
 
 
 def draw_sigmas(batch: Batch, seed: int, step: int) -> torch.Tensor:
-    """A noise level [B] in (0, 1] for each sample: the grid at a place drawn evenly, linear between its points."""
+    """Return a noise level [B] in (0, 1] per sample: the grid at an evenly drawn place, linear between its points."""
     steps = len(batch.sigmas) - 1
     drawn = [float(torch.rand((), generator=generator(seed, "sigma", step, i))) * steps for i in batch.indices]
     low = [min(int(place), steps - 1) for place in drawn]

@@ -1,4 +1,4 @@
-"""Every method by its name in a preset, and what it asks of the data."""
+"""Lists every method by its name in a preset, and what it needs of the data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from danceopd_ext.method.update import update
 class Method:
     """One method; `MethodOptions` are its options.
 
-    `every_route`: a step takes data of all routes, not of a drawn one. `clean_latents`: the samples' own pictures are
+    `every_route`: a step uses data of all routes, not of a drawn one. `clean_latents`: the samples' own pictures are
     needed, used if there are any, or not used.
     """
 

@@ -1,15 +1,15 @@
-"""Other objectives at the same queried state: the paper's ablation of step 5, where the plain mean squared error wins.
+"""Implements other objectives at the same queried state: the paper's ablation of step 5, where plain MSE is best.
 
-The paper names them without formulas; these are the usual ones in terms of velocities. At a state z of the student's
-own rollout, at noise level sigma, a velocity v implies the clean picture x = z - sigma v. Each objective is a target
-velocity and a weight, so that its gradient is that of weight * |v_student - target|^2:
+The paper names them without formulas; these are the usual formulas in terms of velocities. At a state z of the
+student's own rollout, at noise level sigma, a velocity v implies the clean picture x = z - sigma v. Each objective is a
+target velocity and a weight, so that its gradient is that of weight * |v_student - target|^2:
 
-- timestep: the teacher's velocity, weighted by sigma^2: the error of the clean pictures that the two imply
+- timestep: the teacher's velocity, weighted by sigma^2: the error of the implied clean pictures
 - kl: the teacher's velocity, weighted by how far a stochastic step with it diverges (see sde)
-- sds (score distillation): the student's clean picture is noised again, and the teacher says what it should have been
-- dmd (distribution matching): the same, but less what the student itself would make of the noised picture: both errors
-  of judging from a noised picture cancel. The student stands for the model of its own drawings that is trained beside
-  it elsewhere
+- sds (score distillation): the student's clean picture is noised again, and the teacher predicts the clean picture
+  from that
+- dmd (distribution matching): the same, minus the student's own prediction from the noised picture: the errors of
+  predicting from a noised picture cancel. The student replaces the model of its own drawings that others train as well
 - consistency: the clean picture that the student implies one step of the teacher later
 
 The last three are errors of clean pictures too, so their weight is sigma^2. Shape suffixes: B samples, K queries.
@@ -32,7 +32,7 @@ from danceopd_ext.method.update import ask, match, query_rollout
 
 @dataclass(frozen=True)
 class States:
-    """The queried states [B, K, ...] of a batch, and the two fields, both without gradients."""
+    """The queried states [B, K, ...] of a batch, and the two fields without gradients."""
 
     z_BK: torch.Tensor
     sigma_BK: torch.Tensor
@@ -45,20 +45,20 @@ class States:
     noise_B: torch.Tensor
     """fresh, for objectives that noise a picture again"""
     noised_B: torch.Tensor
-    """the noise level that they noise it to"""
+    """the noise level to which they noise it"""
 
     def implied(self, field: Field, z_BK: torch.Tensor, sigma_BK: torch.Tensor) -> torch.Tensor:
-        """The clean pictures that a field's velocities imply."""
+        """Return the clean pictures that a field's velocities imply."""
         return z_BK - wide(sigma_BK, z_BK) * ask(field, z_BK, sigma_BK, self.batch)
 
     def noised(self, clean_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Clean pictures with fresh noise, and the level of it."""
+        """Return clean pictures with fresh noise, and its level."""
         level_BK = self.noised_B.unsqueeze(1).expand_as(self.sigma_BK)
         level = wide(level_BK, clean_BK)
         return (1 - level) * clean_BK + level * self.noise_B.unsqueeze(1), level_BK
 
     def towards(self, clean_BK: torch.Tensor) -> torch.Tensor:
-        """The velocity that implies these clean pictures."""
+        """Return the velocity that implies these clean pictures."""
         return (self.z_BK - clean_BK) / wide(self.sigma_BK, clean_BK)
 
 
@@ -98,7 +98,8 @@ def sds(states: States) -> tuple[torch.Tensor, torch.Tensor]:
 def dmd(states: States) -> tuple[torch.Tensor, torch.Tensor]:
     """|x_student - target|^2 with the constant target x_student + x_teacher(z') - x_student(z').
 
-    z' is x_student with noise, as in `sds`. Both fields judge the same noised picture, so their common error cancels.
+    z' is x_student with noise, as in `sds`. Both fields predict from the same noised picture, so their common error
+    cancels.
     """
     clean_BK = states.implied(states.student, states.z_BK, states.sigma_BK)
     noised = states.noised(clean_BK)
@@ -115,7 +116,7 @@ def consistency(states: States) -> tuple[torch.Tensor, torch.Tensor]:
     velocity_BK = ask(states.teacher, states.z_BK, states.sigma_BK, states.batch)
     later_BK = states.z_BK + wide(states.next_BK - states.sigma_BK, velocity_BK) * velocity_BK
     implied_BK = states.implied(states.student, later_BK, states.next_BK)
-    clean_BK = torch.where(wide(states.next_BK, later_BK) == 0, later_BK, implied_BK)  # the end is clean already
+    clean_BK = torch.where(wide(states.next_BK, later_BK) == 0, later_BK, implied_BK)  # the end is already clean
     return states.towards(clean_BK), states.sigma_BK**2
 
 

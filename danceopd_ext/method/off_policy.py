@@ -1,8 +1,8 @@
-"""Off-policy distillation, a baseline of the paper: states that the student never went to.
+"""Implements off-policy distillation, a baseline of the paper: on states that the student did not visit.
 
 The state is a clean endpoint with noise added, not a point of the student's own rollout. The endpoint is the sample's
-target (the picture of its data) where there is one, else a random one. The authors' release forms the states in the
-same way; it takes fresh noise for each query of a sample, here a sample's queries lie on one straight line.
+clean latents (the picture of its data) if it has them, otherwise a random one. The authors' release makes the states in
+the same way, but draws fresh noise for each query of a sample; here a sample's queries lie on one straight line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def off_policy(step: Step, batch: Batch, teacher: Field, student: Student, share
 
 
 def endpoints(batch: Batch, seed: int, step: int) -> torch.Tensor:
-    """The clean ends [B, ...] in float32: each sample's target, or standard normal numbers where it has none."""
+    """Return the clean ends [B, ...] in float32: each sample's clean latents, otherwise standard normal numbers."""
     drawn = sample_noise(seed, step, batch.indices, batch.latent_shape, "endpoint")
     for row, target in enumerate(batch.clean_latents):
         if target is not None:
@@ -50,6 +50,6 @@ def endpoints(batch: Batch, seed: int, step: int) -> torch.Tensor:
 
 
 def forward_noised(clean: torch.Tensor, noise: torch.Tensor, sigma_BK: torch.Tensor) -> torch.Tensor:
-    """The states [B, K, ...] on the straight line from each clean end to its noise, at noise levels 0..1."""
+    """Return the states [B, K, ...] on the straight line from each clean end to its noise, at noise levels 0..1."""
     sigma = sigma_BK.view(*sigma_BK.shape, *[1] * (clean.ndim - 1))
     return (1 - sigma) * clean.unsqueeze(1) + sigma * noise.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Which states of the rollout are asked about (paper, section "query distribution").
+"""Draws which states of the rollout are queried (paper, section "query distribution").
 
 u in [0, 1) is drawn, 1 being the clean side; the queried index is floor(u * N): 0 is pure noise and N - 1 is the last
 state before the clean end.
@@ -15,7 +15,7 @@ import torch
 
 from danceopd_ext.method.randomness import generator
 
-#: name -> (a, b) of Beta(a, b); None where u is not beta distributed
+#: name -> (a, b) of Beta(a, b); None if u is not beta distributed
 QUERIES: dict[str, tuple[int, int] | None] = {
     "low_noise": (5, 2),
     "mid_noise": (5, 5),
@@ -26,15 +26,15 @@ QUERIES: dict[str, tuple[int, int] | None] = {
 
 
 def beta_order_statistic(a: int, b: int, rng: torch.Generator) -> float:
-    """One number from Beta(a, b) with whole a and b: the a-th smallest of a + b - 1 uniform numbers, exactly."""
+    """Return one number from Beta(a, b) with whole a and b: the a-th smallest of a + b - 1 uniform numbers, exactly."""
     return float(torch.rand(a + b - 1, generator=rng).sort().values[a - 1])
 
 
 @lru_cache
 def index_probabilities(a: int, b: int, num_steps: int) -> tuple[float, ...]:
-    """The probability of each index floor(u * N) for u from Beta(a, b), with whole a and b: in exact fractions.
+    """Return the probability of each index floor(u * N) for u from Beta(a, b), with whole a and b, as exact fractions.
 
-    u is at most x where at least a of a + b - 1 uniform numbers are.
+    u is at most x if at least a of a + b - 1 uniform numbers are.
     """
     n = a + b - 1
 
@@ -46,9 +46,9 @@ def index_probabilities(a: int, b: int, num_steps: int) -> tuple[float, ...]:
 
 
 def distinct_indices(query: str, num_queries: int, num_steps: int, rng: torch.Generator) -> list[int]:
-    """K different indices floor(u * N) in ascending order; one that was drawn before is drawn again.
+    """Return K different indices floor(u * N) in ascending order; a repeated index is drawn again.
 
-    "Again" is drawing among the others at once: with K near N the last of them could take a million tries.
+    It is drawn again from the others directly: with K near N the last index could take a million tries.
     """
     a, b = QUERIES[query]
     chosen = [min(int(beta_order_statistic(a, b, rng) * num_steps), num_steps - 1)]
@@ -60,17 +60,17 @@ def distinct_indices(query: str, num_queries: int, num_steps: int, rng: torch.Ge
 
 
 def stratified_indices(num_queries: int, num_steps: int, place: float) -> list[int]:
-    """One index in each of K equal strata of [0, 1); `place` in [0, 1) is where in its strata the sample looks."""
+    """Return one index in each of K equal strata of [0, 1); `place` in [0, 1) is the sample's place in its strata."""
     return [min(int((k + place) / num_queries * num_steps), num_steps - 1) for k in range(num_queries)]
 
 
 def draw_query_indices(
     query: str, num_queries: int, num_steps: int, *, seed: int, step: int, indices: list[int], total: int
 ) -> torch.Tensor:
-    """The step indices [B, K] in 0..N-1 (ascending) that the samples `indices` of a step's `total` are asked at.
+    """Return the step indices [B, K] in 0..N-1 (ascending) at which samples `indices` of a step's `total` are queried.
 
-    `stratified` also spreads the samples of a step: each looks at another of `total` equal parts of its strata.
-    Raises ValueError when the name is unknown or K is not in 1..N.
+    `stratified` also spreads the samples of a step: each uses another of `total` equal parts of its strata.
+    Raises ValueError if the name is unknown or K is not in 1..N.
     """
     if query not in QUERIES:
         raise ValueError(f'query "{query}" is not one of {", ".join(QUERIES)}')

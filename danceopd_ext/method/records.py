@@ -1,4 +1,4 @@
-"""What goes into an update and what comes out of it, whatever the method.
+"""Defines the inputs and outputs of an update, for all methods.
 
 Shape suffixes: B samples of a batch, K queries a sample, N solver steps.
 """
@@ -17,12 +17,12 @@ from danceopd_ext.method.fields import Condition, Field
 #: takes a loss and adds its gradient to the student's
 Backward = Callable[[torch.Tensor], None]
 
-#: "rollout", "teacher" or "match" -> what that stage of an update runs in, for whoever measures it
+#: "rollout", "teacher" or "match" -> the context in which that stage of an update runs, for measurements
 Stage = Callable[[str], AbstractContextManager]
 
 
 def unmeasured(_stage: str) -> AbstractContextManager:
-    """Let a stage run as it is."""
+    """Run a stage without measuring it."""
     return nullcontext()
 
 
@@ -34,7 +34,7 @@ class MethodOptions:
     query: str = "low_noise"
     num_queries: int = 1
     early_stop: bool = True
-    """Whether a rollout ends at its last queried state; if not, it goes on to the clean end for nothing."""
+    """Whether a rollout ends at its last queried state; if not, it continues to the clean end without effect."""
     rollout_batch_size: int | None = None
     """Samples that roll out together; None takes all samples of the step (halved when memory runs out)."""
     flowopd_group_size: int = 16
@@ -49,9 +49,9 @@ class MethodOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimizer step: how the method runs, and what all its random numbers are drawn from.
+    """One optimizer step: how the method runs, and the seed of all its random numbers.
 
-    `number`: counted from 0 over the whole run. `device`: where latents are made. `stage`: what each stage runs in.
+    `number`: counted from 0 over the whole run. `device`: of the latents. `stage`: the context of each stage.
     """
 
     options: MethodOptions
@@ -63,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """The field that learns, and what takes its losses.
+    """The field that is trained, and what takes its losses.
 
     `backward(loss)` is called once for each piece of the gradient pass, right after the student's forward.
     """
@@ -79,7 +79,7 @@ class Batch:
     `indices`: the samples' places among all `total` samples of the step, over all processes and micro-batches.
     `latent_shape`: without the batch axis. `sigmas`: [N + 1], from 1 (pure noise) to 0 (clean).
     `match_batch_size`: states that hold activations together in the gradient pass.
-    `clean_latents`: each sample's clean latents on the CPU, None where it has none; empty where the method uses none.
+    `clean_latents`: each sample's clean latents on the CPU, None if it has none; empty if the method uses none.
     """
 
     condition: Condition
@@ -108,13 +108,13 @@ class Report:
 
     @property
     def forwards(self) -> int:
-        """All forwards of the update; those of the student's gradient pass have a backward as well."""
+        """Return all forwards of the update; those of the student's gradient pass also have a backward."""
         return self.rollout_forwards + self.teacher_forwards + self.student_forwards
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one batch came to. `loss_B`: each sample's loss, the mean over its elements and queries, on the CPU."""
+    """The outcome of one batch. `loss_B`: each sample's loss, the mean over its elements and queries, on the CPU."""
 
     loss_B: torch.Tensor
     sigma_BK: torch.Tensor

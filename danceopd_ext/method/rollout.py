@@ -1,4 +1,4 @@
-"""The student's own sampler, run no further than the queried states.
+"""Runs the student's own sampler, no further than the queried states.
 
 Shape suffixes: B samples, K queries, N solver steps.
 """
@@ -11,7 +11,7 @@ from danceopd_ext.method.fields import Condition, Field
 
 
 def euler_step(latents: torch.Tensor, velocity: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
-    """One step of the Euler ODE solver on dz/dsigma = v, in float32."""
+    """Take one step of the Euler ODE solver on dz/dsigma = v, in float32."""
     return latents + (sigma_next - sigma) * velocity.float()
 
 
@@ -23,7 +23,7 @@ def rollout(
 
     Index i is the state before solver step i, at `sigmas[i]`; index N is the clean end. A sample leaves the batch as
     soon as its last query is reached, so a sample with last query q costs q forwards instead of N; its states are the
-    same as in a full rollout. Latents stay float32 between steps, whatever the field computes in.
+    same as in a full rollout. Latents stay float32 between steps, whatever dtype the field computes in.
 
     noise: [B, ...], pure noise at sigmas[0]. sigmas: [N + 1], falling to 0. query_BK: [B, K] integers in 0..N.
     """

@@ -1,4 +1,4 @@
-"""Hard routing: one teacher for one step's samples, drawn by weight (paper, section "capability routing")."""
+"""Draws the route of a step by weight: one teacher for all its samples (paper, section "capability routing")."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from danceopd_ext.method.randomness import generator
 
 
 def shares(weights: Mapping[str, float]) -> dict[str, float]:
-    """Route -> weight / sum of weights, by name, without those that are never drawn.
+    """Return route -> weight / sum of weights, by name, without those that are never drawn.
 
-    Raises ValueError when there is no route, a weight is negative, or all are zero.
+    Raises ValueError if there is no route, a weight is negative, or all are zero.
     """
     total = float(sum(weights.values()))
     if any(w < 0 for w in weights.values()) or total <= 0:
@@ -21,10 +21,10 @@ def shares(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def draw_route(weights: Mapping[str, float], seed: int, step: int) -> str:
-    """The route of a step, drawn with probability weight / sum of weights, whatever came before it.
+    """Return the route of a step, drawn with probability weight / sum of weights, independent of earlier steps.
 
-    The order in which the routes are given changes nothing.
-    Raises ValueError when there is no route, a weight is negative, or all are zero.
+    The order of the routes does not matter.
+    Raises ValueError if there is no route, a weight is negative, or all are zero.
     """
     chances = shares(weights)
     total = float(sum(weights.values()))

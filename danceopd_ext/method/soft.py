@@ -1,4 +1,4 @@
-"""Soft routing, an ablation of the paper: the mean of all teachers answers, whatever the route of the data."""
+"""Implements soft routing, an ablation of the paper: the mean of all teachers is the teacher of every route."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def soft(
 ) -> Report:
     """DanceOPD's update (see `update`) on the same data, with the plain mean of the routes' teachers as each teacher.
 
-    A route that is never drawn (weight 0) has no part in the mean. Each sample costs a forward of every teacher.
+    A route that is never drawn (weight 0) is not part of the mean. Each sample needs a forward of every teacher.
     """
     names = list(shares(routes))
     mean = mixture([teachers[name] for name in names], [1.0] * len(names))

@@ -14,7 +14,7 @@ The paper's symbols and their names here:
 | K | `MethodOptions.num_queries` | queried states of a trajectory |
 | u ~ Beta(5, 2) | `MethodOptions.query` = "low_noise" | where on the trajectory; `query_BK` = floor(u N) |
 | sg(z_t) | `z_BK`, made under `torch.no_grad` | no gradient flows through the solver |
-| v_m(z, t, c) | `target_BK`, made by `ask` | what the student shall say there |
+| v_m(z, t, c) | `target_BK`, made by `ask` | what the student should predict there |
 | alpha | `guidance_scale` of `fields.guided` | guidance of a teacher |
 | beta | `student_guidance_scale` of a preset | guidance that the student will be used with |
 
@@ -38,7 +38,7 @@ from danceopd_ext.method.routing import draw_route
 
 
 def velocity_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """The plain mean squared error of two velocities in float32, for each sample: [B]."""
+    """Return the plain mean squared error of two velocities in float32, for each sample: [B]."""
     return torch.nn.functional.mse_loss(student.float(), teacher.float(), reduction="none").flatten(1).mean(dim=1)
 
 
@@ -47,8 +47,8 @@ def update(
 ) -> Report:
     """Accumulate the gradient of one optimizer step and report it.
 
-    `data(route, step.number)` gives this process's samples of the step. The losses that `student.backward` gets add up
-    to the mean over this process's samples.
+    `data(route, step.number)` returns this process's samples of the step. The losses passed to `student.backward` add
+    up to the mean over this process's samples.
     """
     # 1. Route: draw one teacher, and conditions from that teacher's own data only.
     route = draw_route(routes, step.seed, step.number)
@@ -57,7 +57,7 @@ def update(
 
 
 def distil(step: Step, batch: Batch, teacher: Field, student: Student, share: float = 1.0) -> Outcome:
-    """Steps 2 to 5 for samples whose route is known; `share` weighs their mean loss.
+    """Do steps 2 to 5 for samples whose route is known; `share` weights their mean loss.
 
     A trainer that reads its data before it knows the route calls this alone, with `by_route` as the teacher.
     """
@@ -69,7 +69,7 @@ def distil(step: Step, batch: Batch, teacher: Field, student: Student, share: fl
         query_BK, z_BK = query_rollout(step, batch, rolling)
     sigma_BK = batch.sigmas[query_BK].to(z_BK)
 
-    # 4. Ask the teacher for its velocity there.
+    # 4. Query the teacher's velocity there.
     with step.stage("teacher"):
         target_BK = ask(asked, z_BK, sigma_BK, batch)
 
@@ -87,7 +87,7 @@ def distil(step: Step, batch: Batch, teacher: Field, student: Student, share: fl
 
 
 def query_rollout(step: Step, batch: Batch, student: Field) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places [B, K] on the solver's grid; the states [B, K, ...] there of the student's rollout from fresh noise."""
+    """Return places [B, K] on the solver's grid and the states [B, K, ...] there of a rollout from fresh noise."""
     noise = sample_noise(step.seed, step.number, batch.indices, batch.latent_shape).to(step.device)
     query_BK = draw_query_indices(
         step.options.query, step.options.num_queries, step.options.rollout_steps,
@@ -120,7 +120,7 @@ def match(
 
 
 def pieces(batch: Batch, num_queries: int) -> list[tuple[list[int], list[int]]]:
-    """The gradient pass, cut up: the rows and the queries of the states that are matched together."""
+    """Split the gradient pass: yield the rows and the queries of the states that are matched together."""
     size = batch.match_batch_size
     rows, ks = range(len(batch.indices)), range(num_queries)
     states = [(row, k) for first in rows[::size] for k in ks for row in rows[first : first + size]]
@@ -133,7 +133,7 @@ def roll_out_in_chunks(
 ) -> torch.Tensor:
     """Roll out all samples of the batch, `rollout_batch_size` at a time: states [B, K, ...].
 
-    Without the early stop the clean end is one more query, which is thrown away.
+    Without the early stop, the clean end is one more query, which is discarded.
     """
     num_queries = query_BK.shape[1]
     if not options.early_stop:
@@ -147,7 +147,7 @@ def roll_out_in_chunks(
 
 @torch.no_grad()
 def ask(teacher: Field, z_BK: torch.Tensor, sigma_BK: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The teacher's velocities [B, K, ...] in float32."""
+    """Return the teacher's velocities [B, K, ...] in float32."""
 
     num_queries = sigma_BK.shape[1]
 
