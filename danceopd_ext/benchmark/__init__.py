@@ -1,11 +1,11 @@
 """Measures what the package takes in seconds and memory.
 
-An update against the plain way of making the same one (`scripts/benchmark.py`):
+An update compared with the plain way to compute the same one (`scripts/benchmark.py`):
 
 - `random_model`: a random pipeline of a real model's shape, and its teachers
-- `compared_updates`: the package's update and the plain one, with the same gradient
+- `compared_updates`: the package's update and the plain one, which have the same gradient
 - `measure`: seconds, forwards and memory of one of them
-- `command`: both, in turns, each in a process of its own
+- `command`: both in turns, each in its own process
 
 `real_size`: a step on a random model of a real model's size (`scripts/real_size.py`); `lora_memory`: reading a LoRA
 (`scripts/lora_memory.py`).

@@ -1,12 +1,12 @@
-"""Seconds, transformer forwards and memory of an update, ours against the plain way, on this machine.
+"""Measures seconds, transformer forwards and memory of an update, ours and the plain way, on this machine.
 
     python scripts/benchmark.py                                                       # the embedded demo
     python scripts/benchmark.py --model random --family sd3 --size real --updates 3   # SD3.5 medium's size: for a GPU
 
-The plain way: one sample at a time, whole rollouts whatever is asked about, a merged copy of the transformer for every
-teacher, text encoders that stay and encode every prompt of every step. Both ways have the same base, teachers, student,
-prompts, noise and queries, hence the same gradient, which is checked. They take turns, each in a process of its own.
-Random models have text encoders of a few layers, whatever --size says.
+The plain way: one sample at a time, whole rollouts whatever is queried, a merged copy of the transformer for every
+teacher, and text encoders that stay in memory and encode every prompt in every step. Both ways have the same base,
+teachers, student, prompts, noise and queries, so their gradients must be equal, which is checked. They take turns, each
+in its own process. Random models have text encoders with a few layers, for every --size.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, STEPS, Range
 from danceopd_ext.subprocesses import environment
 from danceopd_ext.whole_numbers import whole
 
-SAME = 1e-4  # gradients that differ by a smaller share differ by the order of roundings alone
+SAME = 1e-4  # a smaller relative difference comes from the order of roundings alone
 THREADS = Range(minimum=1, maximum=1024)
 SIZES = {"demo": (64, 32), "small": (128, 8), "real": (1024, 128)}  # pixels, rank of the student
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
-    """The command line, with what depends on the model and the device filled in."""
+    """Return the command line, with defaults that depend on the model and the device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", choices=("demo", "random"), default="demo")
@@ -79,7 +79,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def in_its_own_process(words: Sequence[str], args: argparse.Namespace) -> str:
-    """Start this program again, so that the peak of memory is this work's alone; return its last line."""
+    """Run this program in a new process, so that the peak memory is this work's alone; return its last line."""
     command = [sys.executable, "-m", "danceopd_ext.benchmark", *words]
     own = environment(OMP_NUM_THREADS=str(args.threads))
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=own)
@@ -89,7 +89,7 @@ def in_its_own_process(words: Sequence[str], args: argparse.Namespace) -> str:
 
 
 def take_turns(words: Sequence[str]) -> tuple[dict[str, list[Measurement]], float]:
-    """Way -> its measurements, and the difference of the gradients."""
+    """Return way -> its measurements, and the difference of the gradients."""
     args = arguments(words)
     found: dict[str, list[Measurement]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def take_turns(words: Sequence[str]) -> tuple[dict[str, list[Measurement]], floa
 
 
 def difference(folder: Path) -> float:
-    """|plain - ours| / |plain| of the gradients in the folder."""
+    """Return |plain - ours| / |plain| of the gradients in the folder."""
     plain, ours = (load_file(folder / f"{way}.gradient") for way in WAYS)
     gap = sum(float((plain[name] - ours[name]).double().square().sum()) for name in plain.keys() | ours.keys())
     return (gap / sum(float(value.double().square().sum()) for value in plain.values())) ** 0.5
@@ -115,7 +115,7 @@ def number(value: float) -> str:
 
 
 def table(found: Mapping[str, list[Measurement]]) -> str:
-    """Medians as Markdown; of the seconds also the range."""
+    """Return the medians as Markdown; for the seconds also the range."""
     lines = ["| | plain | ours | plain / ours |", "|---|---:|---:|---:|"]
     for key, title in ROWS.items():
         values = [[measurement[key] for measurement in found[way]] for way in WAYS]
@@ -127,14 +127,14 @@ def table(found: Mapping[str, list[Measurement]]) -> str:
 
 
 def main(words: Sequence[str]) -> None:
-    """Measure both ways and print the table; `--worker` is one measurement in a process of its own."""
+    """Measure both ways and print the table; `--worker` is one measurement in its own process."""
     args = arguments(words)
     if args.worker:
         print(make_random(args) if args.worker == "make" else json.dumps(measure(args, args.worker)))
         return
     found, error = take_turns(words)
     checked = "of the measured model"
-    if args.precision != "no":  # bfloat16 rounds a merged teacher and one with an adapter differently
+    if args.precision != "no":  # bfloat16 rounds a merged teacher and a teacher with an adapter differently
         checked = "in float32" + (", of a small model" if args.size == "real" else "")
         small = ["--precision", "no", "--size", "small", "--resolution", "0", "--rank", "0", "--micro-batch", "0"]
         _, error = take_turns([*words, *small, "--updates", "1", "--repeats", "1"])

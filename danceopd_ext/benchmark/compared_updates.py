@@ -1,4 +1,4 @@
-"""The two ways of making the same update: the package's own, and the plain one."""
+"""Computes the same update in two ways: the package's own, and the plain one."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Task:
     autocast: Autocast
 
     def add_student(self, adapters: Adapters) -> None:
-        """Put the student on the base: the mean of its teachers, so that there is something to roll out."""
+        """Put the student on the base: the mean of its teachers, so that its rollouts differ from the base's."""
         start = compress(merge(list(self.teachers.values()), "average"), self.rank)
         layers, rank = list(self.layers), self.rank
         adapters.add_student(STUDENT, rank, float(rank), layers, generator=generator(self.data.seed), init=start)
 
 
 class Ours:
-    """The package's: prompts encoded once, one transformer with adapters, the method's own update."""
+    """The package's way: prompts encoded once, one transformer with adapters, the method's own update."""
 
     def __init__(self, task: Task, folder: str):
         model = task.model
@@ -83,7 +83,7 @@ class Ours:
 
 
 class Plain:
-    """One sample at a time, whole rollouts, a merged transformer for each teacher, text encoders always there."""
+    """The plain way: one sample at a time, whole rollouts, a merged transformer per teacher, loaded text encoders."""
 
     def __init__(self, task: Task, folder: str):
         model, self.plan, self.autocast = task.model, task.data, task.autocast
@@ -114,7 +114,7 @@ class Plain:
 
     @torch.no_grad()
     def roll_out(self, field: Field, noise: torch.Tensor, condition: TextConditions) -> list[torch.Tensor]:
-        """Every state of the student's trajectory, from noise to the clean end."""
+        """Return every state of the student's trajectory, from noise to the clean end."""
         states = [noise]
         for sigma, after in zip(self.sigmas[:-1], self.sigmas[1:], strict=True):
             velocity = field(states[-1], torch.full((1,), sigma, device=self.device), condition)
@@ -141,7 +141,7 @@ class Plain:
 
 
 def merged(base: torch.nn.Module, lora: Lora) -> torch.nn.Module:
-    """A copy of the base that is the teacher: no adapters to compute."""
+    """Return a merged copy of the base for the teacher: it computes no adapters."""
     teacher = copy.deepcopy(base)
     for layer, change in lora.modules.items():
         weight = teacher.get_submodule(layer).weight

@@ -1,9 +1,9 @@
-"""Measure what reading a LoRA of real size takes: `python scripts/lora_memory.py`.
+"""Measures memory and time to read a LoRA of real size: `python scripts/lora_memory.py`.
 
 Makes files of the layers of a 6 B transformer (3,840 wide, 34 blocks of 7 linear layers) with random values in
-bfloat16, one of each kind, and reads and inspects each in a process of its own. Memory is the process' peak beside
-what importing the package takes, as a multiple of the file's size. The first process stays small: Linux counts its
-memory to the peak of those that it starts.
+bfloat16, one of each kind, and reads and inspects each in its own process. Memory is the process's peak minus the
+imports, as a multiple of the file's size. The first process stays small, because Linux adds its memory to the peak of
+the processes that it starts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KINDS = ("lokr_full", "lokr_fused", "loha_32", "lora_32", "dora_32")
 
 
 def parts_of(kind: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of one layer's tensors."""
+    """Return the shapes of one layer's tensors."""
     if kind.startswith("lokr"):
         return {"lokr_w1": (8, 8), "lokr_w2": (outputs // 8, inputs // 8), "alpha": ()}
     if kind.startswith("loha"):
@@ -64,7 +64,7 @@ def write(kind: str, path: Path) -> None:
 
 
 def measure(what: str, path: Path) -> dict[str, float]:
-    """Read or inspect in this process; its peak memory beside the imports, in MiB, and seconds."""
+    """Read or inspect in this process; return its peak memory above the imports, in MiB, and seconds."""
     from danceopd_ext.lora.file_summary import describe
     from danceopd_ext.lora.lora_file import open_lora_file
     from danceopd_ext.lora.read import read_lora
@@ -81,13 +81,13 @@ def measure(what: str, path: Path) -> dict[str, float]:
 
 
 def _run(*arguments: object) -> str:
-    """This program in a process of its own; returns what it prints."""
+    """Run this program in its own process; return what it prints."""
     command = [sys.executable, "-m", "danceopd_ext.benchmark.lora_memory", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8", env=environment()).stdout
 
 
 def main(words: Sequence[str]) -> None:
-    """Measure each kind and print the table; `--write` and `--measure` are parts in processes of their own."""
+    """Measure each kind and print the table; `--write` and `--measure` run in their own processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--write", nargs=2, metavar=("KIND", "FILE"), help=argparse.SUPPRESS)

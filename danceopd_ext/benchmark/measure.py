@@ -19,7 +19,7 @@ from danceopd_ext.demo import LORAS, PIPELINE, PROMPTS
 from danceopd_ext.engine.model import find_model
 from danceopd_ext.lora.read import read_lora
 
-#: as the defaults of a preset
+#: the defaults of a preset
 SEED, LEARNING_RATE, MAX_GRAD_NORM = 42, 2e-4, 1.0
 
 Measurement = dict[str, float]  # the keys of ROWS
@@ -32,7 +32,7 @@ ROWS = {
 
 
 def task_of(args: argparse.Namespace, accelerator: Accelerator) -> Task:
-    """Two LoRAs as teachers, each with its prompts, and a student that starts as their mean."""
+    """Return two LoRAs as teachers, each with its prompts, and a student that starts as their mean."""
     demo = args.model == "demo"
     place = str(PIPELINE if demo else args.folder / "pipeline")
     model = find_model(place, None, None, device=accelerator.device, precision=args.precision)
@@ -53,7 +53,7 @@ def task_of(args: argparse.Namespace, accelerator: Accelerator) -> Task:
 
 
 def measure(args: argparse.Namespace, way: str) -> Measurement:
-    """Build one way and run it. The first update is not timed, and leaves its gradient in the folder."""
+    """Build one way and run it. The first update is not timed; its gradient is saved in the folder."""
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.allow_tf32 = False
     imports_mb, began = machine.peak_memory_mb(torch.device(args.device)), time.perf_counter()

@@ -1,6 +1,6 @@
-"""A random pipeline of a real model's shape, and two random LoRA teachers of it.
+"""Makes a random pipeline with a real model's shape, and two random LoRA teachers for it.
 
-Memory and speed do not depend on the values of weights. The text encoders have a few layers only, of the widths that
+Memory and speed do not depend on the values of weights. The text encoders have only a few layers, with the widths that
 the transformer expects.
 """
 
@@ -39,7 +39,7 @@ TRANSFORMERS: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def text_encoders(family: str, real: bool) -> dict[str, Any]:
-    """The text part of a pipeline: few layers, of the widths that the transformer expects."""
+    """Return the text part of a pipeline: few layers, with the widths that the transformer expects."""
     if family == "z_image":
         shape = dict.fromkeys(("hidden_size", "intermediate_size"), 2560 if real else 64) | {"num_hidden_layers": 3}
         config = transformers.Qwen3Config(vocab_size=64, num_attention_heads=2, num_key_value_heads=2, **shape)

@@ -1,10 +1,10 @@
-"""Train a few steps on a random model of a real model's size, and say what a step takes in memory and seconds.
+"""Trains a few steps on a random model of a real model's size, and reports memory and seconds per step.
 
     python scripts/real_size.py --family z_image --teachers lora,lokr --steps 4
     python scripts/real_size.py --family z_image --size small --steps 2 -- --gradient_checkpointing false
 
-The trainer is the real one, with a preset as a creator would write it. What stands behind `--` is passed on to it.
-Only the weights are random: memory and speed do not depend on their values. The model stays in --folder for the next
+The trainer is the real one, with a preset as a creator would write it; arguments after `--` are passed to it. Only the
+weights are random: memory and speed do not depend on their values. The model stays in --folder for the next
 run. Teachers: `lora` (of the student's rank) and `lokr` (LyCORIS' Kronecker form at full rank, as ai-toolkit writes).
 """
 
@@ -59,14 +59,14 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def make_model(args: argparse.Namespace, folder: Path) -> None:
-    """Write the random pipeline and its LoRA teacher, unless they are there."""
+    """Write the random pipeline and its LoRA teacher, unless they exist."""
     if not (folder / LORAS["checkered"].name).is_file():
         words = ["--model", "random", "--family", args.family, "--size", args.size, "--device", args.device]
         make_random(benchmark_arguments([*words, "--rank", str(args.rank), "--folder", str(folder)]))
 
 
 def write_lokr(folder: Path) -> Path:
-    """A LoKr of full rank on the layers of the LoRA teacher."""
+    """Write a LoKr of full rank on the layers of the LoRA teacher."""
     tensors: dict[str, torch.Tensor] = {}
     with safe_open(folder / LORAS["hollow"].name, "pt") as lora:
         for key in lora.keys():  # noqa: SIM118 - a safetensors file is no mapping
@@ -100,7 +100,7 @@ def write_preset(args: argparse.Namespace, folder: Path) -> Path:
 
 
 def report(log: Path) -> str:
-    """What the log says of the steps after the first: medians, and the peak of memory."""
+    """Return medians and peak memory of the steps after the first, from the log."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = [row for row in rows if "seconds" in row][1:]
     seconds, forwards = (statistics.median(row[key] for row in steps) for key in ("seconds", "forwards"))
@@ -112,7 +112,7 @@ def report(log: Path) -> str:
 
 
 def main(words: Sequence[str]) -> None:
-    """Make the model, train, and print what a step took. Exits with the trainer's code if that is not 0."""
+    """Make the model, train, and print the cost of a step. Exits with the trainer's code if that is not 0."""
     args = arguments(words)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)

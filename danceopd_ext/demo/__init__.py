@@ -1,12 +1,12 @@
-"""The embedded demo: a small world with exact checks, and a small pretrained Z-Image pipeline that draws and edits it.
+"""Contains the embedded demo: a small world with exact checks, and a small Z-Image pipeline that draws and edits it.
 
 - `scene`, `world`: scenes, captions, pictures, reading pictures back, skills
 - `kinds`, `edits`: the paper's benchmark in this world, six kinds of prompts (GenEval) and six of edits (GEditBench)
 - `edit_check`, `kind_scores`: the scores of edited pictures, and the averages of a model
-- `near_misses`, `disturbances`, `check_report`: tries these checks on pictures that are nearly right
+- `near_misses`, `disturbances`, `check_report`: tests these checks on pictures that are nearly right
 - `route_files`: writes the benchmark's prompts and edits as training data; `quickstart_data`: the quickstart's
 - `omni_draw`, `omni_score`: draws and edits with the pipeline, and scores that by the checks
-- `report_tasks`, `report`: what the quickstart leaves: scores of every model, and a picture grid
+- `report_tasks`, `report`: the quickstart's results: scores of every model, and a picture grid
 - `pretrain`: how `pipeline/`, `loras/` and `style/` were made (see `scripts/demo_pretrain.py`)
 
 `loras/local_edit`, `loras/global_edit` and `style/` (a whole transformer that draws outlines) are for

@@ -1,4 +1,4 @@
-"""The words of the benchmark beyond those of the four skills, which `pretrain.pipeline.vocabulary` lists.
+"""Lists the words of the benchmark beyond those of the four skills, which `pretrain.pipeline.vocabulary` lists.
 
 The captions of `kinds` and the instructions of `edits` are made of both.
 """

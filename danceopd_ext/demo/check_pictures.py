@@ -1,4 +1,4 @@
-"""Pictures to look at: examples of every kind of the benchmark, right and wrong, with the verdict of the checks."""
+"""Draws example pictures of every kind of the benchmark, right and wrong, with the verdict of the checks."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Tries the checks of `kinds` and `edits` on pictures that are right and on pictures that are nearly right.
+"""Tests the checks of `kinds` and `edits` on pictures that are right and on pictures that are nearly right.
 
 Run as `python -m danceopd_ext.demo.check_report [--samples N] [--seed N] [--out FOLDER]`. Prints how many right
 pictures are rejected (must be none) and how many near misses are accepted (must be none), and at which strength a

@@ -1,4 +1,4 @@
-"""Pictures of the demo world, spoilt: shifted, blended, cut, blurred, noisy, spotted or in a near tone, as models do.
+"""Disturbs pictures of the demo world as models do: shifts, blends, cuts, blur, noise, spots and near tones.
 
 Pictures are uint8 [32, 32, 3].
 """

@@ -1,4 +1,4 @@
-"""The six kinds of GEditBench that the paper reports, in the demo world: instructions, with their sources and targets.
+"""Defines the paper's six kinds of GEditBench in the demo world: instructions, with their sources and targets.
 
 Local edits change one object: subject add, subject replace, colour alter, subject remove. Global edits change the
 whole picture: background change (its colour), and style change (filled or outlined shapes, plain or checkered

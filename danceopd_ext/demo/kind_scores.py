@@ -1,4 +1,4 @@
-"""Scores of a model on the benchmark: a number per kind, and the averages that the paper reports."""
+"""Computes a model's scores on the benchmark: a number per kind, and the averages that the paper reports."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

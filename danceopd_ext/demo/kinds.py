@@ -1,4 +1,4 @@
-"""The six kinds of GenEval in the demo world: what a text-to-image model is asked, and whether a picture shows it.
+"""Defines the six kinds of GenEval in the demo world: the prompts, and whether a picture shows them.
 
 The paper reports single object, two objects, counting, colours, position and colour attribution. As in GenEval a
 caption is a statement that is true of many pictures: what it does not say (a place, a colour, further objects) is

@@ -1,4 +1,4 @@
-"""Scenes that are nearly right: what the checks of `kinds` and `edits` must reject, made without asking them.
+"""Makes scenes that are nearly right, which the checks of `kinds` and `edits` must reject.
 
 Every function gives names -> a scene that is wrong in exactly the way that its name says, where there is one.
 """

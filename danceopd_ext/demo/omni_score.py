@@ -1,4 +1,4 @@
-"""Scores of an editing pipeline on held-out prompts and edits, by the exact checks of the benchmark."""
+"""Scores an editing pipeline on held-out prompts and edits, by the exact checks of the benchmark."""
 
 from __future__ import annotations
 

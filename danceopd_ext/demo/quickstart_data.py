@@ -1,4 +1,4 @@
-"""Makes what the route `edit` of presets/quickstart.toml is trained on: instructions with their source pictures.
+"""Makes the training data of the route `edit` in presets/quickstart.toml: instructions with their source images.
 
 Run as `python -m danceopd_ext.demo.quickstart_data`, in the project's folder; `scripts/quickstart.py` does.
 """

@@ -1,4 +1,4 @@
-"""Scores what the quickstart trained beside its sources: report.json, grid.png and a table.
+"""Scores the quickstart's result and its teachers: writes report.json and grid.png, and prints a table.
 
 Scored on prompts and edits that training did not see (`test` split), by the world's exact checks. The same prompts,
 sources and noise are given to every model. Run as `python -m danceopd_ext.demo.report FOLDER [name=seconds ...]`.

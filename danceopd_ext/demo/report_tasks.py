@@ -1,4 +1,4 @@
-"""What the quickstart's models are scored on: prompts, edits and source pictures that training did not see."""
+"""Makes the tasks that score the quickstart's models: prompts, edits and source images that training did not see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes what routes are trained on: prompt files with the pictures that they need.
+"""Writes the training data of routes: prompt files with the pictures that they need.
 
 All are of the training split; see `demo.splits`.
 """

@@ -1,4 +1,4 @@
-"""What a picture of the demo world can show: up to four objects in a 2x2 grid of cells on a background."""
+"""Describes what a picture of the demo world shows: up to four objects in a 2x2 grid of cells on a background."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which texts of the demo world are for training, and which are kept for the evaluation."""
+"""Splits the texts of the demo world into training and evaluation."""
 
 import hashlib
 from typing import Literal

@@ -1,4 +1,4 @@
-"""A small world of pictures: every caption has one picture, and every picture can be read back exactly.
+"""Draws a small world of pictures and reads them back exactly: every caption has one picture.
 
 A scene is up to four objects in a 2x2 grid of cells on a background. Shapes in the arrays below:
 N images, H = W = 32 pixels, C = 4 cells, B backgrounds, K contents of a cell, P = 768 numbers of a cell.

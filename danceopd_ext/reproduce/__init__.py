@@ -1,16 +1,16 @@
-"""The paper's tables in the demo world, by one command (`scripts/reproduce.py`).
+"""Reproduces the paper's tables in the demo world with one command (`scripts/reproduce.py`).
 
 - `budgets`: how much is trained and drawn
 - `pretrained`: the base and the teachers
 - `tables`: every table, as a list of runs
 - `plan`: a table with its seeds, `presets`: a run -> a preset of the native trainer
-- `runner`: trains what is missing, resumes what was cut off
+- `runner`: trains what is missing, resumes what was interrupted
 - `evaluate`: draws with a model and scores the drawings by the world's exact checks
-- `entries`, `summary`, `stats`: the raw numbers, their means over seeds, and how sure these are
-- `markdown`, `plots`, `grids`, `table_files`: what is written; `join_tables`: rows that were made apart into one table
-- `side_experiments`: a table with other settings, as its page and numbers alone
-- `claims`, `page`: the paper's claims beside what came out
-- `command`: all of it, in order
-- `repeats`, `seconds`: how much of a model's faults is chance; what a step of each row takes
-- `dispatch`: what the first word of the command line starts
+- `entries`, `summary`, `stats`: the raw numbers, their means over seeds, and their uncertainty
+- `markdown`, `plots`, `grids`, `table_files`: the output; `join_tables`: joins rows that were made separately
+- `side_experiments`: tables with other settings, as a page and numbers
+- `claims`, `page`: the paper's claims compared with the results
+- `command`: all of these, in order
+- `repeats`, `seconds`: how many of a model's errors are chance; the cost of a step of each row
+- `dispatch`: chooses the command by the first word of the command line
 """

@@ -1,4 +1,4 @@
-"""How much a reproduction trains and draws, and from what."""
+"""Defines how much a reproduction trains and draws, and from which data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Budget:
     steps: int
     """optimizer steps of every run"""
     samples: int
-    """samples of a step, over all routes and trajectories; a multiple of twice `group`"""
+    """samples per step, over all routes and trajectories; a multiple of twice `group`"""
     rank: int
     """of the student"""
     rollout: int

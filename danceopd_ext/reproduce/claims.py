@@ -1,4 +1,4 @@
-"""What the paper claims, as differences that a table can show; the verdicts are computed from the tables alone.
+"""Lists the paper's claims as differences that a table can show, and computes the verdicts from the tables.
 
 The paper's figures are GEditBench-EN averages (0 to 10), GenEval overall scores (0 to 1), and shares of a gap.
 """
@@ -13,7 +13,7 @@ from danceopd_ext.reproduce.summary import WORST, Line
 from danceopd_ext.reproduce.tables import DANCEOPD, OBJECTIVES
 
 EDIT, T2I, STYLE = "edit average", "t2i overall", "style overall"
-#: how far apart scores may lie that a claim calls about the same
+#: the largest difference of scores that count as about the same
 BAND = 0.05
 AT_THE_TOP = f"{OPEN}: no room above"
 Part = tuple[float, str, str]
@@ -33,7 +33,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim beside what came out: our figures in words, and what they say."""
+    """A claim and its result: our figures in words, and the verdict."""
 
     claim: Claim
     ours: str
@@ -41,7 +41,7 @@ class Verdict:
 
 
 def judge(claim: Claim, lines: Sequence[Line]) -> Verdict:
-    """The verdict of a table's lines on a claim; not resolved where a model or column is not among them."""
+    """Return the verdict of a table's lines on a claim; not resolved if a model or column is missing."""
     found: dict[tuple[str, str], Stat] = {}
     for line in lines:
         columns: Mapping[str, Stat] = {**line.scores, "forwards": line.forwards}
@@ -59,7 +59,7 @@ def judge(claim: Claim, lines: Sequence[Line]) -> Verdict:
 
 
 def nothing_above(parts: Sequence[tuple[float, Stat]]) -> bool:
-    """Whether the claim could not hold even if the models that it puts above had a score of 1."""
+    """Return whether the claim could not hold even if the better models had a score of 1."""
     if any(one.pictures is None for _, one in parts):
         return False
     best = [(factor, perfect(one) if factor > 0 else one) for factor, one in parts]
@@ -68,7 +68,7 @@ def nothing_above(parts: Sequence[tuple[float, Stat]]) -> bool:
 
 
 def figure(one: Stat) -> str:
-    """A number with its spread, as short as it may be."""
+    """Return a number with its spread, as short as possible."""
     text = f"{one.mean:,.0f}" if one.mean > 100 else f"{one.mean:.3f}"
     return text if one.std is None else f"{text} ± {one.std:.3g}"
 

@@ -1,4 +1,4 @@
-"""`scripts/reproduce.py TABLE`: trains what is missing, draws, scores, and writes the table."""
+"""Trains what is missing, draws, scores, and writes a table: `scripts/reproduce.py TABLE`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
-    """Reproduce one table. Raises UserError for missing sources and TrainingError for runs that did not finish.
+    """Reproduce one table. Raises UserError for missing models and TrainingError for runs that did not finish.
 
     `start` replaces the process that a run is trained in.
     """
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
     table = with_base_route(table) if args.base_route else table
     pretrained = find_pretrained(args.sources, table.needed)
     plan = plan_table(table, budget, training_seeds(table, args.seeds), pretrained, args.out)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl+C: end the trainings too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # like Ctrl+C: end the trainings too
     train_missing(plan.runs, args.jobs, start)
     evaluate_missing([one.job for one in plan.drawn], args.jobs)
     facts, results = facts_of(args.budget, budget, plan, keys), args.results or args.out / "results"
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None, start: Start | None = None) -> None:
 
 
 def only(table: Table, labels: Sequence[str] | None) -> Table:
-    """The table with some of its trained rows; sources stay. Raises UserError for a label that it does not have."""
+    """Return the table with some of its trained rows and all others. Raises UserError for an unknown label."""
     trained = [row.label for row in table.rows if row.pretrained is None]
     unknown = [label for label in labels or [] if label not in trained]
     if unknown:
@@ -127,7 +127,7 @@ def only(table: Table, labels: Sequence[str] | None) -> Table:
 
 
 def keys_of(texts: Sequence[str] | None) -> dict[str, object]:
-    """The keys and values of --set. Raises UserError for what is no key or none of its values."""
+    """Return the keys and values of --set. Raises UserError for an unknown key or a wrong value."""
     found = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
@@ -141,14 +141,14 @@ def keys_of(texts: Sequence[str] | None) -> dict[str, object]:
 
 
 def with_keys(table: Table, keys: Mapping[str, object]) -> Table:
-    """The table with the same keys for all of its trainings; they win over a method's own."""
+    """Return the table with the same keys for all of its trainings; they override a method's own."""
     return replace(
         table, rows=tuple(replace(row, keys={**row.keys, **keys}) if row.teachers else row for row in table.rows)
     )
 
 
 def with_base_route(table: Table) -> Table:
-    """The table with one more route, of the base, which draws from text. Raises UserError where there is one."""
+    """Return the table with a route of the base, which draws from text. Raises UserError if it has one."""
     if any({} in row.teachers.values() for row in table.rows):
         raise UserError(f"--base_route: this table already has a route of the base ({table.title}).")
     rows = tuple(replace(row, teachers={"t2i": {}, **row.teachers}) if row.teachers else row for row in table.rows)
@@ -156,7 +156,7 @@ def with_base_route(table: Table) -> Table:
 
 
 def facts_of(name: str, budget: Budget, plan: Plan, keys: Mapping[str, object]) -> dict[str, Any]:
-    """What a table was made with; `name`: of the budget."""
+    """Return the settings of a table; `name`: of the budget."""
     return {
         "budget": name,
         "sizes": asdict(budget),

@@ -1,4 +1,4 @@
-"""The commands of `scripts/reproduce.py`: a table's name makes that table; others are join, repeats and seconds."""
+"""Chooses the command of `scripts/reproduce.py`: a table's name, or join, repeats or seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from danceopd_ext.reproduce import command, join_tables, repeats, seconds
 
-#: first word -> what does the rest; command.OTHERS describes them
+#: first word -> its command; command.OTHERS describes them
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "join": join_tables.main,
     "repeats": repeats.main,
@@ -15,7 +15,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 
 def main(argv: Sequence[str]) -> None:
-    """Do what the first word names; without a command's name the words make a table. Raises UserError."""
+    """Run the command that the first word names; otherwise make a table. Raises UserError."""
     if argv and argv[0] in COMMANDS:
         COMMANDS[argv[0]](argv[1:])
     else:

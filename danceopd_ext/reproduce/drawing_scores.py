@@ -1,7 +1,7 @@
-"""The score of every single drawing, and what a model's columns would be with other drawings of the same kinds.
+"""Keeps the score of every single drawing, and computes a model's columns for other drawings of the same kinds.
 
 All models draw the same prompts from the same noise, and a hard prompt is hard for all of them. So other drawings are
-tried for all models at once (the bootstrap): the difference of two models is surer than either of them.
+tried for all models at once (the bootstrap): the difference of two models is more certain than either score.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Marks = Mapping[str, np.ndarray]
 
 
 def write_marks(file: Path, marks: Sequence[Marks]) -> None:
-    """The marks of a table's entries, in their order, as .npz: measure -> [entries, kinds, drawings]."""
+    """Write the scores of a table's entries, in their order, as .npz: measure -> [entries, kinds, drawings]."""
     with whole_file(file) as part, open(part, "wb") as handle:
         np.savez_compressed(handle, **{measure: np.stack([one[measure] for one in marks]) for measure in marks[0]})
 
 
 def read_marks(file: Path) -> list[dict[str, np.ndarray]]:
-    """The marks of `write_marks`."""
+    """Return the scores of `write_marks`."""
     with np.load(file) as arrays:  # no pickles: numpy's default
         return [dict(zip(arrays, some, strict=True)) for some in zip(*arrays.values(), strict=True)]
 
 
 def redrawn(entries: Sequence[Entry], marks: Sequence[Marks]) -> dict[Model, dict[str, np.ndarray]]:
-    """Model -> column -> its mean over seeds for each choice of drawings: [TIMES].
+    """Return model -> column -> its mean over seeds for each choice of drawings: [TIMES].
 
     The n-th choice is the same for every model.
     """

@@ -1,4 +1,4 @@
-"""Routes whose target pictures their teachers drew: what joint training learns from where nobody has the true ones."""
+"""Draws the target pictures of a route with its teacher, for joint training without true targets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SEED = 20261201
 
 
 def with_drawn_targets(prompts: Path, teacher: Mapping[str, object], pretrained: Pretrained, steps: int) -> Path:
-    """A copy of a route's prompt file and pictures, beside it, with each target as the teacher draws it.
+    """Return a copy of a route's prompt file and pictures, in which the teacher drew each target.
 
-    `teacher`: with names of sources for files, as in `tables`; without guidance. `steps`: solver steps. Made once.
+    `teacher`: with names of models for files, as in `tables`; without guidance. `steps`: solver steps. Made once.
     """
     name = str(teacher.get("lora") or teacher.get("checkpoint") or BASE)
     digests = "-".join(pretrained.digest(one) for one in dict.fromkeys((BASE, name)))

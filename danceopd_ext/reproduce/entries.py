@@ -1,4 +1,4 @@
-"""The raw numbers of a table, a line for each model, seed and guidance; and the CSV file that holds them."""
+"""Reads and writes the raw numbers of a table as CSV: one line for each model, seed and guidance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FACTS = ("label", "group", "seed", "alpha", "beta", "forwards", "backwards", "se
 
 @dataclass(frozen=True)
 class Entry:
-    """One line. `seed`: of the training; None where there was none. `values`: column ("edit average") -> 0..1."""
+    """One line. `seed`: of the training; None if it was not trained. `values`: column ("edit average") -> 0..1."""
 
     label: str
     values: dict[str, float] = field(default_factory=dict)
@@ -27,12 +27,12 @@ class Entry:
     forwards: int = 0
     """samples through the transformer in training"""
     backwards: int = 0
-    """those of the forwards that had a backward as well"""
+    """those of the forwards that also had a backward"""
     seconds: float = 0.0
 
 
 def write_entries(file: Path, entries: Sequence[Entry]) -> None:
-    """A CSV that `read_entries` reads back exactly."""
+    """Write a CSV that `read_entries` reads back exactly."""
     columns = list(dict.fromkeys(column for entry in entries for column in entry.values))
     with whole_file(file) as part, open(part, "w", encoding="utf-8", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
@@ -44,7 +44,7 @@ def write_entries(file: Path, entries: Sequence[Entry]) -> None:
 
 
 def read_entries(file: Path) -> list[Entry]:
-    """The lines of `write_entries`. Raises UserError for a file that is missing or of another form."""
+    """Return the lines of `write_entries`. Raises UserError for a file that is missing or has another format."""
     try:
         return [_entry(row) for row in read_csv(file, "table of numbers")]
     except (KeyError, ValueError) as error:

@@ -25,9 +25,9 @@ from danceopd_ext.files import whole_file
 from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.reproduce.summary import MEASURES, averages_of
 
-#: of the noise of drawings and of the choice of edits, in the tables; nothing was tuned on this choice
+#: seed of the drawings' noise and the choice of edits in the tables; nothing was tuned on this choice
 SEED = 20261123
-#: the same of drawings that settings are chosen by
+#: the same for drawings that settings are chosen by
 TUNING_SEED = 20260801
 #: processes that Windows can wait for
 MOST = 61
@@ -35,7 +35,7 @@ MOST = 61
 
 @dataclass(frozen=True)
 class Job:
-    """One model, drawn in one way. `result`: the JSON file; pictures and marks of single drawings lie beside it.
+    """One model, drawn in one way. `result`: the JSON file; pictures and drawings' scores are in the same folder.
 
     `lora` or `checkpoint` (the folder of a transformer) or neither: the base.
     """
@@ -75,7 +75,7 @@ def evaluate(job: Job) -> None:
     """Write the scores {measure: {column: 0..1}}; and one picture of each kind, and the scores of all, as .npz."""
     silence_libraries()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads of so small a model only wait for each other
+    torch.set_num_threads(1)  # more threads do not help such a small model
     try:
         pipeline = load(job.pipeline, job.checkpoint)
         use_loras(pipeline, {"model": Path(job.lora)} if job.lora else {}, {"model": 1.0} if job.lora else {})
@@ -121,7 +121,7 @@ def measure(pipeline: ZImageOmniPipeline, name: str, job: Job) -> Measured:
 
 @lru_cache(maxsize=2)
 def load(pipeline: str, checkpoint: str | None) -> ZImageOmniPipeline:
-    """The pipeline, with another transformer if one is given."""
+    """Return the pipeline, with another transformer if one is given."""
     found = load_omni(pipeline)
     if checkpoint:
         found.transformer = type(found.transformer).from_pretrained(
@@ -132,7 +132,7 @@ def load(pipeline: str, checkpoint: str | None) -> ZImageOmniPipeline:
 
 @lru_cache(maxsize=8)
 def conditions(pipeline: str, name: str, tested: int, seed: int) -> list:
-    """What every model is asked, encoded once."""
+    """Return the conditions for all models, encoded once."""
     encoder = load(pipeline, None)
     if name == "edit":
         return encode_asked(encoder, held_out_edits(tested, seed))

@@ -1,4 +1,4 @@
-"""The picture grid of a table: one drawing of each kind by every model, with marks for right and wrong."""
+"""Draws the picture grid of a table: one drawing of each kind by every model, marked right or wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCE = "source"
 def draw_pictures(
     files: Mapping[str, Path], measures: Sequence[str], tested: int, seed: int, file: Path, title: str
 ) -> None:
-    """Write the grid as PNG. `files`: model -> the pictures that its evaluation with `seed` left."""
+    """Write the grid as PNG. `files`: model -> the pictures of its evaluation with `seed`."""
     blank = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), PAPER, np.uint8)
     asked: list[str] = []
     sources: list[np.ndarray] = []

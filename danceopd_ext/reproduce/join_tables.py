@@ -1,4 +1,4 @@
-"""`scripts/reproduce.py join`: puts rows that were made apart (with --only, on another day or machine) into a table."""
+"""Joins rows that were made separately (with --only, on another day or machine): `scripts/reproduce.py join`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from danceopd_ext.reproduce.page import facts_of, write_page
 from danceopd_ext.reproduce.table_files import write_files
 from danceopd_ext.reproduce.tables import TABLES
 
-#: sizes of a budget that say which rows there are, and nothing of a row
+#: sizes of a budget that decide which rows exist, but nothing about a row
 WHICH_ROWS = ("queries", "rollouts", "scales")
-#: versions that decide no number
+#: versions that affect no number
 ELSEWHERE = ("platform", "cores", "python")
 
 
@@ -38,7 +38,7 @@ class Made:
 
 
 def read(name: str, folder: Path) -> Made:
-    """Raises UserError where the folder does not have the table."""
+    """Raise UserError if the folder does not contain the table."""
     try:
         marks = read_marks(folder / f"{name}-marks.npz")
         return Made(folder, facts_of(name, folder), read_entries(folder / f"{name}.csv"), marks)
@@ -48,7 +48,7 @@ def read(name: str, folder: Path) -> Made:
 
 
 def check_alike(one: Made, other: Made) -> None:
-    """Raise UserError, naming the first difference, where the rows of two tables cannot be compared."""
+    """Raise UserError, naming the first difference, if the rows of two tables cannot be compared."""
     for key, value in _comparable(one.facts).items():
         theirs = _comparable(other.facts).get(key)
         if theirs != value:
@@ -94,7 +94,7 @@ def join(name: str, one: Made, other: Made) -> Path:
 
 
 def join_grids(file: Path, other: Path) -> None:
-    """The second picture to the right of the first, their last rows level."""
+    """Return the second picture to the right of the first, with their last rows aligned."""
     pictures = [Image.open(path).convert("RGB") for path in (file, other)]
     height = max(picture.height for picture in pictures)
     joined = Image.new("RGB", (sum(picture.width for picture in pictures), height), PAPER)
@@ -105,7 +105,7 @@ def join_grids(file: Path, other: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Join, and write the page anew. Raises UserError."""
+    """Join, and write the page again. Raises UserError."""
     parser = argparse.ArgumentParser(prog="scripts/reproduce.py join", description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("results", type=Path, help="folder of the table that receives the rows")

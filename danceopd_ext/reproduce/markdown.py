@@ -1,4 +1,4 @@
-"""Tables in Markdown, laid out as the paper's."""
+"""Writes tables in Markdown, laid out as in the paper."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def table_page(
 
 
 def settings(budget: Budget, facts: Mapping[str, Any]) -> str:
-    """What all rows have in common."""
+    """Return what all rows have in common."""
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
     seeds = ", ".join(map(str, facts["seeds"]))
     own = "".join(f"{key} = {toml_text(value)}, " for key, value in facts.get("set", {}).items())

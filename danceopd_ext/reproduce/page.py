@@ -1,4 +1,4 @@
-"""The results page: every claim of the paper beside what this world shows. Filled by the tables' files alone."""
+"""Writes the results page from the tables' files: every claim of the paper and the result in this world."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CLAIMS_HEAD = "| claim | paper | here | verdict |"
 
 
 def claims_of(table: str, budget: Budget) -> list[Claim]:
-    """The claims that a table can show at a budget."""
+    """Return the claims that a table can show at a budget."""
     if table == "guidance":
         return guidance_claims(budget.scales)
     if table == "ablations":
@@ -53,7 +53,7 @@ def claims_of(table: str, budget: Budget) -> list[Claim]:
 
 
 def verdicts_of(table: str, results: Path) -> list[Verdict]:
-    """The verdicts of a table's files in `results`."""
+    """Return the verdicts of a table's files in `results`."""
     budget = BUDGETS[facts_of(table, results)["budget"]]
     entries = read_entries(results / f"{table}.csv")
     lines = summarise(entries, budget.tested, redrawn(entries, read_marks(results / f"{table}-marks.npz")))
@@ -61,7 +61,7 @@ def verdicts_of(table: str, results: Path) -> list[Verdict]:
 
 
 def facts_of(table: str, results: Path) -> Mapping[str, Any]:
-    """What a table was made with. Raises UserError for a file that is missing or does not say it."""
+    """Return a table's settings. Raises UserError for a file that is missing or incomplete."""
     file = results / f"{table}.json"
     facts = read_object(file, "table's facts")
     kinds = {"budget": str, "seeds": list, "sizes": dict, "versions": dict, "training_hours": int | float}
@@ -105,7 +105,7 @@ def write_page(results: Path) -> Path:
 
 
 def section(table: str, facts: Mapping[str, Any], results: Path) -> str:
-    """What the page says of one table."""
+    """Return the page's section on one table."""
     title = TABLES[table](BUDGETS[facts["budget"]]).title
     parts = [
         f"[{title}]({table}.md), [numbers]({table}.csv). Budget {facts['budget']}, {len(facts['seeds'])} seed(s), "
@@ -117,7 +117,7 @@ def section(table: str, facts: Mapping[str, Any], results: Path) -> str:
 
 
 def _can_be_judged(table: str, results: Path) -> bool:
-    """Whether all is there that the verdicts come of."""
+    """Return whether all files for the verdicts exist."""
     return all((results / f"{table}{end}").is_file() for end in (".json", "-marks.npz"))
 
 
@@ -133,7 +133,7 @@ def by_hand(section: str) -> list[str]:
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> str:
-    """A line for each claim."""
+    """Return one line per claim."""
     lines = [CLAIMS_HEAD, "|---|---|---|---|"]
     lines += [f"| {one.claim.text} | {one.claim.paper} | {one.ours} | **{one.verdict}** |" for one in verdicts]
     return "\n".join(lines)

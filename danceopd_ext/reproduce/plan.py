@@ -1,4 +1,4 @@
-"""A table with its seeds: which runs it needs, which models are drawn, and the entries that come of it."""
+"""Plans a table with its seeds: the runs that it needs, the models that are drawn, and its entries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from danceopd_ext.reproduce.tables import Row, Table
 
 @dataclass(frozen=True)
 class Drawn:
-    """A model that is drawn and scored: a row, with a seed where it is trained. `run`: what makes its LoRA."""
+    """A model that is drawn and scored: a row, with a seed if it is trained. `run`: makes its LoRA."""
 
     row: Row
     seed: int | None
@@ -55,7 +55,7 @@ def drawing_seed(table: Table) -> int:
 
 
 def plan_table(table: Table, budget: Budget, seeds: Iterable[int], pretrained: Pretrained, out: Path) -> Plan:
-    """All models of a table; the routes' data is made if it is not there yet."""
+    """Return all models of a table; make the routes' data if it is missing."""
     drawn = []
     for row in table.rows:
         for seed in seeds if row.trained else (None,):
@@ -68,7 +68,7 @@ def plan_table(table: Table, budget: Budget, seeds: Iterable[int], pretrained: P
 def plan_job(
     row: Row, run: Run | None, beta: float, table: Table, budget: Budget, pretrained: Pretrained, out: Path
 ) -> Job:
-    """How a model is drawn. The result's name says what it depends on, so that it is made again if that changes."""
+    """Return how a model is drawn. The result's name has a digest of all inputs: if they change, it is made again."""
     lora = str(run.lora) if run else None if row.pretrained in (BASE, STYLE) else str(pretrained.file(row.pretrained))
     job = Job(
         result="",
@@ -89,7 +89,7 @@ def plan_job(
 
 
 def entries_of(plan: Plan) -> list[Entry]:
-    """The raw numbers of a plan that was trained and scored, in the order of the table."""
+    """Return the raw numbers of a plan that was trained and scored, in the order of the table."""
     entries = with_worst([_entry(one) for one in plan.drawn])
     return with_gap(entries) if "style" in plan.table.measures else entries
 
@@ -112,7 +112,7 @@ def _entry(one: Drawn) -> Entry:
 
 
 def marks_of(plan: Plan) -> list[dict[str, np.ndarray]]:
-    """The scores of all drawings, for each entry."""
+    """Return the scores of all drawings, for each entry."""
     found = []
     for one in plan.drawn:
         with np.load(one.job.pictures) as arrays:
@@ -123,7 +123,7 @@ def marks_of(plan: Plan) -> list[dict[str, np.ndarray]]:
 def with_gap(entries: list[Entry]) -> list[Entry]:
     """Adds how much of the gap between base (the first entry) and teacher (the second) is closed, as a fraction.
 
-    Nothing is added where the teacher is no better than the base.
+    Nothing is added if the teacher is not better than the base.
     """
     column = HEADLINES["style"]
     base, teacher = (entry.values[column] for entry in entries[:2])

@@ -1,4 +1,4 @@
-"""Plots of a table: scores with their spread, what they cost, and the guidance grid."""
+"""Plots a table: scores with their spread, their cost, and the guidance grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from danceopd_ext.reproduce.summary import HEADLINES, Line
 
 
 def check_libraries() -> None:
-    """Raise UserError where the plots cannot be drawn or the verdicts not computed: before anything is trained."""
+    """Raise UserError if a package for plots or verdicts is missing, before anything is trained."""
     for name in ("matplotlib", "scipy"):
         if importlib.util.find_spec(name) is None:
             raise UserError(
@@ -22,7 +22,7 @@ def check_libraries() -> None:
 
 def draw_plot(name: str, lines: Sequence[Line], measures: Sequence[str], file: Path) -> None:
     """Write the plot of a table as PNG."""
-    from matplotlib.figure import Figure  # here: scores and claims need no plots
+    from matplotlib.figure import Figure  # imported here: scores and claims need no plots
 
     if name == "guidance":
         figure = Figure((5.2 * len(measures), 4.2), layout="constrained")
@@ -56,7 +56,7 @@ def _bars(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
 
 
 def _costs(axes, lines: Sequence[Line], measures: Sequence[str]) -> None:
-    """The score against what was paid for it."""
+    """Plot the score against its cost."""
     trained = sorted((line for line in lines if line.forwards.mean), key=lambda line: line.forwards.mean)
     for measure in measures:
         for place, line in enumerate(trained):

@@ -1,4 +1,4 @@
-"""A run as a preset of the native trainer: what is the same for all rows, and what is a row's own."""
+"""Writes a run as a preset of the native trainer: the settings of all rows, and a row's own."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FIRST_SEED = 42
 LEARNING_RATE = 6e-3
 #: a shorter memory of squares than usual, for so short a training (in a pilot edits came out 0.95 right, not 0.92)
 OPTIMIZER_ARGS = ["betas=0.9,0.98"]
-#: states that are matched together: a matter of speed alone
+#: states that are matched together: this only affects speed
 MATCHED = 16
-#: what a table may be made with other values of, for all of its rows
+#: keys that --set may change for all rows of a table
 OPTIMIZER_KEYS = ("learning_rate", "optimizer_type", "optimizer_args", "lr_scheduler", "lr_warmup_steps")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of a table with one seed, and where it lies. Equal settings are the same run, whatever table they are in.
+    """One row of a table with one seed, and its folder. Equal settings are the same run in every table.
 
     `values`: flat keys of the preset; `teachers`, `prompts`: tables of its [danceopd].
     """
@@ -65,7 +65,7 @@ class Run:
 
 
 def plan_run(row: Row, seed: int, budget: Budget, pretrained: Pretrained, out: Path) -> Run:
-    """The run of a row: its folder in `out`/runs is named by a digest of all that decides its result."""
+    """The run of a row: its folder in `out`/runs is named by a digest of everything that affects its result."""
     files = {name: pretrained.teacher(name, out / "checkpoints") for name in _pretrained_of(row)}
     prompts = {route: _data(route, row, budget, pretrained, out / "data") for route in row.teachers}
     teachers = {
@@ -101,7 +101,7 @@ def fixed_keys(table: Table, budget: Budget) -> set[str]:
 
 
 def _beside(pipeline: Path, cache: Path, folder: Path) -> dict[str, Any]:
-    """Flat keys that do not decide the result."""
+    """Return flat keys that do not affect the result."""
     return {
         "pretrained_model_name_or_path": str(pipeline),
         "text_encoder_cache_dir": str(cache),

@@ -1,4 +1,4 @@
-"""The base and the teachers that the tables compare, as `scripts/demo_pretrain.py` makes them."""
+"""Finds the base and the teachers that the tables compare, as `scripts/demo_pretrain.py` makes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A folder of sources: `pipeline/` (the base), `loras/NAME.safetensors` and `style/` (a whole transformer)."""
+    """Pretrained models: `pipeline/` (the base), `loras/NAME.safetensors` and `style/` (a whole transformer)."""
 
     folder: Path
 
@@ -30,11 +30,11 @@ class Pretrained:
 
     @property
     def style(self) -> Path:
-        """The folder of the style's transformer."""
+        """Return the folder of the style's transformer."""
         return self.folder / STYLE
 
     def file(self, name: str) -> Path:
-        """The weights of a source."""
+        """Return the weights file of a model."""
         if name == BASE:
             return self.pipeline / "transformer" / WEIGHTS
         if name == STYLE:
@@ -54,14 +54,14 @@ class Pretrained:
         return folder
 
     def digest(self, name: str) -> str:
-        """Tells the weights of a source from others of the same name."""
+        """Return a digest that distinguishes the weights of models with the same name."""
         return fingerprint([self.file(name)])
 
 
 def find_pretrained(folder: Path | None, needed: Iterable[str]) -> Pretrained:
-    """The sources in `folder`, by default the embedded demo's.
+    """Return the models in `folder`, by default the embedded demo's.
 
-    Raises UserError, naming the file and the command that makes it, where a needed one is missing.
+    Raises UserError, naming the file and the command that makes it, if a needed one is missing.
     """
     pretrained = Pretrained(folder or FOLDER)
     for name in (BASE, *needed):
@@ -76,7 +76,7 @@ def find_pretrained(folder: Path | None, needed: Iterable[str]) -> Pretrained:
 
 
 def _edits(pipeline: Path) -> bool:
-    """Whether a folder holds a pipeline that edits."""
+    """Return whether a folder holds a pipeline that edits."""
     try:
         return read_object(pipeline / "model_index.json").get("_class_name") == PIPELINE_CLASS
     except UserError:

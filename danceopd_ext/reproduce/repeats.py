@@ -1,7 +1,7 @@
-"""`scripts/reproduce.py repeats`: how much of a model's wrong edits is chance, by drawing each with other noise.
+"""Draws each edit with other noise, to see how many of a model's errors are chance: `scripts/reproduce.py repeats`.
 
-A model that learns from many pictures of a teacher can be better than it if the teacher is wrong now and then, in each
-picture elsewhere: what it sees most often is right. So the median of a teacher's drawings of an edit is scored as well.
+A model that learns from many pictures of a teacher can be better than the teacher if its errors are occasional and
+different in each picture. So the median of a teacher's drawings of an edit is scored as well.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def models_of(texts: Sequence[str]) -> dict[str, Path]:
-    """Name -> file. Raises UserError for a file that is not there."""
+    """Return name -> file. Raises UserError if a file is missing."""
     found = {}
     for text in texts:
         name, equals, file = text.partition("=")

@@ -1,4 +1,4 @@
-"""Trains what is missing, several runs at a time, each in a process of its own."""
+"""Trains what is missing, several runs at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from danceopd_ext.subprocesses import ROOT, environment
 TOLD = "train.log"
 #: starts the training of a preset: (run, its arguments, a file for what it tells) -> exit code
 Start = Callable[[Run, Sequence[str], Path], int]
-#: the trainings that are under way
+#: the running trainings
 STARTED: set[subprocess.Popen] = set()
-#: no more of them shall train on
+#: whether trainings must stop
 STOPPING = threading.Event()
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took. Nothing, for a merge."""
+    """The cost of a run; zero for a merge."""
 
     forwards: int
     """samples through the transformer: rollout, teacher and student"""
@@ -43,7 +43,7 @@ class Cost:
 def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) -> int:
     """Train every run that has no LoRA yet, `jobs` at once; return how many there were.
 
-    A run with a saved state goes on from there. Raises TrainingError, naming the log, for runs that fail or are
+    A run with a saved state continues from it. Raises TrainingError, naming the log, for runs that fail or are
     stopped; the others are finished first.
     """
     todo = [run for run in {run.folder: run for run in runs}.values() if not run.lora.is_file()]
@@ -58,7 +58,7 @@ def train_missing(runs: Sequence[Run], jobs: int, start: Start | None = None) ->
 
         try:
             list(pool.map(one, todo))
-        except BaseException:  # stopped: what has been started must not train on alone
+        except BaseException:  # stopped: started trainings must not continue alone
             pool.shutdown(wait=False, cancel_futures=True)
             STOPPING.set()  # for one that is being started now
             for process in list(STARTED):
@@ -83,7 +83,7 @@ def train(run: Run, start: Start) -> int:
 
 
 def last_words(told: Path) -> str:
-    """The last line that a run told, most often why it stopped."""
+    """Return the last line of a run's output, usually the reason why it stopped."""
     lines = told.read_text(encoding="utf-8", errors="replace").split("\n") if told.is_file() else []
     return next((line.split("\r")[-1].strip() for line in reversed(lines) if line.strip()), "(nothing)")
 
@@ -109,7 +109,7 @@ def start_process(run: Run, arguments: Sequence[str], told: Path) -> int:
 
 
 def cost_of(run: Run) -> Cost:
-    """What a finished run took, from its log."""
+    """Return the cost of a finished run, from its log."""
     if not run.log.is_file():
         return Cost(0, 0, 0.0)
     steps = costs_of_steps(run)
@@ -117,7 +117,7 @@ def cost_of(run: Run) -> Cost:
 
 
 def costs_of_steps(run: Run) -> list[Cost]:
-    """What each step of a run took, from its log."""
+    """Return the cost of each step of a run, from its log."""
     entries = [entry for _, entry in parse_lines(read_text(run.log, "log"), str(run.log), finite=False)]
     return [
         Cost(entry["forwards"], round(entry["student_forwards_per_sample"] * entry["samples"]), entry["seconds"])

@@ -1,7 +1,7 @@
-"""`scripts/reproduce.py seconds TABLE`: what a step of each row takes, on a machine that does nothing else.
+"""Measures a step of each row on an otherwise idle machine: `scripts/reproduce.py seconds TABLE`.
 
-The seconds in the tables are of trainings beside other work, and rows of equal work differ by half there. Here each row
-trains alone for a few steps, one after the other.
+The seconds in the tables come from trainings that shared the machine, where rows of equal work differ by half. Here
+each row trains alone for a few steps, one after the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Side experiments: a table with other settings, kept as one page and its numbers, with the command that makes it."""
+"""Writes a side experiment (a table with other settings) as one page, with its numbers and its command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from danceopd_ext.reproduce.summary import summarise
 from danceopd_ext.reproduce.tables import Table
 
 SIDE = "side"
-#: options that change no number: where things lie, and how many runs there are at a time
+#: options that change no number: folders, and the number of runs at a time
 WHERE = ("--sources", "--out", "--results", "--jobs")
 
 

@@ -1,4 +1,4 @@
-"""A table's entries, joined over seeds: a number with its spread for every model and column."""
+"""Summarises a table's entries over seeds: a number with its spread for every model and column."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ WORST = "worst kind"
 HEADLINES = {"edit": "edit average", "t2i": "t2i overall", "style": "style overall"}
 """Measure -> the column that the paper reports of it."""
 Model = tuple[str, float]
-"""What tells a table's models apart: the label, and the guidance at inference."""
+"""A table's models by label and guidance at inference."""
 T = TypeVar("T")
 
 
 class Measure(NamedTuple):
-    """What is asked of a model, and the names of the numbers that come of it."""
+    """One measure of a model, and the names of its numbers."""
 
     title: str
     kinds: tuple[str, ...]

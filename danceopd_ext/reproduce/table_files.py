@@ -1,4 +1,4 @@
-"""The files of a table but for its grid: raw numbers, single marks, facts, plot and page."""
+"""Writes the files of a table except its grid: raw numbers, scores of single drawings, facts, plot and page."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every table of the reproduction as data: its rows, and what each row trains.
+"""Defines every table of the reproduction as data: its rows, and what each row trains.
 
-The rows of a table differ in what they say here and in nothing else: data, student, optimizer, steps and samples of a
+The rows of a table differ only in what is defined here: data, student, optimizer, steps and samples of a
 step are the same (see `presets`), and the learning rate but for `TUNED`.
 """
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from danceopd_ext.reproduce.budgets import Budget
 from danceopd_ext.reproduce.pretrained import BASE, STYLE
 
-#: a teacher's settings, with names of sources for files
+#: a teacher's settings, with names of pretrained models for files
 Teacher = Mapping[str, object]
 DANCEOPD = "DanceOPD"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a source as it is, or what a run makes."""
+    """One line of a table: a pretrained model, or the result of a run."""
 
     label: str
     pretrained: str | None = None
@@ -57,7 +57,7 @@ class Table:
 
     @property
     def needed(self) -> list[str]:
-        """Names of the sources beside the base."""
+        """Return the names of the pretrained models other than the base."""
         found = [row.pretrained for row in self.rows] + [row.start for row in self.rows]
         for row in self.rows:
             found += [teacher.get("lora") or teacher.get("checkpoint") for teacher in row.teachers.values()]

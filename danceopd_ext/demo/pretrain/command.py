@@ -7,8 +7,8 @@ Stages: `vae_32` (of 32-pixel pictures), `vae` (made of it, for 64), the base in
 `base`), one for each LoRA teacher (`hollow`, `checkered`, `edit`, `local_edit`, `global_edit`), `style` (a whole
 checkpoint), `evaluate`. `pipeline/`, `loras/` and `style/` are what is embedded.
 
-A stage that is already in --out is not made again unless it is named with --stage. A training that was stopped goes
-on where it was.
+A stage that is already in --out is not made again unless it is named with --stage. A training that was stopped
+continues where it was.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Flow matching on a mixture of drawings and edits, for the base (all weights) and for a teacher."""
+"""Trains by flow matching on a mixture of drawings and edits, for the base (all weights) and for a teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The untrained parts of a demo pipeline that edits too: Z-Image's editing variant, as small as its parts allow.
+"""Makes the untrained parts of a demo pipeline that also edits: Z-Image's editing variant, as small as possible.
 
 Z-Image-Omni is the only family here whose texts have their own length, whose pictures keep their size, and that draws
 without a source as well: the others lengthen each text to 512 tokens or each source to a megapixel.

@@ -1,8 +1,8 @@
-"""The stages that make the demo's models from a VAE of 32-pixel pictures; each reads what the ones before wrote.
+"""Runs the stages that make the demo's models from a VAE of 32-pixel pictures; each reads the results of earlier ones.
 
 In `folder`: `vae_32/`, `vae/` (of 64-pixel pictures), `words/` (the base as it begins), `able/` (when it can edit),
 `pipeline/` (the base), `loras/NAME.safetensors`, `style/` (a whole transformer) and `scores.json`; `unfinished/` holds
-what lets a training that was stopped go on.
+the states from which interrupted trainings continue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The teachers of the editing demo: LoRAs of one skill or of some edits, and a style as a whole checkpoint."""
+"""Trains the teachers of the editing demo: LoRAs of one skill or of some edits, and a style as a whole checkpoint."""
 
 from __future__ import annotations
 

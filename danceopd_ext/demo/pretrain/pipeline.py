@@ -1,4 +1,4 @@
-"""The untrained parts of the demo's pipeline that any Z-Image has: tokenizer, text encoder, transformer."""
+"""Makes the untrained parts of the demo's pipeline that any Z-Image has: tokenizer, text encoder, transformer."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the editing demo is trained on: drawings and edits of the world, encoded once.
+"""Makes the training data of the editing demo: drawings and edits of the world, encoded once.
 
 The base draws the six kinds of prompts as filled shapes on plain backgrounds, and the first two of the world's skills.
 Hollow shapes and checkered backgrounds it has only seen in source images: they are its teachers' to draw.

@@ -1,4 +1,4 @@
-"""Teachers are LoRAs on the base: their files, and what comes of merging them."""
+"""Writes teachers, which are LoRAs on the base, and puts them on the pipeline."""
 
 import warnings
 from collections.abc import Mapping
