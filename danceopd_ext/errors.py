@@ -21,7 +21,7 @@ _LIST = re.compile(rf"(?:[^,\n]{{1,{LONGEST_VALUE}}}, ){{{MOST_NAMES},}}")
 def readable(text: str) -> str:
     """Return a message that a person can read on any terminal, however long or odd the values in it are.
 
-    Control characters, terminal sequences and marks that turn the direction of text are shown as escapes (`\\x1b`).
+    Control characters, terminal sequences and marks that change the direction of text are shown as escapes (`\\x1b`).
     A quoted value or a word of more than LONGEST_VALUE characters keeps both ends. A line that is still too long keeps
     the first MOST_NAMES names of each list, and then both ends. A readable text is returned unchanged.
     """

@@ -34,7 +34,7 @@ def absolute(path: str) -> str:
 
 
 def name_of(path: str) -> str:
-    """Return the name of a file or folder alone; a hub id stays as it is."""
+    """Return only the name of a file or folder; a hub id stays as it is."""
     return path if is_hub_id(path) else PureWindowsPath(PurePosixPath(path).name).name or path
 
 
@@ -73,7 +73,7 @@ def _toml(sections: Mapping[str, Mapping[str, Any]], options: DanceOPDSection, p
 
 
 def _keys(section: Any, paths: Paths) -> dict[str, Any]:
-    """The keys of a section that have a value, with their paths moved."""
+    """Return the keys of a section that have a value, with their paths changed."""
     found = {}
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
@@ -92,7 +92,7 @@ def _moved(value: Any, paths: Paths) -> Any:
 
 
 def _path_inside(name: str, value: Any, paths: Paths) -> Any:
-    """A toolkit's value; it is taken for a path if the key or a folder in it says so, or if it is a file's name."""
+    """Return a toolkit's value; its key, a folder in it or a file name marks a path."""
     if isinstance(value, (list, tuple)):
         return [_path_inside(name, one, paths) for one in value]
     if isinstance(value, (bool, int, float)):
@@ -103,5 +103,5 @@ def _path_inside(name: str, value: Any, paths: Paths) -> Any:
 
 
 def _key(name: str) -> str:
-    """A name as a TOML key."""
+    """Return a name as a TOML key."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

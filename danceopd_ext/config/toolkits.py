@@ -42,7 +42,7 @@ class Toolkit:
     """name: the preset's word, and the name of its repository. package: ours, in danceopd_ext.toolkits.
 
     models: model_type -> `module:NAME` of what describes the model, relative to the package if it begins with a dot.
-    other_words: other words for models that no family of ours has, small letters and digits only -> model_type.
+    other_words: other words for models without a family of ours, in lower-case letters and digits -> model_type.
     spelled: model_type of a family -> how a preset asks this toolkit for that model, where not by the same word.
     checkout: how the user's checkout in which it runs is found; None for our own. datasets: whether
     [danceopd.datasets] has a meaning.

@@ -150,7 +150,7 @@ class Plan:
         return part
 
     def _part(self, name: str, before: int, number: int, first: int) -> PlannedStep:
-        """A route's part of step `number`: it had `before` parts until then, and its samples count from `first`."""
+        """Return a route's part of step `number`, after `before` earlier parts; its samples count from `first`."""
         stream = self._streams[name]
         batches = []
         for k in range(self.micro_batches):

@@ -16,7 +16,7 @@ _SEP = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
 
 
 def csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """Yield (where it stands, fields by column) of each row; names of columns in small letters, without blanks.
+    """Yield (where, fields by column) of each row; column names are in lower case, without surrounding blanks.
 
     The delimiter is the one in a first line `sep=;`, else the one that separates the column `prompt`. Columns without a
     name are left out; the missing fields of a short row are None. Raises UserError for a file without the column

@@ -126,7 +126,7 @@ class TextCache:
         self._sound.add(text)
 
     def get(self, text: str) -> Encoded:
-        """Return the tensors of one text, on the CPU. Raises NoEntry if there is no sound entry."""
+        """Return the tensors of one text, on the CPU. Raises NoEntry if there is no usable entry."""
         if text in self._memory:
             self._memory.move_to_end(text)
             return dict(self._memory[text])

@@ -29,13 +29,13 @@ _SYNTAX: tuple[tuple[str, re.Pattern, str], ...] = (
         "(word:1.2)",
         # not "(12:30)", "(16:9)" or "(John 3:16)": a number without a point follows a letter or a blank only
         re.compile(r"(?<!\\)\([^()]*(?::\s*-?\d*\.\d+|(?<=[^\W\d]):\s*-?\d(?!\d)|(?<=[ )]):\s*-?\d(?!\d))\s*\)"),
-        "write the words alone",
+        "write only the words",
     ),
-    ("((word))", re.compile(r"(?<!\\)\(\s*\((?:[^()\\]|\\.)+\)\s*\)"), "write the words alone"),
+    ("((word))", re.compile(r"(?<!\\)\(\s*\((?:[^()\\]|\\.)+\)\s*\)"), "write only the words"),
     (
         "[word]",
         re.compile(r"(?<!\\)\[(?=[^\[\]]*[^\W\d_])[^\[\]]*\]"),
-        "write the words alone; for [trigger], the trigger word",
+        "write only the words; for [trigger], the trigger word",
     ),
     (
         "BREAK",
@@ -58,7 +58,7 @@ _SETTINGS = re.compile(r"\s*steps\s*:\s*\d+\s*,\s*[\w ]+:", _FLAGS)
 def syntax_notes(where: str, prompts: Iterable[tuple[str, str]], wildcards: bool = False) -> list[str]:
     """Return a note on the syntax of UIs in these prompts, or none.
 
-    `where` names the file or folder, `prompts` are (place in it, text). `wildcards`: {a|b} is drawn from, not read.
+    `where` names the file or folder, `prompts` are (place in it, text). `wildcards`: a choice {a|b} works.
     """
     kinds = _SYNTAX if wildcards else (*_SYNTAX, _CHOICE)
     places: dict[str, dict[str, None]] = {}
@@ -73,10 +73,10 @@ def syntax_notes(where: str, prompts: Iterable[tuple[str, str]], wildcards: bool
 
 
 def settings_lines(lines: Sequence[str]) -> list[int]:
-    """Return which lines (from 0) are generation settings that a UI pasted below a prompt, in order.
+    """Return the numbers (from 0) of lines with generation settings that a UI pasted below a prompt, in order.
 
-    These are "Negative prompt: ...", with further lines of it when "Steps: 20, Sampler: ..." follows before a blank
-    line, and that line.
+    These are "Negative prompt: ..." and, if "Steps: 20, Sampler: ..." follows before a blank line, the lines up to and
+    including that.
     """
     found: dict[int, None] = {}
     for number, line in enumerate(lines):
@@ -102,6 +102,6 @@ def settings_note(where: str, places: Sequence[str]) -> list[str]:
     if not places:
         return []
     return [
-        f'{where}: generation settings of a UI ("Negative prompt: ...", "Steps: 20, Sampler: ...") are left out, they '
-        f"are no prompts ({few(places)})"
+        f'{where}: generation settings of a UI ("Negative prompt: ...", "Steps: 20, Sampler: ...") are left out: they '
+        f"are not prompts ({few(places)})"
     ]

@@ -48,7 +48,7 @@ def parse_json(text: str, where: str, remedy: str = "", finite: bool = True) -> 
 
 
 def parse_unlimited(text: str, where: str, remedy: str = "") -> Any:
-    """Do as `parse_json`, without the limits of `limits`, for a file of which only a few values are used."""
+    """Do as `parse_json` without its limits, for another program's file, whose values are only inspected."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -221,8 +221,8 @@ def test_captions_are_looked_through_for_what_only_uis_understand(folder):
     routes, notes = read(folder, subset())
     assert [item.text for item in routes["style"]] == ["a (red:1.2) cat", "a {big|small} cat"]
     pasted, syntax = notes
-    assert "are left out, they are no prompts (a.txt)" in pasted
-    assert "(word:1.2) (a.txt): write the words alone; {a|b} (b.txt): " in syntax
+    assert "are left out: they are not prompts (a.txt)" in pasted
+    assert "(word:1.2) (a.txt): write only the words; {a|b} (b.txt): " in syntax
     routes, notes = read(folder, subset("enable_wildcard = true"))
     assert routes["style"][0].text == "a (red:1.2) cat"
     assert "{a|b}" not in notes[1]

@@ -160,7 +160,7 @@ def test_generation_settings_that_a_ui_pasted_are_left_out_and_told(tmp_path, na
     items, notes = read_prompts(write(tmp_path, name, content), SQUARE)
     assert " ".join(item.text for item in items) == "a cat, asleep a dog"
     (note,) = notes
-    assert f"are left out, they are no prompts ({places})" in note
+    assert f"are left out: they are not prompts ({places})" in note
 
 
 def test_a_file_of_generation_settings_alone_has_no_prompt(tmp_path):
@@ -185,7 +185,7 @@ def test_the_syntax_of_uis_is_told_once_with_its_places_and_stays(tmp_path, name
     assert [item.text for item in items] == lines
     first = 2 if name == "p.csv" else 1
     (note,) = notes
-    assert f"(word:1.2) (line {first}, line {first + 2}): write the words alone" in note
+    assert f"(word:1.2) (line {first}, line {first + 2}): write only the words" in note
     assert f"<lora:...> (line {first + 1}): leave it out" in note
     assert f"BREAK (line {first + 2})" in note
 

@@ -44,7 +44,7 @@ def check_settings(out: Path, settings: Mapping[str, object]) -> None:
 
 
 def digest_of(data: str, hub: Sequence[tuple[str, str]]) -> str:
-    """What tells data apart, wherever it lies: the files that rows are read from. Raises UserError."""
+    """Return what identifies data in any folder: the files that rows are read from. Raises UserError."""
     path = Path(data)
     if hub:
         return hashlib.sha256(json.dumps(hub).encode()).hexdigest()[:16]
