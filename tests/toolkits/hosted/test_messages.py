@@ -79,7 +79,7 @@ def test_in_a_step_only_what_is_not_on_yet_is_recommended(arguments, there, miss
     assert text.startswith("out of memory in step 7. Try: ")
     assert all(part in text for part in there)
     assert not any(part in text.partition("Close")[0] for part in missing)
-    assert "The last LoRA saved is a. Resume with: --resume b" in text
+    assert "The last saved LoRA is a. Resume with: --resume b" in text
 
 
 def test_what_was_not_saved_is_said():
