@@ -188,7 +188,7 @@ def test_a_run_that_is_in_its_last_step_ends_as_done(preset, signalled, ended, o
     ("keys", "told"),
     [
         ({}, "what was learnt since step 2 is lost. Resume with: --resume {}-step00000002-state"),
-        ({"save_state": False}, "since step 2 is lost. No state was saved\. To start a new run from this LoRA, use --network_weights {}-step00000002.safeten"),
+        ({"save_state": False}, "since step 2 is lost. No state was saved: --network_weights {}-step00000002.safeten"),
         ({"save_every_n_steps": None}, "what was learnt since step 0 is lost."),
     ],
 )
