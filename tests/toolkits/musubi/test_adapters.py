@@ -214,8 +214,8 @@ def test_arguments_are_completed_as_musubis_own_script_does(kind, vae_dtype):
         (QwenImageEditAdapter, "edit", None),
         (QwenImageEditAdapter, "edit-2509", None),
         (QwenImageEditAdapter, "edit-2511", None),
-        (QwenImageEditAdapter, "original", "model_version, one of edit, edit-2509, edit-2511"),
-        (QwenImageEditAdapter, "layered", "model_version, one of edit, edit-2509, edit-2511"),
+        (QwenImageEditAdapter, "original", "set model_version to one of edit, edit-2509, edit-2511"),
+        (QwenImageEditAdapter, "layered", "set model_version to one of edit, edit-2509, edit-2511"),
     ],
 )
 def test_a_qwen_model_type_takes_its_own_versions(kind, version, message):
