@@ -44,4 +44,4 @@ def test_the_help_of_a_command_shows_how_it_is_called(capsys, name):
 
 def test_a_wrong_file_of_a_command_ends_with_a_message(tmp_path, capsys):
     assert exit_code(dispatch.main, ["join", "style", str(tmp_path), str(tmp_path / "more")]) == 2
-    assert "holds no table style" in capsys.readouterr().err
+    assert "does not contain the table style" in capsys.readouterr().err
