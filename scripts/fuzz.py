@@ -130,9 +130,9 @@ def table(found: Iterable[Outcome]) -> str:
     """Return counts by target and outcome, as Markdown."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for one in found:
-        counts[one.picture][one.outcome] += 1
-        counts[one.picture]["nameless"] += one.nameless
-        counts[one.picture]["long"] += one.long
+        counts[one.target][one.outcome] += 1
+        counts[one.target]["nameless"] += one.nameless
+        counts[one.target]["long"] += one.long
     columns = (*OUTCOMES, "nameless", "long")
     lines = [f"| target | cases | {' | '.join(columns)} |", "|---|" + "--:|" * (len(columns) + 1)]
     totals: Counter[str] = sum(counts.values(), Counter())
@@ -147,7 +147,7 @@ def failures(found: Iterable[Outcome], seed: int) -> list[str]:
     kinds: dict[tuple[str, str, str], list[Outcome]] = defaultdict(list)
     for one in found:
         if one.outcome not in RIGHT:
-            kinds[one.outcome, one.where, one.picture].append(one)
+            kinds[one.outcome, one.where, one.target].append(one)
     lines = []
     for (outcome, where, target), cases in sorted(kinds.items(), key=lambda pair: -len(pair[1])):
         first = min(cases, key=lambda one: len(one.changes))
@@ -167,7 +167,7 @@ def nameless(found: Iterable[Outcome], most: int = 12) -> list[str]:
     for what in ("nameless", "long"):
         ones = {one.message[:40]: one for one in found if getattr(one, what)}
         lines += [
-            f"{what}: {one.picture}:{one.number} {printable(one.message)[:200]}" for one in list(ones.values())[:most]
+            f"{what}: {one.target}:{one.number} {printable(one.message)[:200]}" for one in list(ones.values())[:most]
         ]
     return lines
 

@@ -17,6 +17,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.files import is_link, refuse_links, remove_leftovers
 from danceopd_ext.toolkits.launched import is_first_process
 from danceopd_ext.toolkits.lock import holds, only_run
+from danceopd_ext.toolkits.preset_record import record_path
 
 #: after output_name: nothing, a step or an epoch, then what the file is; names of this package and of the toolkits
 _STEP, _FORMS = r"(-step\d{8}|-\d{6})?", r"\.safetensors|\.ckpt|\.pt|-state"
@@ -131,8 +132,8 @@ def _way_on(results: list[Path]) -> str:
 
 
 def _set_aside(folder: Path, name: str) -> list[str]:
-    """Rename the log and the previews of an earlier run to names that no run uses; return a note on where they are."""
-    log, sample = folder / f"{name}.log.jsonl", folder / "sample"
+    """Rename log, preset and previews of an earlier run to names that no run uses; return a note on where they are."""
+    log, sample, preset = folder / f"{name}.log.jsonl", folder / "sample", record_path(folder, name)
     pictures = [path for path in _files(sample) if _is_named(path, name, PICTURES)]
     has_log = log.is_file() and log.stat().st_size > 0
     if not (has_log or pictures):
@@ -142,6 +143,8 @@ def _set_aside(folder: Path, name: str) -> list[str]:
     if has_log:
         os.replace(log, _kept_log(log, number))
         kept.append(str(_kept_log(log, number)))
+        if preset.is_file():
+            os.replace(preset, preset.with_name(f"{name}.preset-{number}.toml"))
     if pictures:
         target = _kept_pictures(sample, name, number)
         target.mkdir()

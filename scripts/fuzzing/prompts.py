@@ -161,6 +161,6 @@ def benchmark_case(rng: Random, world: World, folder: Path) -> Case:
         stage("jobs")
         path = Path("prompts.jsonl")
         for job in gedit_jobs(path) if gedit else geneval_jobs(path, 2):
-            print(job.name, job.asked, [len(job.content(file)) for file in job.beside])
+            print(job.name, job.content_digest, [len(job.content(file)) for file in job.scorer_files])
 
     return Case(run, told, ["prompts.jsonl", "pictures"])

@@ -35,7 +35,7 @@ def test_the_flag(written, words, allowed):
 
 def test_a_wrong_value_is_told(written):
     for read, text in ((load_preset, NATIVE), (split_preset, HOSTED)):
-        with pytest.raises(UserError, match="--allow_local_code yes please: takes no value"):
+        with pytest.raises(UserError, match="--allow_local_code yes please: this flag takes no value"):
             read(written(text), {"allow_local_code": ["yes", "please"]})
 
 

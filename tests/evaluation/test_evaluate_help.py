@@ -4,10 +4,10 @@ DEFAULTS = [
     "GenEval: pictures per prompt (default: 4)",
     "of the instructions (default: en)",
     "only the first prompts (default: all)",
-    "its source's proportions (default: 1024)",
+    "the proportions of its source image (default: 1024)",
     "width x height pixels (default: 1024)",
     "of the sampler (default: 28)",
-    "own guidance anyway (default: 1.0)",
+    "always get their pipelines' own guidance (default: 1.0)",
     "the same for every model (default: 0)",
     "(default: bf16 with a CUDA GPU, else no; here ",
 ]

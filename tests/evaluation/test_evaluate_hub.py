@@ -18,7 +18,7 @@ def hub(monkeypatch, sd3, tmp_path_factory):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--width", "61"), "draws multiples of 4 up to"),
+        (("--width", "61"), "needs a multiple of 4 up to"),
         (("--lora", "gone=none.safetensors"), "no such file"),
         (("--model_type", "flux"), 'model_type = "flux"'),
         (("--clip", "nowhere"), "--clip nowhere"),

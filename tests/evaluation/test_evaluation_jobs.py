@@ -45,7 +45,7 @@ def test_a_source_of_16_bits_is_no_white(tmp_path):
 def test_a_source_of_32_bits_is_named(tmp_path, mode):
     path = write_gedit(tmp_path, input_image="deep.tiff")
     Image.new(mode, (8, 8)).save(tmp_path / "deep.tiff")
-    with pytest.raises(UserError, match=r"line 1: .*32 bits .*8 or 16 bits"):
+    with pytest.raises(UserError, match=r"line 1: .*32-bit numbers .*8 or 16 bits"):
         gedit_jobs(path)
 
 

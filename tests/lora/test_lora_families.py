@@ -65,7 +65,7 @@ def test_inspect_names_the_families_of_a_tie(tied, capsys):
     assert run(main, ["inspect", str(tied)]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "family FLUX.1 or FLUX.2 or Qwen-Image: their layers have the same names" in told
-    assert "usable once you say --family flux or --family qwen_image" in told  # FLUX.1 and 2 write these alike
+    assert "usable yes, if you choose --family flux or --family qwen_image" in told  # FLUX.1 and 2 write these alike
     assert run(main, ["inspect", str(tied), "--family", "flux"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "family FLUX.1 dialect" in told and "usable yes" in told

@@ -29,9 +29,9 @@ def refusal(place) -> str:
 
 
 ODD = {
-    "[]": "[] instead of an object",
-    "7": "7 instead of an object",
-    '"r"': '"r" instead of an object',
+    "[]": "[] instead of a JSON object",
+    "7": "7 instead of a JSON object",
+    '"r"': '"r" instead of a JSON object',
     "{": "not valid JSON",
     "[" * 100000: "not valid JSON",
 }

@@ -57,5 +57,5 @@ def test_tables_that_cannot_be_compared_stay_apart(made, tmp_path, capsys):
     lines[-2] = lines[-2].rpartition(",")[0] + ",0.77"
     (spoilt / "composition.csv").write_text("\n".join(lines), encoding="utf-8")
     assert exit_code(main, ["composition", str(one), str(spoilt)]) == 2
-    assert '"DanceOPD" has other scores in' in capsys.readouterr().err
+    assert '"DanceOPD" has different scores in' in capsys.readouterr().err
     assert {path: path.read_bytes() for path in one.iterdir()} == before

@@ -33,7 +33,7 @@ def test_a_split_is_that_of_the_tables():
     [
         (["--lora", "gone.safetensors"], "--lora gone.safetensors: write NAME=FILE"),
         (["--lora", "x=gone.safetensors"], "an existing .safetensors file"),
-        (["--split", "train", "--edits", "501"], "--edits 501: there are 500 training examples"),
+        (["--split", "train", "--edits", "501"], "--edits 501: only 500 training examples"),
     ],
 )
 def test_wrong_arguments_end_with_a_message(capsys, arguments, message):

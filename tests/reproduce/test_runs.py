@@ -82,7 +82,7 @@ def test_a_failed_run_is_named_and_the_others_are_finished(pretrained, tmp_path)
         told.write_text("training 1/2\rtraining 2/2\nerror: no room\n\n", encoding="utf-8")
         return -signal.SIGKILL
 
-    with pytest.raises(TrainingError, match=rf"1 of 3 .*{runs[1].folder.name}.*which ends: error: no room"):
+    with pytest.raises(TrainingError, match=rf"1 of 3 .*{runs[1].folder.name}.*which ends with: error: no room"):
         train_missing(runs, 2, one_fails)
     assert [run.lora.is_file() for run in runs] == [True, False, True]
 
@@ -160,7 +160,7 @@ def test_a_missing_source_is_named_with_the_command_that_makes_it(pretrained, tm
     assert str(own.file("edit")) in str(error.value)
     assert f"python scripts/demo_pretrain.py --out {own.folder}" in str(error.value)
     (own.pipeline / "model_index.json").write_text('{"_class_name": "ZImagePipeline"}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"model_index\.json is not that of a ZImageOmniPipeline"):
+    with pytest.raises(UserError, match=r"model_index\.json is not a ZImageOmniPipeline"):
         find_pretrained(own.folder, [])
 
 

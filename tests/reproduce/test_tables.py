@@ -279,7 +279,7 @@ def test_keys_of_the_preset_can_be_set_for_every_training(pretrained, here, out,
     [
         ("learning_rat=1", '--set learning_rat=1: unknown argument --learning_rat. Did you mean "learning_rate"?'),
         ("query", "--set query: write KEY=VALUE"),
-        ("learning_rate=fast", "--set learning_rate=fast: --learning_rate fast: takes number"),
+        ("learning_rate=fast", "--set learning_rate=fast: --learning_rate fast: expected number"),
         ("seed=7", "--set seed: this table sets the key itself"),
         ("train_batch_size=2", "--set train_batch_size: "),
         ("output_dir=there", "--set output_dir: "),
@@ -356,5 +356,5 @@ def test_an_unknown_row_is_named_with_those_that_there_are(pretrained, tmp_path,
 @pytest.mark.parametrize("name", ["seeds", "jobs", "examples", "steps"])
 def test_wrong_arguments_end_with_one_message(pretrained, tmp_path, capsys, name):
     assert exit_code(main, [*words("style", pretrained, tmp_path / "out"), f"--{name}", "0"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --{name} 0: it must be 1 or more")
+    assert capsys.readouterr().err.startswith(f"error: --{name} 0: the value must be 1 or more")
     assert not (tmp_path / "out").exists()

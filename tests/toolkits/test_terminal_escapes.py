@@ -42,4 +42,4 @@ def test_the_start_lines_and_notes_of_a_run(method, pipelines, loras, launch, tm
     keys = QUICK if method == "danceopd" else {}
     launch(write_preset(tmp_path / "run", pipelines["sd3"], teachers, method=method, **keys))
     told = capsys.readouterr()
-    assert "left out" in told.out and shown(told.out)
+    assert "are ignored" in told.out and shown(told.out)

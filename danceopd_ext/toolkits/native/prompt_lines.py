@@ -83,7 +83,7 @@ def parse_entry(entry: Entry) -> PreviewPrompt:
     sources = entry.all_of("source")
     for setting in sources:
         if not unquoted(_text(setting)):
-            raise ValueError(f"{setting.written} names no source image")
+            raise ValueError(f"{setting.written} needs the path of a source image")
     return PreviewPrompt(entry.prompt, sources=tuple(Path(unquoted(_text(one))) for one in sources), **values)
 
 

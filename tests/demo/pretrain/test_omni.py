@@ -257,7 +257,7 @@ def test_a_lora_and_a_style_are_trained_saved_and_read(omni, edits, tmp_path):
 def test_every_stage_runs_and_reads_what_the_ones_before_wrote(small_vae, tmp_path, monkeypatch):
     monkeypatch.setattr("danceopd_ext.demo.pretrain.omni_stages.told", lambda pipeline: "told")
     monkeypatch.setattr("danceopd_ext.demo.pretrain.omni_stages.build_omni", partial(build_omni, dim=24, layers=1))
-    monkeypatch.setattr("danceopd_ext.demo.omni_draw.rollout", lambda field, noise, *_: noise[:, None])
+    monkeypatch.setattr("danceopd_ext.engine.drawing.rollout", lambda field, noise, *_: noise[:, None])
     small_vae.save_pretrained(tmp_path / "vae_32")
     sizes = Sizes(squares=1, words=1, able=1, base=2, skill=1, edits=1, style=1, per_kind=2, scored=1)
     stages = Stages(tmp_path, 0, sizes)

@@ -118,7 +118,7 @@ def test_no_preset(capsys):
     ("arguments", "expected"),
     [
         (["--network_dims", "4"], 'Did you mean "network_dim"?'),
-        (["--network_dim", "four"], "takes integer"),
+        (["--network_dim", "four"], "expected integer"),
         (["--output_name"], "--output_name needs a value"),
     ],
 )

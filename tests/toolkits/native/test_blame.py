@@ -71,7 +71,7 @@ def test_the_encoded_empty_prompt(told):
 
 def test_the_scheduler(told):
     def spoil(run):
-        for sigmas in run.data._sigmas.values():
+        for sigmas in run.data.model._grids.values():
             fill(sigmas)
 
     assert "the noise levels of the model's scheduler are NaN" in told(spoil)
@@ -239,4 +239,10 @@ def test_the_search_itself_may_fail(told, monkeypatch):
         monkeypatch.setattr(loop, "blame", with_little_memory)
 
     message = told(spoil)
-    says(message, "could not be found out (CUDA out of memory)", "lower learning_rate", "check teacher", "are saved in")
+    says(
+        message,
+        "the search for the part that broke failed (CUDA out of memory)",
+        "lower learning_rate",
+        "check teacher",
+        "are saved in",
+    )

@@ -263,7 +263,8 @@ def test_overwrite_deletes_nothing_before_the_first_save(preset, launch, monkeyp
     with pytest.raises(Stopped, match=r"^stopped before the first step"):
         launch(preset(overwrite=True))
     now = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
-    assert now == {"fused.log-1.jsonl": first.pop("fused.log.jsonl"), **first}
+    kept = {"fused.log-1.jsonl": first.pop("fused.log.jsonl"), "fused.preset-1.toml": first.pop("fused.preset.toml")}
+    assert now == {**kept, **first, "fused.preset.toml": now["fused.preset.toml"]}
     assert (output / "fused-state" / "state.json").is_file()
 
 

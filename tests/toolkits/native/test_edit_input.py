@@ -190,7 +190,7 @@ def test_edits_need_no_results(from_folder):
 
 def test_results_are_used_by_the_methods_that_start_from_them_and_by_no_other(from_folder, capsys):
     from_folder(folder="danceopd")
-    assert "the pictures of 2 items are not opened" in capsys.readouterr().out
+    assert "the pictures of 2 items are not used" in capsys.readouterr().out
     from_folder(folder="joint", method="joint")
     assert "encoded 2 pictures" in capsys.readouterr().out
 

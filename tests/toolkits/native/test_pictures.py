@@ -97,7 +97,7 @@ def test_a_method_without_pictures_opens_none(taught, capsys, tmp_path):
     for path in (tmp_path / "pictures").iterdir():
         path.unlink()
     taught("danceopd", max_train_steps=1)
-    assert 'pictures of 4 items are not opened: method = "danceopd" needs none' in capsys.readouterr().out
+    assert 'pictures of 4 items are not used: method = "danceopd" needs no pictures' in capsys.readouterr().out
 
 
 def test_off_policy_tells_where_pictures_are_missing(taught, pictures, capsys):

@@ -151,7 +151,7 @@ def test_one_prompt_of_a_toml_file_needs_no_subset(read):
         ("s.json", '[{"prompt": "a", "width": true}]', ["prompt 1", 'width takes a whole number, not "True"']),
         ("s.json", '[{"prompt": "a", "width": 32.5}]', ["prompt 1", "width takes a whole number"]),
         ("s.json", '[{"prompt": "a", "scale": 1e999}]', ["[0].scale = inf", "finite number"]),
-        ("s.json", '[{"prompt": "a", "negative_prompt": ["b"]}]', ["negative_prompt takes a text in quotes"]),
+        ("s.json", '[{"prompt": "a", "negative_prompt": ["b"]}]', ["negative_prompt takes text in quotes"]),
         ("s.json", "[]", ["contains no prompt"]),
         ("s.toml", "[prompt\n", ["s.toml", "not valid TOML", "line 1"]),
         ("s.toml", "prompt = 3", ["[prompt]", "[[prompt.subset]]"]),

@@ -122,7 +122,7 @@ def test_nothing_is_noted_without_need(keys):
         ({"lr_scheduler": "cosine", "lr_warmup_steps": 0.1}, "AdamW at 0.0002, cosine, 10 steps of warm-up"),
         ({"optimizer_type": "Prodigy"}, "Prodigy at 1 x the rate that it finds, constant"),
         ({"optimizer_type": "Adafactor", "optimizer_args": ["relative_step=True"], "lr_scheduler": "cosine"},
-         "Adafactor at a rate of its own (relative_step)"),
+         "Adafactor with its own rate (relative_step)"),
     ],
 )  # fmt: skip
 def test_the_start_line(keys, words):
@@ -146,7 +146,7 @@ def test_a_run_tells_what_it_uses_and_leaves_out(changed, launch, capsys):
     assert any("learning_rate, lr_scheduler and lr_warmup_steps are not used" in line for line in before)
     assert any(line.startswith("note: without effect here: --cache_latents") for line in before)
     assert any(line.startswith("note: logging_dir = logs has no effect") for line in before)
-    assert any("Adafactor at a rate of its own (relative_step)" in line for line in lines)
+    assert any("Adafactor with its own rate (relative_step)" in line for line in lines)
 
 
 def test_a_run_with_false_in_small_letters_learns_at_the_presets_rate(ran):

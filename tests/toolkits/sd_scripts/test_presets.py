@@ -35,7 +35,7 @@ def test_it_runs_from_inside_any_checkout(preset, tmp_path):
 
 
 def test_its_head_says_what_the_text_encoder_takes(preset):
-    assert re.search(r"encoded with before that, alone: [\d.]+ Gi?B", preset.path.read_text(encoding="utf-8"))
+    assert re.search(r"encodes the prompts before that, alone: [\d.]+ Gi?B", preset.path.read_text(encoding="utf-8"))
 
 
 def test_hunyuan_image_draws_at_its_own_size_with_an_encoder_that_fits():
