@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def run_alone(trainer: Any, args: Namespace, preset: HostedPreset, notes: Sequen
     with sole_writer(folder, args.output_name, options.overwrite, args.resume) as more:
         for line in filter(None, [*notes, *more, *introduction(options)]):
             tell(line)
-        if is_first_process():
-            write_record(folder, args.output_name, hosted_preset(preset, args), tell)
+        if is_first_process():  # the trainer calls it before its loop: data that is refused leaves no file
+            trainer.save_preset = partial(write_record, folder, args.output_name, hosted_preset(preset, args), tell)
         run_trainer(trainer, args)
 
 

@@ -37,7 +37,7 @@ class DanceOPDMixin:
         self.settings = settings
         self.weights = check_weights(settings.options.routes, list(settings.options.teachers))
         self.progress = Progress()
-        self.preset_as_used = ""
+        self.preset_as_used, self.save_preset = "", lambda: None
         self.session: Session | None = None
         self.replay: Replay | None = None
 
@@ -119,6 +119,7 @@ class DanceOPDMixin:
             args.seed,
             progress=self.progress,
         )
+        self.save_preset()
         self.session = Session(args, self.distiller)
 
     def process_batch(self, *given: Any, **named: Any) -> tuple[torch.Tensor, dict[str, float]]:

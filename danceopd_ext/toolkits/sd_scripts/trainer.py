@@ -63,7 +63,7 @@ class DanceOPDMixin:
         super().__init__()
         self.options, self.architecture, self.asked_for_cache = options, architecture, asked_for_cache
         self.weights: dict[str, float] = {}
-        self.preset_as_used = ""
+        self.preset_as_used, self.save_preset = "", lambda: None
         self.empty: list[Entry] | None = None
         self.distiller: Distiller | None = None
         self.replay: Replay | None = None
@@ -186,6 +186,7 @@ class DanceOPDMixin:
         call = SeamCall(super().update_metadata, given, named)
         call.call_original()
         call["metadata"].update(hosted_entries(self.options, self.weights, self.preset_as_used))
+        self.save_preset()
         self.session = Session(call["args"], self.distiller)  # the last seam before the loop
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from danceopd_ext.config.toolkits import hosted_toolkits
 from danceopd_ext.errors import UserError
-from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, tested_versions, version_note
+from danceopd_ext.toolkits.hosted.checkout import Checkout, find_toolkit, version_note
+from danceopd_ext.toolkits.hosted.checkout import tested_versions as versions
 from danceopd_ext.toolkits.hosted.git_files import read_commit
 
 SOURCES = {name: toolkit.checkout for name, toolkit in hosted_toolkits().items()}
@@ -158,7 +159,7 @@ def test_version_of_sd_scripts(checkout):
     write(folder / ".git/HEAD", COMMIT)
     found = find_toolkit("sd-scripts", str(folder))
     assert (found.version, found.tested) == ("01234567", False)
-    remedy = f"If it fails, check out a tested version: {tested_versions('sd-scripts')}."
+    remedy = f"If it fails, check out a tested version: {versions('sd-scripts')}."
     assert f"version 01234567, which is not tested. {remedy}" in version_note(found)
     assert "\n" not in version_note(found)
     for tested in SOURCES["sd-scripts"].tested:

@@ -103,6 +103,8 @@ def test_a_toolkits_run_saves_its_preset(tmp_path, two_teachers, preset):
 
         def train(self, args):
             seen.append(self.preset_as_used)
+            assert not record_path(tmp_path / "out", "fused").exists(), "data may still be refused"
+            self.save_preset()
 
     run_alone(Trainer(), args, hosted, [])
     text = record_path(tmp_path / "out", "fused").read_text(encoding="utf-8")
