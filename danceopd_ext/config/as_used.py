@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from argparse import Namespace
@@ -104,4 +103,4 @@ def _path_inside(name: str, value: Any, paths: Paths) -> Any:
 
 def _key(name: str) -> str:
     """Return a name as a TOML key."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else toml_text(name)

@@ -74,9 +74,9 @@ class StepData:
             latent_shape=self.model.latent_shape(*size),
             sigmas=self.model.sigmas(*size, self.steps),
             match_batch_size=self.match_batch_size or max(len(micro) for micro in micros),
-            clean_latents=[self._target(item) for item in items] if self.encodings.pictures else (),
+            clean_latents=[self._clean_latents(item) for item in items] if self.encodings.pictures else (),
         )
 
-    def _target(self, item: Item) -> torch.Tensor | None:
-        """The clean latents of an item's picture, where it has one."""
+    def _clean_latents(self, item: Item) -> torch.Tensor | None:
+        """The clean latents of an item's picture, if it has one."""
         return self.encodings.pictures.get(item) if item.picture else None

@@ -125,7 +125,7 @@ def find_model(
     key: str = "pretrained_model_name_or_path",
     check: bool = True,
 ) -> Model:
-    """Find and check a model; of a hub model only a few small files are downloaded (see models.loading.find_source).
+    """Find and check a model; a hub model downloads a few small files only (see find_model_files).
 
     `key`: what the user calls `where`. `check`: whether the model is going to be asked; a merge of LoRAs needs no more
     than its configuration. Raises UserError.

@@ -66,6 +66,26 @@ def rules(keys: str, wrong: Test, reason: str, remedy: str = "Remove it.") -> tu
     return tuple(Rule(key, wrong, reason, remedy) for key in keys.split())
 
 
+#: rules that both toolkits need
+QUERY_DECIDES = "noise levels are not random: the student is queried on its own path from noise to picture."
+SHOWS_TIMESTEPS = Rule("show_timesteps", switched_on, "the toolkit would show noise levels and stop without training.")
+SCALED_BASE_WEIGHTS = Rule(
+    "fp8_scaled",
+    switched_on,
+    "base_weights are merged into fp8 weights without their scale, which gives wrong weights.",
+    "Merge them into the model's file first, or remove one of the two.",
+    beside="base_weights",
+)
+
+
+def timestep_range(remedy: str) -> tuple[Rule, ...]:
+    """Return the rules that refuse limits of the noise levels, which this method does not draw."""
+    return (
+        *rules("min_timestep", other_than(0), QUERY_DECIDES, remedy),
+        *rules("max_timestep", other_than(1000), QUERY_DECIDES, remedy),
+    )
+
+
 def refuse(arguments: Arguments, rules: Iterable[Rule]) -> None:
     """Raise UserError, one message for all given arguments that are refused, with reason and remedy."""
     found: dict[str, list[str]] = {}

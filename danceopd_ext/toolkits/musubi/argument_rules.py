@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from danceopd_ext.toolkits.hosted.argument_rules import Rule, changed, other_than, rules, switched_on
+from danceopd_ext.toolkits.hosted.argument_rules import (
+    QUERY_DECIDES,
+    SCALED_BASE_WEIGHTS,
+    SHOWS_TIMESTEPS,
+    Rule,
+    changed,
+    other_than,
+    rules,
+    switched_on,
+    timestep_range,
+)
 
-QUERY_DECIDES = "noise levels are not random: the student is queried on its own path from noise to picture."
 SET_QUERY = "Remove it; query in [danceopd] sets the noise levels. (Keep discrete_flow_shift: the sampler uses it.)"
 
 RULES: tuple[Rule, ...] = (
     # the noise level
     *rules("timestep_sampling sigmoid_scale logit_mean logit_std mode_scale", changed, QUERY_DECIDES, SET_QUERY),
     *rules("weighting_scheme", other_than("none"), QUERY_DECIDES, SET_QUERY),
-    *rules("min_timestep", other_than(0), QUERY_DECIDES, SET_QUERY),
-    *rules("max_timestep", other_than(1000), QUERY_DECIDES, SET_QUERY),
+    *timestep_range(SET_QUERY),
     *rules("preserve_distribution_shape num_timestep_buckets", switched_on, QUERY_DECIDES, SET_QUERY),
-    *rules("show_timesteps", switched_on, "the toolkit would show noise levels and stop without training."),
+    SHOWS_TIMESTEPS,
     # the model
     *rules("sage_attn", switched_on, "SageAttention has no backward pass.", "Use sdpa = true."),
     *rules(
@@ -42,11 +50,5 @@ RULES: tuple[Rule, ...] = (
         "Remove it, or sample_prompts.",
         beside="sample_prompts",
     ),
-    Rule(
-        "fp8_scaled",
-        switched_on,
-        "base_weights are merged into fp8 weights without their scale, which gives wrong weights.",
-        "Merge them into the model's file first, or remove one of the two.",
-        beside="base_weights",
-    ),
+    SCALED_BASE_WEIGHTS,
 )

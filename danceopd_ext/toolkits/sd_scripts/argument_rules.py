@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from danceopd_ext.toolkits.hosted.argument_rules import (
+    QUERY_DECIDES,
+    SCALED_BASE_WEIGHTS,
+    SHOWS_TIMESTEPS,
     Rule,
     changed,
     entry,
@@ -11,6 +14,7 @@ from danceopd_ext.toolkits.hosted.argument_rules import (
     rules,
     switched_off,
     switched_on,
+    timestep_range,
 )
 
 ONLY_TRANSFORMER = "the student is a LoRA of the transformer; text encoders are not trained."
@@ -18,7 +22,6 @@ PLAIN_LOSS = "the loss is the plain mean squared error of two velocities; it has
 NO_PICTURES = "the student learns from its teachers, not from the pictures of a dataset."
 OWN_NOISE = "the student starts from plain noise, as it does when it draws a picture."
 FLOW = "all models that this toolkit trains here are flow models."
-QUERY_DECIDES = "noise levels are not random: the student is queried on its own path from noise to picture."
 SET_QUERY = "Remove it; query in [danceopd] sets the noise levels."
 OWN_GRID = "the student takes the steps of the toolkit's own sampler, which has its own shift."
 
@@ -47,11 +50,10 @@ RULES: tuple[Rule, ...] = (
     *rules("multires_noise_discount", changed, OWN_NOISE),
     # the noise level
     *rules("weighting_scheme", other_than("none", "uniform"), QUERY_DECIDES, SET_QUERY),
-    *rules("min_timestep", other_than(0), QUERY_DECIDES, SET_QUERY),
-    *rules("max_timestep", other_than(1000), QUERY_DECIDES, SET_QUERY),
+    *timestep_range(SET_QUERY),
     *rules("logit_mean logit_std mode_scale timestep_sampling sigmoid_scale", changed, QUERY_DECIDES, SET_QUERY),
     *rules("training_shift", changed, QUERY_DECIDES, SET_QUERY),
-    *rules("show_timesteps", switched_on, "the toolkit would show noise levels and stop without training."),
+    SHOWS_TIMESTEPS,
     *rules("discrete_flow_shift", changed, OWN_GRID),
     # the model
     *rules("model_prediction_type", other_than("raw"), "the method uses the model's output as the velocity."),
@@ -67,11 +69,5 @@ RULES: tuple[Rule, ...] = (
         switched_on,
         "its engine expects one forward pass for each backward pass, and this method makes several.",
     ),
-    Rule(
-        "fp8_scaled",
-        switched_on,
-        "base_weights are merged into fp8 weights without their scale, which gives wrong weights.",
-        "Merge them into the model's file first, or remove one of the two.",
-        beside="base_weights",
-    ),
+    SCALED_BASE_WEIGHTS,
 )

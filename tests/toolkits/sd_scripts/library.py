@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-#: oldest first, as in hosted.find.TESTED
+#: oldest first, as in its row of config/toolkits.py
 VERSIONS = ("2025-08", "2026-02", "2026-06")
 
 BucketBatchIndex = namedtuple("BucketBatchIndex", "bucket_index bucket_batch_size batch_index")
