@@ -94,9 +94,14 @@ def nearest(word: str, known: Iterable[str], alike: float = 0.5) -> str:
     return f' Did you mean "{close[0]}"?' if close else ""
 
 
-def few_letters(text: str, most: int = 80) -> str:
+def shorten(text: str, most: int = 80) -> str:
     """Return the text, or its beginning and three dots, for a message."""
     return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class if it has none, in 200 characters at most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def few(names: Iterable[str], most: int = 3) -> str:

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 from danceopd_ext.disk_errors import DiskProblem, disk_problem, general_disk_problem
-from danceopd_ext.errors import few_letters, printable, readable
+from danceopd_ext.errors import printable, readable, shorten
 
 
 def show(text: str) -> None:
@@ -29,7 +29,7 @@ def show(text: str) -> None:
 def refused(problem: Exception) -> tuple[int, str]:
     """Return the exit code and the message for an error of the system; 0 if the user can do nothing about it."""
     named = getattr(problem, "filename", None)
-    name = readable(few_letters(str(named)))
+    name = readable(shorten(str(named)))
     if getattr(problem, "errno", None) == errno.ENAMETOOLONG or getattr(problem, "winerror", None) == 206:
         return 2, f"error: {name}: the file name is too long. Use a shorter one."
     found = disk_problem(problem) if isinstance(problem, OSError) and named else general_disk_problem(problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from danceopd_ext.errors import few_letters
+from danceopd_ext.errors import shorten
 from danceopd_ext.ranges import SHOWN_DIGITS, Range, shown
 
 
@@ -17,7 +17,7 @@ def whole(within: Range, example: int = 4) -> Callable[[str], int]:
         is_number = digits.isdecimal() and digits.isascii() and len(digits) <= SHOWN_DIGITS
         if not is_number or int(text) < within.minimum:
             what = f"is not a whole number of at least {shown(within.minimum)}: give one, such as {example}."
-            raise argparse.ArgumentTypeError(f"{few_letters(text)} {what}")
+            raise argparse.ArgumentTypeError(f"{shorten(text)} {what}")
         if wrong := within.wrong(int(text)):
             raise argparse.ArgumentTypeError(f"{text}: it {wrong}.")
         return int(text)

@@ -39,7 +39,7 @@ from danceopd_ext.files import check_writable, whole_file
 from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import ModelFiles
+from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS, Range
 from danceopd_ext.whole_numbers import positive, whole
 

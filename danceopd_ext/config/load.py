@@ -14,7 +14,7 @@ from danceopd_ext.config.paths import find, placed
 from danceopd_ext.config.schema import SECTIONS, Preset, Teacher
 from danceopd_ext.config.unknown_keys import UnknownKey, check_unknown_keys, is_foreign_section
 from danceopd_ext.data.user_paths import PROMPT_SUFFIXES
-from danceopd_ext.errors import MissingFile, UserError, few_letters, nearest
+from danceopd_ext.errors import MissingFile, UserError, nearest, shorten
 from danceopd_ext.foreign.text import read_text
 from danceopd_ext.foreign.toml import MOST, parse_toml
 from danceopd_ext.ranges import written
@@ -165,7 +165,7 @@ def _prompts(name: str, entry: Any, folder: Path) -> list[str]:
     for file in files:
         if Path(file).suffix.lower() not in PROMPT_SUFFIXES:
             raise UserError(
-                f'{where} = "{few_letters(file)}": expected the name of a file that ends in '
+                f'{where} = "{shorten(file)}": expected the name of a file that ends in '
                 f"{', '.join(PROMPT_SUFFIXES[:-1])} or {PROMPT_SUFFIXES[-1]}. Write the prompts into a file, one per "
                 "line in .txt, and name it here."
             )

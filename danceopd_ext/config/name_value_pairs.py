@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from danceopd_ext.config.toml_text import toml_text
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.ranges import Range, written
 
 #: words of TOML and of the command line, in any case; for Python the text "false" would be true
@@ -37,7 +37,7 @@ def parse_pairs(pairs: Iterable[str], key: str) -> dict[str, Any]:
     pairs, found = [pair for pair in pairs if pair.strip()], {}
     if long := next((pair for pair in pairs if len(pair) > LONGEST), None):
         raise UserError(
-            f'{key}: "{few_letters(long)}" has {len(long):,} characters. Write name=value in {LONGEST:,} or less.'
+            f'{key}: "{shorten(long)}" has {len(long):,} characters. Write name=value in {LONGEST:,} or less.'
         )
     if slips := [pair for pair in pairs if pair.rstrip().endswith(",")]:
         right = toml_text([pair.strip().rstrip(", ") for pair in slips])

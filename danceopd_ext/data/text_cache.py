@@ -19,7 +19,7 @@ from torch import Tensor
 
 from danceopd_ext.data.cache_entries import DAMAGED, NOT_FINITE, UNDIGESTED, UnusableEntry, read_entry, write_entry
 from danceopd_ext.disk_errors import disk_problem
-from danceopd_ext.errors import UserError, counted, few_letters
+from danceopd_ext.errors import UserError, counted, shorten
 from danceopd_ext.files import only_writer, whole_file
 from danceopd_ext.finite import first_broken
 
@@ -108,7 +108,7 @@ class TextCache:
         stored = {name: self._to_store(tensor) for name, tensor in tensors.items()}
         if broken := first_broken(stored):
             raise BrokenEncoding(
-                f'encoding the {self.what} "{few_letters(text)}" gave NaN or infinite numbers (in {broken})'
+                f'encoding the {self.what} "{shorten(text)}" gave NaN or infinite numbers (in {broken})'
             )
         try:
             with whole_file(self.path(text)) as part:
@@ -133,7 +133,7 @@ class TextCache:
         tensors = self._open(text)
         if tensors is None:
             raise NoEntry(
-                f"no encoded {self.what} for {few_letters(repr(text))} in {self.folder}: {self.path(text).name} is "
+                f"no encoded {self.what} for {shorten(repr(text))} in {self.folder}: {self.path(text).name} is "
                 "missing or damaged. Start again, or continue with --resume: it is then encoded again."
             )
         self._remember(text, tensors)

@@ -11,7 +11,8 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.loading import ModelFiles, check_parts, checkpoint_keys
+from danceopd_ext.models.loading import check_parts
+from danceopd_ext.models.model_files import ModelFiles, checkpoint_keys
 
 
 def check_weights(files: ModelFiles) -> None:

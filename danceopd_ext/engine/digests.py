@@ -9,7 +9,7 @@ import torch
 
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import ModelFiles
+from danceopd_ext.models.model_files import ModelFiles
 
 
 def transformer_digest(files: ModelFiles) -> str:

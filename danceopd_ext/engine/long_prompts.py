@@ -7,8 +7,8 @@ from typing import Any
 
 from danceopd_ext.data.plan import Prompt
 from danceopd_ext.engine.model import Model
-from danceopd_ext.errors import counted, few, few_letters, readable
-from danceopd_ext.models.loading import asked_of
+from danceopd_ext.errors import counted, few, readable, shorten
+from danceopd_ext.models.text_pipeline import asked_of
 
 
 def long_prompts(model: Model, pipeline: Any, prompts: Sequence[Prompt], files: Mapping[str, str]) -> list[str]:
@@ -24,7 +24,7 @@ def long_prompts(model: Model, pipeline: Any, prompts: Sequence[Prompt], files: 
             length = family.text_length(pipeline, text)
         room = family.text_room(pipeline, model.config, len(prompt.sources))
         if length > room:
-            where = files.get(text) or f'"{few_letters(text)}"'
+            where = files.get(text) or f'"{shorten(text)}"'
             cut[text] = f"{where} ({room:,} of {length:,} tokens are read)"
     if not cut:
         return []

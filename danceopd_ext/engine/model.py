@@ -14,17 +14,10 @@ from danceopd_ext.engine.checks import check_attention, check_weights, select_at
 from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.models.family import Family, SizeLimits
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.models.loading import (
-    ModelFiles,
-    fetch,
-    find_model_files,
-    load_layout,
-    load_scheduler,
-    load_text_pipeline,
-    load_transformer,
-    load_vae,
-)
+from danceopd_ext.models.loading import load_layout, load_scheduler, load_transformer, load_vae
+from danceopd_ext.models.model_files import ModelFiles, fetch, find_model_files
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 
 
 @dataclass(frozen=True)

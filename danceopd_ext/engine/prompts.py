@@ -23,7 +23,7 @@ from danceopd_ext.engine.long_prompts import long_prompts
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import Sources
-from danceopd_ext.models.loading import encode_prompts
+from danceopd_ext.models.text_pipeline import encode_prompts
 
 EMPTY = ""
 #: the parts of a pipeline that encode prompts, and the source images that show in them

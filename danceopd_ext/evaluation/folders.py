@@ -14,7 +14,7 @@ from danceopd_ext.errors import MissingFile, UserError
 from danceopd_ext.evaluation.jobs import Job
 from danceopd_ext.files import whole_file
 from danceopd_ext.foreign.json import read_object
-from danceopd_ext.models.loading import ModelFiles
+from danceopd_ext.models.model_files import ModelFiles
 
 SETTINGS, ASKED = "settings.json", "asked.json"
 REMEDY = "Use another --out, or delete the folder to draw its pictures again."

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from danceopd_ext.errors import few_letters, nearest, printable
+from danceopd_ext.errors import nearest, printable, shorten
 
 #: a user or organisation and their repository: letters and digits, with single punctuation marks inside
 _NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}\w)?", re.ASCII)
@@ -62,4 +62,4 @@ def hub_refusal(error: BaseException, repository: str) -> str:
         return f"it has no repository {repository}, or a private one that needs `hf auth login`"
     if "OfflineModeIsEnabled" in kinds:
         return "HF_HUB_OFFLINE is set, so the Hub is not queried"
-    return few_letters(printable((str(error).strip().splitlines() or [type(error).__name__])[0]), 200)
+    return shorten(printable((str(error).strip().splitlines() or [type(error).__name__])[0]), 200)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.foreign.files import MIB
 from danceopd_ext.foreign.limits import check_limits
 from danceopd_ext.foreign.text import read_text
@@ -68,7 +68,7 @@ def parse_lines(text: str, where: str, remedy: str = "", finite: bool = True) ->
 
 def shown(value: Any) -> str:
     """Return a value as messages quote it: JSON of a few characters."""
-    return few_letters(json.dumps(value, ensure_ascii=False))
+    return shorten(json.dumps(value, ensure_ascii=False))
 
 
 def _behind(remedy: str) -> str:

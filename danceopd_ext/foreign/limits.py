@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 
 #: levels of lists and tables; Python's recursive functions can handle this depth from anywhere
 DEEPEST = 128
@@ -57,4 +57,4 @@ def _wrong_text(value: Any) -> str:
 def _place(trail: Iterable[str | int]) -> str:
     """Return the keys that lead to a value, as `datasets[0].resolution`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in trail).removeprefix(".")
-    return few_letters(text) or "its value"
+    return shorten(text) or "its value"

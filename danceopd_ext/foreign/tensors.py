@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from danceopd_ext.errors import UserError, few_letters, printable
+from danceopd_ext.errors import UserError, printable, shorten
 from danceopd_ext.foreign.files import MIB, check_file
 
 #: the most bytes of a safetensors header; those of the largest models have a tenth of them
@@ -104,7 +104,7 @@ def check_plain(path: Path, name: str, tensor: torch.Tensor) -> None:
     if odd:
         kind = "complex" if tensor.is_complex() else str(tensor.dtype).removeprefix("torch.")
         raise UserError(
-            f"{path}: {few_letters(printable(name), 200)} is a {kind} tensor whose numbers cannot be read directly. "
+            f"{path}: {shorten(printable(name), 200)} is a {kind} tensor whose numbers cannot be read directly. "
             "Use "
             "the file in float32, float16 or bfloat16."
         )
@@ -127,7 +127,7 @@ def _opened(path: Path, what: str) -> Iterator[Any]:
         raise
     except Exception as error:  # safetensors' own, Python's, and torch's for sizes and dtypes that it does not have
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        why = printable(few_letters(why.removeprefix("Error while deserializing header: "), 200))
+        why = printable(shorten(why.removeprefix("Error while deserializing header: "), 200))
         raise UserError(
             f"{path} is not a complete .safetensors file ({why}; {size:,} bytes): download or copy it again."
         ) from error
@@ -142,9 +142,9 @@ def _header(path: Path, file: Any) -> Header:
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     for name, shape in shapes.items():
         if len(shape) > MOST_AXES or any(size > LONGEST_AXIS for size in shape):
-            shown = few_letters(f"{shape}", 60)
+            shown = shorten(f"{shape}", 60)
             raise UserError(
-                f"{path}: {few_letters(printable(name), 200)} has the shape {shown}, which no model's weights have."
+                f"{path}: {shorten(printable(name), 200)} has the shape {shown}, which no model's weights have."
                 " Download or copy the file again."
             )
     return Header(path, shapes, dict(file.metadata() or {}))
@@ -156,7 +156,7 @@ def _check_name(path: Path, name: Any) -> None:
         if len(name) > LONGEST_NAME:
             raise UserError(
                 f"{path}: a name in it has {len(name):,} characters, and at most {LONGEST_NAME:,} are read: "
-                f"{few_letters(printable(name[:200]))}."
+                f"{shorten(printable(name[:200]))}."
             )
     elif not isinstance(name, int | float | None) or (isinstance(name, int) and abs(name) >= 2**63):
         raise UserError(f"{path}: refused: a key in it is a {type(name).__name__}, not a name. Is it the right file?")
@@ -208,7 +208,7 @@ class _Copy:
             entries = [self.of(entry, f"{name}[{number}]", depth + 1) for number, entry in enumerate(value)]
             return entries if isinstance(value, list) else tuple(entries)
         if isinstance(value, int) and abs(value) >= 2**64:
-            raise UserError(f"{self.path}: {few_letters(printable(name), 200)} is a whole number of more than 64 bits.")
+            raise UserError(f"{self.path}: {shorten(printable(name), 200)} is a whole number of more than 64 bits.")
         return value
 
     def _tensor(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
@@ -217,7 +217,7 @@ class _Copy:
         self.used += bytes_
         if bytes_ > tensor.untyped_storage().nbytes() or self.used > MOST_USES * self.size + MIB:
             raise UserError(
-                f"{self.path}: refused: {few_letters(printable(name), 200)} repeats numbers of the file, which would "
+                f"{self.path}: refused: {shorten(printable(name), 200)} repeats numbers of the file, which would "
                 "take many times its size in memory. Ask for a .safetensors file."
             )
         return tensor.detach().clone()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.foreign.files import MIB
 from danceopd_ext.foreign.limits import DEEPEST, check_limits
 from danceopd_ext.foreign.text import read_text
@@ -62,7 +62,7 @@ def _check_keys(text: str, where: str) -> None:
 
 def _reason(error: ValueError) -> str:
     if isinstance(error, tomllib.TOMLDecodeError):
-        return few_letters(str(error), LONGEST)
+        return shorten(str(error), LONGEST)
     return "a number or date is out of range" if "digits" not in str(error) else "a number has thousands of digits"
 
 

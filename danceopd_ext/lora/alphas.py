@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import regex
 
-from danceopd_ext.errors import UserError, few_letters, printable
+from danceopd_ext.errors import UserError, printable, shorten
 from danceopd_ext.foreign.json import shown
 from danceopd_ext.lora.lora_file import ADAPTER_ENTRY, LoraFile, adapter_settings
 
@@ -103,7 +103,7 @@ class _Patterns:
         except (TimeoutError, MemoryError):
             raise UserError(
                 f"{self.where}: matching its patterns takes longer than {SECONDS:g} s, such as "
-                f"{few_letters(printable(pattern.pattern), 120)}. Use layer names instead of patterns."
+                f"{shorten(printable(pattern.pattern), 120)}. Use layer names instead of patterns."
             ) from None
         finally:
             self.seconds -= time.monotonic() - started
@@ -115,7 +115,7 @@ def _patterns(where: str, config: Mapping[str, object], key: str) -> _Patterns:
         raise UserError(f"{where}: {key} must be a table of layer = number, not {shown(table)}.")
     found = _Patterns(f"{where}: {key}")
     for place, (pattern, value) in enumerate(table.items()):
-        name = f"{key}.{few_letters(printable(pattern))}"
+        name = f"{key}.{shorten(printable(pattern))}"
         number = _number(where, name, value)
         if number is None or (number == 0 and key == "rank_pattern"):
             raise UserError(f"{where}: {name} must be a number above 0, not {shown(value)}.")
@@ -132,9 +132,7 @@ def _patterns(where: str, config: Mapping[str, object], key: str) -> _Patterns:
 def _compiled(where: str, key: str, pattern: str) -> regex.Pattern:
     """The pattern as PEFT asks for it. Python's own `re` cannot be stopped once it matches; `regex` can."""
     if len(pattern) > LONGEST_PATTERN:
-        raise UserError(
-            f"{where}: {key}: a pattern has {len(pattern):,} characters: {few_letters(printable(pattern))}."
-        )
+        raise UserError(f"{where}: {key}: a pattern has {len(pattern):,} characters: {shorten(printable(pattern))}.")
     try:
         return regex.compile(rf"(.*\.)?({pattern})$")
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as problem:

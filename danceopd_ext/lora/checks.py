@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.lora.dialects import OTHER_PARTS, Parsed, is_zero, not_a_lora
 from danceopd_ext.lora.families import guess_family, looks_like_model, title
 from danceopd_ext.lora.lora_file import LoraFile
@@ -13,7 +13,7 @@ from danceopd_ext.models.layout import Layout
 
 def few(keys: Iterable[str], count: int = 3) -> str:
     """Return the first keys, for a message."""
-    keys = [few_letters(key, 160) for key in keys]
+    keys = [shorten(key, 160) for key in keys]
     return ", ".join(keys[:count]) + (f", … ({len(keys)} in all)" if len(keys) > count else "")
 
 
@@ -23,7 +23,7 @@ def no_lora(file: LoraFile) -> str:
     if not keys:
         return f"{file.path}: holds no tensors. Download or copy it again."
     if method := file.config.get("peft_type"):
-        return f"{file.path}: PEFT's method {few_letters(str(method))} is not supported. Use a plain LoRA."
+        return f"{file.path}: PEFT's method {shorten(str(method))} is not supported. Use a plain LoRA."
     what = f"{file.path}: not a LoRA: it has no LoRA tensors (first keys: {few(keys)})."
     if looks_like_model(keys):
         return f'{what} If it is a whole model, use checkpoint = "{file.path}" instead of lora.'

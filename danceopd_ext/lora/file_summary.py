@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from danceopd_ext.errors import UserError, few_letters, printable
+from danceopd_ext.errors import UserError, printable, shorten
 from danceopd_ext.lora.checks import check_keys, few, left_out
 from danceopd_ext.lora.dialects import OTHER_PARTS, PREFIXES, Group, Parsed, parse
 from danceopd_ext.lora.families import candidates, distinct, guess_family, sizes_of, titles
@@ -157,7 +157,7 @@ def _alpha(file: LoraFile, group: Group) -> str:
     config = file.config if isinstance(file.config, dict) else {}
     alpha = config.get("lora_alpha" if group.kind == "LoRA" else "alpha")
     if alpha is not None:
-        return f"{few_letters(str(alpha))} (adapter_config.json)"
+        return f"{shorten(str(alpha))} (adapter_config.json)"
     return "in the metadata" if "lora_adapter_metadata" in file.metadata else "none, so equal to the rank"
 
 

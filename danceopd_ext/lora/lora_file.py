@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from danceopd_ext.errors import UserError, few_letters, nearest, printable
+from danceopd_ext.errors import UserError, nearest, printable, shorten
 from danceopd_ext.foreign.hub import hub_refusal, no_such_file, repository_of
 from danceopd_ext.foreign.json import parse_json
 from danceopd_ext.foreign.tensors import read_pickle, read_tensors
@@ -137,7 +137,7 @@ def adapter_settings(text: str, where: str) -> dict:
     """Return the settings of an adapter, from JSON; `alphas` checks their values. Raises UserError."""
     settings = parse_json(text, where, _REMEDY, finite=False)
     if not isinstance(settings, dict | None):
-        raise UserError(f"{where}: holds {few_letters(text.strip())} instead of a JSON object. {_REMEDY}")
+        raise UserError(f"{where}: holds {shorten(text.strip())} instead of a JSON object. {_REMEDY}")
     return settings or {}
 
 

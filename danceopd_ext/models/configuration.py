@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from torch.nn.modules import module as torch_modules
 
-from danceopd_ext.errors import MissingFile, UserError, few_letters
+from danceopd_ext.errors import MissingFile, UserError, shorten
 from danceopd_ext.foreign.files import MIB
 from danceopd_ext.foreign.json import read_object, shown
 from danceopd_ext.models.registry import FAMILIES
@@ -48,6 +49,17 @@ def read_configuration(folder: Path, part: str, cls: Any, name: str = "config.js
         if key in config and (wrong := _wrong(config[key], example)):
             raise UserError(f"{file}: {key} = {shown(config[key])}: expected {wrong}. {REMEDY}")
     return config
+
+
+def library_class(name: str) -> Any:
+    """Return a class of diffusers. Raises UserError if the installed version does not have it."""
+    try:
+        return getattr(diffusers, name)
+    except AttributeError as error:
+        raise UserError(
+            f"diffusers {diffusers.__version__} does not include {name}. Install a newer version (pip install -U "
+            "diffusers)."
+        ) from error
 
 
 def check_text_encoder(folder: Path) -> None:
@@ -82,7 +94,7 @@ def built_from(file: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # such values cause any error of Python and torch
-        reason = few_letters(str(error).strip() or type(error).__name__, 200).rstrip(".")
+        reason = shorten(str(error).strip() or type(error).__name__, 200).rstrip(".")
         raise UserError(f"{file}: the model part that it describes cannot be built ({reason}). {REMEDY}") from error
 
 

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 
 #: seconds for one template or text, and for the start of the process
 LONGEST, START = 20.0, 120.0
@@ -125,7 +125,7 @@ def _answer(request: Mapping[str, Any], what: str) -> dict[str, Any]:
     if answer.get("memory"):
         raise UserError(f"{what} needs more than {MEMORY / 2**30:g} GiB of memory for one text. {REMEDY}")
     if "error" in answer:
-        raise UserError(f"{what} cannot be used ({few_letters(answer['error'], 300)}). {REMEDY}")
+        raise UserError(f"{what} cannot be used ({shorten(answer['error'], 300)}). {REMEDY}")
     return answer
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.foreign.files import MIB, check_file
 from danceopd_ext.foreign.json import parse_unlimited, read_object, shown
 from danceopd_ext.foreign.text import read_text
@@ -61,7 +61,7 @@ def _components(index: Mapping[str, Any], file: Path) -> Iterator[str]:
         known = library in LIBRARIES and isinstance(cls, str) and cls.isidentifier() and not cls.startswith("_")
         plain = known and (cls.startswith(NOT_AUTOMATIC) or not cls.startswith(AUTOMATIC[library]))
         if not (plain and name.isidentifier()):
-            raise UserError(f"{file}: {few_letters(name)} is {shown(value)}. {REMEDY}")
+            raise UserError(f"{file}: {shorten(name)} is {shown(value)}. {REMEDY}")
         yield name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.method import Field
 from danceopd_ext.models.conditions import SOURCE, PromptTensors
 from danceopd_ext.models.family import Sources
@@ -129,7 +129,7 @@ class QwenImageEdit(QwenImage):
                 (item,) = _without_padding(*pipeline.encode_prompt([prompt], image=self._as_seen(glances)))
                 if len(item["embeds"]) > LONGEST_EDIT:
                     raise UserError(
-                        f'{self.title} cannot use the prompt "{few_letters(prompt)}": together with its source '
+                        f'{self.title} cannot use the prompt "{shorten(prompt)}": together with its source '
                         f"images it has {len(item['embeds']):,} tokens, more than {LONGEST_EDIT:,}. Shorten it."
                     )
                 items.append(item)

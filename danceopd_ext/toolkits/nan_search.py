@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from danceopd_ext.config import Teacher
-from danceopd_ext.errors import few_letters
+from danceopd_ext.errors import shorten
 from danceopd_ext.finite import is_finite
 from danceopd_ext.method import Field
 from danceopd_ext.method.fields import forwards
@@ -144,7 +144,7 @@ def not_found(teachers: str) -> str:
 
 def not_asked(error: Exception, teachers: str) -> str:
     """Return the message if asking the parts again failed."""
-    return f"the search for the part that broke failed ({few_letters(str(error))}). {_remedies(teachers)}"
+    return f"the search for the part that broke failed ({shorten(str(error))}). {_remedies(teachers)}"
 
 
 def _remedies(teachers: str) -> str:
@@ -158,7 +158,7 @@ def _remedies(teachers: str) -> str:
 @torch.no_grad()
 def explain(found: Found, parties: Parties, prompt: str = "") -> str:
     """Return sentences that name the part that broke and the remedy. `prompt`: of the first sample that broke."""
-    where = f' for the prompt "{few_letters(prompt)}"' if prompt else ""
+    where = f' for the prompt "{shorten(prompt)}"' if prompt else ""
     if found.exploded:
         if not _is_usual(parties.base(torch.randn_like(found.latents[:1]), *found.one[1:])):
             return _base(parties, where)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from danceopd_ext.disk_errors import disk_problem
-from danceopd_ext.errors import few_letters, printable
+from danceopd_ext.errors import printable, shorten
 
 #: the tracker methods that trainers call while they train and at the end
 METHODS = ("log", "log_images", "finish")
@@ -34,7 +34,7 @@ def _guard(tracker: Any, say: Callable[[str], None]) -> None:
                 failed = True
                 problem = disk_problem(error)
                 lines = printable(str(error)).strip().splitlines() or [type(error).__name__]
-                reason = problem.reason if problem else few_letters(lines[0], 200)
+                reason = problem.reason if problem else shorten(lines[0], 200)
                 say(
                     f"{tracker.name} is turned off for the rest of the run: {reason}. Training goes on; the JSONL "
                     "log is complete."

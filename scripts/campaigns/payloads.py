@@ -42,7 +42,7 @@ class Mine(torch.optim.SGD):
 """
 #: the same training without our check of model folders
 WITHOUT_BORDER = (
-    "import sys; from danceopd_ext.models import loading; loading.check_folder = lambda folder: None; "
+    "import sys; from danceopd_ext.models import model_files; model_files.check_folder = lambda folder: None; "
     "from danceopd_ext.cli import run; from danceopd_ext.toolkits.run import main; sys.exit(run(main))"
 )
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from danceopd_ext.config.load import load_preset
 from danceopd_ext.demo import PIPELINE
-from danceopd_ext.models.loading import encode_prompts, load_transformer
+from danceopd_ext.models.loading import load_transformer
+from danceopd_ext.models.text_pipeline import encode_prompts
 from danceopd_ext.toolkits.native.prepare import find_all
 from danceopd_ext.toolkits.native.train import make_accelerator
 from fuzzing.octets import damaged, replace_file

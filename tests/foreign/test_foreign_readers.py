@@ -18,7 +18,8 @@ from danceopd_ext.data.prompt_entries import read_sample_file
 from danceopd_ext.data.prompts import read_prompts
 from danceopd_ext.data.table_rows import read_rows
 from danceopd_ext.errors import UserError
-from danceopd_ext.models.loading import check_parts, find_model_files, load_layout
+from danceopd_ext.models.loading import check_parts, load_layout
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.reproduce.entries import read_entries
 from danceopd_ext.reproduce.page import facts_of
 from danceopd_ext.toolkits.hosted.input_documents import read_document

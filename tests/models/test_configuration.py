@@ -10,7 +10,9 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import configuration
 from danceopd_ext.models.configuration import MOST_LAYERS, MOST_MODULES, built_from, on_paper, within_limits
-from danceopd_ext.models.loading import check_parts, encode_prompts, find_model_files, load_layout, load_scheduler
+from danceopd_ext.models.loading import check_parts, load_layout, load_scheduler
+from danceopd_ext.models.model_files import find_model_files
+from danceopd_ext.models.text_pipeline import encode_prompts
 from tests.tiny.pipelines import save_any
 
 FILES = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json", "text_encoder/config.json")

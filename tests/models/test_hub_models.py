@@ -7,17 +7,10 @@ import torch
 from huggingface_hub import constants
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.models.loading import (
-    CHECKED_FILES,
-    fetch,
-    find_model_files,
-    load_layout,
-    load_scheduler,
-    load_text_pipeline,
-    load_transformer,
-    load_vae,
-)
+from danceopd_ext.models.loading import load_layout, load_scheduler, load_transformer, load_vae
+from danceopd_ext.models.model_files import CHECKED_FILES, fetch, find_model_files
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from tests.tiny.hub import Hub, put_up
 from tests.tiny.pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file

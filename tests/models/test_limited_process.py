@@ -11,7 +11,8 @@ import torch
 
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import limited_process
-from danceopd_ext.models.loading import find_model_files, load_text_pipeline
+from danceopd_ext.models.model_files import find_model_files
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from scripts.campaigns.hostile_models import CODES, ENDLESS, copy
 from tests.tiny.families.parts import tokenizer
 

@@ -8,17 +8,12 @@ from diffusers import Flux2Pipeline
 from safetensors.torch import load_file, save_file
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.models import loading
+from danceopd_ext.models import loading, model_files
 from danceopd_ext.models.decoding import decode, encode
-from danceopd_ext.models.loading import (
-    find_model_files,
-    load_layout,
-    load_scheduler,
-    load_text_pipeline,
-    load_transformer,
-    load_vae,
-)
+from danceopd_ext.models.loading import load_layout, load_scheduler, load_transformer, load_vae
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from tests.tiny.calls import noise_for
 from tests.tiny.pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
@@ -238,7 +233,7 @@ def test_hub_id_that_cannot_be_reached(monkeypatch):
     def refuse(*arguments, **more):
         raise OSError("no connection")
 
-    monkeypatch.setattr(loading, "snapshot_download", refuse)
+    monkeypatch.setattr(model_files, "snapshot_download", refuse)
     message = error("someone/some-model")
     assert "someone/some-model (pretrained_model_name_or_path) is not a local file or folder" in message
     assert "(no connection)" in message

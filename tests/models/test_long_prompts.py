@@ -10,8 +10,10 @@ import torch
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import qwen_image
 from danceopd_ext.models.family import Sources, TextConditions
-from danceopd_ext.models.loading import find_model_files, load_layout, load_text_pipeline, load_transformer
+from danceopd_ext.models.loading import load_layout, load_transformer
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from danceopd_ext.models.z_image import room_in_places, within_places
 from tests.tiny.calls import pictures
 from tests.tiny.pipelines import save_any

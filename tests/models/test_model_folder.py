@@ -12,10 +12,12 @@ import torch
 from packaging.version import Version
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.models import loading
-from danceopd_ext.models.loading import ModelFiles, find_model_files, load_scheduler, load_text_pipeline, load_vae
+from danceopd_ext.models.configuration import library_class
+from danceopd_ext.models.loading import load_scheduler, load_transformer, load_vae
+from danceopd_ext.models.model_files import ModelFiles, fetch, find_model_files
 from danceopd_ext.models.model_folder import check_folder
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from scripts.campaigns.hostile_models import CODES, copy, longest
 from tests.tiny.hub import Hub, put_up
 
@@ -73,7 +75,7 @@ def test_a_model_on_the_hub_is_checked_when_its_files_are_here(model, marker, na
     OPENED[name](model, marker)
     hub = put_up(monkeypatch, Hub({"someone/model": model}, tmp_path / "cache"))
     with pytest.raises(UserError, match="It was not opened"):
-        loading.fetch(find_model_files("someone/model"))
+        fetch(find_model_files("someone/model"))
     assert len(hub.downloaded) <= 1
     assert not marker.exists()
 
@@ -89,11 +91,11 @@ def test_what_is_handed_to_the_libraries(pipelines, monkeypatch):
         )
 
     for cls in ("ZImagePipeline", "ZImageTransformer2DModel", "AutoencoderKL"):
-        spy(loading.library_class(cls), "from_pretrained")
+        spy(library_class(cls), "from_pretrained")
     source = find_model_files(str(pipelines["z_image"]))
-    loading.load_text_pipeline(source, torch.float32, "cpu")
-    loading.load_transformer(source, torch.float32)
-    loading.load_vae(source, torch.float32)
+    load_text_pipeline(source, torch.float32, "cpu")
+    load_transformer(source, torch.float32)
+    load_vae(source, torch.float32)
     assert asked["ZImagePipeline.from_pretrained"]["trust_remote_code"] is False
     assert {keys["use_safetensors"] for keys in asked.values()} == {True} and len(asked) == 3
 

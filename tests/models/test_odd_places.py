@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from danceopd_ext.engine.checks import check_transformer
 from danceopd_ext.errors import UserError
-from danceopd_ext.models import loading
-from danceopd_ext.models.loading import checkpoint_keys, find_model_files
+from danceopd_ext.models import model_files
+from danceopd_ext.models.model_files import checkpoint_keys, find_model_files
 
 
 def refused(call, *arguments, **keywords) -> str:
@@ -26,14 +26,14 @@ def refused(call, *arguments, **keywords) -> str:
 @pytest.mark.parametrize("where", ["models/sd3", "my_models/sd3", "sd3/base.safetensors", "checkpoints/a"])
 def test_a_path_that_is_not_here_is_not_asked_for(where, key, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(model_files, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
     message = refused(find_model_files, where, key=key)
     assert f"{where} ({key}) was not found" in message and "does not exist either" in message
 
 
 def test_components_that_are_not_here(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(model_files, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
     name = "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"
     save_file({name: torch.ones(2, 2)}, tmp_path / "one.safetensors")
     message = refused(find_model_files, "one.safetensors", components_from="models/sd3", model_type="sd3")
@@ -47,7 +47,7 @@ def test_a_name_that_can_be_both(monkeypatch, tmp_path):
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "snapshot_download", gone)
+    monkeypatch.setattr(model_files, "snapshot_download", gone)
     message = refused(find_model_files, "flux/base")
     assert message.startswith("flux/base (pretrained_model_name_or_path) is not a local file or folder")
     assert "it has no repository flux/base" in message and f"the current folder is {tmp_path}" in message

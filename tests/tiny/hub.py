@@ -10,7 +10,7 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from danceopd_ext.models import loading
+from danceopd_ext.models import model_files
 
 
 class Hub:
@@ -48,6 +48,6 @@ def _files(folder: Path) -> Iterator[str]:
 
 def put_up(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Hub:
     """Put the stand-in where the libraries' own functions are called."""
-    monkeypatch.setattr(loading, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(model_files, "snapshot_download", hub.snapshot_download)
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", hub.download)
     return hub

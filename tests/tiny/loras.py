@@ -9,7 +9,8 @@ import torch
 from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.lora.write import write_lora
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.models.loading import find_model_files, load_layout
+from danceopd_ext.models.loading import load_layout
+from danceopd_ext.models.model_files import find_model_files
 
 
 def random_lora(layout: Layout, endings: tuple[str, ...], seed: int, rank: int = 4, size: float = 0.3) -> Lora:

@@ -17,7 +17,8 @@ from danceopd_ext.lora.file_summary import describe
 from danceopd_ext.lora.lora_file import open_lora_file
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.models.decoding import decode, encode
-from danceopd_ext.models.loading import find_model_files, load_transformer, load_vae
+from danceopd_ext.models.loading import load_transformer, load_vae
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.models.registry import CLASSES, FAMILIES, NAMES, family_of_checkpoint, names_of
 from tests.tiny import new_family
 from tests.tiny.loras import layout_of, write_random_lora

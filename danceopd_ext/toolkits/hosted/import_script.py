@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import UserError, first_line
 from danceopd_ext.toolkits.hosted.checkout import Checkout
 
 #: what the import of a package raises if its binary does not match the installed torch
@@ -34,11 +34,7 @@ def import_script(checkout: Checkout, folders: Sequence[Path], script: str) -> M
         ) from error
     except MISFIT as error:
         raise UserError(
-            f"{where}: {_first_line(error)}. A package in this Python environment does not match its torch, often "
-            f"torchvision or xformers. Install the versions that {checkout.toolkit} requires, and check that its own "
-            "training starts."
+            f"{where}: {first_line(error).rstrip('.')}. A package in this Python environment does not match its torch, "
+            f"often torchvision or xformers. Install the versions that {checkout.toolkit} requires, and check that its "
+            "own training starts."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

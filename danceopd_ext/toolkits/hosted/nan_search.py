@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from danceopd_ext.config.schema import DanceOPDSection
-from danceopd_ext.errors import few_letters
+from danceopd_ext.errors import shorten
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch, Field
 from danceopd_ext.toolkits.hosted.active_adapter import Switch
@@ -74,7 +74,7 @@ def _broken_data(condition: Conditions, batch: Batch) -> str:
     for name, entry in condition.entries.items():
         for row in range(len(condition)):
             if not all(map(is_finite, _tensors(None if entry is None else entry[row]))):
-                who = f'"{few_letters(condition.captions[row])}"' if condition.captions else f"sample {row + 1}"
+                who = f'"{shorten(condition.captions[row])}"' if condition.captions else f"sample {row + 1}"
                 return f"the encoded data of {who} holds NaN or infinite numbers ({name}). {ENCODED}"
     return ""
 

@@ -12,7 +12,7 @@ from typing import Any
 from danceopd_ext.config.as_used import hosted_preset, name_of
 from danceopd_ext.config.hosted_preset import HostedPreset
 from danceopd_ext.disk_errors import general_disk_problem
-from danceopd_ext.errors import Stopped, TrainingError, UserError, few_letters
+from danceopd_ext.errors import Stopped, TrainingError, UserError, shorten
 from danceopd_ext.fallback_folders import saved_before
 from danceopd_ext.toolkits.earlier_results import sole_writer
 from danceopd_ext.toolkits.hosted.console import introduction, tell
@@ -64,7 +64,7 @@ def run_trainer(trainer: Any, args: Namespace) -> None:
             raise Stopped(stopped_at_once(max(1, trainer.session.current), saved_since(args, start))) from None
         except Exception as error:
             if problem := general_disk_problem(error):
-                told = f"{problem.reason} ({few_letters(str(error), 200)}). {problem.remedy}"
+                told = f"{problem.reason} ({shorten(str(error), 200)}). {problem.remedy}"
                 saved = saved_since(args, start)
                 raise TrainingError(told + saved_before(saved.lora, saved.state)) from error
             if not is_out_of_memory(error):

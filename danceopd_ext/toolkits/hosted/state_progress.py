@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.foreign.tensors import read_pickle
 
 #: accelerate's name for the file of our Progress, the first object that is registered
@@ -27,7 +27,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
     found = found if isinstance(found, dict) else {}
     step, loss = found.get("step"), 0.0 if found.get("loss") is None else found["loss"]
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= MOST_STEPS:
-        raise UserError(f"{file}: step is {few_letters(repr(step))}, not a number of steps.")
+        raise UserError(f"{file}: step is {shorten(repr(step))}, not a number of steps.")
     if not isinstance(loss, int | float) or isinstance(loss, bool) or abs(loss) > LARGEST_LOSS:
-        raise UserError(f"{file}: loss is {few_letters(repr(loss))}, not a number.")
+        raise UserError(f"{file}: loss is {shorten(repr(loss))}, not a number.")
     return {"step": step, "loss": float(loss)}

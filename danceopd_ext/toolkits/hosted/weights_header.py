@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from danceopd_ext.errors import UserError, few_letters, printable
+from danceopd_ext.errors import UserError, printable, shorten
 from danceopd_ext.foreign.tensors import read_header as read_own_header
 
 #: name of a tensor -> its shape
@@ -82,7 +82,7 @@ def check_kind(
         return header
     titles = " or ".join(dict.fromkeys(kind.title for kind in wanted))
     found = "a LoRA" if is_lora(header) else next((kind.title for kind in known if kind.fits(header)), None)
-    first = f' (its first tensor is "{few_letters(printable(next(iter(header))))}")' if header else " (it is empty)"
+    first = f' (its first tensor is "{shorten(printable(next(iter(header))))}")' if header else " (it is empty)"
     instead = f"it looks like {found}" if found else f"it looks like something else{first}"
     raise UserError(f"{where}: this is not {titles}; {instead}. Name a file that contains {titles}.")
 

@@ -14,7 +14,7 @@ import torch
 from danceopd_ext.data.cache_entries import UnusableEntry, add_digest, read_entry
 from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.data.text_cache import again_notes
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.toolkits.hosted.console import tell
 from danceopd_ext.toolkits.musubi.adapter import MusubiAdapter
 from danceopd_ext.toolkits.musubi.prompt_data import text_path
@@ -72,7 +72,7 @@ def _encode_one(encode: Callable[[list[Any]], None], text: str, path: Path) -> N
         encode([info])
         if broken := add_digest(part):
             raise UserError(
-                f'the prompt "{few_letters(text)}" is encoded to NaN or infinite numbers (in {broken}). The text '
+                f'the prompt "{shorten(text)}" is encoded to NaN or infinite numbers (in {broken}). The text '
                 "encoder's file is damaged, or its precision is too narrow. Download it again, or remove fp8 options."
             )
         os.replace(part, path)

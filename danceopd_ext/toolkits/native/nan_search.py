@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.engine.batches import StepData
-from danceopd_ext.errors import few_letters
+from danceopd_ext.errors import shorten
 from danceopd_ext.finite import broken_weight, first_broken, is_finite
 from danceopd_ext.method import Batch, Report, Student, derive_seed
 from danceopd_ext.models.conditions import NEGATIVE, SOURCE, PromptTensors
@@ -114,12 +114,12 @@ def _broken_data(run: Searched, route: str, batch: Batch, texts: list[str]) -> I
         target = batch.clean_latents[row] if batch.clean_latents else None
         if target is not None and not is_finite(target):
             folder = run.data.encodings.pictures.folder
-            yield f'the encoded picture of "{few_letters(text)}" holds NaN or infinite numbers (in {folder}). {AGAIN}'
+            yield f'the encoded picture of "{shorten(text)}" holds NaN or infinite numbers (in {folder}). {AGAIN}'
 
 
 def _what(broken: str, item: PromptTensors, text: str) -> str:
     kind = "source image" if broken.removeprefix(NEGATIVE).startswith(SOURCE) else "prompt"
-    return f'the encoded {kind} of "{few_letters(text)}" holds NaN or infinite numbers'
+    return f'the encoded {kind} of "{shorten(text)}" holds NaN or infinite numbers'
 
 
 def _folder(run: Searched, broken: str) -> str:

@@ -15,7 +15,7 @@ from danceopd_ext.data.plan import Prompt
 from danceopd_ext.disk_errors import disk_problem
 from danceopd_ext.engine.conditions import Conditions
 from danceopd_ext.engine.drawing import draw
-from danceopd_ext.errors import few_letters
+from danceopd_ext.errors import shorten
 from danceopd_ext.files import whole_file
 from danceopd_ext.method import Field, generator
 from danceopd_ext.models.decoding import NotFinite, decode_finite
@@ -95,7 +95,7 @@ class Previews:
     def _not_finite(self, name: str, line: PreviewPrompt) -> str:
         narrow = self.preset.training.mixed_precision == "fp16"
         remedy = ' fp16 may be too narrow for this model: try mixed_precision = "bf16".' if narrow else ""
-        prompt = few_letters(line.prompt)
+        prompt = shorten(line.prompt)
         return f'pictures: {name} gives NaN or infinite numbers for "{prompt}"; such pictures are black.{remedy}'
 
     def _picture(self, field: Field, line: PreviewPrompt, place: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from danceopd_ext.data.prompts import size_of_source
 from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.data.ui_syntax import syntax_notes
 from danceopd_ext.data.user_paths import find_beside, unquoted
-from danceopd_ext.errors import UserError, few, few_letters, readable
+from danceopd_ext.errors import UserError, few, readable, shorten
 from danceopd_ext.models.family import SizeLimits
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS
 
@@ -97,7 +97,7 @@ def _number(setting: Setting, kind: type) -> int | float:
         raise ValueError(f'{setting.written} takes a {wanted}, not "{setting.value}"') from None
     if wrong := WITHIN[setting.key].wrong(value):
         what = {"seed": f"the largest seed is {SEED.maximum}", "sample_steps": f"it must be {SOLVER_STEPS.words()}"}
-        raise ValueError(f"{setting.written} {few_letters(str(setting.value))}: {what.get(setting.key, f'it {wrong}')}")
+        raise ValueError(f"{setting.written} {shorten(str(setting.value))}: {what.get(setting.key, f'it {wrong}')}")
     return value
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from danceopd_ext.errors import UserError, counted, few_letters, printable
+from danceopd_ext.errors import UserError, counted, printable, shorten
 from danceopd_ext.lora.layer_tensors import LARGEST_VALUE
 from danceopd_ext.toolkits.native.broken import check_state
 from danceopd_ext.toolkits.native.optimizers import is_schedule_free, learning_rate, set_learning_rate
@@ -78,7 +78,7 @@ def _unfit(file: Path, why: str) -> UserError:
 def _student(saved: SavedState, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     file, own = saved.folder / STUDENT_FILE, saved.sizes()
     if wrong := sorted(set(own) ^ set(sizes)):
-        name = few_letters(printable(wrong[0]), 120)
+        name = shorten(printable(wrong[0]), 120)
         raise _unfit(file, f"{counted(len(wrong), 'tensor')} are missing or not the run's, such as {name}")
     for name, size in sizes.items():
         if own[name] != size:
@@ -135,9 +135,7 @@ def _try_out(
         finite = math.isfinite(learning_rate(optimizer)) and all(bool(weight.isfinite().all()) for weight in weights)
     except Exception as error:  # an optimizer may raise anything if its state is wrong
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _unfit(
-            file, f"the optimizer cannot take a step with it ({few_letters(printable(reason), 160)})"
-        ) from error
+        raise _unfit(file, f"the optimizer cannot take a step with it ({shorten(printable(reason), 160)})") from error
     if not finite:
         raise _unfit(file, "a step of the optimizer with it gives NaN")
     return own
@@ -148,7 +146,7 @@ def _kind(entry: Mapping[str, Any] | None) -> tuple:
     return tuple(
         (name, value.dtype, tuple(value.shape), value.item() if value.numel() == 1 else None)
         if isinstance(value, torch.Tensor)
-        else (name, type(value).__name__, few_letters(repr(value)))
+        else (name, type(value).__name__, shorten(repr(value)))
         for name, value in sorted((entry or {}).items())
     )
 
@@ -161,7 +159,7 @@ def _schedule_state(file: Path, saved: Mapping[str, Any], fresh: Mapping[str, An
     """The entries that the run's own schedule has as well: a schedule would turn any entry into an attribute."""
     for name, value in fresh.items():
         if name in saved and not _is_alike(saved[name], value):
-            raise _unfit(file, f"{name} of the schedule is {few_letters(repr(saved[name]))}")
+            raise _unfit(file, f"{name} of the schedule is {shorten(repr(saved[name]))}")
         if name not in saved and not name.startswith("_"):
             raise _unfit(file, f"the schedule has no {name}: it belongs to another lr_scheduler")
     return {name: saved[name] for name in fresh if name in saved}

@@ -13,7 +13,7 @@ from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.engine.model import Model
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.loading import ModelFiles
+from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.toolkits.native.prompt_lines import PreviewPrompt
 from danceopd_ext.toolkits.native.state import SavedState
 

@@ -13,7 +13,8 @@ from danceopd_ext.lora.algebra import check_additive, combine
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.models.loading import ModelFiles, fetch, find_model_files, load_layout
+from danceopd_ext.models.loading import load_layout
+from danceopd_ext.models.model_files import ModelFiles, fetch, find_model_files
 from danceopd_ext.toolkits.native.no_effect import of_teacher, zero_files
 from danceopd_ext.toolkits.native.run_plan import STUDENT, FoundTeacher
 

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import SECTIONS, LoggingSection
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, first_line, shorten
 from danceopd_ext.machine import installed
 
 #: values of log_with -> the trackers
@@ -113,7 +113,7 @@ def unreachable(server: str, patience: float = PATIENCE) -> str | None:
             told[0] = None
         except (OSError, ValueError) as problem:
             reason = getattr(problem, "reason", problem)  # a certificate that Python does not know is an answer as well
-            told[0] = None if isinstance(reason, ssl.SSLError) else few_letters(str(reason))
+            told[0] = None if isinstance(reason, ssl.SSLError) else shorten(str(reason))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -142,7 +142,7 @@ def start_trackers(
         accelerator.init_trackers(section.log_tracker_name, hyperparameters(preset), {"wandb": wandb})
     except Exception as problem:  # W&B raises its own errors, by version
         raise UserError(
-            f'log_with = "{section.log_with}" does not start ({few_letters(_first_line(problem), 200)}). Mend that, or '
+            f'log_with = "{section.log_with}" does not start ({first_line(problem)}). Mend that, or '
             f"set WANDB_MODE=offline if it is W&B's connection, {WITHOUT}."
         ) from problem
     return {
@@ -150,10 +150,6 @@ def start_trackers(
         for tracker in accelerator.trackers
         if tracker.name == "wandb" and accelerator.is_main_process
     }
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
 
 
 def hyperparameters(preset: Preset) -> dict[str, int | float | bool | str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from danceopd_ext.errors import UserError, few_letters
+from danceopd_ext.errors import UserError, shorten
 
 #: what the toolkit raises for input that it cannot use
 KINDS = (AssertionError, ValueError, ImportError, ModuleNotFoundError, NotImplementedError)
@@ -40,7 +40,7 @@ def as_user_error(error: Exception, checkout: Path, preset: Path, dataset_config
     if not text or not inside:
         return None
     if isinstance(error, FILES) or (isinstance(error, RuntimeError) and text.startswith(NO_FIT)):
-        first = few_letters(" ".join(text.split()), 300)
+        first = shorten(" ".join(text.split()), 300)
         return UserError(f"{preset}: sd-scripts cannot load a file in {inside[-1].name}: {first}")
     if type(error) in KINDS and frames[-1] is inside[-1]:
         return UserError(f"{preset}: sd-scripts refuses these settings: {text}")

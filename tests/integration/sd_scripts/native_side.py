@@ -16,7 +16,8 @@ from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.method import Batch, MethodOptions, Step, Student, distil
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import ModelFiles, load_transformer
+from danceopd_ext.models.loading import load_transformer
+from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.models.registry import FAMILIES
 
 SD3 = FAMILIES["sd3"]

@@ -13,13 +13,9 @@ from danceopd_ext.engine.fields import AdapterField
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.method import Batch, MethodOptions, Step, Student, draw_query_indices, generator, sample_noise, update
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import (
-    find_model_files,
-    load_layout,
-    load_scheduler,
-    load_text_pipeline,
-    load_transformer,
-)
+from danceopd_ext.models.loading import load_layout, load_scheduler, load_transformer
+from danceopd_ext.models.model_files import find_model_files
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from danceopd_ext.toolkits.native.run_plan import STUDENT
 from tests.tiny.loras import random_lora
 from tests.tiny.presets import write_preset

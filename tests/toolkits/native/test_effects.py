@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from danceopd_ext.lora.algebra import compress, merge, relative_difference
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.models.loading import find_model_files, load_transformer
+from danceopd_ext.models.loading import load_transformer
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.toolkits.native import no_effect
 from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.train import make_accelerator

@@ -11,7 +11,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import find_model_files, load_text_pipeline
+from danceopd_ext.models.model_files import find_model_files
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from danceopd_ext.toolkits.native import train as train_module
 from tests.tiny.loras import write_random_lora
 from tests.tiny.presets import write_preset

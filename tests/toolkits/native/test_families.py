@@ -10,7 +10,7 @@ from danceopd_ext.config import load_preset
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.lora.read import read_lora
-from danceopd_ext.models.loading import ModelFiles
+from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native.run_plan import Loras
 from danceopd_ext.toolkits.native.student import choose_layers

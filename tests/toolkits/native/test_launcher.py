@@ -14,7 +14,7 @@ from diffusers import ZImageTransformer2DModel
 
 from danceopd_ext.config.schema import TrainingSection
 from danceopd_ext.engine.model import Model
-from danceopd_ext.models.loading import ModelFiles
+from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import checks, optimizers, processes
 from danceopd_ext.toolkits.native.launcher import ENGINES, unused_options

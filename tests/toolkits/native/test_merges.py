@@ -12,7 +12,8 @@ from safetensors import safe_open
 from danceopd_ext.lora.algebra import compress, extract, merge, relative_difference
 from danceopd_ext.lora.read import read_lora
 from danceopd_ext.lora.weights import Lora
-from danceopd_ext.models.loading import find_model_files, load_transformer
+from danceopd_ext.models.loading import load_transformer
+from danceopd_ext.models.model_files import find_model_files
 from tests.tiny.loras import layout_of
 from tests.tiny.presets import write_preset
 from tests.toolkits.native.fields import build

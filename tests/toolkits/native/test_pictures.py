@@ -16,7 +16,8 @@ from danceopd_ext.engine import latents
 from danceopd_ext.engine import model as engine_model
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.decoding import decode
-from danceopd_ext.models.loading import find_model_files, load_vae
+from danceopd_ext.models.loading import load_vae
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.toolkits.native.encoding import FEWER_PICTURES
 from tests.tiny.presets import write_preset
 from tests.toolkits.native.fields import build

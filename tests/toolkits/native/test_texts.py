@@ -12,8 +12,10 @@ from danceopd_ext.engine import prompts as engine_prompts
 from danceopd_ext.engine.fields import CheckpointField
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.family import TextConditions
-from danceopd_ext.models.loading import find_model_files, load_text_pipeline, stream
+from danceopd_ext.models.loading import stream
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.text_pipeline import load_text_pipeline
 from danceopd_ext.toolkits.native.encoding import FEWER_TEXTS
 from tests.tiny.calls import noise_for
 from tests.tiny.pipelines import ALL, save_any
