@@ -18,9 +18,9 @@ DTYPES = ("fp16", "bf16", "float")
 
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Call `main` and return the exit code: 0 done, 2 wrong input, 1 the run had to stop, 130 it was asked to stop
-    (Ctrl-C, SIGTERM, a closed terminal).
+    """Call `main` and return the exit code.
 
+    0: done. 2: wrong input. 1: the run had to stop. 130: it was asked to stop (Ctrl-C, SIGTERM, a closed terminal).
     Every code but 0 comes with one message and no traceback, also for errors of the system or a disk (see
     system_errors.refused). Any other exception passes through: Python prints it and exits with 1. Output is UTF-8,
     whatever the console's code page, and a character that cannot be shown is replaced. A closed terminal does not

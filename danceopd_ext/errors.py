@@ -19,9 +19,9 @@ _LIST = re.compile(rf"(?:[^,\n]{{1,{LONGEST_VALUE}}}, ){{{MOST_NAMES},}}")
 
 
 def readable(text: str) -> str:
-    """Return a message that a person can read on any terminal, however long or odd the values in it are.
+    r"""Return a message that a person can read on any terminal, however long or odd the values in it are.
 
-    Control characters, terminal sequences and marks that change the direction of text are shown as escapes (`\\x1b`).
+    Control characters, terminal sequences and marks that change the direction of text are shown as escapes (`\x1b`).
     A quoted value or a word of more than LONGEST_VALUE characters keeps both ends. A line that is still too long keeps
     the first MOST_NAMES names of each list, and then both ends. A readable text is returned unchanged.
     """
@@ -112,7 +112,7 @@ def few(names: Iterable[str], most: int = 3) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return the text with unprintable characters as escapes (such as `\\x1b`), except the characters of `keep`.
+    r"""Return the text with unprintable characters as escapes (such as `\x1b`), except the characters of `keep`.
 
     Text from files is shown on terminals, where an escape sequence could clear the screen or rewrite a line.
     """

@@ -1,6 +1,6 @@
-"""Draws a benchmark's prompts with one or several LoRAs, into the folders that the benchmark's own scorer reads.
+r"""Draws a benchmark's prompts with one or several LoRAs, into the folders that the benchmark's own scorer reads.
 
-    python scripts/evaluate.py geneval --prompts evaluation_metadata.jsonl --model Tongyi-MAI/Z-Image \\
+    python scripts/evaluate.py geneval --prompts evaluation_metadata.jsonl --model Tongyi-MAI/Z-Image \
         --lora fused=output/fused.safetensors --lora merge=a.safetensors,b.safetensors@0.5 --out results
     python scripts/evaluate.py gedit --prompts GEdit-Bench/ --model black-forest-labs/FLUX.1-Kontext-dev ...
 
@@ -60,8 +60,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Run everything: all input is checked before the first file is written, and as much as possible before the weights
-    of a hub model are downloaded."""
+    """Draw all pictures of a benchmark with all models.
+
+    All input is checked before the first file is written, and as much as possible before the weights of a hub model are
+    downloaded.
+    """
     loras = parse_loras(arguments.lora)
     if not loras and arguments.no_base:
         raise UserError("there is no model to draw with: give --lora NAME=FILE, or remove --no_base.")
@@ -108,6 +111,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def read_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Return what is drawn, from the benchmark's own prompt files. Raises UserError."""
     path = Path(arguments.prompts)
     if arguments.benchmark == "geneval":
         return geneval_jobs(path, arguments.samples, arguments.limit)
@@ -115,6 +119,7 @@ def read_jobs(arguments: argparse.Namespace) -> list[Job]:
 
 
 def drawing_of(arguments: argparse.Namespace) -> Drawing:
+    """Return how pictures are drawn, from the flags of the same names."""
     return Drawing(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Drawing)})
 
 
@@ -126,8 +131,10 @@ def settings_of(
     read: Mapping[str, Lora],
     folders: Mapping[str, Path],
 ) -> dict[Path, dict[str, object]]:
-    """Return a model's folder -> how its pictures are drawn: what must be equal to keep a picture, except
-    `model_contents`."""
+    """Return a model's folder -> how its pictures are drawn.
+
+    This must be equal to keep a picture, as must `model_contents`, which is added later.
+    """
     common = {
         "benchmark": arguments.benchmark,
         "model": source.name,

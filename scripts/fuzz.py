@@ -39,6 +39,7 @@ RESULTS = Path(__file__).resolve().parent / "fuzzing" / "results.md"
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; argparse ends the program if it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--cases", type=int, default=2000, help="number of cases, divided among the targets (default: 2000)")

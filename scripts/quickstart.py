@@ -57,6 +57,7 @@ def launch_options(processes: int) -> list[str]:
 
 
 def main() -> None:
+    """Install, train the embedded demo, and show where the result is."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     keys = parser.parse_known_args()[1]
     start = time.perf_counter()

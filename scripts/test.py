@@ -12,6 +12,7 @@ from environment import ensure, run
 
 
 def main() -> None:
+    """Install, check the style, and run the tests; exits with the first failure's code."""
     python, _ = ensure("native,optimizers,dev")
     run([str(python), "-m", "ruff", "check", "."])
     run([str(python), "-m", "ruff", "format", "--check", "."])

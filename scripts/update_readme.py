@@ -45,6 +45,7 @@ def quickstart_table(report: dict) -> str:
 
 
 def main() -> None:
+    """Fill the generated parts of the pages."""
     fill("presets/README.md", "keys", explain())
     if REPORT.is_file():
         fill("scripts/README.md", "quickstart", quickstart_table(json.loads(REPORT.read_text(encoding="utf-8"))))

@@ -111,6 +111,7 @@ def difference(folder: Path) -> float:
 
 
 def number(value: float) -> str:
+    """Return a figure as a person reads it: three decimals below 10, one below 1000."""
     return f"{value:.3f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 

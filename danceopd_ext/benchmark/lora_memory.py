@@ -41,6 +41,7 @@ def parts_of(kind: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]
 
 
 def layers_of(kind: str) -> dict[str, tuple[int, int]]:
+    """Return the layers of a block, name -> (outputs, inputs), that a LoRA of this kind changes."""
     if kind != "lokr_fused":
         return LAYERS
     rest = {name: size for name, size in LAYERS.items() if name[-2:] not in ("_q", "_k", "_v")}
@@ -48,6 +49,7 @@ def layers_of(kind: str) -> dict[str, tuple[int, int]]:
 
 
 def write(kind: str, path: Path) -> None:
+    """Write a random LoRA of this kind for a Z-Image of full size."""
     import torch
     from safetensors.torch import save_file
 

@@ -36,6 +36,7 @@ FACTOR = 8
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; argparse ends the program if it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--family", choices=tuple(dict.fromkeys(family for family, _ in TRANSFORMERS)), default="z_image")
@@ -83,6 +84,7 @@ def write_lokr(folder: Path) -> Path:
 
 
 def write_preset(args: argparse.Namespace, folder: Path) -> Path:
+    """Write a preset that trains the random model in `folder`, and return its path."""
     files = {"lora": folder / LORAS["hollow"].name, "lokr": folder / "lokr.safetensors"}
     values = {
         "pretrained_model_name_or_path": str(folder / "pipeline"), "resolution": args.resolution,

@@ -35,9 +35,9 @@ def find(value: str, folder: Path) -> str:
 
 
 def at_home(value: str) -> str:
-    """Return the path with `~` replaced by the home folder.
+    r"""Return the path with `~` replaced by the home folder.
 
-    Raises UserError for what TOML makes of "C:\\new" and "C:\\trained": a line break, a tab.
+    Raises UserError for what TOML makes of "C:\new" and "C:\trained": a line break, a tab.
     """
     if breaks(value):
         raise UserError(f"{value!r}: a path cannot contain a line break or a tab.{BACKSLASH}")

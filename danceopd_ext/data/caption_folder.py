@@ -35,8 +35,11 @@ class _Captioned:
 
 @dataclass
 class _Folder:
-    """What a folder holds: images with their caption files (None: class_tokens), captions that count without an image,
-    captions that do not (`stray`), and images without a caption (`silent`)."""
+    """What a folder holds.
+
+    `pairs`: images with their caption files (None: class_tokens). `stray`: captions that do not count without an image.
+    `silent`: images without a caption.
+    """
 
     files: list[Path]
     pairs: list[tuple[Path, Path | None]] = field(default_factory=list)

@@ -177,8 +177,10 @@ class Plan:
         return (item for name in self._names for item in self.routes[name].items)
 
     def all_prompts(self, num_steps: int, start: int = 0) -> list[Prompt]:
-        """Return every caption that the steps from `start` to `num_steps` use, once with each set of source images and
-        each size, in the order of first use."""
+        """Return every caption that the steps from `start` to `num_steps` use, in the order of first use.
+
+        A caption comes once with each set of source images and each size.
+        """
         found: dict[Prompt, None] = {}
         every = self._every_prompt()
         for part in self.steps(num_steps, start):

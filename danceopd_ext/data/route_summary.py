@@ -10,8 +10,11 @@ from danceopd_ext.data.items import RouteData, Size
 
 @dataclass(frozen=True)
 class RouteSummary:
-    """The data of a route. `share` is its weight's part of all weights, from 0 to 1: the expected part of the
-    steps, or, with `every_route`, of each step's loss. `sources` counts its different source images."""
+    """The data of a route.
+
+    `share` is its weight's part of all weights, from 0 to 1: the expected part of the steps, or, with `every_route`, of
+    each step's loss. `sources` counts its different source images.
+    """
 
     route: str
     prompts: int

@@ -33,7 +33,7 @@ def find_beside(path: str, folder: Path) -> Path:
 
 
 def breaks(path: str) -> bool:
-    """Return whether it contains a line break or a tab: what TOML and JSON make of "C:\\new" and "C:\\trained"."""
+    r"""Return whether it contains a line break or a tab: what TOML and JSON make of "C:\new" and "C:\trained"."""
     return any(character in path for character in "\b\t\n\f\r")
 
 

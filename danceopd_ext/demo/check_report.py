@@ -137,12 +137,14 @@ def ladder(name: str, cases: Sequence[tuple[Prompt | Edit, Scene, Scene]], seed:
 
 
 def prompt_cases(samples: int, seed: int) -> list[tuple[Prompt, Scene, Scene]]:
+    """Return (prompt, right scene, wrong scene) for `samples` held-out prompts of each kind."""
     random = np.random.default_rng(seed)
     pairs = [kind.sample(random, "test") for kind in kinds().values() for _ in range(samples)]
     return [(prompt, scene, wrong_scenes(prompt, scene, random)["wrong shape"]) for prompt, scene in pairs]
 
 
 def edit_cases(samples: int, seed: int) -> list[tuple[Edit, Scene, Scene]]:
+    """Return (edit, its target, its source) for `samples` held-out edits of each kind."""
     edits = [edit for kind in EDIT_KINDS.values() for edit in kind.sample_many(samples, "test", seed)]
     return [(edit, edit.target, edit.source) for edit in edits]
 
@@ -191,6 +193,7 @@ def _by_miss(tallies: Iterable[Tally]) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the report and write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--samples", type=whole(Range(minimum=1, maximum=100_000)), default=200, help="prompts or edits per kind"

@@ -1,4 +1,4 @@
-"""Scores an edited picture: is the asked change there, and is everything else unchanged?
+"""Scores an edited picture: whether it has the requested change, and whether everything else is unchanged.
 
 As GEdit does, the two are scored separately and joined by their geometric mean. Both are exact readings: a cell that is
 not clearly drawn (see `world.read_cells`) shows nothing.

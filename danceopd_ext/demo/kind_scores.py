@@ -75,6 +75,7 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def mean(values: Iterable[float]) -> float:
+    """Return the mean; NaN if there are no values."""
     return float(np.mean(list(values)))
 
 

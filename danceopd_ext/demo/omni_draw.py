@@ -87,6 +87,7 @@ def encode_edits(pipeline: ZImageOmniPipeline, instructions: Sequence[str], sour
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Keep the module in eval mode inside the block; restore its mode afterwards."""
     was_training = module.training
     module.eval()
     try:

@@ -42,8 +42,11 @@ def _pictures_of(edit: Edit) -> set[str]:
 
 @cache
 def drawn_in_training() -> frozenset[str]:
-    """The pictures of drawing routes, filled and outlined: prompts are held out by their captions, which do not say
-    all that a picture shows, so some of these pictures are sources or targets of held-out edits."""
+    """Return the pictures of the drawing routes, filled and outlined.
+
+    Prompts are held out by their captions, which do not say all that a picture shows. So some of these pictures are
+    sources or targets of held-out edits.
+    """
     prompts = [prompt for kind in kinds().values() for prompt in kind.prompts("train")]
     filled = [prompt for prompt in prompts if not (prompt.hollow or prompt.checkered)]
     return frozenset(describe(shown.usual) for prompt in filled for shown in (prompt, outlined(prompt)))

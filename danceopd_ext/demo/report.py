@@ -55,6 +55,7 @@ def load(student_file: Path) -> ZImageOmniPipeline:
 
 
 def use(pipeline: ZImageOmniPipeline, strengths: dict[str, float]) -> None:
+    """Activate these LoRAs, by name, at these strengths; without any, the pipeline is the base."""
     if strengths:
         pipeline.enable_lora()
         pipeline.set_adapters(list(strengths), list(strengths.values()))
@@ -71,7 +72,7 @@ class Answers:
 
 
 def answer_all(pipeline: ZImageOmniPipeline, asked: dict[str, Task]) -> dict[str, dict[str, Answers]]:
-    """skill -> model -> its answers."""
+    """Return skill -> model -> its answers."""
     items = {skill: task.encode(pipeline) for skill, task in asked.items()}
     answers: dict[str, dict[str, Answers]] = {skill: {} for skill in asked}
     bar = tqdm(total=len(models("student")) * len(asked), desc="scoring", unit="score")

@@ -21,7 +21,7 @@ _MARKS = {
 
 
 def read_text(path: Path, what: str, most: int = MOST) -> str:
-    """Return the text of a UTF-8 file, with or without a byte order mark, line ends as `\\n`.
+    r"""Return the text of a UTF-8 file, with or without a byte order mark, line ends as `\n`.
 
     `what` says in messages what the file is, for example "prompt file"; `most` is its largest size in bytes. Raises
     MissingFile, and UserError when it is not an ordinary file, larger, cannot be read or is not UTF-8.

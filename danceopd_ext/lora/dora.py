@@ -127,6 +127,7 @@ def settle(modules: Mapping[str, Change], weight_of: Weights) -> dict[str, Chang
 
 
 def parts_of(change: Change) -> tuple[Change, ...]:
+    """Return the changes of a chain, in order; a change that is not a chain is its only part."""
     return change.parts if isinstance(change, Chain) else (change,)
 
 

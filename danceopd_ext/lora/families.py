@@ -121,8 +121,10 @@ def architecture_of(layout: Layout, usual: str) -> str:
 
 
 def labelled(metadata: Mapping[str, str], layout: Layout, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """A file's metadata with the architecture of its size, where the sizes tell it and the file names none or another
-    size's."""
+    """Return a file's metadata with the architecture of its size.
+
+    It is added if the layers' sizes tell it, and the file names none or that of another size.
+    """
     sizes = sizes_of(layout, parse(tensors, layout).groups, tensors)
     words = {f"{size.architecture}/lora" for size in layout.sizes if size.architecture}
     if len(sizes) != 1 or metadata.get("modelspec.architecture", next(iter(words), None)) not in words:

@@ -77,7 +77,7 @@ def stem(place: str) -> str:
 
 
 def as_text(value: object) -> str:
-    """Return strings as they are and everything else as JSON, with control characters escaped (such as `\\x1b`)."""
+    r"""Return strings as they are and everything else as JSON, with control characters escaped (such as `\x1b`)."""
     return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), keep="\n\r\t")
 
 

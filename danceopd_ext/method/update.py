@@ -148,7 +148,6 @@ def roll_out_in_chunks(
 @torch.no_grad()
 def ask(teacher: Field, z_BK: torch.Tensor, sigma_BK: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the teacher's velocities [B, K, ...] in float32."""
-
     num_queries = sigma_BK.shape[1]
 
     def velocity(states: list[int]) -> torch.Tensor:

@@ -91,8 +91,10 @@ def _narrow(dtype: torch.dtype) -> str:
 
 
 def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
-    """The file; where the transformer's names have a prefix, which diffusers does not know in every family, its tensors
-    without it and without those of other parts."""
+    """Return the file, or the transformer's tensors in it under diffusers' names.
+
+    The latter if its names have a prefix, which diffusers does not know in every family.
+    """
     names = read_header(path, "checkpoint").shapes
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
     if not prefix:

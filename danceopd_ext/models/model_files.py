@@ -31,9 +31,12 @@ CHECKED_FILES = (INDEX, "transformer/config.json", "vae/config.json")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model comes from. `transformer`: a diffusers folder or a single file. `components`: a diffusers folder
-    with everything else. `name`: for messages and metadata, never a local path. `hub`: the id of a model of which only
-    CHECKED_FILES are sure to be in its folder; `fetch` brings the rest. None where everything is here."""
+    """Where a model comes from.
+
+    `transformer`: a diffusers folder or a single file. `components`: a diffusers folder with everything else. `name`:
+    for messages and metadata, never a local path. `hub`: the id of a model of which only CHECKED_FILES are sure to be
+    in its folder; `fetch` brings the rest. It is None if everything is here.
+    """
 
     family: Family
     transformer: Path

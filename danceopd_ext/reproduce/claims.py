@@ -21,8 +21,11 @@ Part = tuple[float, str, str]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. `parts`: (factor, model, column), whose sum the claim puts above 0; with `same`, models whose scores
-    it says lie less than `BAND` apart (factors do not count then)."""
+    """One claim.
+
+    `parts`: (factor, model, column), whose sum is above 0 according to the claim. With `same`, the claim is that the
+    models' scores are less than `BAND` apart; factors do not count then.
+    """
 
     table: str
     text: str
@@ -156,6 +159,7 @@ def guidance_claims(scales: Sequence[float]) -> list[Claim]:
 
 
 def ablation_claims(queries: Sequence[int], rollouts: Sequence[int]) -> list[Claim]:
+    """Return the claims of the ablations. `queries`: the K that were trained. `rollouts`: the rollout steps."""
     table = "ablations"
     claims = [better(table, "routing: hard", "routing: soft", EDIT, "5.751 against 4.994")]
     for query, paper in (("mid_noise", "4.649"), ("high_noise", "4.813")):

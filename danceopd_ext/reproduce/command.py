@@ -52,6 +52,7 @@ LIMITS = {
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; argparse ends the program if it is wrong."""
     parser = argparse.ArgumentParser(
         prog="scripts/reproduce.py",
         description=__doc__,

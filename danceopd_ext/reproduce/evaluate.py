@@ -92,8 +92,11 @@ def evaluate(job: Job) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores by column, and arrays: what the grid shows, uint8 [kinds, 32, 32, 3], whether each of these is right, and
-    the score of every drawing, float32 [kinds, drawings of a kind]."""
+    """Scores by column, and arrays.
+
+    The arrays are what the grid shows, uint8 [kinds, 32, 32, 3]; whether each of these is right; and the score of every
+    drawing, float32 [kinds, drawings per kind].
+    """
 
     row: dict[str, float]
     arrays: dict[str, np.ndarray]

@@ -133,8 +133,11 @@ def with_gap(entries: list[Entry]) -> list[Entry]:
 
 
 def pictures_of(plan: Plan) -> Mapping[str, Path]:
-    """Model -> the pictures of its first seed; of the guidance at inference only the smallest and the largest, of rows
-    that are one model the first."""
+    """Return model -> the pictures of its first seed.
+
+    Of the guidance scales at inference, only the smallest and the largest are shown; of rows that are one model, the
+    first.
+    """
     first: dict[str, Path] = {}
     for one in plan.drawn:
         if one.beta in (one.row.betas[0], one.row.betas[-1]):

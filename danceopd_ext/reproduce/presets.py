@@ -123,8 +123,10 @@ def _pretrained_of(row: Row) -> list[str]:
 
 
 def _values(row: Row, seed: int, budget: Budget) -> dict[str, Any]:
-    """Flat keys that decide the result, without a path; a row's key at its default is left out, so that rows that mean
-    the same are one run."""
+    """Return the flat keys that decide the result, without paths.
+
+    A row's key is left out if it has its default, so that rows that mean the same are one run.
+    """
     method = row.keys.get("method", "danceopd")
     values: dict[str, Any] = {
         "resolution": PICTURE_SIZE,

@@ -42,8 +42,11 @@ class Pretrained:
         return self.folder / "loras" / f"{name}.safetensors"
 
     def teacher(self, name: str, out: Path) -> Path:
-        """What a preset names as `lora` or `checkpoint`; for the style a pipeline folder in `out`, of its transformer
-        alone: the trainer reads no transformer without one."""
+        """Return what a preset names as `lora` or `checkpoint`.
+
+        For the style that is a pipeline folder in `out` with its transformer alone: the trainer reads a transformer
+        from such a folder only.
+        """
         if name != STYLE:
             return self.file(name)
         folder = out / f"{STYLE}-{self.digest(STYLE)}"

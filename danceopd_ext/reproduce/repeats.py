@@ -32,8 +32,11 @@ COLUMNS = ("one drawing", "median of them", "always right", "now and then", "nev
 
 @dataclass(frozen=True)
 class Repeats:
-    """Mean scores 0..1 of single drawings and of each edit's median picture, and shares of the edits that all, some or
-    none of their drawings do exactly."""
+    """Mean scores 0..1 and shares of the edits.
+
+    Scores are of single drawings and of each edit's median picture; shares, of the edits that all, some or none of
+    their drawings do exactly.
+    """
 
     single: float
     median: float
@@ -68,6 +71,7 @@ def chosen_edits(split: str, per_kind: int) -> list[Edit]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; argparse ends the program if it is wrong."""
     parser = argparse.ArgumentParser(prog="scripts/reproduce.py repeats", description=__doc__)
     parser.add_argument(
         "--lora", nargs="+", default=[], metavar="NAME=FILE", help="models to compare with the edit teacher"

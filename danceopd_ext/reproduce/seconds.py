@@ -28,8 +28,10 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class StepCost:
-    """Means over steps: samples through the transformer, and those with a backward. `seconds`: the median's, which one
-    disturbed step does not change."""
+    """Means over steps: samples through the transformer, and those with a backward.
+
+    `seconds` is the median, which one disturbed step does not change.
+    """
 
     forwards: float
     backwards: float

@@ -122,16 +122,19 @@ def tuning(budget: Budget) -> Table:
 
 
 def composition(budget: Budget) -> Table:
+    """Methods that join text-to-image with editing."""
     rows = (Row("T2I source", BASE), Row("edit source", "edit"), *methods(T2I_EDIT))
     return Table("Text to image and editing", "composition, T2I + Edit", ("edit", "t2i"), rows)
 
 
 def local_global(budget: Budget) -> Table:
+    """Methods that join local with global editing."""
     rows = (Row("local source", "local_edit"), Row("global source", "global_edit"), *methods(LOCAL_GLOBAL))
     return Table("Local and global editing", "composition, Local + Global edit", ("edit", "t2i"), rows)
 
 
 def style(budget: Budget) -> Table:
+    """Methods that absorb the style of a checkpoint."""
     rows = (Row("base", BASE), Row("style teacher", STYLE), *methods(ABSORB, merge=False))
     return Table("Absorbing a style from a whole checkpoint", "realism absorption", ("style",), rows)
 
@@ -152,6 +155,7 @@ def longest_rollout(budget: Budget) -> int:
 
 
 def ablations(budget: Budget) -> Table:
+    """One change of the method at a time: routing, query, K, rollout steps, start."""
     longest = longest_rollout(budget)
 
     def row(group: str, label: str, start: str | None = None, full: bool = False, **keys: object) -> Row:

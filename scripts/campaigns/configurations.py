@@ -124,6 +124,7 @@ class World:
 
 
 def write_samples(folder: Path) -> str:
+    """Write a file of two sample prompts and return its path."""
     path = folder / "samples.txt"
     path.write_text("a red cat --w 16 --h 16 --s 2\na blue river --w 16 --h 16 --s 2\n", encoding="utf-8")
     return str(path)

@@ -152,6 +152,7 @@ def mount(folder: Path, size: int) -> bool:
 
 
 def can_mount() -> bool:
+    """Return whether this user may mount a file system of its own."""
     with tempfile.TemporaryDirectory() as folder, suppress(subprocess.CalledProcessError, OSError):
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True, capture_output=True)
         subprocess.run(["umount", folder], check=True)
@@ -203,6 +204,7 @@ def is_gone(part: Path) -> bool:
 
 
 def same(one: Path, other: Path) -> bool:
+    """Return whether two LoRA files hold the same tensors, bit for bit."""
     from safetensors.torch import load_file
 
     a, b = load_file(one), load_file(other)
@@ -244,6 +246,8 @@ def _close_lock(folder: Path) -> None:
 
 
 def read_only() -> Iterator[Case]:
+    """Yield runs whose disk is mounted read-only after each step."""
+
     def remount(folder: Path) -> None:
         _close_lock(folder / "output")
         subprocess.run(["mount", "-o", "remount,ro", str(folder / "output")], check=True)
@@ -380,6 +384,7 @@ def campaign(kinds: list[str], seed: int, work: Path, out: Path) -> tuple[str, l
 
 
 def as_markdown(counts: dict[str, Counter], faults: list[str], left_out: list[str], seed: int) -> str:
+    """Return the result page: outcomes by kind of fault, and the faults."""
     lines = ["# Disks that fail", "", f"Written by `python scripts/campaigns/disks.py --seed {seed}`.", ""]
     lines += ["| | runs | " + " | ".join(OUTCOMES.values()) + " |", "|---" * (len(OUTCOMES) + 2) + "|"]
     for kind, found in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
@@ -390,6 +395,7 @@ def as_markdown(counts: dict[str, Counter], faults: list[str], left_out: list[st
 
 
 def main() -> int:
+    """Run the cases of the command line and return the number of faults."""
     kinds = ["full", "read-only", "taken away", "limit", "errors"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(kinds), help="kinds, separated by commas")

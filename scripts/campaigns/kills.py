@@ -34,6 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "kills.md"
 
 
 def main() -> int:
+    """Run the chosen configurations and return 1 if a run was broken."""
     options = parse()
     import torch
 
@@ -52,6 +53,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
+    """Read the command line; argparse ends the program if it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("native", "sd-scripts", "musubi-tuner"), default="native")
     parser.add_argument("--only", default="", help="configurations with this word in their name")

@@ -34,6 +34,7 @@ def unfinished(output: Path) -> list[str]:
 
 
 def newest_state(output: Path, name: str = "fused") -> Path | None:
+    """Return the state folder of the latest step; None if there is no state."""
     return max(output.glob(f"{name}-step*-state"), default=None)
 
 
@@ -54,6 +55,7 @@ def differences(one: Path, other: Path, name: str = "fused") -> list[str]:
 
 
 def log_of(output: Path, name: str = "fused") -> list[dict]:
+    """Return the lines of a run's log."""
     return [json.loads(line) for line in (output / f"{name}.log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

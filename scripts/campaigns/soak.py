@@ -189,6 +189,7 @@ def told(verdicts: Mapping[str, Mapping[str, object]]) -> str:
 
 
 def main(words: Sequence[str]) -> None:
+    """Train, watch the process, and write the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=whole(STEPS, 300), default=10_000, help="default: %(default)s")
     parser.add_argument("--every", type=whole(STEPS, 10), default=100, help="steps between two lines; default: 100")

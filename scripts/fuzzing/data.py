@@ -140,6 +140,7 @@ def odd_picture(path: Path, rng: Random) -> list[str]:
 
 
 def loader(world: World, data: dict[str, Any], rng: Random) -> Callable[[Stage], None]:
+    """Return a case that reads this data as a training run does."""
     method, seed = rng.choice(("danceopd", "offpolicy")), rng.randrange(100)
 
     def run(stage: Stage) -> None:

@@ -37,6 +37,7 @@ TEXTS = (
 
 
 def fresh_accelerator(preset: Any) -> Accelerator:
+    """Return an accelerator as a new process would make it."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     return make_accelerator(preset)

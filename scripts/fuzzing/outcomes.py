@@ -77,4 +77,5 @@ def is_nameless(message: str, names: Iterable[str]) -> bool:
 
 
 def is_long(message: str) -> bool:
+    """Return whether a message is too long to be read on a terminal."""
     return len(message) > LONGEST_MESSAGE or message.count("\n") > MOST_LINES

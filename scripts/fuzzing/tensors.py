@@ -211,8 +211,10 @@ def odd_metadata(metadata: Mapping[str, str], rng: Random) -> tuple[Any, str]:
 def write_safetensors(
     path: Path, entries: Mapping[str, torch.Tensor], metadata: Any, rng: Random, odd: bool
 ) -> list[str]:
-    """Write the file; if `odd`,
-    something is wrong with its header, length or metadata, which is returned in words."""
+    """Write the file.
+
+    If `odd`, something is wrong with its header, length or metadata, which is returned in words.
+    """
     header, data = header_of(entries, metadata)
     if not odd:
         path.write_bytes(as_file(header, data))

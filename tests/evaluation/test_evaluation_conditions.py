@@ -35,7 +35,7 @@ def test_a_prompt_with_line_breaks_is_encoded_whole(tmp_path, sd3):
 
 
 def count(prompts):
-    """(prompts, empty prompts that see a source, empty prompts that see none)"""
+    """(prompts, empty prompts that see a source, empty prompts that see none)."""
     empty = [prompt.sources for prompt in prompts if not prompt.text]
     return len(prompts) - len(empty), sum(map(bool, empty)), len(empty) - sum(map(bool, empty))
 

@@ -76,6 +76,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_task(text: str) -> tuple[str, str]:
+    """Return (task, route) of "TASK=local" or "TASK=global". Raises UserError."""
     task, _, route = text.rpartition("=")
     if not task or route not in ROUTES:
         raise UserError(f"--task {text}: write TASK=local or TASK=global.")
@@ -83,6 +84,7 @@ def parse_task(text: str) -> tuple[str, str]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=raw)
     made.add_argument("data", help="hub id of a dataset, or a .parquet or .jsonl file, or a folder of .parquet files")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from danceopd_ext.data.table_rows import Row, read_rows
-from danceopd_ext.errors import UserError
+from danceopd_ext.errors import UserError, first_line
 
 
 def rows_of(data: str, hub: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Row, Path]]:
@@ -47,4 +47,5 @@ def download(name: str, file: str) -> Path:
 
 
 def not_given(error: Exception) -> str:
-    return f"the hub does not give it ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+    """Return the reason for which a dataset could not be read from the hub."""
+    return f"the hub does not give it ({first_line(error)})"

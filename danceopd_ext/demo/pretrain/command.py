@@ -49,6 +49,7 @@ def flag(size: str) -> str:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; argparse ends the program if it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
     parser.add_argument("--out", type=Path, default=Path("outputs/demo_pretrain"))

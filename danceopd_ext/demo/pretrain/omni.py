@@ -35,6 +35,7 @@ def omni_vocabulary() -> list[str]:
 
 
 def build_omni_tokenizer() -> PreTrainedTokenizerFast:
+    """Return the tokenizer of the model that edits: it also knows the words around an image."""
     return build_tokenizer(omni_vocabulary(), special=("<|im_start|>", *VISION_WORDS))
 
 

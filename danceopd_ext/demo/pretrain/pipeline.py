@@ -119,6 +119,7 @@ def save_pipeline(pipeline: DiffusionPipeline, folder: Path, fresh_tokenizer: Pr
 
 
 def edit_json(file: Path, changes: dict, drop: tuple[str, ...]) -> None:
+    """Change values of a JSON object in a file and remove the keys of `drop`."""
     content = read_object(file) | changes
     content = {key: value for key, value in content.items() if key not in drop}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")

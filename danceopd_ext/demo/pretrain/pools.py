@@ -96,6 +96,7 @@ def edits_of(scope: Scope | None, per_kind: int, seed: int, split: Split = "trai
 
 
 def drawing_pool(pipeline: ZImageOmniPipeline, pairs: Sequence[tuple[str, Scene]]) -> Pool:
+    """Return the training data of (caption, scene) pairs, encoded."""
     return Pool(
         targets=encode_latents(pipeline, np.stack([render(scene) for _, scene in pairs])),
         texts=encode_texts(pipeline, [text for text, _ in pairs]),
@@ -104,6 +105,7 @@ def drawing_pool(pipeline: ZImageOmniPipeline, pairs: Sequence[tuple[str, Scene]
 
 
 def edit_pool(pipeline: ZImageOmniPipeline, edits: Sequence[Edit]) -> Pool:
+    """Return the training data of edits, encoded, with their source images."""
     sources = np.stack([render(edit.source) for edit in edits])
     return Pool(
         targets=encode_latents(pipeline, np.stack([render(edit.target) for edit in edits])),

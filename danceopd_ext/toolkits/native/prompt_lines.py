@@ -121,12 +121,12 @@ def read_preview_prompts(
     resolution: Size,
     notes: list[str] | None = None,
 ) -> list[PreviewPrompt]:
-    """Return all prompts of the file. `limits`: the sizes that the model draws. `sources`: what the model does with
-    source images; it knows theirs afterwards. `notes` gets what is not drawn as the file says.
+    """Return all prompts of the file.
 
-    A prompt without a size has `resolution`, (width, height), or as an edit the proportions of its source image at
-    about that area, like the prompts of a route. Raises UserError naming the file and place, also for what the model
-    cannot draw.
+    `limits`: the sizes that the model draws. `sources`: what the model does with source images; it knows theirs
+    afterwards. `notes` gets what is not drawn as the file says. A prompt without a size has `resolution`, (width,
+    height), or as an edit the proportions of its source image at about that area, like the prompts of a route. Raises
+    UserError naming the file and place, also for what the model cannot draw.
     """
     file = Path(path)
     entries, more = read_sample_file(file)

@@ -21,8 +21,11 @@ MARKED = ("t5_vec", "ctx_vec", "vl_embed")
 
 
 class Watch:
-    """seen: (route, number in the text, has source images) of every micro-batch. evaluations: by route, at the start
-    and at each saving, on every batch of the data, at fixed noise and noise levels."""
+    """What a run trained and how well.
+
+    seen: (route, number in the text, has source images) of every micro-batch. evaluations: by route, at the start and
+    at each saving, on every batch of the data, at fixed noise and noise levels.
+    """
 
     def __init__(self):
         self.seen: list[tuple[str, int, bool]] = []

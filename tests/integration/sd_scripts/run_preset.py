@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def command(words: list[str]) -> None:
-    """`PRESET --key value ...`"""
+    """Train with `PRESET --key value ...`."""
     from danceopd_ext.toolkits.run import main as train
 
     train(["--config", *words])

@@ -1,4 +1,4 @@
-"""The same questions to every architecture: is our velocity the toolkit's own?"""
+"""Compares our velocity with the toolkit's own, for every architecture."""
 
 from __future__ import annotations
 
