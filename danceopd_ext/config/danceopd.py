@@ -107,6 +107,11 @@ class DanceOPDSection:
         "danceopd with another objective, for ablations.",
     )  # fmt: skip
     rollout_steps: int = key(16, "Solver steps of the student's full rollout.", within=SOLVER_STEPS)
+    rollout_solver: Literal["euler", "ab2"] = key(
+        "euler",
+        "Solver of the rollout: euler, as in the paper, or ab2 (Adams-Bashforth), of second order at the same cost. "
+        "Its states are more accurate if rollout_steps is small.",
+    )
     query: Literal["low_noise", "mid_noise", "high_noise", "uniform", "stratified"] = key(
         "low_noise", "The states of the rollout at which the teacher is queried."
     )

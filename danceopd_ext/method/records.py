@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from danceopd_ext.method.fields import Condition, Field
+from danceopd_ext.method.rollout import Solver
 
 #: takes a loss and adds its gradient to the student's
 Backward = Callable[[torch.Tensor], None]
@@ -31,6 +32,7 @@ class MethodOptions:
     """The options of every method; the defaults are the paper's."""
 
     rollout_steps: int = 16
+    rollout_solver: Solver = "euler"
     query: str = "low_noise"
     num_queries: int = 1
     early_stop: bool = True

@@ -5,6 +5,8 @@ Shape suffixes: B samples, K queries, N solver steps.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from danceopd_ext.method.fields import Condition, Field
@@ -15,9 +17,27 @@ def euler_step(latents: torch.Tensor, velocity: torch.Tensor, sigma: float, sigm
     return latents + (sigma_next - sigma) * velocity.float()
 
 
+#: "euler": the paper's and the pipelines' solver, of first order. "ab2": Adams and Bashforth's, of second order: it
+#: also uses the velocity of the step before, so a step still costs one forward
+Solver = Literal["euler", "ab2"]
+
+
+def extrapolated(velocity: torch.Tensor, before: torch.Tensor, width: float, width_before: float) -> torch.Tensor:
+    """Return the velocity in the middle of the next step, from those at its start and at the start of the step before.
+
+    `width` and `width_before`: the two steps' lengths in sigma. An Euler step with it is one of Adams and Bashforth.
+    """
+    return velocity + (velocity - before) * (width / (2 * width_before))
+
+
 @torch.no_grad()
 def rollout(
-    field: Field, noise: torch.Tensor, sigmas: torch.Tensor, condition: Condition, query_BK: torch.Tensor
+    field: Field,
+    noise: torch.Tensor,
+    sigmas: torch.Tensor,
+    condition: Condition,
+    query_BK: torch.Tensor,
+    solver: Solver = "euler",
 ) -> torch.Tensor:
     """Integrate `field` from noise and return the states [B, K, ...] with indices `query_BK`.
 
@@ -33,6 +53,7 @@ def rollout(
     latents = noise.float()
     states = latents.new_empty(query_BK.shape + noise.shape[1:])
     active = list(range(len(noise)))
+    before = None
     for i in range(max(last) + 1):
         for row, sample in enumerate(active):
             for k, q in enumerate(queries[sample]):
@@ -44,7 +65,13 @@ def rollout(
         if len(stays) < len(active):
             active = [active[row] for row in stays]
             latents = latents[stays]
+            before = before[stays] if before is not None else None
             condition = condition.select(stays)
         sigma_B = torch.full((len(active),), steps[i], device=latents.device)
-        latents = euler_step(latents, field(latents, sigma_B, condition), steps[i], steps[i + 1])
+        velocity = field(latents, sigma_B, condition).float()
+        middle = velocity
+        if before is not None:
+            middle = extrapolated(velocity, before, steps[i] - steps[i + 1], steps[i - 1] - steps[i])
+        latents = euler_step(latents, middle, steps[i], steps[i + 1])
+        before = velocity if solver == "ab2" else None
     return states

@@ -140,7 +140,9 @@ def roll_out_in_chunks(
         query_BK = torch.nn.functional.pad(query_BK, (0, 1), value=options.rollout_steps)
 
     def roll(rows: list[int]) -> torch.Tensor:
-        return rollout(field, noise[rows], batch.sigmas, batch.condition.select(rows), query_BK[rows])
+        return rollout(
+            field, noise[rows], batch.sigmas, batch.condition.select(rows), query_BK[rows], options.rollout_solver
+        )
 
     return run_in_chunks(roll, len(noise), options.rollout_batch_size)[:, :num_queries]
 

@@ -25,6 +25,7 @@ def danceopd_entries(options: DanceOPDSection, weights: Mapping[str, float]) -> 
         **entries,
         "ss_danceopd_routes": dict(weights),
         "ss_danceopd_rollout_steps": options.rollout_steps,
+        "ss_danceopd_rollout_solver": options.rollout_solver,
         "ss_danceopd_query": options.query,
         "ss_danceopd_num_queries": options.num_queries,
         "ss_danceopd_student_init": options.student_init,

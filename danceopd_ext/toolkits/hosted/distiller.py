@@ -151,7 +151,8 @@ class Distiller:
         teacher, student = self.fields(transformer)
         try:
             noise = sample_noise(seed, 0, samples, batch.latent_shape).to(self.accelerator.device)
-            z_B = rollout(student, noise, batch.sigmas, condition, torch.tensor([[index]] * len(samples)))[:, 0]
+            query, solver = torch.tensor([[index]] * len(samples)), self.method_options.rollout_solver
+            z_B = rollout(student, noise, batch.sigmas, condition, query, solver)[:, 0]
             sigma_B = batch.sigmas[index].to(z_B).expand(len(samples))
             loss_B = velocity_mse(student(z_B, sigma_B, condition), teacher(z_B, sigma_B, condition))
         finally:

@@ -148,10 +148,10 @@ def find_pictures(method: str, plan: Plan, notes: list[str]) -> dict[Path, Pictu
 def unused_keys(options: DanceOPDSection) -> list[str]:
     """Return the keys of [danceopd] that the preset changes and the method does not use."""
     unused = {
-        "joint": ("query", "num_queries", "early_stop", "rollout_batch_size"),
-        "offpolicy": ("early_stop", "rollout_batch_size"),
+        "joint": ("rollout_solver", "query", "num_queries", "early_stop", "rollout_batch_size"),
+        "offpolicy": ("rollout_solver", "early_stop", "rollout_batch_size"),
         "diffusionopd": ("query", "num_queries"),
-        "flowopd": ("query", "num_queries", "early_stop"),
+        "flowopd": ("rollout_solver", "query", "num_queries", "early_stop"),
     }.get(options.method, ())
     return [key for key in unused if getattr(options, key) != type(options).__dataclass_fields__[key].default]
 

@@ -27,6 +27,7 @@ def settings_of(plan: RunPlan) -> dict[str, object]:
         "method": options.method,
         **{key: getattr(options, key) for key in options.own_keys},
         "rollout_steps": options.rollout_steps,
+        "rollout_solver": options.rollout_solver,
         "query": options.query,
         "num_queries": options.num_queries,
         "student_guidance_scale": options.student_guidance_scale,

@@ -119,6 +119,15 @@ def test_queries(ran, query):
     assert len(log_of(ran(query=query))) == 2
 
 
+def test_the_solver_changes_states_and_not_their_number(ran):
+    euler, ab2 = (
+        log_of(ran(rollout_steps=6, query="stratified", name=solver, rollout_solver=solver, max_train_steps=2))[0]
+        for solver in ("euler", "ab2")
+    )
+    assert euler["loss"] != ab2["loss"]
+    assert euler["rollout_forwards_per_sample"] == ab2["rollout_forwards_per_sample"]
+
+
 def test_rollout_batch_size(ran):
     """One by one or together: the forwards are counted in samples, and the losses are equal."""
     alone, together = (

@@ -14,6 +14,7 @@ from tests.toolkits.runs import BASE, log_of, says
 
 CHECKPOINT = "tuned"
 ADDED = (
+    "rollout_solver",
     "max_grad_norm",
     "network_dropout",
     "mixed_precision",
@@ -68,6 +69,7 @@ def state(preset, launch):
         ({"optimizer_args": ["betas=0.9,0.9"]}, 'optimizer_args.betas was "(0.9, 0.99)" and is "(0.9, 0.9)"'),
         ({"optimizer_args": ["betas=0.9,0.99", "weight_decay=0.1"]}, 'weight_decay was null and is "0.1"'),
         ({"optimizer_args": []}, "and is null"),
+        ({"rollout_solver": "ab2"}, 'rollout_solver was "euler" and is "ab2"'),
         ({"max_grad_norm": 0.5}, "max_grad_norm was 1.0 and is 0.5"),
         ({"network_dropout": 0.5}, "network_dropout was 0.0 and is 0.5"),
         ({"mixed_precision": "bf16"}, 'mixed_precision was "no" and is "bf16"'),
