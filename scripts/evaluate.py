@@ -82,6 +82,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments.components_from,
         device=device,
         precision=arguments.mixed_precision,
+        blocks_to_swap=arguments.blocks_to_swap,
         key="--model",
     )
     read = read_loras(
@@ -197,6 +198,12 @@ def parser() -> argparse.ArgumentParser:
     precision = "bf16" if torch.cuda.is_available() else "no"
     shown = "precision of the computation; no means float32 (default: bf16 with a CUDA GPU, else no; here %(default)s)"
     made.add_argument("--mixed_precision", choices=PRECISIONS, default=precision, help=shown)
+    made.add_argument(
+        "--blocks_to_swap",
+        type=whole(Range(minimum=0, maximum=1000)),
+        default=0,
+        help="transformer blocks whose weights stay in main memory and travel to the GPU (default: %(default)s)",
+    )
     made.add_argument("--clip", help="hub id or folder of a CLIP model, such as openai/clip-vit-large-patch14")
     return made
 

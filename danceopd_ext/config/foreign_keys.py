@@ -186,8 +186,9 @@ GROUPS = (
         always,
     ),
     Group(
-        f"a native run cannot save memory this way; {IN_TOOLKIT}. gradient_checkpointing = true works here",
-        "fp8_base fp8_base_unet fp8_scaled blocks_to_swap split_mode split_attn cpu_offload_checkpointing "
+        f"a native run cannot save memory this way; {IN_TOOLKIT}. gradient_checkpointing = true and blocks_to_swap "
+        "work here",
+        "fp8_base fp8_base_unet fp8_scaled split_mode split_attn cpu_offload_checkpointing "
         "unsloth_offload_checkpointing",
     ),
     Group(f"a native run does not compile the model; {IN_TOOLKIT}", "torch_compile compile"),

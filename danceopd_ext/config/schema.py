@@ -153,6 +153,12 @@ class TrainingSection:
         "bf16", "Precision of the base model and of the computation; no means float32.", meant=words_for(float32="no")
     )
     gradient_checkpointing: bool = key(False, "Recompute activations in the gradient pass: slower, much less memory.")
+    blocks_to_swap: int = key(
+        0,
+        "Transformer blocks whose weights stay in main memory and travel to the GPU when they compute; needs "
+        "gradient_checkpointing.",
+        within=Range(minimum=0, maximum=1000, usual="usual values are a third to all but two of the model's blocks"),
+    )
     seed: int = key(42, "Seed for everything random.", within=SEED)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path, PurePath
 import diffusers
 import torch
 
+from danceopd_ext.engine.block_swap import most_swapped
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.family import Family
+from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import check_parts
 from danceopd_ext.models.model_files import ModelFiles, checkpoint_keys
 
@@ -67,6 +69,19 @@ def check_attention(family: Family, config: Mapping, name: str) -> None:
         with torch.device("meta"):
             transformer = getattr(diffusers, family.transformer_class).from_config(config)
         select_attention(family, transformer, name)
+
+
+def check_swap(family: Family, layout: Layout, swapped: int, key: str = "blocks_to_swap") -> None:
+    """Raise UserError if the model has too few blocks for `blocks_to_swap`; `key`: what the user calls it."""
+    blocks = family.count_blocks(layout.shapes)
+    most = most_swapped(blocks)
+    if swapped <= most:
+        return
+    remedy = f"Use {most} or less." if most else "Leave it out."
+    raise UserError(
+        f"{key} = {swapped}: {family.title} has {blocks} blocks here, and at most {most} of them can stay in main "
+        f"memory while the others compute. {remedy}"
+    )
 
 
 def select_attention(family: Family, transformer: torch.nn.Module, name: str) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from danceopd_ext.data.source_images import SourceImages
-from danceopd_ext.engine.checks import check_attention, check_weights, select_attention
+from danceopd_ext.engine.block_swap import BlockSwap
+from danceopd_ext.engine.checks import check_attention, check_swap, check_weights, select_attention
+from danceopd_ext.engine.movers import can_swap
 from danceopd_ext.engine.precision import torch_dtype
 from danceopd_ext.models.family import Family, SizeLimits
 from danceopd_ext.models.layout import Layout
@@ -25,7 +27,7 @@ class Model:
     """A model whose files were found and checked; its weights are loaded when one of the `load_` methods is called.
 
     `layout`: the layers that a LoRA can change. `config`: the transformer's configuration. `precision`: a word of
-    mixed_precision. `attention`: the attention backend.
+    mixed_precision. `attention`: the attention backend. `blocks_to_swap`: how many blocks' weights stay in main memory.
     """
 
     files: ModelFiles
@@ -34,6 +36,7 @@ class Model:
     device: torch.device
     precision: str = "no"
     attention: str = "sdpa"
+    blocks_to_swap: int = 0
 
     @property
     def family(self) -> Family:
@@ -92,6 +95,22 @@ class Model:
         select_attention(self.family, transformer, self.attention)
         return transformer
 
+    @property
+    def swaps(self) -> bool:
+        """Whether blocks travel to the device; a device without memory of its own would gain nothing."""
+        return self.blocks_to_swap > 0 and can_swap(self.device)
+
+    def place(self, transformer: torch.nn.Module) -> BlockSwap | None:
+        """Put the transformer on the device; of the blocks that are swapped, only what travels with none of them.
+
+        If the model `swaps`, its adapters must be on it already. Returns what brings the blocks, if any do travel.
+        """
+        swap = None
+        if self.swaps:
+            swap = BlockSwap(self.family.repeated_blocks(transformer), self.blocks_to_swap, self.device)
+        transformer.to(self.device)
+        return swap
+
     def load_text_encoders(self) -> Any:
         """Load the pipeline's text encoders and tokenizers, on the device or streamed to it. Raises UserError."""
         return load_text_pipeline(self.files, self.dtype, self.device)
@@ -115,6 +134,7 @@ def find_model(
     device: torch.device,
     precision: str = "no",
     attention: str = "sdpa",
+    blocks_to_swap: int = 0,
     key: str = "pretrained_model_name_or_path",
     check: bool = True,
 ) -> Model:
@@ -129,4 +149,5 @@ def find_model(
     layout, config = load_layout(files)
     if check:
         check_attention(files.family, config, attention)
-    return Model(files, layout, config, device, precision, attention)
+        check_swap(files.family, layout, blocks_to_swap)
+    return Model(files, layout, config, device, precision, attention, blocks_to_swap)

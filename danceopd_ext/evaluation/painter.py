@@ -99,9 +99,13 @@ class Painter:
 
     def _fields(self, names: Iterable[str]) -> dict[str, Field]:
         """Return name of a LoRA, or BASE -> its guided field; all share one base."""
-        adapters = Adapters(self.model.load_transformer().to(self.model.device))
+        adapters = Adapters(self.model.load_transformer())
+        if not self.model.swaps:
+            self.model.place(adapters.transformer)
         for name, lora in self.loras.items():
             adapters.add(f"lora_{name}", lora)
+        if self.model.swaps:
+            self.model.place(adapters.transformer)
         own = {name: None if name == BASE else f"lora_{name}" for name in names}
         fields = {name: AdapterField(self.family, adapters, own[name], nullcontext) for name in own}
         return {name: self.family.guided(field, self.drawing.guidance_scale) for name, field in fields.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,16 @@ class Family(LayerNames, ABC):
         scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(**self.scheduler_arguments(scheduler, transformer_config, steps, latent_hw))
         return scheduler.sigmas.float().cpu()
+
+    def count_blocks(self, layers: Iterable[str]) -> int:
+        """Return how many repeated blocks a transformer with these layers has."""
+        places = (layer.split(".") for layer in layers)
+        return len({(place[0], place[1]) for place in places if place[0] in self.blocks})
+
+    def repeated_blocks(self, transformer: torch.nn.Module) -> list[torch.nn.Module]:
+        """Return the transformer's blocks in the order in which they compute; diffusers registers them in it."""
+        lists = [child for name, child in transformer.named_children() if name in self.blocks]
+        return [block for blocks in lists for block in blocks]
 
     def knows_checkpoint(self, tensor_names: Sequence[str]) -> bool:
         """Return whether a checkpoint with these tensors can be of this family."""

@@ -153,7 +153,7 @@ def test_harmless_ones_are_left_out_with_a_note(load):
         ("max_timestep = 500", "query in [danceopd]"),
         ("text_encoder_lr = 1e-5", "not the text encoders"),
         ("fp8_base = true", 'toolkit = "sd-scripts" takes it'),
-        ("blocks_to_swap = 18", 'toolkit = "sd-scripts" takes it'),
+        ("split_attn = true", 'toolkit = "sd-scripts" takes it'),
         ('t5xxl = "t5.safetensors"', "components_from"),
         ('base_weights = ["a.safetensors"]', "network_weights"),
         ('dataset_config = "d.toml"\nshuffle_caption = true', "the dataset file that dataset_config names"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 
+from danceopd_ext.engine.block_swap import BlockSwap
 from danceopd_ext.engine.fields import AdapterField, CheckpointField, same_weights
 from danceopd_ext.engine.finite_checks import check_adapters
 from danceopd_ext.engine.model import Model
+from danceopd_ext.finite import broken_weight
 from danceopd_ext.lora.adapters import Adapters
 from danceopd_ext.lora.algebra import extract
 from danceopd_ext.lora.weights import Lora
@@ -34,6 +37,12 @@ class Fields:
     """The student without student_guidance_scale, for previews."""
     unguided_teachers: dict[str, Field] = field(default_factory=dict)
     """The teachers without their guidance, to find out which part of a teacher breaks."""
+    swap: BlockSwap | None = None
+
+    def broken_weight(self) -> str | None:
+        """Return the name of the first weight of base or adapters that is not finite, or None."""
+        with self.swap.readable() if self.swap else nullcontext():
+            return broken_weight(self.adapters.transformer)
 
 
 def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], None]) -> Fields:
@@ -44,7 +53,8 @@ def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], N
         name: teacher_lora(name, found, plan.loras.teachers.get(name), transformer, model.layout, say)
         for name, found in plan.teachers.items()
     }
-    transformer.to(model.device)
+    if not model.swaps:
+        model.place(transformer)
     adapters = Adapters(transformer)
     for name, lora in loras.items():
         if lora:
@@ -60,12 +70,13 @@ def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], N
     unguided_teachers = {
         name: _teacher_field(name, found, loras[name], base, model, say) for name, found in plan.teachers.items()
     }
+    swap = model.place(transformer) if model.swaps else None
     teachers = {
         name: family.guided(unguided_teachers[name], found.settings.guidance_scale)
         for name, found in plan.teachers.items()
     }
     learner = family.guided(student, preset.danceopd.student_guidance_scale)
-    return Fields(adapters, base, teachers, learner, student, unguided_teachers)
+    return Fields(adapters, base, teachers, learner, student, unguided_teachers, swap)
 
 
 def adapter_name(teacher: str) -> str:

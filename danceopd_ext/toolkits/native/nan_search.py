@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from danceopd_ext.config.schema import Preset
 from danceopd_ext.engine.batches import StepData
 from danceopd_ext.errors import shorten
-from danceopd_ext.finite import broken_weight, first_broken, is_finite
+from danceopd_ext.finite import first_broken, is_finite
 from danceopd_ext.method import Batch, Report, Student, derive_seed
 from danceopd_ext.models.conditions import NEGATIVE, SOURCE, PromptTensors
 from danceopd_ext.toolkits.nan_search import (
@@ -136,6 +136,6 @@ def _parties(run: Searched) -> Parties:
         {**scales, STUDENT: options.student_guidance_scale},
         files_of(options.teachers),
         run.preset.training.mixed_precision,
-        lambda: broken_weight(run.fields.adapters.transformer),
+        run.fields.broken_weight,
         run.parameters,
     )

@@ -38,6 +38,7 @@ from danceopd_ext.toolkits.native.run_plan import Loras, RunPlan
 from danceopd_ext.toolkits.native.size import check_step, rank_notes
 from danceopd_ext.toolkits.native.state import open_state
 from danceopd_ext.toolkits.native.student import choose_layers, find_start
+from danceopd_ext.toolkits.native.swapping import check_swapped, swap_notes
 from danceopd_ext.toolkits.native.teachers import fetch_weights, find_teachers
 from danceopd_ext.toolkits.native.trackers import check_trackers
 
@@ -63,6 +64,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> RunPlan:
     preset = with_optimizer(preset, accelerator)
     check_machine(preset, accelerator)
     trackers = check_trackers(preset.logging, accelerator.is_main_process)
+    check_swapped(preset.training)
     model = model_of(preset, accelerator)
     source_images = model.source_images()
     data, notes = _load_data(preset, accelerator.num_processes, source_images)
@@ -73,7 +75,7 @@ def find_all(preset: Preset, accelerator: Accelerator) -> RunPlan:
     method = f'method = "{preset.danceopd.method}"'
     notes += [f"{key} is ignored: {method} does not use it" for key in unused_keys(preset.danceopd)]
     notes += [*left_out(preset.danceopd), *left_out_of_start(preset.danceopd), *unused_options(preset.training)]
-    notes += [*trackers.notes, *slow_without_gpu(model)]
+    notes += [*trackers.notes, *slow_without_gpu(model), *swap_notes(preset, model)]
     teachers, own = find_teachers(preset.danceopd.teachers, model, notes)
     loras = Loras(own, find_start(preset, model.layout, notes))
     layers = choose_layers(preset, model, teachers, loras)
@@ -114,6 +116,7 @@ def model_of(preset: Preset, accelerator: Accelerator, check: bool = True) -> Mo
         device=accelerator.device,
         precision=preset.training.mixed_precision,
         attention=preset.attention,
+        blocks_to_swap=preset.training.blocks_to_swap,
         check=check,
     )
 
