@@ -40,6 +40,7 @@ from danceopd_ext.library_logging import silence_libraries
 from danceopd_ext.lora.metadata import stem
 from danceopd_ext.lora.weights import Lora
 from danceopd_ext.models.model_files import ModelFiles
+from danceopd_ext.models.number_formats import NUMBER_FORMATS
 from danceopd_ext.ranges import GUIDANCE, PIXELS, SEED, SOLVER_STEPS, Range
 from danceopd_ext.whole_numbers import positive, whole
 
@@ -83,6 +84,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
         device=device,
         precision=arguments.mixed_precision,
         blocks_to_swap=arguments.blocks_to_swap,
+        quantize=arguments.quantize,
+        quantize_text_encoders=arguments.quantize_text_encoders,
+        vae_tiling=arguments.vae_tiling,
         key="--model",
     )
     read = read_loras(
@@ -140,6 +144,9 @@ def settings_of(
         "benchmark": arguments.benchmark,
         "model": source.name,
         "mixed_precision": arguments.mixed_precision,
+        "quantize": arguments.quantize,
+        "quantize_text_encoders": arguments.quantize_text_encoders,
+        "vae_tiling": arguments.vae_tiling or None,
         **dataclasses.asdict(drawing),
     }
     return {
@@ -204,6 +211,13 @@ def parser() -> argparse.ArgumentParser:
         default=0,
         help="transformer blocks whose weights stay in main memory and travel to the GPU (default: %(default)s)",
     )
+    held = "hold the weights of the {} in 4 or 8 bits, which saves memory (default: in --mixed_precision)"
+    made.add_argument("--quantize", choices=NUMBER_FORMATS, help=held.format("transformer"))
+    same = "the same as --quantize fp8"
+    made.add_argument("--fp8_base", dest="quantize", action="store_const", const="fp8", help=same)
+    made.add_argument("--quantize_text_encoders", choices=NUMBER_FORMATS, help=held.format("text encoders"))
+    tiles = "decode pictures in tiles of 512 pixels, with a quarter of the memory and small differences at their edges"
+    made.add_argument("--vae_tiling", action="store_true", help=tiles)
     made.add_argument("--clip", help="hub id or folder of a CLIP model, such as openai/clip-vit-large-patch14")
     return made
 

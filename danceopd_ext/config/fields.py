@@ -102,7 +102,7 @@ def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | N
     hint = ""
     if name == "model_type" and isinstance(value, str):
         hint = explain_model_type(value, NATIVE.name)
-    elif typing.get_origin(annotation) is Literal and isinstance(value, str):
+    elif words_taken(annotation) and isinstance(value, str):
         hint = right_word(value, annotation, meant)
     elif annotation == list[str] and isinstance(value, str):
         hint = f" Write {name} = {toml_text(value.split())}."
@@ -113,10 +113,16 @@ def convert(name: str, value: Any, annotation: Any, meant: Mapping[str, str] | N
 
 def right_word(word: str, annotation: Any, meant: Mapping[str, str] | None = None, alike: float = 0.5) -> str:
     """Return a hint at the right word for a key that takes certain words, or "". `alike`: see errors.nearest."""
-    options = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+    options = words_taken(annotation)
     if (right := (meant or {}).get(word.lower())) is None:
         return nearest(word, options, alike)
     return f' Did you mean "{right}"?' if right else ""
+
+
+def words_taken(annotation: Any) -> tuple[str, ...]:
+    """Return the words of a key that takes certain words, or none and these; empty for other keys."""
+    kinds = [annotation, *typing.get_args(annotation)]
+    return next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal), ())
 
 
 def _unquoted(text: str) -> list[Any]:

@@ -47,6 +47,11 @@ def without(key: str) -> Harmless:
     return lambda value, values: not values.get(key)
 
 
+def in_fp8(value: Any, values: Mapping[str, Any]) -> bool:
+    """Return whether the base is held in fp8."""
+    return bool(values.get("fp8_base")) or values.get("quantize") == "fp8"
+
+
 def plain_lora(value: Any, values: Mapping[str, Any]) -> bool:
     """Return whether it is a toolkit's module for a plain LoRA: networks.lora, networks.lora_flux, ..."""
     return str(value).startswith("networks.lora")
@@ -175,7 +180,7 @@ GROUPS = (
         "prompts and pictures are encoded once and kept on disk, without workers",
         "cache_latents cache_latents_to_disk cache_text_encoder_outputs cache_text_encoder_outputs_to_disk "
         "skip_cache_check vae_batch_size no_half_vae vae_chunk_size vae_disable_cache qwen_image_vae_2d "
-        "text_encoder_cpu fp8_vl t5xxl_device t5xxl_dtype tokenizer_cache_dir max_data_loader_n_workers "
+        "text_encoder_cpu t5xxl_device t5xxl_dtype tokenizer_cache_dir max_data_loader_n_workers "
         "persistent_data_loader_workers",
         always,
     ),
@@ -188,9 +193,11 @@ GROUPS = (
     Group(
         f"a native run cannot save memory this way; {IN_TOOLKIT}. gradient_checkpointing = true and blocks_to_swap "
         "work here",
-        "fp8_base fp8_base_unet fp8_scaled split_mode split_attn cpu_offload_checkpointing "
-        "unsloth_offload_checkpointing",
+        "split_mode split_attn cpu_offload_checkpointing unsloth_offload_checkpointing",
     ),
+    Group('write quantize = "fp8"', "fp8_base_unet"),
+    Group('write quantize = "fp8", whose weights are always scaled', "fp8_scaled", in_fp8),
+    Group('write quantize_text_encoders = "fp8"', "fp8_llm fp8_vl fp8_t5 fp8_text_encoder"),
     Group(f"a native run does not compile the model; {IN_TOOLKIT}", "torch_compile compile"),
     Group(
         "for compiled models, and a native run does not compile",

@@ -14,6 +14,7 @@ from danceopd_ext.config.danceopd import Teacher as Teacher  # part of the schem
 from danceopd_ext.config.fields import check_ranges, key, one_of
 from danceopd_ext.config.learning_rate import default_rate
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.number_formats import NUMBER_FORMATS, OTHER_WORDS
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every
 
@@ -34,6 +35,19 @@ class ModelSection:
     )
     attn_mode: str = key(
         "sdpa", 'Attention backend: "sdpa", "xformers", or another backend of diffusers ("flash", "sage", ...).'
+    )
+    quantize: one_of(NUMBER_FORMATS) | None = key(
+        None,
+        "Hold the transformer's weights in 4 (nf4) or 8 bits (int8, fp8), which saves memory; teachers and student "
+        "stay as they are. int8 is the most accurate, nf4 the smallest; nf4 needs bitsandbytes.",
+        meant=OTHER_WORDS,
+    )
+    fp8_base: bool = key(False, 'The same as quantize = "fp8" (kohya\'s flag).')
+    quantize_text_encoders: one_of(NUMBER_FORMATS) | None = key(
+        None, "The same for the text encoders while prompts are encoded.", meant=OTHER_WORDS
+    )
+    vae_tiling: bool = key(
+        False, "Decode previews in tiles of 512 pixels: a quarter of the memory, and small differences at their edges."
     )
     sdpa: bool = key(False, 'The same as attn_mode = "sdpa" (kohya\'s flag).')
     xformers: bool = key(False, 'The same as attn_mode = "xformers" (kohya\'s flag).')
@@ -285,6 +299,8 @@ class Preset:
             raise UserError("pretrained_model_name_or_path is missing: name the base model in [model].")
         self.danceopd.require_teachers()
         check_name(self.saving.output_name)
+        if self.model.fp8_base and self.model.quantize not in (None, "fp8"):
+            raise UserError(f'fp8_base is true and quantize = "{self.model.quantize}": choose one.')
         if self.model.xformers and self.model.sdpa:
             raise UserError("sdpa and xformers are both true: choose one.")
         self._check_samples()
@@ -300,6 +316,11 @@ class Preset:
                 "samples "
                 f"per optimizer step: this number {wrong}."
             )
+
+    @property
+    def quantize(self) -> str | None:
+        """The number format in which the base is held, None for that of mixed_precision."""
+        return "fp8" if self.model.fp8_base else self.model.quantize
 
     @property
     def attention(self) -> str:

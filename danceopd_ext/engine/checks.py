@@ -12,9 +12,11 @@ from danceopd_ext.engine.block_swap import most_swapped
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.family import Family
+from danceopd_ext.models.gguf_files import is_gguf
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import check_parts
 from danceopd_ext.models.model_files import ModelFiles, checkpoint_keys
+from danceopd_ext.models.quantising import check_quantisation
 
 
 def check_weights(files: ModelFiles) -> None:
@@ -61,6 +63,18 @@ def _check_shards(index: Path) -> None:
     for part in sorted(set(parts.values())):
         if part != PurePath(part).name or part in (".", "..") or not (index.parent / part).is_file():
             raise UserError(f'{index}: there is no file "{part}" beside it, which holds a part of the model. {remedy}')
+
+
+def check_quantised(files: ModelFiles, device: torch.device, base: str | None, text_encoders: str | None) -> None:
+    """Raise UserError for a number format that does not work here, or for a file that has one of its own already.
+
+    `base`, `text_encoders`: the words of quantize and quantize_text_encoders, or None.
+    """
+    for key, word in (("quantize", base), ("quantize_text_encoders", text_encoders)):
+        if word:
+            check_quantisation(word, device, key)
+    if base and is_gguf(files.transformer):
+        raise UserError(f'{files.transformer} is quantised already: remove quantize = "{base}".')
 
 
 def check_attention(family: Family, config: Mapping, name: str) -> None:

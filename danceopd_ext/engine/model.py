@@ -11,9 +11,16 @@ import torch
 
 from danceopd_ext.data.source_images import SourceImages
 from danceopd_ext.engine.block_swap import BlockSwap
-from danceopd_ext.engine.checks import check_attention, check_swap, check_weights, select_attention
+from danceopd_ext.engine.checks import (
+    check_attention,
+    check_quantised,
+    check_swap,
+    check_weights,
+    select_attention,
+)
 from danceopd_ext.engine.movers import can_swap
 from danceopd_ext.engine.precision import torch_dtype
+from danceopd_ext.models.decoding import tile
 from danceopd_ext.models.family import Family, SizeLimits
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import load_layout, load_scheduler, load_transformer, load_vae
@@ -28,6 +35,8 @@ class Model:
 
     `layout`: the layers that a LoRA can change. `config`: the transformer's configuration. `precision`: a word of
     mixed_precision. `attention`: the attention backend. `blocks_to_swap`: how many blocks' weights stay in main memory.
+    `quantize` and `quantize_text_encoders`: the number format in which weights are held (models.held_linear), None for
+    that of `precision`. `vae_tiling`: whether pictures are decoded in tiles.
     """
 
     files: ModelFiles
@@ -37,6 +46,9 @@ class Model:
     precision: str = "no"
     attention: str = "sdpa"
     blocks_to_swap: int = 0
+    quantize: str | None = None
+    quantize_text_encoders: str | None = None
+    vae_tiling: bool = False
 
     @property
     def family(self) -> Family:
@@ -90,10 +102,14 @@ class Model:
         )
 
     def load_transformer(self) -> torch.nn.Module:
-        """Load the transformer on the CPU, with its attention backend. Raises UserError."""
-        transformer = load_transformer(self.files, self.dtype)
+        """Load the transformer on the CPU, quantised, with its attention backend. Raises UserError."""
+        transformer = self.load_checkpoint(self.files)
         select_attention(self.family, transformer, self.attention)
         return transformer
+
+    def load_checkpoint(self, files: ModelFiles) -> torch.nn.Module:
+        """Load the transformer of a model of the same size, held as this one's is, on the CPU. Raises UserError."""
+        return load_transformer(files, self.dtype, self.quantize, self.device)
 
     @property
     def swaps(self) -> bool:
@@ -113,11 +129,18 @@ class Model:
 
     def load_text_encoders(self) -> Any:
         """Load the pipeline's text encoders and tokenizers, on the device or streamed to it. Raises UserError."""
-        return load_text_pipeline(self.files, self.dtype, self.device)
+        return load_text_pipeline(self.files, self.dtype, self.device, self.quantize_text_encoders)
 
     def load_vae(self, dtype: torch.dtype | None = None) -> Any:
         """Load the VAE on the CPU, in the model's dtype if none is given. Raises UserError."""
         return load_vae(self.files, dtype or self.dtype)
+
+    def load_decoder(self) -> Any:
+        """Load the VAE to decode pictures with, on the CPU, in the model's dtype. Raises UserError."""
+        vae = self.load_vae()
+        if self.vae_tiling:
+            tile(vae)
+        return vae
 
     def fetched(self, download=fetch) -> Model:
         """Return the same model with its files here: what is still on the hub is downloaded now. Raises UserError."""
@@ -135,6 +158,9 @@ def find_model(
     precision: str = "no",
     attention: str = "sdpa",
     blocks_to_swap: int = 0,
+    quantize: str | None = None,
+    quantize_text_encoders: str | None = None,
+    vae_tiling: bool = False,
     key: str = "pretrained_model_name_or_path",
     check: bool = True,
 ) -> Model:
@@ -150,4 +176,6 @@ def find_model(
     if check:
         check_attention(files.family, config, attention)
         check_swap(files.family, layout, blocks_to_swap)
-    return Model(files, layout, config, device, precision, attention, blocks_to_swap)
+        check_quantised(files, device, quantize, quantize_text_encoders)
+    held = {"quantize": quantize, "quantize_text_encoders": quantize_text_encoders, "vae_tiling": vae_tiling}
+    return Model(files, layout, config, device, precision, attention, blocks_to_swap, **held)

@@ -37,8 +37,10 @@ Say = Callable[[str], None]
 
 
 def open_prompt_cache(model: Model, folder: str | Path, source_images: SourceImages) -> PromptCache:
-    """Open the cache of encoded prompts for this model's text encoders and precision."""
+    """Open the cache of encoded prompts for this model's text encoders, precision and quantisation."""
     key = f"{model.family.name}-{fingerprint(model.files.text_files)}-{model.precision}"
+    if model.quantize_text_encoders:
+        key += f"-{model.quantize_text_encoders}"
     return PromptCache(TextCache(folder, key), source_images if model.family.text_sees_sources else None)
 
 

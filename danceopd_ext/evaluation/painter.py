@@ -84,7 +84,7 @@ class Painter:
             for name, job, _ in todo:
                 _write_scorer_files(folders[name], job)
             return 0
-        vae, fields = self.model.load_vae().to(self.model.device), self._fields(folders)
+        vae, fields = self.model.load_decoder().to(self.model.device), self._fields(folders)
         with tqdm(total=count, desc="drawing", unit="picture") as bar:
             for name, job, files in todo:
                 for file in files:

@@ -36,11 +36,16 @@ _ZIP = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file. `shapes`: name of a tensor -> its sizes."""
+    """The header of a safetensors file.
+
+    `shapes`: name of a tensor -> its sizes. `kinds`: name -> its number format, in the file's words, such as "BF16" or
+    "F8_E4M3".
+    """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
 
 
 def read_header(path: Path, what: str = "file of weights") -> Header:
@@ -139,7 +144,8 @@ def _header(path: Path, file: Any) -> Header:
         raise UserError(f"{path}: it has {len(names):,} tensors, and at most {MOST_TENSORS:,} are read.")
     for name in names:
         _check_name(path, name)
-    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    slices = {name: file.get_slice(name) for name in names}
+    shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
     for name, shape in shapes.items():
         if len(shape) > MOST_AXES or any(size > LONGEST_AXIS for size in shape):
             shown = shorten(f"{shape}", 60)
@@ -147,7 +153,8 @@ def _header(path: Path, file: Any) -> Header:
                 f"{path}: {shorten(printable(name), 200)} has the shape {shown}, which no model's weights have."
                 " Download or copy the file again."
             )
-    return Header(path, shapes, dict(file.metadata() or {}))
+    kinds = {name: str(one.get_dtype()) for name, one in slices.items()}
+    return Header(path, shapes, dict(file.metadata() or {}), kinds)
 
 
 def _check_name(path: Path, name: Any) -> None:

@@ -223,7 +223,7 @@ class Adapters:
         self, name: str, layer: BaseTunerLayer, down: torch.Tensor, up: torch.Tensor, dtype: torch.dtype, trained: bool
     ) -> None:
         """Give the adapter its weights, on the base layer's device."""
-        device = layer.get_base_layer().weight.device
+        device = _device(layer.get_base_layer())
         for part, value in ((layer.lora_A[name], down), (layer.lora_B[name], up)):
             value = value.detach().to(device, dtype, copy=True)
             part.weight = torch.nn.Parameter(value, requires_grad=trained)
@@ -233,7 +233,7 @@ def _parameter(
     tensor: torch.Tensor, base: torch.nn.Module, shared: dict[tuple, torch.nn.Parameter]
 ) -> torch.nn.Parameter:
     """Return a frozen copy for the base layer, or the earlier copy of the same memory."""
-    device = base.weight.device
+    device = _device(base)
     dtype = _compute_dtype(base) if tensor.ndim > 1 else torch.float32
     key = tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, device, dtype
     if key not in shared:
@@ -242,9 +242,14 @@ def _parameter(
     return shared[key]
 
 
+def _device(base: torch.nn.Module) -> torch.device:
+    """Return the base layer's device; a layer that holds its weight quantised says it itself."""
+    return getattr(base, "device", None) or base.weight.device
+
+
 def _compute_dtype(base: torch.nn.Module) -> torch.dtype:
-    """Return the base layer's dtype; bfloat16 for a quantised layer, whose weight has a storage dtype."""
-    dtype = base.weight.dtype
+    """Return the base layer's dtype; bfloat16 for a quantised layer that does not say what it computes in."""
+    dtype = getattr(base, "dtype", None) or base.weight.dtype
     return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64) else torch.bfloat16
 
 

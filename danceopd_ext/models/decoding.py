@@ -13,6 +13,9 @@ import torch
 from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.registry import FAMILIES
 
+#: pixels of a tile's side: a picture of 1024 then takes about a quarter of the memory
+TILE = 512
+
 
 class NotFinite(Exception):
     """The numbers of a picture are NaN or infinite: the model is broken, or the range of fp16 is too small."""
@@ -45,6 +48,19 @@ def _pixels(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 def _bytes(pixels: torch.Tensor) -> np.ndarray:
     pixels = pixels.nan_to_num(nan=-1.0).clamp(-1, 1)
     return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def tile(vae: Any, pixels: int = TILE) -> None:
+    """Let a VAE of diffusers decode larger pictures in tiles of `pixels`, which overlap by a quarter and are blended.
+
+    It needs the memory of a tile instead of that of the picture.
+    """
+    if hasattr(vae, "tile_sample_min_height"):  # AutoencoderKLQwenImage
+        vae.enable_tiling(pixels, pixels, pixels * 3 // 4, pixels * 3 // 4)
+        return
+    vae.enable_tiling()
+    vae.tile_sample_min_size = pixels
+    vae.tile_latent_min_size = pixels // _scale(vae).pixels_per_latent(vae.config)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ from danceopd_ext.models.configuration import (
     within_limits,
 )
 from danceopd_ext.models.family import flow_match_shift
+from danceopd_ext.models.gguf_files import gguf_configuration, hold_gguf, is_gguf
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.model_files import ModelFiles
+from danceopd_ext.models.quantised_files import as_float8
+from danceopd_ext.models.quantising import Holding, let_go
 
 SCHEDULER = "scheduler_config.json"
 #: tokens of a large picture, with which a scheduler is tested
@@ -38,21 +42,20 @@ LONG_SEQUENCE = 16384
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
 
-def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
+def load_transformer(
+    files: ModelFiles, dtype: torch.dtype, quantize: str | None = None, device: torch.device | None = None
+) -> torch.nn.Module:
     """Return the transformer in eval mode without gradients, on the CPU.
 
-    Raises UserError if the weights cannot be loaded, or are not finite.
+    `quantize`: a word of held_linear.PACKINGS for the layers in its blocks, which are packed on `device` one by one.
+    What a file has quantised already stays so. Raises UserError if the weights cannot be loaded, or are not finite.
     """
     cls = library_class(files.family.transformer_class)
+    how = Holding(quantize, dtype, device or torch.device("cpu"))
     missing: list[str] = []
     try:
         if files.transformer.is_file():
-            model = cls.from_single_file(
-                _own_names(files.transformer),
-                config=str(files.components),
-                subfolder="transformer",
-                torch_dtype=dtype,
-            )
+            model = _from_single_file(cls, files, how)
         else:
             model, info = cls.from_pretrained(
                 files.transformer,
@@ -60,8 +63,11 @@ def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
                 torch_dtype=dtype,
                 output_loading_info=True,
                 use_safetensors=True,
+                **_quantised(how),
             )
             missing += info["missing_keys"]
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{files.transformer}: the transformer cannot be loaded ({first_line(error)}). "
@@ -75,12 +81,30 @@ def load_transformer(files: ModelFiles, dtype: torch.dtype) -> torch.nn.Module:
             f"{files.transformer}: missing tensors of the transformer: {count}, such as {missing[0]}. "
             f"Check that the file is complete and is a {files.family.title} model."
         )
-    if broken := broken_weight(model):
+    if broken := let_go(model) or broken_weight(model):
         raise UserError(
             f"{files.transformer}: the transformer's {broken} holds NaN or infinite numbers. The file is damaged, or "
             f"{_narrow(dtype)}its training diverged: download it again, or use another one."
         )
     return model.eval().requires_grad_(False)
+
+
+def _from_single_file(cls: Any, files: ModelFiles, how: Holding) -> torch.nn.Module:
+    """Load a single file, in float8 or GGUF as it is."""
+    path, place = files.transformer, {"config": str(files.components), "subfolder": "transformer"}
+    if is_gguf(path):
+        config = gguf_configuration(how.dtype)
+        model = cls.from_single_file(str(path), torch_dtype=how.dtype, quantization_config=config, **place)
+        hold_gguf(model, how.dtype)
+        return model
+    weights, scales = as_float8(path, _own_names(path), lambda: load_layout(files)[0], how.dtype)
+    how = replace(how, scales=scales or {}, in_float8=scales is not None)
+    return cls.from_single_file(weights, torch_dtype=how.dtype, **_quantised(how), **place)
+
+
+def _quantised(how: Holding) -> dict[str, Holding]:
+    """Return diffusers' argument for the quantizer, if anything is quantised."""
+    return {"quantization_config": how} if how.word or how.in_float8 else {}
 
 
 def _narrow(dtype: torch.dtype) -> str:

@@ -20,6 +20,7 @@ from danceopd_ext.foreign.json import read_object
 from danceopd_ext.foreign.tensors import read_header
 from danceopd_ext.models.configuration import built_from, library_class, read_configuration
 from danceopd_ext.models.family import Family
+from danceopd_ext.models.gguf_files import gguf_names, is_gguf
 from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
 
@@ -43,6 +44,14 @@ class ModelFiles:
     components: Path
     name: str
     hub: str | None = None
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the transformer's file holds weights in float8 or in a format of GGUF."""
+        path = self.transformer
+        if not path.is_file() or is_gguf(path):
+            return is_gguf(path)
+        return any(kind.startswith("F8_") for kind in read_header(path, "checkpoint").kinds.values())
 
     @property
     def text_files(self) -> list[Path]:
@@ -156,10 +165,15 @@ def _family_of_folder(folder: Path, where: str) -> Family:
 
 
 def checkpoint_keys(path: Path) -> list[str]:
-    """Return the tensor names of a .safetensors file. Raises UserError if it is another kind of file or damaged."""
+    """Return the tensor names of a .safetensors or .gguf file.
+
+    Raises UserError if it is another kind of file or damaged.
+    """
+    if is_gguf(path):
+        return gguf_names(path)
     if path.suffix != ".safetensors":
         raise UserError(
-            f"{path}: a checkpoint must be a .safetensors file; a {path.suffix or 'nameless'} file "
+            f"{path}: a checkpoint must be a .safetensors or .gguf file; a {path.suffix or 'nameless'} file "
             "can run code when opened. Convert it to .safetensors first."
         )
     return list(read_header(path, "checkpoint").shapes)

@@ -14,11 +14,15 @@ from danceopd_ext.models.family import PromptTensors, Sources
 from danceopd_ext.models.limited_process import limit_tokenizers, load_tokenizers
 from danceopd_ext.models.loading import load_part, stream
 from danceopd_ext.models.model_files import ModelFiles
+from danceopd_ext.models.quantising import quantise
 
 
-def load_text_pipeline(files: ModelFiles, dtype: torch.dtype, device: torch.device | str) -> Any:
+def load_text_pipeline(
+    files: ModelFiles, dtype: torch.dtype, device: torch.device | str, quantize: str | None = None
+) -> Any:
     """Return the family's pipeline with text encoders and tokenizers only, ready to encode on the device.
 
+    `quantize`: a word of held_linear.PACKINGS for the linear layers of the text encoders.
     Encoders that do not fit into the device's memory (T5-XXL alone has 9 GiB) are streamed through it.
     """
     cls = library_class(files.family.pipeline_class)
@@ -36,14 +40,21 @@ def load_text_pipeline(files: ModelFiles, dtype: torch.dtype, device: torch.devi
     )
     _keep_within_positions(pipeline)
     limit_tokenizers(pipeline, files.components)
+    encoders = [
+        part
+        for name, part in pipeline.components.items()
+        if name in files.family.text_parts and isinstance(part, torch.nn.Module)
+    ]
+    if quantize:
+        for encoder in encoders:
+            quantise(encoder, quantize, torch.device(device))
     try:
         return pipeline.to(device)
     except torch.OutOfMemoryError:
         pipeline.to("cpu")
         torch.cuda.empty_cache()
-    for name, part in pipeline.components.items():
-        if name in files.family.text_parts and isinstance(part, torch.nn.Module):
-            stream(part, torch.device(device))
+    for encoder in encoders:
+        stream(encoder, torch.device(device))
     return pipeline
 
 

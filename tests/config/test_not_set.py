@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
-from typing import Literal
 
 import pytest
 
 from danceopd_ext.config import Teacher, load_preset
-from danceopd_ext.config.fields import key_types
+from danceopd_ext.config.fields import key_types, words_taken
 from danceopd_ext.config.load import TABLES, flat_keys
 from danceopd_ext.config.schema import SECTIONS
 from danceopd_ext.errors import UserError
@@ -187,6 +185,8 @@ def test_every_path_is_marked_as_one():
         *(("save_precision", word, "float") for word in ("fp32", "float32", "no")),
         *((name, word, right) for name in ("mixed_precision", "save_precision")
           for word, right in (("half", "fp16"), ("float16", "fp16"), ("bfloat16", "bf16"))),
+        *((name, word, right) for name in ("quantize", "quantize_text_encoders")
+          for word, right in (("4bit", "nf4"), ("8bit", "int8"), ("float8", "fp8"), ("nf-4", "nf4"))),
     ],
 )  # fmt: skip
 def test_precisions_under_their_other_names(load, name, word, right):
@@ -205,9 +205,17 @@ def test_fp8_is_no_slip_for_fp16(load, name):
 def test_words_that_are_meant_are_among_those_that_are_taken():
     for name, (field, kind) in FLAT.items():
         for right in filter(None, field.metadata.get("meant", {}).values()):
-            assert typing.get_origin(kind) is Literal and right in typing.get_args(kind), name
+            assert right in words_taken(kind), name
 
 
 def test_a_list_written_as_one_text(load):
     with pytest.raises(UserError, match=r'Write optimizer_args = \["eps=1e-7", "betas=0.9,0.99"\]'):
         load({"optimizer_args": '"eps=1e-7 betas=0.9,0.99"'})
+
+
+def test_fp8_base_is_quantize_fp8(load):
+    assert load({"fp8_base": "true"}).quantize == load({"quantize": '"fp8"'}).quantize == "fp8"
+    assert load({"fp8_base": "true", "quantize": '"fp8"'}).quantize == "fp8"
+    assert load({}).quantize is None
+    with pytest.raises(UserError, match=r'fp8_base is true and quantize = "nf4": choose one'):
+        load({"fp8_base": "true", "quantize": '"nf4"'})

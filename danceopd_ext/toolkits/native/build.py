@@ -48,11 +48,7 @@ class Fields:
 def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], None]) -> Fields:
     """Load the base and put teachers and student on it. Raises UserError if weights do not load."""
     preset, model, family = plan.preset, plan.model, plan.family
-    transformer = model.load_transformer()
-    loras = {
-        name: teacher_lora(name, found, plan.loras.teachers.get(name), transformer, model.layout, say)
-        for name, found in plan.teachers.items()
-    }
+    transformer, loras = _base_and_loras(plan, say)
     if not model.swaps:
         model.place(transformer)
     adapters = Adapters(transformer)
@@ -77,6 +73,27 @@ def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], N
     }
     learner = family.guided(student, preset.danceopd.student_guidance_scale)
     return Fields(adapters, base, teachers, learner, student, unguided_teachers, swap)
+
+
+def _base_and_loras(plan: RunPlan, say: Callable[[str], None]) -> tuple[torch.nn.Module, dict[str, Lora | None]]:
+    """Return the base's transformer, on the CPU, and the LoRA of each teacher that has one.
+
+    LoRAs are extracted from a base that is not quantised: otherwise they would undo the quantisation.
+    """
+    model = plan.model
+    whole = None
+    if not model.quantize:
+        whole = model.load_transformer()
+    elif any(found.checkpoint and found.settings.extract_rank for found in plan.teachers.values()):
+        whole = load_transformer(model.files, model.dtype)
+    loras = {
+        name: teacher_lora(name, found, plan.loras.teachers.get(name), whole, model.layout, say)
+        for name, found in plan.teachers.items()
+    }
+    if model.quantize:
+        del whole  # before the other one comes
+        return model.load_transformer(), loras
+    return whole, loras
 
 
 def adapter_name(teacher: str) -> str:
@@ -131,7 +148,7 @@ def _teacher_field(
     if lora:
         return AdapterField(base.family, base.adapters, adapter_name(name), base.autocast)
     if found.checkpoint:
-        tuned = load_transformer(found.checkpoint, base.adapters.transformer.dtype)
+        tuned = model.load_checkpoint(found.checkpoint)
         if same_weights(base.adapters.transformer, tuned):
             say(f"note: {NOTHING.format(name)} {found.checkpoint.name} has the base's weights")
         return CheckpointField(base.family, tuned, model.device, base.autocast)

@@ -23,6 +23,8 @@ def settings_of(plan: RunPlan) -> dict[str, object]:
         "max_grad_norm": optimizer.max_grad_norm,
         "network_dropout": network.network_dropout or 0.0,
         "mixed_precision": plan.preset.training.mixed_precision,
+        "quantize": plan.model.quantize,
+        "quantize_text_encoders": plan.model.quantize_text_encoders,
         "seed": plan.preset.training.seed,
         "method": options.method,
         **{key: getattr(options, key) for key in options.own_keys},

@@ -93,6 +93,9 @@ class Output:
             "ss_optimizer": preset.optimizer.optimizer_type,
             "ss_lr_scheduler": preset.optimizer.lr_scheduler,
             "ss_mixed_precision": preset.training.mixed_precision,
+            "ss_fp8_base": True if preset.quantize == "fp8" else None,
+            "ss_danceopd_quantize": preset.quantize,
+            "ss_danceopd_quantize_text_encoders": preset.model.quantize_text_encoders,
             "ss_gradient_accumulation_steps": preset.training.gradient_accumulation_steps,
         }
         return lora_metadata(

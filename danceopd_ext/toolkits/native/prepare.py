@@ -117,6 +117,9 @@ def model_of(preset: Preset, accelerator: Accelerator, check: bool = True) -> Mo
         precision=preset.training.mixed_precision,
         attention=preset.attention,
         blocks_to_swap=preset.training.blocks_to_swap,
+        quantize=preset.quantize,
+        quantize_text_encoders=names.quantize_text_encoders,
+        vae_tiling=names.vae_tiling,
         check=check,
     )
 

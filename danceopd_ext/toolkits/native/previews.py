@@ -39,7 +39,7 @@ class Previews:
         self.folder = Path(plan.preset.saving.output_dir) / "sample"
         self.fixed: dict[str, list[np.ndarray]] = {}
         self.told: set[str] = set()
-        self.vae = plan.model.load_vae()
+        self.vae = plan.model.load_decoder()
 
     def draw(self, step: int, say: Callable[[str], None]) -> Image.Image:
         """Draw all prompts, write `sample/NAME-step00000300.png`, and return the grid. Raises Abandoned."""

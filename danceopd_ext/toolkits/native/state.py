@@ -27,6 +27,9 @@ STUDENT_FILE, OPTIMIZER_FILE = "student.safetensors", "optimizer.pt"
 #: an upper limit on the steps of a run
 MOST_STEPS = 10**9
 
+#: settings that earlier versions did not have -> what they did
+LATER = {"quantize": None, "quantize_text_encoders": None}
+
 #: settings that are digests -> what to say if they differ
 CONTENTS = {
     "data": "its prompts, datasets, batch sizes, route weights or number of processes were different",
@@ -57,7 +60,7 @@ class SavedState:
 
     def unknown(self, identity: Mapping[str, object]) -> list[str]:
         """Return the settings that an earlier version did not record, so that they cannot be compared."""
-        return [key for key in identity if key not in self.identity]
+        return [key for key in identity if key not in self.identity and key not in LATER]
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return name -> shape of the student's tensors. Raises UserError for a damaged file."""
@@ -146,6 +149,7 @@ def _is_texts(value: object) -> bool:
 
 
 def _check_same_run(folder: Path, saved: Mapping[str, Any], now: dict[str, Any]) -> None:
+    saved = {**LATER, **saved}
     different = next((key for key, value in now.items() if key in saved and saved[key] != value), None)
     if different:
         raise UserError(

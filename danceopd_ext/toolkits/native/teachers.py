@@ -30,7 +30,7 @@ def find_teachers(
     for name, own in settings.items():
         _check_name(name)
         try:
-            checkpoint = _find_checkpoint(own.checkpoint, model) if own.checkpoint else None
+            checkpoint = _find_checkpoint(own, model) if own.checkpoint else None
             parts = [read_lora(place, model.layout, **own.ignored) for place in own.loras]
         except UserError as error:
             raise UserError(f"[danceopd.teachers.{name}] {error}") from error
@@ -47,10 +47,16 @@ def _check_name(name: str) -> None:
         raise UserError(f'[danceopd.teachers.{name}]: a teacher cannot be called "{name}"; choose a plain word.')
 
 
-def _find_checkpoint(place: str, model: Model) -> ModelFiles:
-    checkpoint = find_model_files(place, model.family.name, str(model.files.components), key="checkpoint")
+def _find_checkpoint(own: Teacher, model: Model) -> ModelFiles:
+    checkpoint = find_model_files(own.checkpoint, model.family.name, str(model.files.components), key="checkpoint")
     check_transformer(checkpoint)
     _check_same_size(checkpoint, model.layout)
+    for files in (model.files, checkpoint) if own.extract_rank else ():
+        if files.is_quantised:
+            raise UserError(
+                f"extract_rank: {files.transformer} is quantised, so a LoRA of the difference would hold its rounding. "
+                "Use its version in bf16, or remove extract_rank."
+            )
     return checkpoint
 
 
