@@ -24,8 +24,12 @@ def python_of(folder: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for every process that is started: UTF-8 everywhere, whatever the console's code page."""
-    return {**os.environ, "PYTHONUTF8": "1"}
+    """Return the environment for every process that is started.
+
+    UTF-8 everywhere, whatever the console's code page; no advice of transformers about packages that are not needed;
+    and modules that are compiled once for all processes.
+    """
+    return {"TRANSFORMERS_VERBOSITY": "error", **os.environ, "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def ensure(extras: str) -> tuple[Path, float]:
