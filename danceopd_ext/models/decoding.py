@@ -50,17 +50,17 @@ def _bytes(pixels: torch.Tensor) -> np.ndarray:
     return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def tile(vae: Any, pixels: int = TILE) -> None:
-    """Let a VAE of diffusers decode larger pictures in tiles of `pixels`, which overlap by a quarter and are blended.
+def tile(vae: Any) -> None:
+    """Let a VAE of diffusers decode larger pictures in tiles, which overlap by a quarter and are blended.
 
     It needs the memory of a tile instead of that of the picture.
     """
     if hasattr(vae, "tile_sample_min_height"):  # AutoencoderKLQwenImage
-        vae.enable_tiling(pixels, pixels, pixels * 3 // 4, pixels * 3 // 4)
+        vae.enable_tiling(TILE, TILE, TILE * 3 // 4, TILE * 3 // 4)
         return
     vae.enable_tiling()
-    vae.tile_sample_min_size = pixels
-    vae.tile_latent_min_size = pixels // _scale(vae).pixels_per_latent(vae.config)
+    vae.tile_sample_min_size = TILE
+    vae.tile_latent_min_size = TILE // _scale(vae).pixels_per_latent(vae.config)
 
 
 @torch.no_grad()

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from danceopd_ext.models import decoding
 from danceopd_ext.models.decoding import NotFinite, decode, decode_finite
+from danceopd_ext.models.loading import load_vae
+from danceopd_ext.models.model_files import find_model_files
+from tests.tiny.calls import noise_for
+from tests.tiny.pipelines import ALL
 
 
 def vae(dtype=torch.float32):
@@ -32,3 +37,23 @@ def test_latents_that_are_too_large_for_the_vaes_precision():
 
 def test_nan_is_black_where_nobody_asks():
     assert decode(vae(), torch.full((1, 3, 4, 4), float("nan"))).max() == 0
+
+
+def test_tiles_are_smaller_than_the_picture(folder, monkeypatch):
+    """The decoder sees one tile at a time; the picture keeps its size and, within a tile, its content."""
+    monkeypatch.setattr(decoding, "TILE", 32)
+    files = find_model_files(str(folder))
+    vae, seen = load_vae(files, torch.float32), []
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    latents = noise_for(files.family, ALL[files.family.name](), (64, 64))
+    whole = decoding.decode(vae, latents)
+    (side,) = seen
+    decoding.tile(vae)
+    tiled = decoding.decode(vae, latents)
+    assert len(seen) > 4 and max(seen[1:]) == side // 2
+    assert tiled.shape == whole.shape
+    assert np.abs(tiled.astype(int) - whole).mean() < 40
+    small = noise_for(files.family, ALL[files.family.name](), (32, 32))
+    seen.clear()
+    decoding.decode(vae, small)
+    assert len(seen) == 1, "a picture of one tile is decoded as ever"

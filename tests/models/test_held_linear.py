@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from danceopd_ext.models.held_linear import PACKINGS, HeldLinear
 from danceopd_ext.models.number_formats import NUMBER_FORMATS
@@ -114,3 +115,17 @@ def test_peft_wraps_it_like_any_linear_layer(word):
     assert torch.allclose(model(x), base(x) + change)
     model(x).sum().backward()
     assert all(parameter.grad is not None for name, parameter in model.named_parameters() if name in trained)
+
+
+@pytest.mark.parametrize("word", NUMBER_FORMATS)
+def test_gradient_checkpointing_gives_the_same_gradient(word):
+    held, _ = layer_of(word)
+    factor = torch.nn.Parameter(torch.ones(512))
+    x, found = torch.randn(3, 512), []
+
+    def block(x):
+        return held(x * factor).square()
+
+    for output in (block(x), checkpoint(block, x, use_reentrant=False)):
+        found += torch.autograd.grad(output.sum(), factor)
+    assert torch.equal(*found)
