@@ -106,8 +106,11 @@ GROUPS = (
         "wandb_api_key",
     ),
     Group(
-        "text encoders and VAE come with the base model; components_from names another diffusers folder or hub id",
-        "vae ae clip_l clip_g t5xxl gemma2 qwen3 byt5 text_encoder text_encoder1 text_encoder2 llm_adapter_path "
+        "no family that is trained here has this part",
+        "gemma2 byt5 llm_adapter_path",
+    ),
+    Group(
+        "tokenizers come with the base model; components_from names another diffusers folder or hub id",
         "t5_tokenizer_path",
     ),
     Group("write its value as pretrained_model_name_or_path", "dit"),

@@ -18,6 +18,9 @@ from danceopd_ext.models.number_formats import NUMBER_FORMATS, OTHER_WORDS
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.ranges import PIXELS, RANK, SAMPLES, SEED, STEPS, Range, every
 
+#: the keys that name a part of the model as a file; which part, is the family's fact (PartFile.keys)
+PART_KEYS = ("vae", "ae", "text_encoder", "qwen3", "clip_l", "clip_g", "t5xxl", "text_encoder1", "text_encoder2")
+
 
 @dataclass(kw_only=True, frozen=True)
 class ModelSection:
@@ -33,6 +36,19 @@ class ModelSection:
         "configuration. Default: the family's own hub model.",
         path="found",
     )
+    vae: str | None = key(
+        None, "The VAE as a .safetensors file, such as ComfyUI's models/vae/ae.safetensors.", path="found"
+    )
+    ae: str | None = key(None, "The same as vae (sd-scripts' name for FLUX.1's).", path="found")
+    text_encoder: str | None = key(
+        None, "The text encoder of Z-Image, FLUX.2 or Qwen-Image as a .safetensors file.", path="found"
+    )
+    qwen3: str | None = key(None, "The same as text_encoder, if that is a Qwen3 (sd-scripts' name).", path="found")
+    clip_l: str | None = key(None, "CLIP-L of SD3 or FLUX.1 as a .safetensors file.", path="found")
+    clip_g: str | None = key(None, "CLIP-G of SD3 as a .safetensors file.", path="found")
+    t5xxl: str | None = key(None, "T5-XXL of SD3 or FLUX.1 as a .safetensors file.", path="found")
+    text_encoder1: str | None = key(None, "The same as t5xxl, for FLUX.1 (musubi's name).", path="found")
+    text_encoder2: str | None = key(None, "The same as clip_l, for FLUX.1 (musubi's name).", path="found")
     attn_mode: str = key(
         "sdpa", 'Attention backend: "sdpa", "xformers", or another backend of diffusers ("flash", "sage", ...).'
     )
@@ -51,6 +67,11 @@ class ModelSection:
     )
     sdpa: bool = key(False, 'The same as attn_mode = "sdpa" (kohya\'s flag).')
     xformers: bool = key(False, 'The same as attn_mode = "xformers" (kohya\'s flag).')
+
+    @property
+    def part_files(self) -> dict[str, str]:
+        """Return the parts that are given as files: key -> path."""
+        return {name: place for name in PART_KEYS if (place := getattr(self, name))}
 
 
 @dataclass(kw_only=True, frozen=True)

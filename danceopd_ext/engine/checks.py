@@ -14,23 +14,43 @@ from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.gguf_files import is_gguf
 from danceopd_ext.models.layout import Layout
-from danceopd_ext.models.loading import check_parts
+from danceopd_ext.models.loading import check_parts, text_encoders
 from danceopd_ext.models.model_files import ModelFiles, checkpoint_keys
+from danceopd_ext.models.part_checks import check_part
 from danceopd_ext.models.quantising import check_quantisation
+from danceopd_ext.models.split_files import keys_for
 
 
 def check_weights(files: ModelFiles) -> None:
     """Raise UserError for a weight file that is missing or incomplete, or a configuration that describes no model.
 
-    A model that is still on the hub is not checked: its files are not here yet.
+    Of a model that is still on the hub, only the parts that the user has as files are checked: the others are not here
+    yet.
     """
+    for part in files.parts:
+        check_part(files.family, part, files.components)
     if files.hub:
         return
     check_transformer(files)
     check_parts(files)
-    for folder in files.text_files:
-        if folder.name.startswith("text_encoder"):
+    _check_lacking(files)
+    for folder in text_encoders(files):
+        if not files.part(folder.name):
             _check_folder(folder)
+
+
+def _check_lacking(files: ModelFiles) -> None:
+    """Raise UserError, which names all, for parts of which there are neither weights in the folder nor a file."""
+    folders = {spec: files.components / spec.component for spec in files.lacking}
+    described = {spec: folder for spec, folder in folders.items() if (folder / "config.json").is_file()}
+    lacking = [spec for spec, folder in described.items() if not any(folder.glob("*.safetensors"))]
+    if lacking and not any(any(folder.glob("*.bin")) for folder in described.values()):
+        what = " and ".join(f"the {spec.title}" for spec in lacking)
+        raise UserError(
+            f"{files.components} has no weights of {what} (no .safetensors file in "
+            f"{', '.join(spec.component for spec in lacking)}): download the model again, or name the files that you "
+            f"have: {keys_for(lacking)}."
+        )
 
 
 def check_transformer(files: ModelFiles) -> None:

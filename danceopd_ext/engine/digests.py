@@ -22,8 +22,7 @@ def transformer_digest(files: ModelFiles) -> str:
 
 def components_digest(files: ModelFiles, parts: Sequence[str]) -> str:
     """Return a digest of the text encoders, and of those of `parts` ("scheduler", "vae") that the model has."""
-    folders = (files.components / part for part in parts)
-    return fingerprint([*files.text_files, *(folder for folder in folders if folder.is_dir())])
+    return fingerprint([*files.text_files, *files.content(parts)])
 
 
 def lora_digest(lora: Lora) -> str:

@@ -32,7 +32,8 @@ def naming_encoders(model: Model, encoders: Mapping[str, Any], precision: str) -
     except BrokenEncoding as error:
         for name, module in encoders.items():
             if isinstance(module, torch.nn.Module) and (weight := broken_weight(module)):
-                where = model.files.components / name
+                part = model.files.part(name)
+                where = part.path if part else model.files.components / name
                 raise UserError(f"{error.said}: {weight} of {where} holds NaN or infinite numbers: {AGAIN}.") from error
         remedy = BF16 if precision == "fp16" else f"check what it shows or says, and {_names(encoders)} of the model"
         raise UserError(f"{error.said}: the weights of {_names(encoders)} are finite; {remedy}.") from error

@@ -105,7 +105,7 @@ def _missing(cache: LatentCache | SourceCache, wanted: Iterable, say: Say) -> li
 
 def _key(model: Model) -> str:
     """What tells the entries of this model's VAE apart from others."""
-    return f"{model.family.name}-vae-{fingerprint([model.files.components / 'vae'])}"
+    return f"{model.family.name}-vae-{fingerprint(model.files.content(['vae']))}"
 
 
 def _encode(model: Model, cache: LatentCache | SourceCache, missing: Sequence, latents: Callable) -> int:

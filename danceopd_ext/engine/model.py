@@ -162,14 +162,15 @@ def find_model(
     quantize_text_encoders: str | None = None,
     vae_tiling: bool = False,
     key: str = "pretrained_model_name_or_path",
+    parts: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> Model:
     """Find and check a model; a hub model downloads a few small files only (see find_model_files).
 
-    `key`: what the user calls `where`. `check`: whether the model is going to be asked; a merge of LoRAs needs no more
-    than its configuration. Raises UserError.
+    `key`: what the user calls `where`. `parts`: preset key of a part -> its file (see find_model_files). `check`:
+    whether the model is going to be asked; a merge of LoRAs needs no more than its configuration. Raises UserError.
     """
-    files = find_model_files(where, model_type, components_from, key=key)
+    files = find_model_files(where, model_type, components_from, key=key, parts=parts)
     if check:
         check_weights(files)
     layout, config = load_layout(files)

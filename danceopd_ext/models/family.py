@@ -20,6 +20,7 @@ from danceopd_ext.method import Field, guided
 from danceopd_ext.models.conditions import PromptTensors, TextConditions
 from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.layer_names import LayerNames
+from danceopd_ext.models.part_files import PartFile
 from danceopd_ext.models.resizing import Size
 from danceopd_ext.rgb import as_rgb
 
@@ -63,6 +64,10 @@ class Family(LayerNames, ABC):
     )  # fmt: skip
     #: hub id that supplies what a single .safetensors file does not contain
     default_components: str
+    #: the parts, besides the transformer, that creators have as files of their own
+    part_files: tuple[PartFile, ...] = ()
+    #: where ComfyUI keeps the transformer
+    comfyui_file: str = ""
     #: substrings of tensor names that only this family's checkpoints have
     checkpoint_marks: tuple[str, ...]
     #: substrings of tensor names that a checkpoint of this family does not have, if another family's has both
@@ -172,6 +177,12 @@ class Family(LayerNames, ABC):
         """Return the transformer's blocks in the order in which they compute; diffusers registers them in it."""
         lists = [child for name, child in transformer.named_children() if name in self.blocks]
         return [block for blocks in lists for block in blocks]
+
+    def vae_from_original(self, tensors: Mapping[str, torch.Tensor], config: Mapping) -> dict[str, torch.Tensor]:
+        """Return a VAE's tensors of the original release under diffusers' names; `config`: diffusers' configuration."""
+        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint  # here: it takes seconds to import
+
+        return convert_ldm_vae_checkpoint(dict(tensors), config)
 
     def knows_checkpoint(self, tensor_names: Sequence[str]) -> bool:
         """Return whether a checkpoint with these tensors can be of this family."""

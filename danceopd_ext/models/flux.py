@@ -16,6 +16,7 @@ from danceopd_ext.models.family import Sources
 from danceopd_ext.models.flux_names import FluxNames
 from danceopd_ext.models.grouped import PackedFamily
 from danceopd_ext.models.packing import pack, stacked, unpack, with_sources
+from danceopd_ext.models.part_files import clip_l, t5xxl, vae_file
 from danceopd_ext.models.resizing import Size, floor_to, nearest_ratio
 
 
@@ -29,6 +30,12 @@ class Flux(FluxNames, PackedFamily):
     pipeline_class = "FluxPipeline"
     transformer_class = "FluxTransformer2DModel"
     default_components = "black-forest-labs/FLUX.1-dev"
+    comfyui_file = "models/diffusion_models/flux1-dev.safetensors"
+    part_files = (  # musubi counts the text encoders the other way round
+        clip_l("text_encoder2"),
+        t5xxl("text_encoder_2", "text_encoder1"),
+        vae_file("models/vae/ae.safetensors"),
+    )
     checkpoint_marks = ("double_blocks.0.img_mod.lin.", "single_transformer_blocks.0.proj_mlp.")
     embedded_guidance = 3.5
 
@@ -78,6 +85,7 @@ class FluxKontext(Flux):
     title = "FLUX.1 Kontext"
     pipeline_class = "FluxKontextPipeline"
     default_components = "black-forest-labs/FLUX.1-Kontext-dev"
+    comfyui_file = "models/diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors"
     max_sources = 1
     embedded_guidance = 2.5  # from its model card and ComfyUI's workflow; the pipeline's default is FLUX.1 dev's
 

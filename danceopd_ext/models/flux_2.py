@@ -18,6 +18,7 @@ from danceopd_ext.models.flux_2_names import Flux2Names
 from danceopd_ext.models.grouped import GroupedFamily
 from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.packing import even_sigmas, stacked, with_sources
+from danceopd_ext.models.part_files import PartFile, vae_file
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, shrunk
 
 #: places of source images on the first axis: the first at 10, the next at 20, ...
@@ -51,6 +52,18 @@ class Flux2(Flux2Names, GroupedFamily):
     vae_class = "AutoencoderKLFlux2"
     latent_scale = SquareScale()
     default_components = "black-forest-labs/FLUX.2-dev"
+    comfyui_file = "models/diffusion_models/flux2_dev_fp8mixed.safetensors"
+    part_files = (
+        PartFile(
+            "text_encoder", "Mistral 3 text encoder", ("text_encoder",),
+            (
+                "models/text_encoders/mistral_3_small_flux2_bf16.safetensors",
+                "models/text_encoders/mistral_3_small_flux2_fp8.safetensors",
+            ),
+            ("text_encoders.mistral3_24b.transformer.",), last_state=30,
+        ),
+        vae_file("models/vae/flux2-vae.safetensors"),
+    )  # fmt: skip
     checkpoint_marks = ("single_stream_modulation.lin",)
     embedded_guidance = 4.0
     max_sources = 10
@@ -114,6 +127,14 @@ class Flux2(Flux2Names, GroupedFamily):
         image = shrunk(image, SOURCE_AREA)
         return middle(image, floor_to(image.size, 2 * vae_scale_factor))
 
+    def vae_from_original(self, tensors: Mapping[str, torch.Tensor], config: Mapping) -> dict[str, torch.Tensor]:
+        # the release has these inside encoder and decoder, ComfyUI's file may have them outside
+        moved = {"encoder.quant_conv.": "quant_conv.", "decoder.post_quant_conv.": "post_quant_conv."}
+        for old, new in moved.items():
+            tensors = {name.replace(old, new, 1): tensor for name, tensor in tensors.items()}
+        statistics = {name: tensor for name, tensor in tensors.items() if name.startswith("bn.")}
+        return super().vae_from_original(tensors, config) | statistics
+
     def knows_checkpoint(self, tensor_names: Sequence[str]) -> bool:
         told = any("guidance_in." in name or "guidance_embedder." in name for name in tensor_names)
         return super().knows_checkpoint(tensor_names) and told == self.has_guidance_embedding
@@ -128,6 +149,18 @@ class Flux2Klein(Flux2):
     architecture = "Flux.2-klein-4b"
     pipeline_class = "Flux2KleinPipeline"
     default_components = "black-forest-labs/FLUX.2-klein-base-4B"
+    comfyui_file = "models/diffusion_models/flux-2-klein-base-4b.safetensors"
+    part_files = (
+        PartFile(
+            "text_encoder", "Qwen3 text encoder", ("text_encoder", "qwen3"),
+            (
+                "models/text_encoders/qwen_3_4b.safetensors",
+                "for Klein 9B models/text_encoders/qwen_3_8b_fp8mixed.safetensors",
+            ),
+            ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer."), last_state=27,
+        ),
+        vae_file("models/vae/flux2-vae.safetensors"),
+    )  # fmt: skip
     embedded_guidance = None
     has_guidance_embedding = False
 

@@ -31,8 +31,10 @@ from danceopd_ext.models.family import flow_match_shift
 from danceopd_ext.models.gguf_files import gguf_configuration, hold_gguf, is_gguf
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.model_files import ModelFiles
+from danceopd_ext.models.part_modules import part_module
 from danceopd_ext.models.quantised_files import as_float8
 from danceopd_ext.models.quantising import Holding, let_go
+from danceopd_ext.models.scaled_weights import dequantised
 
 SCHEDULER = "scheduler_config.json"
 #: tokens of a large picture, with which a scheduler is tested
@@ -150,31 +152,52 @@ def check_parts(files: ModelFiles) -> None:
     load_scheduler(files)
     vae = library_class(files.family.vae_class)
     on_paper(vae, read_configuration(files.components, "vae", vae), files.components / "vae" / "config.json")
-    for folder in files.text_files:
-        if folder.name.startswith("text_encoder"):
-            check_text_encoder(folder)
+    for folder in text_encoders(files):
+        check_text_encoder(folder)
+
+
+def text_encoders(files: ModelFiles) -> list[Path]:
+    """Return the folders of the text encoders that the model has."""
+    names = (part for part in files.family.text_parts if part.startswith("text_encoder"))
+    return [files.components / name for name in names if (files.components / name).is_dir()]
 
 
 def load_vae(files: ModelFiles, dtype: torch.dtype) -> Any:
     """Return the VAE in eval mode without gradients, on the CPU. Its `latent_scale` is the family's (see decoding)."""
     cls = library_class(files.family.vae_class)
-    vae = load_part(
-        files,
-        lambda: cls.from_pretrained(files.components, subfolder="vae", torch_dtype=dtype, use_safetensors=True),
-    )
+    vae = load_split(files, "vae", dtype)
+    if vae is None:
+        vae = load_part(
+            files.components,
+            lambda: cls.from_pretrained(files.components, subfolder="vae", torch_dtype=dtype, use_safetensors=True),
+        )
     vae.latent_scale = files.family.latent_scale
     return vae.eval().requires_grad_(False)
 
 
-def load_part(files: ModelFiles, load: Callable[[], Any]) -> Any:
-    """Return what `load` loads. Raises UserError that names the model's folder if a file is damaged."""
+def load_split(files: ModelFiles, component: str, dtype: torch.dtype) -> Any:
+    """Return a component whose weights are a file; None if they are in the components' folder. Raises UserError."""
+    part = files.part(component)
+    if part is None:
+        return None
+
+    def load() -> torch.nn.Module:
+        tensors = dequantised(part.path, part.tensors(), dtype)
+        module = part_module(files.family, part.spec, files.components, tensors)
+        return module.load(module.own_names(tensors), dtype)
+
+    return load_part(part.path, load)
+
+
+def load_part(where: Path, load: Callable[[], Any]) -> Any:
+    """Return what `load` loads. Raises UserError that names `where`, the folder or file, if a file is damaged."""
     try:
-        with within_limits(files.components):
+        with within_limits(where):
             return load()
     except UserError:
         raise
     except Exception as error:  # damaged files cause any error of diffusers, transformers and torch
-        raise UserError(f"{files.components}: a part of the model cannot be loaded ({first_line(error)}).") from error
+        raise UserError(f"{where}: a part of the model cannot be loaded ({first_line(error)}).") from error
 
 
 def load_layout(files: ModelFiles) -> tuple[Layout, dict]:

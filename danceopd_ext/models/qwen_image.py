@@ -21,6 +21,7 @@ from danceopd_ext.models.grouped import PackedFamily
 from danceopd_ext.models.guidance import keeping_length
 from danceopd_ext.models.latent_scale import LatentScale
 from danceopd_ext.models.packing import pack, unpack, with_sources
+from danceopd_ext.models.part_files import PartFile, vae_file
 from danceopd_ext.models.qwen_image_names import QwenImageNames
 from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
 
@@ -60,6 +61,18 @@ class QwenImage(QwenImageNames, PackedFamily):
     vae_class = "AutoencoderKLQwenImage"
     latent_scale = FrameScale()
     default_components = "Qwen/Qwen-Image"
+    comfyui_file = "models/diffusion_models/qwen_image_fp8_e4m3fn.safetensors"
+    part_files = (
+        PartFile(
+            "text_encoder", "Qwen2.5-VL 7B text encoder", ("text_encoder",),
+            (
+                "models/text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+                "models/text_encoders/qwen_2.5_vl_7b.safetensors",
+            ),
+            ("text_encoders.qwen25_7b.transformer.",),
+        ),
+        vae_file("models/vae/qwen_image_vae.safetensors"),
+    )  # fmt: skip
     checkpoint_marks = ("transformer_blocks.0.img_mlp.net.0.proj.",)
     longest_text = 1024
     grouped_by = SOURCE
@@ -96,6 +109,11 @@ class QwenImage(QwenImageNames, PackedFamily):
         )[0]
         return unpack(out[:, : tokens[0].shape[1]], height, width)
 
+    def vae_from_original(self, tensors: Mapping[str, torch.Tensor], config: Mapping) -> dict[str, torch.Tensor]:
+        from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers  # here: it takes seconds to import
+
+        return convert_wan_vae_to_diffusers(dict(tensors))  # the VAE is Wan's, and so are its names
+
     def guided(self, field: Field, guidance_scale: float) -> Field:
         return keeping_length(field, guidance_scale)
 
@@ -112,6 +130,7 @@ class QwenImageEdit(QwenImage):
     architecture = "qwen-image-edit"
     pipeline_class = "QwenImageEditPipeline"
     default_components = "Qwen/Qwen-Image-Edit"
+    comfyui_file = "models/diffusion_models/qwen_image_edit_fp8_e4m3fn.safetensors"
     max_sources = 1
     text_sees_sources = True
     text_parts = (*QwenImage.text_parts, "processor")
@@ -153,6 +172,7 @@ class QwenImageEditPlus(QwenImageEdit):
     architecture = "qwen-image-edit-plus"
     pipeline_class = "QwenImageEditPlusPipeline"
     default_components = "Qwen/Qwen-Image-Edit-2509"
+    comfyui_file = "models/diffusion_models/qwen_image_edit_2509_fp8_e4m3fn.safetensors"
     max_sources = 8
     glance_area = GLANCE_AREA
 

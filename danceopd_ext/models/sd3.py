@@ -10,6 +10,7 @@ import torch
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import DIFFUSERS_BLOCKS, Blocks
 from danceopd_ext.models.layout import Published
+from danceopd_ext.models.part_files import PartFile, clip_l, t5xxl, vae_file
 
 #: inside a block: diffusers ending -> native ending
 BLOCK_NAMES = {
@@ -58,6 +59,16 @@ class StableDiffusion3(Family):
     pipeline_class = "StableDiffusion3Pipeline"
     transformer_class = "SD3Transformer2DModel"
     default_components = "stabilityai/stable-diffusion-3.5-medium"
+    comfyui_file = "models/checkpoints/sd3.5_medium.safetensors"
+    part_files = (
+        clip_l(plain_projection=True),
+        PartFile(
+            "text_encoder_2", "CLIP-G text encoder", ("clip_g",), ("models/text_encoders/clip_g.safetensors",),
+            ("text_encoders.clip_g.transformer.",),
+        ),
+        t5xxl("text_encoder_3"),
+        vae_file("models/vae/sd3_vae.safetensors"),
+    )  # fmt: skip
     lora_targets = (
         "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
         "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",

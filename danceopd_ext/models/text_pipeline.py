@@ -12,7 +12,7 @@ from danceopd_ext.errors import UserError, first_line
 from danceopd_ext.models.configuration import REMEDY, library_class
 from danceopd_ext.models.family import PromptTensors, Sources
 from danceopd_ext.models.limited_process import limit_tokenizers, load_tokenizers
-from danceopd_ext.models.loading import load_part, stream
+from danceopd_ext.models.loading import load_part, load_split, stream
 from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.models.quantising import quantise
 
@@ -27,12 +27,15 @@ def load_text_pipeline(
     """
     cls = library_class(files.family.pipeline_class)
     load_tokenizers(files.components)
+    names = [part.spec.component for part in files.parts if part.spec.component in files.family.text_parts]
+    given = {name: load_split(files, name, dtype) for name in names}
     pipeline = load_part(
-        files,
+        files.components,
         lambda: cls.from_pretrained(
             files.components,
             transformer=None,
             vae=None,
+            **given,
             torch_dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,

@@ -10,6 +10,7 @@ import torch
 from danceopd_ext.models.family import Family, PromptTensors, SizeLimits, Sources, TextConditions, flow_match_shift
 from danceopd_ext.models.layer_names import Blocks
 from danceopd_ext.models.layout import Published
+from danceopd_ext.models.part_files import PartFile, vae_file
 
 #: inside a context refiner block: diffusers name -> native name
 REFINER = {
@@ -48,6 +49,14 @@ class ZImage(Family):
     pipeline_class = "ZImagePipeline"
     transformer_class = "ZImageTransformer2DModel"
     default_components = "Tongyi-MAI/Z-Image"
+    comfyui_file = "models/diffusion_models/z_image_bf16.safetensors"
+    part_files = (
+        PartFile(
+            "text_encoder", "Qwen3 4B text encoder", ("text_encoder", "qwen3"),
+            ("models/text_encoders/qwen_3_4b.safetensors",), ("text_encoders.qwen3_4b.transformer.",),
+        ),
+        vae_file("models/vae/ae.safetensors"),
+    )  # fmt: skip
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "w1", "w2", "w3")
     default_format = "comfyui"
     file_names = {"kohya_names": "native", "comfyui_names": "diffusers"}  # noqa: RUF012

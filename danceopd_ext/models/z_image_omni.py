@@ -35,6 +35,7 @@ class ZImageOmni(GroupedFamily, ZImage):
     title = "Z-Image-Omni"
     pipeline_class = "ZImageOmniPipeline"
     default_components = "Tongyi-MAI/Z-Image-Omni-Base"
+    comfyui_file = ""
     # nothing but diffusers has layers for what the vision encoder sees, so their native names are diffusers' own
     blocks = {**ZImage.blocks, "siglip_refiner": Blocks("siglip_refiner", 2, {name: name for name in REFINER})}  # noqa: RUF012
     outer = {**ZImage.outer, "siglip_embedder.1": "siglip_embedder.1"}  # noqa: RUF012

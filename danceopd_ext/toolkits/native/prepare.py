@@ -120,6 +120,7 @@ def model_of(preset: Preset, accelerator: Accelerator, check: bool = True) -> Mo
         quantize=preset.quantize,
         quantize_text_encoders=names.quantize_text_encoders,
         vae_tiling=names.vae_tiling,
+        parts=names.part_files,
         check=check,
     )
 
