@@ -24,6 +24,7 @@ import torch
 
 from danceopd_ext import machine
 from danceopd_ext.cli import run
+from danceopd_ext.config.schema import PART_KEYS, ModelSection
 from danceopd_ext.engine.devices import best_device
 from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.engine.model import find_model
@@ -88,6 +89,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         quantize_text_encoders=arguments.quantize_text_encoders,
         vae_tiling=arguments.vae_tiling,
         key="--model",
+        parts={name: place for name in PART_KEYS if (place := getattr(arguments, name))},
     )
     read = read_loras(
         loras,
@@ -182,6 +184,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", required=True, help="hub id, diffusers folder or .safetensors file of the base model")
     made.add_argument("--model_type", help="model family, if it cannot be detected from the model")
     made.add_argument("--components_from", help="text encoders and VAE for a single file")
+    for name in PART_KEYS:
+        made.add_argument(f"--{name}", metavar="FILE", help=ModelSection.__dataclass_fields__[name].metadata["help"])
     made.add_argument("--lora", action="append", default=[], help="NAME=FILE[@strength][,FILE...]; may be repeated")
     made.add_argument("--ignore_text_encoder", action="store_true", help="use only the transformer's part of the LoRAs")
     made.add_argument(

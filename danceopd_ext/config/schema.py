@@ -37,18 +37,21 @@ class ModelSection:
         path="found",
     )
     vae: str | None = key(
-        None, "The VAE as a .safetensors file, such as ComfyUI's models/vae/ae.safetensors.", path="found"
+        None,
+        "The VAE as a .safetensors file, so that it is not downloaded: ComfyUI's models/vae/ae.safetensors. "
+        "[Which files](../danceopd_ext/models/README.md#files-that-you-already-have) each family takes.",
+        path="found",
     )
-    ae: str | None = key(None, "The same as vae (sd-scripts' name for FLUX.1's).", path="found")
+    ae: str | None = key(None, "sd-scripts' other name of vae.", path="found")
     text_encoder: str | None = key(
-        None, "The text encoder of Z-Image, FLUX.2 or Qwen-Image as a .safetensors file.", path="found"
+        None, "The text encoder as a .safetensors file, for families with one.", path="found"
     )
-    qwen3: str | None = key(None, "The same as text_encoder, if that is a Qwen3 (sd-scripts' name).", path="found")
-    clip_l: str | None = key(None, "CLIP-L of SD3 or FLUX.1 as a .safetensors file.", path="found")
-    clip_g: str | None = key(None, "CLIP-G of SD3 as a .safetensors file.", path="found")
-    t5xxl: str | None = key(None, "T5-XXL of SD3 or FLUX.1 as a .safetensors file.", path="found")
-    text_encoder1: str | None = key(None, "The same as t5xxl, for FLUX.1 (musubi's name).", path="found")
-    text_encoder2: str | None = key(None, "The same as clip_l, for FLUX.1 (musubi's name).", path="found")
+    qwen3: str | None = key(None, "sd-scripts' name of text_encoder, if that is a Qwen3.", path="found")
+    clip_l: str | None = key(None, "CLIP-L as a .safetensors file.", path="found")
+    clip_g: str | None = key(None, "CLIP-G as a .safetensors file.", path="found")
+    t5xxl: str | None = key(None, "T5-XXL as a .safetensors file.", path="found")
+    text_encoder1: str | None = key(None, "musubi's name of t5xxl.", path="found")
+    text_encoder2: str | None = key(None, "musubi's name of clip_l.", path="found")
     attn_mode: str = key(
         "sdpa", 'Attention backend: "sdpa", "xformers", or another backend of diffusers ("flash", "sage", ...).'
     )

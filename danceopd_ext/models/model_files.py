@@ -152,7 +152,8 @@ def fetch(files: ModelFiles) -> ModelFiles:
             diffusers.DiffusionPipeline.download(files.hub, use_safetensors=True, trust_remote_code=False, **held)
         )
         if held:
-            snapshot_download(files.hub, allow_patterns=_small_files(files.parts))
+            # of the same commit, whose number is the folder's name
+            snapshot_download(files.hub, revision=folder.name, allow_patterns=_small_files(files.parts))
     except Exception as error:  # the hub client raises its own, transport and OS errors
         raise UserError(
             f"{files.hub}: the model could not be downloaded completely ({first_line(error)}). Check your "

@@ -9,7 +9,7 @@ import pytest
 from danceopd_ext.config import Teacher, load_preset
 from danceopd_ext.config.fields import key_types, words_taken
 from danceopd_ext.config.load import TABLES, flat_keys
-from danceopd_ext.config.schema import SECTIONS
+from danceopd_ext.config.schema import PART_KEYS, SECTIONS
 from danceopd_ext.errors import UserError
 from danceopd_ext.toolkits.run import parse_command
 
@@ -17,7 +17,7 @@ MODEL = {"pretrained_model_name_or_path": '"owner/model"'}
 #: keys whose name or help says that they take a file or folder
 PATHS = [
     "pretrained_model_name_or_path", "components_from", "dataset_config", "text_encoder_cache_dir", "network_weights",
-    "output_dir", "resume", "sample_prompts", "logging_dir",
+    "output_dir", "resume", "sample_prompts", "logging_dir", *PART_KEYS,
 ]  # fmt: skip
 FLAT = {f.name: (f, key_types(cls)[f.name]) for cls in SECTIONS.values() for f in dataclasses.fields(cls)}
 

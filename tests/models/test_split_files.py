@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from danceopd_ext.config.foreign_keys import FOREIGN_KEYS
+from danceopd_ext.config.schema import PART_KEYS
+from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.engine.digests import components_digest
 from danceopd_ext.engine.model import Model, find_model
+from danceopd_ext.errors import UserError
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.text_pipeline import encode_prompts
-from tests.tiny.split_files import save_both
+from tests.tiny.families.qwen_image import hand_processors_over
+from tests.tiny.hub import Hub, put_up
+from tests.tiny.split_files import save_both, write
+from tests.toolkits.runs import says
 
 CPU = torch.device("cpu")
 SPLIT = tuple(name for name in FAMILIES if name != "z_image_omni")
+#: diffusers reads the fused layers of their transformers in the released size only
+RELEASED_SIZE_ONLY = ("flux", "flux_kontext")
 PROMPTS = ["red cat on the big house", "a dog"]
 
 
@@ -26,20 +38,19 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
     def of(family: str):
         if family not in made:
             made[family] = save_both(family, tmp_path_factory.mktemp(family))
-        return made[family]
+        whole, small, files = made[family]
+        return whole, small, dict(files)
 
     return of
 
 
 def from_files(family: str, small: Path, files: dict[str, str], **more) -> Model:
-    parts = dict(files)
+    parts = {key: path for key, path in files.items() if path}
     return find_model(parts.pop("pretrained_model_name_or_path"), family, str(small), device=CPU, parts=parts, **more)
 
 
 @pytest.mark.parametrize("family", SPLIT)
 def test_split_files_give_what_the_folder_gives(family: str, written, monkeypatch) -> None:
-    from tests.tiny.families.qwen_image import hand_processors_over
-
     if FAMILIES[family].text_sees_sources:
         hand_processors_over(monkeypatch)
     whole, small, files = written(family)
@@ -59,3 +70,266 @@ def test_split_files_give_what_the_folder_gives(family: str, written, monkeypatc
     for expected, found in zip(*drawn, strict=True):
         assert torch.equal(expected, found)
         assert expected.std() > 0
+    if family not in RELEASED_SIZE_ONLY:
+        weights = [model.load_transformer().state_dict() for model in (theirs, ours)]
+        assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux", "z_image", "flux_2", "qwen_image"])
+def test_a_checkpoint_that_includes_its_parts_needs_no_others(family: str, written, tmp_path: Path) -> None:
+    whole, small, files = written(family)
+    tensors = dict(load_file(files["pretrained_model_name_or_path"]))
+    for spec in FAMILIES[family].part_files:
+        tensors |= {spec.inside[0] + name: tensor for name, tensor in load_file(files[spec.key]).items()}
+    path = write(tmp_path / "all_in_one.safetensors", tensors)
+    theirs = find_model(str(whole), family, None, device=CPU)
+    ours = from_files(family, small, {"pretrained_model_name_or_path": str(path)})
+    assert {part.spec for part in ours.files.parts} == set(FAMILIES[family].part_files)
+    assert same(states(theirs), states(ours))
+
+
+def states(model: Model) -> dict[str, torch.Tensor]:
+    """Every tensor of transformer, VAE and text encoders that pictures depend on."""
+    encoders = model.load_text_encoders().components
+    modules = {"vae": model.load_vae()}
+    if model.family.name not in RELEASED_SIZE_ONLY:
+        modules["transformer"] = model.load_transformer()
+    modules |= {
+        name: encoders[name] for name in ("text_encoder", "text_encoder_2", "text_encoder_3") if name in encoders
+    }
+    named = {
+        f"{part}.{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()
+    }
+    return {name.replace("text_encoder.model.", "text_encoder."): tensor for name, tensor in named.items()}
+
+
+def same(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> bool:
+    """Whether the same tensors are equal to the bit, apart from those that no picture depends on."""
+    unused = ("lm_head", "vision_tower", "multi_modal_projector")
+    used = {name: tensor for name, tensor in expected.items() if not any(word in name for word in unused)}
+    assert used.keys() == found.keys()
+    return all(torch.equal(tensor, found[name]) for name, tensor in used.items())
+
+
+@pytest.mark.parametrize(("family", "layers"), [("flux_2", 30), ("flux_2_klein", 27)])
+def test_layers_that_the_pipeline_does_not_read_may_be_missing(family: str, layers: int, written, tmp_path: Path):
+    """ComfyUI's Mistral for FLUX.2 has 30 of its 40 layers, and no norm after them."""
+    whole, small, files = written(family)
+    cut = {
+        name: tensor
+        for name, tensor in load_file(files["text_encoder"]).items()
+        if name != "model.norm.weight" and not (name.startswith("model.layers.") and int(name.split(".")[2]) >= layers)
+    }
+    path = write(tmp_path / "cut.safetensors", cut)
+    theirs = find_model(str(whole), family, None, device=CPU)
+    ours = from_files(family, small, {**files, "text_encoder": str(path)})
+    said = [encode_prompts(model.files, model.load_text_encoders(), PROMPTS) for model in (theirs, ours)]
+    assert all(torch.equal(a["embeds"], b["embeds"]) for a, b in zip(*said, strict=True))
+    short = {name: tensor for name, tensor in cut.items() if not name.startswith(f"model.layers.{layers - 1}.")}
+    with pytest.raises(UserError, match=r"tensors are missing, such as .*layers\."):
+        from_files(family, small, {**files, "text_encoder": str(write(tmp_path / "short.safetensors", short))})
+
+
+def test_a_text_encoder_in_pieces_is_read_whole(written, tmp_path: Path) -> None:
+    whole, small, files = written("z_image")
+    tensors = load_file(files["text_encoder"])
+    names = sorted(tensors)
+    first = write(tmp_path / "model-00001-of-00002.safetensors", {name: tensors[name] for name in names[::2]})
+    with pytest.raises(
+        UserError, match=r"model-00002-of-00002\.safetensors: Qwen3 4B text encoder .text_encoder. not fou"
+    ):
+        from_files("z_image", small, {**files, "text_encoder": str(first)})
+    write(tmp_path / "model-00002-of-00002.safetensors", {name: tensors[name] for name in names[1::2]})
+    theirs, ours = (
+        find_model(str(whole), None, None, device=CPU),
+        from_files("z_image", small, {**files, "qwen3": str(first), "text_encoder": ""}),
+    )
+    assert same(states(theirs), states(ours))
+
+
+@pytest.mark.parametrize("dialect", ["plain", "scale_weight", "weight_scale"])
+def test_text_encoders_in_fp8(dialect: str, written, tmp_path: Path) -> None:
+    """Plain fp8 is cast; scaled fp8 is multiplied out, as ComfyUI's files of 2025 and those since have it."""
+    _, small, files = written("z_image")
+    stored, expected = {}, {}
+    for name, weight in load_file(files["text_encoder"]).items():
+        scale = weight.abs().max() / 300 if dialect != "plain" else torch.tensor(1.0)
+        if weight.ndim < 2:
+            stored[name] = expected[name] = weight
+            continue
+        stored[name] = (weight / scale).to(torch.float8_e4m3fn)
+        expected[name] = (stored[name].float() * scale).to(torch.bfloat16)
+        layer = name.removesuffix(".weight")
+        if dialect != "plain":
+            stored[f"{layer}.{dialect}"] = scale
+        if dialect == "scale_weight":
+            stored |= {f"{layer}.scale_input": torch.ones(()), "scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
+        if dialect == "weight_scale":
+            stored[f"{layer}.comfy_quant"] = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    path = write(tmp_path / "fp8.safetensors", stored)
+    model = from_files("z_image", small, {**files, "text_encoder": str(path)}, precision="bf16")
+    found = model.load_text_encoders().text_encoder.state_dict()
+    assert all(torch.equal(tensor.bfloat16(), found[name.removeprefix("model.")]) for name, tensor in expected.items())
+
+
+def test_a_text_encoder_in_4_bits_is_refused(written, tmp_path: Path) -> None:
+    _, small, files = written("z_image")
+    tensors = load_file(files["text_encoder"]) | {"model.layers.0.mlp.up_proj.weight_scale_2": torch.ones(())}
+    path = write(tmp_path / "fp4.safetensors", tensors)
+    with pytest.raises(
+        UserError, match=r"fp4\.safetensors: model\.layers\.0\.mlp\.up_proj is quantised to 4 bits.*bf16"
+    ):
+        from_files("z_image", small, {**files, "text_encoder": str(path)})
+
+
+# --- files of the wrong kind
+
+
+def refused(family: str, small: Path, files: dict[str, str], **wrong: str) -> str:
+    with pytest.raises(UserError) as caught:
+        from_files(family, small, {**files, **wrong})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux", "z_image", "flux_2", "flux_2_klein", "qwen_image"])
+def test_a_file_of_the_wrong_kind_ends_in_one_message(family: str, written, tmp_path: Path) -> None:
+    _, small, files = written(family)
+    specs = {spec.key: spec for spec in FAMILIES[family].part_files}
+    lora = {"lora_unet_layers_0_attention_qkv.lora_down.weight": torch.ones(4, 8)}
+    others = {
+        "a LoRA": str(write(tmp_path / "style.safetensors", lora)),
+        f"the transformer of {FAMILIES[family].title}": files["pretrained_model_name_or_path"],
+        "another kind of file": str(write(tmp_path / "odd.safetensors", {"something": torch.ones(2)})),
+    }
+    for key, spec in specs.items():
+        place = spec.comfyui[0]
+        for what, path in others.items():
+            message = refused(family, small, files, **{key: path})
+            says(message, path, f"({key}) is not the {spec.title} of", "tensors are missing", what, place)
+        for other, wrong in specs.items():
+            if wrong.component != spec.component and other != "clip_g":  # like clip_l in the tiny model
+                message = refused(family, small, files, **{key: files[other]})
+                says(
+                    message, files[other], f"({key}) is not the", f"It is the {wrong.title}: give it as {other}.", place
+                )
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "other", "what"),
+    [
+        ("z_image", "text_encoder", ("qwen_image", "text_encoder"), "a language model"),
+        ("flux_2_klein", "text_encoder", ("z_image", "text_encoder"), "a language model"),
+        ("qwen_image", "vae", ("z_image", "vae"), "a VAE"),
+        ("z_image", "vae", ("qwen_image", "vae"), "a VAE"),
+        ("flux_2", "vae", ("z_image", "vae"), "a VAE"),
+        ("qwen_image", "text_encoder", ("sd3", "clip_l"), "a CLIP text encoder"),
+        ("z_image", "text_encoder", ("sd3", "t5xxl"), "a T5 text encoder"),
+    ],
+)
+def test_a_part_of_another_family_is_refused(family: str, key: str, other: tuple[str, str], what: str, written) -> None:
+    _, small, files = written(family)
+    path = written(other[0])[2][other[1]]
+    says(refused(family, small, files, **{key: path}), path, f"It seems to be {what}.")
+
+
+def test_a_text_encoder_of_another_size_is_refused(written, tmp_path: Path) -> None:
+    _, small, files = written("z_image")
+    tensors = load_file(files["text_encoder"])
+    wide = {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()}
+    message = refused("z_image", small, files, text_encoder=str(write(tmp_path / "wide.safetensors", wide)))
+    says(message, "has the sizes (", "and its configuration says (")
+    deep = tensors | {name.replace(".1.", ".2."): tensor.clone() for name, tensor in tensors.items()}
+    message = refused("z_image", small, files, text_encoder=str(write(tmp_path / "deep.safetensors", deep)))
+    says(message, "it has more layers than its configuration says, such as layers.2.")
+
+
+def test_keys_and_files_that_cannot_be_used(written, tmp_path: Path) -> None:
+    _, small, files = written("z_image")
+    says(
+        refused("z_image", small, files, clip_l="c.safetensors"), "clip_l", "Z-Image has no such part", "text_encoder ("
+    )
+    says(refused("z_image", small, files, ae=files["vae"]), "vae and ae both name the VAE of Z-Image: remove one.")
+    missing = refused("z_image", small, files, vae=str(tmp_path / "no.safetensors"))
+    says(missing, "no.safetensors: VAE (vae) not found", "ComfyUI keeps it as models/vae/ae.safetensors.")
+    for name in ("qwen.gguf", "clip.pt", "folder"):
+        says(refused("z_image", small, files, text_encoder=str(tmp_path / name)), name, "must be a .safetensors file")
+
+
+def test_missing_parts_are_named_with_their_places_in_comfyui(written) -> None:
+    _, small, files = written("flux")
+    del files["t5xxl"]
+    says(
+        refused("flux", small, {key: path for key, path in files.items() if key != "vae"}),
+        "has no weights of the T5-XXL text encoder and the VAE",
+        "t5xxl (in ComfyUI models/text_encoders/t5xxl_fp16.safetensors)",
+        "vae (in ComfyUI models/vae/ae.safetensors)",
+    )  # fmt: skip
+
+
+def test_other_names_of_a_part(written) -> None:
+    """sd-scripts' and musubi's."""
+    _, small, files = written("flux")
+    names = {"clip_l": "text_encoder2", "t5xxl": "text_encoder1", "vae": "ae"}
+    renamed = {names.get(key, key): path for key, path in files.items()}
+    same_parts = [
+        {part.spec: part.path for part in from_files("flux", small, given).files.parts} for given in (files, renamed)
+    ]
+    assert same_parts[0] == same_parts[1]
+
+
+def test_every_key_of_a_part_is_a_key_of_a_preset() -> None:
+    assert set(PART_KEYS) == {key for family in FAMILIES.values() for spec in family.part_files for key in spec.keys}
+    assert not set(PART_KEYS) & set(FOREIGN_KEYS)
+
+
+# --- caches
+
+
+def test_caches_are_keyed_by_the_content_of_the_files(written, tmp_path: Path) -> None:
+    _, small, files = written("z_image")
+    model = from_files("z_image", small, files)
+    digest = components_digest(model.files, ["vae"])
+    for key in ("text_encoder", "vae"):
+        tensors = load_file(files[key])
+        first = next(iter(tensors))
+        path = write(tmp_path / key / Path(files[key]).name, tensors | {first: tensors[first] + 1})
+        other = from_files("z_image", small, {**files, key: str(path)})
+        assert components_digest(other.files, ["vae"]) != digest
+        assert (fingerprint(other.files.text_files) == fingerprint(model.files.text_files)) == (key == "vae")
+    again = from_files("z_image", small, {**files, "vae": shutil.copy(files["vae"], tmp_path)})
+    assert components_digest(again.files, ["vae"]) == digest
+
+
+# --- the hub
+
+
+def test_only_what_is_not_here_is_downloaded(written, monkeypatch, tmp_path: Path) -> None:
+    whole, _, files = written("flux")
+    where = FAMILIES["flux"].default_components
+    hub = put_up(monkeypatch, Hub({where: whole}, tmp_path / "cache"))
+    parts = {key: path for key, path in files.items() if key in ("clip_l", "vae")}
+    model = find_model(files["pretrained_model_name_or_path"], "flux", None, device=CPU, parts=parts)
+    assert hub.downloaded == []
+    model = model.fetched()
+    weights = {path.parent.name for path in model.files.components.rglob("*.safetensors")}
+    assert weights == {"text_encoder_2"}, "the other parts are here already"
+    theirs = find_model(str(whole), None, None, device=CPU)
+    assert same(states(theirs), states(model))
+
+
+def test_without_the_hub_the_missing_files_are_named(written, monkeypatch, tmp_path: Path) -> None:
+    _, _, files = written("flux")
+    put_up(monkeypatch, Hub({}, tmp_path / "cache"))
+    with pytest.raises(UserError) as caught:
+        find_model(files["pretrained_model_name_or_path"], "flux", None, device=CPU, parts={"vae": files["vae"]})
+    says(
+        str(caught.value), "could not be downloaded", "name them: clip_l (in ComfyUI models/text_encoders/clip_l.saf",
+        "t5xxl (in ComfyUI models/text_encoders/t5xxl_fp16.safetensors)",
+    )  # fmt: skip
+    assert "vae (" not in str(caught.value)
+
+
+def test_a_part_as_the_base_model_is_told(written) -> None:
+    _, small, files = written("z_image")
+    message = refused("z_image", small, files, pretrained_model_name_or_path=files["vae"])
+    says(message, "is not a checkpoint of", "It seems to be a VAE.")

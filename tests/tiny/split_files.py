@@ -1,4 +1,4 @@
-"""The files that ComfyUI keeps a model's parts in, made from a tiny pipeline: with the names of the original releases."""
+"""The files that ComfyUI keeps a model's parts in, made from a tiny pipeline with the original releases' names."""
 
 from __future__ import annotations
 
