@@ -10,7 +10,7 @@ from danceopd_ext.errors import UserError, shorten
 from danceopd_ext.models.part_modules import misfit, part_module
 from danceopd_ext.models.registry import family_of_checkpoint
 from danceopd_ext.models.scaled_weights import plain_names
-from danceopd_ext.models.split_files import FoundPart, where_comfyui_keeps
+from danceopd_ext.models.split_files import FoundPart, keys_for, where_comfyui_keeps
 
 if TYPE_CHECKING:
     from danceopd_ext.models.family import Family
@@ -27,8 +27,13 @@ KINDS = (
 
 def check_part(family: Family, part: FoundPart, components: Path) -> None:
     """Raise UserError unless the file's tensors are those that the component's configuration describes."""
-    shapes = plain_names(part.path, part.shapes())
+    shapes = plain_names(part.path, *part.header())
     reason = misfit(part_module(family, part.spec, components, shapes), shapes)
+    if reason and part.included:
+        raise UserError(
+            f"{part.path} includes another {part.spec.title} than that of {family.title}: {reason}. Name the file of "
+            f"the right one: {keys_for([part.spec])}."
+        )
     if not reason:
         return
     raise UserError(

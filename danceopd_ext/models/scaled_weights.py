@@ -1,4 +1,4 @@
-"""Turns weights that were saved in 8 bits back into numbers: plain fp8, and fp8 with a scale for each layer."""
+"""Turns 8-bit weights of text encoders and VAEs back into numbers: plain float8, and float8 with scales."""
 
 from __future__ import annotations
 
@@ -8,41 +8,44 @@ from pathlib import Path
 import torch
 
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.quantised_files import FLOAT8, SCALES, SECOND_SCALES, UNUSED, WEIGHT
 
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-#: endings of a layer's scale: ComfyUI's of 2025 (and musubi's), and ComfyUI's since
-SCALES = (".scale_weight", ".weight_scale")
-#: endings of what only ComfyUI's own kernels need: the scale of the inputs, and the format's name
-EXTRAS = (".scale_input", ".input_scale", ".comfy_quant")
-#: the name of a tensor without numbers that marks a file of scaled weights
-MARK = "scaled_fp8"
-#: the ending of a second scale, which only 4-bit formats have
-FOUR_BITS = ".weight_scale_2"
+#: how the number formats begin, in the words of a file's header, that a weight can be read from
+FLOATS = ("F", "BF")
 
 
-def plain_names(path: Path, names: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the tensors that `dequantised` gives: name -> sizes. Raises UserError for weights of 4 bits."""
-    if found := next((name for name in names if name.endswith(FOUR_BITS)), None):
-        raise UserError(
-            f"{path}: {found.removesuffix(FOUR_BITS)} is quantised to 4 bits, which only ComfyUI reads. Use the fp8, "
-            "fp16 or bf16 version of the file."
-        )
-    return {name: shape for name, shape in names.items() if not name.endswith((*SCALES, *EXTRAS)) and name != MARK}
+def plain_names(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """Return the tensors that `dequantised` gives: name -> sizes.
+
+    shapes, kinds: of the file's header. Raises UserError for weights of 4 bits or in whole numbers.
+    """
+    for name in shapes:
+        layer = name.removesuffix(WEIGHT)
+        second = any(layer + end in shapes for end in SECOND_SCALES)
+        if name.endswith(WEIGHT) and (second or not kinds.get(name, "F").startswith(FLOATS)):
+            raise UserError(
+                f"{path}: {name} is in a number format that only ComfyUI computes with (such as nvfp4 or int8). Use a "
+                "version of the file in bf16, fp16 or fp8."
+            )
+    return {name: size for name, size in shapes.items() if not name.endswith((*SCALES, *UNUSED))}
 
 
 def dequantised(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the weights without their scales; those of 8 bits become `dtype`, the others stay as they are.
+    """Return the weights without their scales; those in float8 become `dtype`, the others stay as they are.
 
     A scale is one number, one for each output [outputs, 1], or one for each block of inputs [outputs, blocks, 1].
+    Raises UserError as `plain_names` does.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     plain = {}
-    for name in plain_names(path, shapes):
+    for name in plain_names(path, shapes, {}):
         weight = tensors[name]
-        layer = name.removesuffix(".weight")
+        layer = name.removesuffix(WEIGHT)
         scale = next((tensors[layer + end] for end in SCALES if layer + end in tensors), None)
-        if scale is not None and weight.dtype in FP8:
+        if scale is not None and weight.dtype in FLOAT8:
             blocks = weight.float().unflatten(1, (scale.shape[1], -1)) if scale.ndim == 3 else weight.float()
             weight = (blocks * scale.float()).reshape(weight.shape).to(dtype)
-        plain[name] = weight.to(dtype) if weight.dtype in FP8 else weight
+        plain[name] = weight.to(dtype) if weight.dtype in FLOAT8 else weight
     return plain

@@ -29,23 +29,28 @@ class FoundPart:
     """Where a part's weights are, if not in the folder with the other components.
 
     files: one, or the pieces of one. key: what the user calls it. prefix: what its tensors' names begin with.
+    included: whether this is the file of the transformer, which has more parts.
     """
 
     spec: PartFile
     files: tuple[Path, ...]
     key: str
     prefix: str = ""
+    included: bool = False
 
     @property
     def path(self) -> Path:
         return self.files[0]
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name -> sizes of its tensors, without the prefix, from the headers alone. Raises UserError."""
-        found: dict[str, tuple[int, ...]] = {}
-        for file in self.files:
-            found |= read_header(file, self.spec.title).shapes
-        return {name.removeprefix(self.prefix): size for name, size in found.items() if name.startswith(self.prefix)}
+    def header(self) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+        """Return (name -> sizes, name -> number format) of its tensors, without the prefix. Raises UserError."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        kinds: dict[str, str] = {}
+        for header in (read_header(file, self.spec.title) for file in self.files):
+            names = {name: name.removeprefix(self.prefix) for name in header.shapes if name.startswith(self.prefix)}
+            shapes |= {own: header.shapes[name] for name, own in names.items()}
+            kinds |= {own: header.kinds[name] for name, own in names.items() if name in header.kinds}
+        return shapes, kinds
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return its tensors by name, without the prefix, in the files' memory maps. Raises UserError."""
@@ -72,7 +77,7 @@ def find_parts(family: Family, given: Mapping[str, str], checkpoint: Path | None
         names = read_header(checkpoint, "checkpoint").shapes
         for spec in family.part_files:
             if spec.component not in parts and (prefix := _prefix(spec, names)):
-                parts[spec.component] = FoundPart(spec, (checkpoint,), "pretrained_model_name_or_path", prefix)
+                parts[spec.component] = FoundPart(spec, (checkpoint,), "", prefix, included=True)
     return tuple(parts.values())
 
 
