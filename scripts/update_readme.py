@@ -1,6 +1,7 @@
 """Writes the generated parts of the pages: `python scripts/update_readme.py`.
 
-The tables of preset keys in presets/README.md come from the schema; the quickstart's table in scripts/README.md comes
+The tables of preset keys in presets/README.md come from the schema, the table of the files that creators have in
+danceopd_ext/models/README.md from the families; the quickstart's table in scripts/README.md comes
 from outputs/quickstart/report.json, if that is there.
 """
 
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 from danceopd_ext.config.explain import explain
+from danceopd_ext.models.part_table import part_table
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "outputs" / "quickstart" / "report.json"
@@ -47,6 +49,7 @@ def quickstart_table(report: dict) -> str:
 def main() -> None:
     """Fill the generated parts of the pages."""
     fill("presets/README.md", "keys", explain())
+    fill("danceopd_ext/models/README.md", "part files", part_table())
     if REPORT.is_file():
         fill("scripts/README.md", "quickstart", quickstart_table(json.loads(REPORT.read_text(encoding="utf-8"))))
 

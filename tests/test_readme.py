@@ -10,6 +10,7 @@ import pytest
 from danceopd_ext.config import load_preset
 from danceopd_ext.config.explain import explain
 from danceopd_ext.machine import cuda_install_line
+from danceopd_ext.models.part_table import part_table
 from danceopd_ext.models.registry import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +123,12 @@ def test_torch_for_cuda_is_the_line_that_the_program_gives(monkeypatch):
 def test_preset_keys_are_those_of_the_schema():
     table = re.search(r"<!-- keys[^>]*-->\n(.*?)<!-- /keys -->", PRESETS, re.DOTALL)[1]
     assert table.strip() == explain().strip(), "run scripts/update_readme.py"
+
+
+def test_files_that_creators_have_are_those_of_the_families():
+    page = (ROOT / "danceopd_ext" / "models" / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- part files[^>]*-->\n(.*?)<!-- /part files -->", page, re.DOTALL)[1]
+    assert table.strip() == part_table().strip(), "run scripts/update_readme.py"
 
 
 def test_the_whole_preset_is_a_good_one(tmp_path):

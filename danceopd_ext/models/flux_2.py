@@ -155,7 +155,7 @@ class Flux2Klein(Flux2):
             "text_encoder", "Qwen3 text encoder", ("text_encoder", "qwen3"),
             (
                 "models/text_encoders/qwen_3_4b.safetensors",
-                "for Klein 9B models/text_encoders/qwen_3_8b_fp8mixed.safetensors",
+                "models/text_encoders/qwen_3_8b_fp8mixed.safetensors",
             ),
             ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer."), last_state=27,
         ),
