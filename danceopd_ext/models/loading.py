@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.hooks import apply_group_offloading
+from diffusers.models.model_loading_utils import load_gguf_checkpoint
 
 from danceopd_ext.errors import UserError, first_line
 from danceopd_ext.finite import broken_weight
@@ -28,7 +29,7 @@ from danceopd_ext.models.configuration import (
     within_limits,
 )
 from danceopd_ext.models.family import flow_match_shift
-from danceopd_ext.models.gguf_files import gguf_configuration, hold_gguf, is_gguf
+from danceopd_ext.models.gguf_files import gguf_configuration, gguf_names, hold_gguf, is_gguf
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.models.part_modules import part_module
@@ -96,7 +97,8 @@ def _from_single_file(cls: Any, files: ModelFiles, how: Holding) -> torch.nn.Mod
     path, place = files.transformer, {"config": str(files.components), "subfolder": "transformer"}
     if is_gguf(path):
         config = gguf_configuration(how.dtype)
-        model = cls.from_single_file(str(path), torch_dtype=how.dtype, quantization_config=config, **place)
+        weights = _own_gguf_names(path)
+        model = cls.from_single_file(weights, torch_dtype=how.dtype, quantization_config=config, **place)
         hold_gguf(model, how.dtype)
         return model
     weights, scales = as_float8(path, _own_names(path), lambda: load_layout(files)[0], how.dtype)
@@ -121,12 +123,26 @@ def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
 
     The latter if its names have a prefix, which diffusers does not know in every family.
     """
-    names = read_header(path, "checkpoint").shapes
-    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
+    prefix = _prefix(read_header(path, "checkpoint").shapes)
     if not prefix:
         return str(path)
     tensors, _ = read_tensors(path, "checkpoint", lambda name: name.startswith(prefix))
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def _own_gguf_names(path: Path) -> str | dict[str, torch.Tensor]:
+    """Do the same as `_own_names` for a GGUF file."""
+    prefix = _prefix(gguf_names(path))
+    if not prefix:
+        return str(path)
+    tensors = load_gguf_checkpoint(str(path))
+    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """Return the one of PREFIXES that the transformer's names have, or ""."""
+    names = list(names)
+    return next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in names)), "")
 
 
 def stream(module: torch.nn.Module, device: torch.device) -> None:
