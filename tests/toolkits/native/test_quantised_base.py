@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -17,6 +17,8 @@ from danceopd_ext.models import decoding, quantising
 from danceopd_ext.models.held_linear import PACKINGS, HeldLinear
 from danceopd_ext.toolkits.native import train as train_module
 from tests.tiny.presets import write_preset
+from tests.tiny.quantised_files import to_float8_file, to_gguf
+from tests.tiny.single_file import to_single_file
 from tests.toolkits.runs import BASE, QUICK, log_of, says
 
 #: 4 steps that save a state halfway
@@ -173,3 +175,39 @@ def test_text_encoders_have_encodings_of_their_own(pipelines, launch, tmp_path):
         launch(write_preset(folder, pipelines["z_image"], BASE, quantize_text_encoders=word, **keys))
         counts.append(sum(path.is_file() for path in (tmp_path / "cache").rglob("*")))
     assert counts[1] == 2 * counts[0] and counts[2] == counts[1]
+
+
+@pytest.fixture(scope="module")
+def files(pipelines, tmp_path_factory):
+    """The tiny Z-Image as a single file: as it is, in float8 with scales, and as GGUF."""
+    folder = tmp_path_factory.mktemp("files")
+    transformer = ZImageTransformer2DModel.from_pretrained(pipelines["z_image"], subfolder="transformer")
+    plain = to_single_file("z_image", transformer, folder / "plain.safetensors")
+    return {
+        "plain": plain,
+        "float8": to_float8_file(plain, folder / "float8.safetensors"),
+        "gguf": to_gguf(plain, folder / "q8.gguf"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["float8", "gguf"])
+def test_a_file_that_is_quantised_already_is_the_base(pipelines, files, teachers, launch, built, tmp_path, kind):
+    losses = {}
+    for name in ("plain", kind):
+        keys = {"components_from": str(pipelines["z_image"]), "train_batch_size": 2, **QUICK}
+        style = {"style": teachers["style"]}
+        losses[name] = [
+            entry["loss"] for entry in log_of(launch(write_preset(tmp_path / name, files[name], style, **keys)))
+        ]
+    assert losses[kind] != losses["plain"]
+    assert losses[kind] == pytest.approx(losses["plain"], rel=0.2)
+    assert any(isinstance(module, HeldLinear) for module in built[1].adapters.transformer.modules())
+    assert {parameter.dtype for parameter in built[1].adapters.student_parameters()} == {torch.float32}
+
+
+def test_no_lora_is_extracted_from_what_is_quantised(pipelines, files, teachers, refused, tmp_path):
+    keys = {"components_from": str(pipelines["z_image"]), **QUICK}
+    real = {"real": {"checkpoint": teachers["real"]["checkpoint"], "extract_rank": 4}}
+    says(refused(write_preset(tmp_path, files["float8"], real, **keys)), "teachers.real", "float8.safetensors is quant")
+    real["real"]["checkpoint"] = str(files["gguf"])
+    says(refused(write_preset(tmp_path, files["plain"], real, **keys)), "teachers.real", "q8.gguf is quantised", "bf16")
