@@ -12,7 +12,6 @@ from danceopd_ext.engine.block_swap import most_swapped
 from danceopd_ext.errors import UserError
 from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.gguf_files import is_gguf
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import check_parts, text_encoders
 from danceopd_ext.models.model_files import ModelFiles, checkpoint_keys
@@ -93,7 +92,7 @@ def check_quantised(files: ModelFiles, device: torch.device, base: str | None, t
     for key, word in (("quantize", base), ("quantize_text_encoders", text_encoders)):
         if word:
             check_quantisation(word, device, key)
-    if base and is_gguf(files.transformer):
+    if base and files.is_quantised and files.transformer.suffix != ".safetensors":  # float8 can be packed otherwise
         raise UserError(f'{files.transformer} is quantised already: remove quantize = "{base}".')
 
 

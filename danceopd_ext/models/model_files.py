@@ -71,10 +71,13 @@ class ModelFiles:
 
     @property
     def is_quantised(self) -> bool:
-        """Whether the transformer's file holds weights in float8 or in a format of GGUF."""
+        """Whether the transformer's file holds float8 or GGUF, or its folder says that it was saved quantised."""
         path = self.transformer
-        if not path.is_file() or is_gguf(path):
-            return is_gguf(path)
+        if not path.is_file():
+            config = read_configuration(path, "transformer", library_class(self.family.transformer_class))
+            return bool(config.get("quantization_config"))
+        if is_gguf(path):
+            return True
         return any(kind.startswith("F8_") for kind in read_header(path, "checkpoint").kinds.values())
 
     @property

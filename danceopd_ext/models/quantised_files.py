@@ -53,7 +53,7 @@ def as_float8(
             if tensor.dtype == FP8.kind and scale.numel() == 1 and layers:
                 scales |= dict.fromkeys(layers, scale.float().reshape(()))
             else:
-                tensor = (tensor.float() * _by_row(path, name, tensor, scale)).to(dtype)
+                tensor = times_scale(path, name, tensor, scale).to(dtype)
         kept[name] = tensor
     return kept, scales
 
@@ -68,10 +68,17 @@ def _diffusers_layers(layout: Layout, layer: str) -> tuple[str, ...]:
     return layout.native.get(layer) or ((layer,) if layer in layout.shapes else ())
 
 
-def _by_row(path: Path, name: str, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    if scale.numel() not in (1, weight.shape[0]):
-        raise UserError(f"{path}: the scale of {name} has {scale.numel()} numbers for {weight.shape[0]} rows.")
-    return scale.float().reshape(-1, *(1,) * (weight.ndim - 1))
+def times_scale(path: Path, name: str, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return a float8 weight's numbers times their scale, in float32.
+
+    A scale is one number, one for each output [outputs] or [outputs, 1], or one for each block of inputs
+    [outputs, blocks, 1]. Raises UserError for another number of scales.
+    """
+    outputs, blocks = weight.shape[0], scale.shape[1] if scale.ndim == 3 else 1
+    if scale.numel() not in (1, outputs * blocks) or weight[0].numel() % blocks:
+        raise UserError(f"{path}: the scale of {name} is {tuple(scale.shape)} for a weight of {tuple(weight.shape)}.")
+    shape = (1, 1, 1) if scale.numel() == 1 else (outputs, blocks, 1)
+    return (weight.float().reshape(outputs, blocks, -1) * scale.float().reshape(shape)).reshape(weight.shape)
 
 
 def _check_kinds(path: Path, tensors: Tensors) -> None:

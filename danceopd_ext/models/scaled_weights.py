@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from danceopd_ext.errors import UserError
-from danceopd_ext.models.quantised_files import FLOAT8, SCALES, SECOND_SCALES, UNUSED, WEIGHT
+from danceopd_ext.models.quantised_files import FLOAT8, SCALES, SECOND_SCALES, UNUSED, WEIGHT, times_scale
 
 #: how the number formats begin, in the words of a file's header, that a weight can be read from
 FLOATS = ("F", "BF")
@@ -35,8 +35,7 @@ def plain_names(
 def dequantised(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Return the weights without their scales; those in float8 become `dtype`, the others stay as they are.
 
-    A scale is one number, one for each output [outputs, 1], or one for each block of inputs [outputs, blocks, 1].
-    Raises UserError as `plain_names` does.
+    Raises UserError as `plain_names` and `times_scale` do.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     plain = {}
@@ -45,7 +44,6 @@ def dequantised(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dt
         layer = name.removesuffix(WEIGHT)
         scale = next((tensors[layer + end] for end in SCALES if layer + end in tensors), None)
         if scale is not None and weight.dtype in FLOAT8:
-            blocks = weight.float().unflatten(1, (scale.shape[1], -1)) if scale.ndim == 3 else weight.float()
-            weight = (blocks * scale.float()).reshape(weight.shape).to(dtype)
+            weight = times_scale(path, name, weight, scale).to(dtype)
         plain[name] = weight.to(dtype) if weight.dtype in FLOAT8 else weight
     return plain

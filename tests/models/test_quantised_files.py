@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -75,16 +78,24 @@ def test_float8_weights_stay_in_float8_with_their_scales(plain, tmp_path, names)
             assert torch.equal(weight, exact[name])
 
 
-def test_scales_of_rows_are_applied(one, tmp_path):
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1), (-1, 4, 1)])
+def test_scales_of_rows_and_blocks_are_applied(one, tmp_path, shape):
     """They do not follow a fused weight that diffusers splits, so the weight becomes the model's dtype."""
-    tensors = load_file(one[2])
-    name = next(key for key, tensor in tensors.items() if key.endswith(".weight") and tensor.ndim == 2 and "0" in key)
-    scale = tensors[name].abs().amax(1) / 448
-    tensors[name] = (tensors[name] / scale[:, None]).to(FP8.kind)
-    save_file({**tensors, name.removesuffix("weight") + "weight_scale": scale}, tmp_path / "rows.safetensors")
+    tensors, name = load_file(one[2]), "layers.0.attention.qkv.weight"
+    weight = tensors[name]
+    blocks = weight.reshape(len(weight), shape[1] if len(shape) == 3 else 1, -1)
+    scale = blocks.abs().amax(2, keepdim=True) / 448
+    tensors[name] = (blocks / scale).reshape(weight.shape).to(FP8.kind)
+    tensors["layers.0.attention.qkv.scale_weight"] = scale.reshape(shape)
+    save_file(tensors, tmp_path / "rows.safetensors")
     found, exact = (weights_of(loaded(file, one)) for file in (tmp_path / "rows.safetensors", one[2]))
-    for layer, weight in found.items():
-        assert float((weight - exact[layer]).norm() / exact[layer].norm()) < 0.035, layer
+    errors = {layer: float((w - exact[layer]).norm() / exact[layer].norm()) for layer, w in found.items()}
+    assert {layer for layer, error in errors.items() if error} == {f"layers.0.attention.to_{part}" for part in "qkv"}
+    assert max(errors.values()) < 0.035
+    tensors["layers.0.attention.qkv.scale_weight"] = torch.ones(7)
+    save_file(tensors, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match=r"odd.safetensors: the scale of layers.0.attention.qkv.weight is \(7,\)"):
+        loaded(tmp_path / "odd.safetensors", one)
 
 
 def test_a_float8_file_can_be_held_in_another_format(one, tmp_path):
@@ -146,6 +157,15 @@ def test_a_gguf_is_not_quantised_again(one, tmp_path):
     with pytest.raises(UserError, match=r'model.gguf is quantised already: remove quantize = "int8"'):
         find_model(str(file), name, str(components), device=CPU, quantize="int8")
     assert find_model(str(file), name, str(components), device=CPU).load_transformer() is not None
+
+
+def test_a_folder_that_was_saved_quantised_is_not_quantised_again(one, tmp_path):
+    shutil.copytree(one[1], tmp_path / "model")
+    file = tmp_path / "model" / "transformer" / "config.json"
+    config = {**json.loads(file.read_text(encoding="utf-8")), "quantization_config": {"quant_method": "bitsandbytes"}}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=r'model is quantised already: remove quantize = "fp8"'):
+        find_model(str(tmp_path / "model"), None, None, device=CPU, quantize="fp8")
 
 
 def test_the_package_for_gguf_is_named(tmp_path, monkeypatch):
