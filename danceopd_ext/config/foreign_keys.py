@@ -201,9 +201,9 @@ GROUPS = (
     Group('write quantize = "fp8"', "fp8_base_unet"),
     Group('write quantize = "fp8", whose weights are always scaled', "fp8_scaled", in_fp8),
     Group('write quantize_text_encoders = "fp8"', "fp8_llm fp8_vl fp8_t5 fp8_text_encoder"),
-    Group(f"a native run does not compile the model; {IN_TOOLKIT}", "torch_compile compile"),
+    Group("write torch_compile = true", "compile"),
     Group(
-        "for compiled models, and a native run does not compile",
+        "torch_compile = true chooses them itself",
         "dynamo_backend compile_backend compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit",
         always,
     ),

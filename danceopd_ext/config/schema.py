@@ -197,6 +197,9 @@ class TrainingSection:
         "gradient_checkpointing.",
         within=Range(minimum=0, maximum=1000, usual="usual values are a third to all but two of the model's blocks"),
     )
+    torch_compile: bool = key(
+        False, "Compile the transformer's blocks (torch.compile): the first steps take minutes, the others less time."
+    )
     seed: int = key(42, "Seed for everything random.", within=SEED)
 
 

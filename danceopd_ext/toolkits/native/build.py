@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from danceopd_ext.engine.block_swap import BlockSwap
+from danceopd_ext.engine.compiling import Compilations
 from danceopd_ext.engine.fields import AdapterField, CheckpointField, same_weights
 from danceopd_ext.engine.finite_checks import check_adapters
 from danceopd_ext.engine.model import Model
@@ -38,6 +39,7 @@ class Fields:
     unguided_teachers: dict[str, Field] = field(default_factory=dict)
     """The teachers without their guidance, to find out which part of a teacher breaks."""
     swap: BlockSwap | None = None
+    compilations: Compilations | None = None
 
     def broken_weight(self) -> str | None:
         """Return the name of the first weight of base or adapters that is not finite, or None."""
@@ -72,7 +74,10 @@ def build_fields(plan: RunPlan, accelerator: Accelerator, say: Callable[[str], N
         for name, found in plan.teachers.items()
     }
     learner = family.guided(student, preset.danceopd.student_guidance_scale)
-    return Fields(adapters, base, teachers, learner, student, unguided_teachers, swap)
+    compilations = None
+    if preset.training.torch_compile:
+        compilations = Compilations(family.repeated_blocks(transformer), len(adapters.names))
+    return Fields(adapters, base, teachers, learner, student, unguided_teachers, swap, compilations)
 
 
 def _base_and_loras(plan: RunPlan, say: Callable[[str], None]) -> tuple[torch.nn.Module, dict[str, Lora | None]]:

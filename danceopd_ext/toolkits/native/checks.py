@@ -11,6 +11,7 @@ from danceopd_ext.config import Preset
 from danceopd_ext.config.schema import DanceOPDSection, OptimizerSection
 from danceopd_ext.data.pictures import PictureFile, inspect_picture
 from danceopd_ext.data.plan import Plan
+from danceopd_ext.engine.compiling import check_compiler
 from danceopd_ext.engine.model import Model
 from danceopd_ext.errors import UserError
 from danceopd_ext.files import check_writable
@@ -26,9 +27,11 @@ LARGE = 0.5e9
 
 
 def check_machine(preset: Preset, accelerator: Accelerator) -> None:
-    """Raise UserError for a precision or an optimizer that does not work on this machine."""
+    """Raise UserError for a precision, an optimizer or a compilation that does not work on this machine."""
     if preset.training.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError(f'mixed_precision = "fp16" needs a GPU; without one use "no" or "bf16". {why_no_gpu()}'.strip())
+    if preset.training.torch_compile:
+        check_compiler(accelerator.device)
     check_optimizer(preset.optimizer, accelerator.device, preset.training.max_train_steps, preset.allow_local_code)
 
 

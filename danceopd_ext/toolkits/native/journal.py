@@ -13,10 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from danceopd_ext.config import Preset
+from danceopd_ext.engine.compiling import Compilations
 from danceopd_ext.errors import printable
 from danceopd_ext.machine import peak_memory_mb
 from danceopd_ext.method import Report
 from danceopd_ext.toolkits.log_file import RECENT, LogFile
+from danceopd_ext.toolkits.native.compilation_log import CompilationLog
 from danceopd_ext.toolkits.stage_clock import StageClock
 from danceopd_ext.toolkits.tracker_guard import guard_trackers
 
@@ -24,13 +26,14 @@ from danceopd_ext.toolkits.tracker_guard import guard_trackers
 class Journal:
     """One record per update, on the main process. `say` prints a line without breaking the progress bar."""
 
-    def __init__(self, preset: Preset, accelerator: Accelerator, start: int):
+    def __init__(self, preset: Preset, accelerator: Accelerator, start: int, compilations: Compilations | None = None):
         self.accelerator, self.total = accelerator, preset.training.max_train_steps
         self.main = accelerator.is_main_process
         self.path = Path(preset.saving.output_dir) / f"{preset.saving.output_name}.log.jsonl"
         self.recent: dict[str, deque[float]] = {}
         self.clock = StageClock(accelerator.device)
         self.last = time.perf_counter()
+        self.compiled = CompilationLog(compilations, self.say)
         self.file = LogFile(self.path, start, self.say) if self.main else None
         guard_trackers(accelerator, self.say)
         self.bar = tqdm(total=self.total, initial=start, desc="training", unit="step", disable=not self.main)
@@ -60,6 +63,7 @@ class Journal:
             "seconds": round(seconds, 4),
             "stage_seconds": self.clock.take(seconds),
             "peak_memory_mb": round(peak_memory_mb(self.accelerator.device), 1),
+            **self.compiled.entry(),
         }
         if self.file:
             self.file.write(entry)
@@ -67,6 +71,7 @@ class Journal:
         losses = {name: f"{sum(values) / len(values):.3g}" for name, values in sorted(self.recent.items())}
         self.bar.set_postfix(losses, refresh=False)
         self.bar.update()
+        self.compiled.step(step, report.route)
 
     def _track(self, entry: dict[str, Any], step: int) -> None:
         values = {k: v for k, v in entry.items() if isinstance(v, (int, float)) and k != "step"}
@@ -83,6 +88,7 @@ class Journal:
     def pause(self) -> None:
         """Leave what happened since the last record (a save, a preview) out of the next update's seconds."""
         self.last = time.perf_counter()
+        self.compiled.pictures()
 
     def close(self) -> None:
         """End the log and the trackers, and say where the time went."""

@@ -42,7 +42,7 @@ def unused_options(training: TrainingSection) -> Iterator[str]:
         )
     backend = _value("ACCELERATE_DYNAMO_BACKEND").lower()
     if backend not in ("", "no"):
-        yield f'accelerate\'s dynamo_backend = "{backend}" is ignored: the native trainer does not compile the model'
+        yield f'accelerate\'s dynamo_backend = "{backend}" is ignored. Set torch_compile in the preset'
     count, own = _value("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"), training.gradient_accumulation_steps
     if count not in ("", str(own)):
         yield f"accelerate's gradient_accumulation_steps = {count} is ignored: the preset's {own} is used"

@@ -14,7 +14,7 @@ from accelerate.utils import release_memory
 
 from danceopd_ext.data.text_cache import NoEntry
 from danceopd_ext.engine.batches import StepData
-from danceopd_ext.errors import Stopped, TrainingError, UserError
+from danceopd_ext.errors import Stopped, TrainingError, UserError, first_line
 from danceopd_ext.finite import first_broken, is_finite
 from danceopd_ext.method import METHODS, Report, Step, Student, derive_seed
 from danceopd_ext.toolkits.method_options import method_options
@@ -76,7 +76,7 @@ class Run:
             self.restore()
         self.first = self.step
         """The steps that earlier runs did."""
-        self.journal = Journal(preset, accelerator, self.step)
+        self.journal = Journal(preset, accelerator, self.step, fields.compilations)
         self.stop = StopRequest(self.save_at_once)
         self.whole = threading.RLock()
         """Held while weights, optimizer and step count do not match, or are being saved."""
@@ -142,6 +142,11 @@ class Run:
         except torch.OutOfMemoryError as error:
             saved = self.keep_alone()
             raise TrainingError(f"out of GPU memory in step {self.step + 1}. {OUT_OF_MEMORY}{saved}") from error
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise TrainingError(
+                f"torch_compile: step {self.step + 1} cannot be compiled ({first_line(error)}). Remove torch_compile."
+                f"{self.keep_alone()}"
+            ) from error
         except (NoEntry, OSError) as error:  # the cache's disk is gone
             raise TrainingError(
                 f"step {self.step + 1} cannot read its data: {error}. Was a disk or the folder removed?"
