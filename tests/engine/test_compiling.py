@@ -84,7 +84,10 @@ def limits():
 
 
 def test_adapters_and_sizes_switch_without_compiling_again():
-    """Of blocks that are swapped as well. The first step compiles what it needs; numbers are those of a model that is not compiled, to the bit."""
+    """The first step compiles what it needs, of swapped blocks too.
+
+    Numbers are those of a model that is not compiled, to the bit.
+    """
     expected, trained = Trained().step(), Trained()
     blocks = list(trained.model.blocks)
     compilations = Compilations(blocks, len(trained.adapters.names), backend="aot_eager")
