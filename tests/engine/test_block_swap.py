@@ -8,8 +8,11 @@ import torch
 from danceopd_ext.engine.block_swap import most_swapped, on_device, travelling
 from danceopd_ext.engine.movers import PlainMover
 from danceopd_ext.engine.travelling_block import base_tensors
+from danceopd_ext.models.held_linear import HeldLinear
+from danceopd_ext.models.number_formats import NUMBER_FORMATS
+from danceopd_ext.models.quantising import quantise
 from danceopd_ext.models.registry import FAMILIES
-from tests.engine.swapped_worlds import BLOCKS, World, deep_transformer, same, transformer_of
+from tests.engine.swapped_worlds import BLOCKS, CPU, World, deep_transformer, same, transformer_of
 
 MOST = most_swapped(BLOCKS)
 
@@ -64,6 +67,82 @@ def test_every_family_can_be_swapped(name):
     assert len(world.swap.blocks) == blocks
     assert same(world.step(), World(name, transformer_of(name)).step())
     assert all(here for _, here, _ in world.table.rows)
+
+
+@pytest.mark.parametrize("word", NUMBER_FORMATS)
+def test_quantised_blocks_can_be_swapped(word):
+    """Gradients and velocities of a quantised base are equal to the bit, and its packed weights are what travels."""
+
+    def quantised(transformer):
+        for block in FAMILIES["z_image"].repeated_blocks(transformer):
+            quantise(block, word, CPU)
+
+    world = World("z_image", transformer_of("z_image"), 2, quantised)
+    held = [module for module in world.transformer.modules() if isinstance(module, HeldLinear)]
+    assert {part.numel() for layer in held[:5] for part in layer.held_parts} == {0}
+    assert same(world.step(), World("z_image", transformer_of("z_image"), 0, quantised).step())
+    assert all(here for _, here, _ in world.table.rows)
+
+
+class KeepsAView(torch.autograd.Function):
+    """x @ w.T, which keeps a view of w where gradient checkpointing does not see it, as bitsandbytes' layers do."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.kept = weight.t()
+        return x @ ctx.kept
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ ctx.kept.t(), None
+
+
+class Viewing(torch.nn.Linear):
+    def forward(self, x):
+        return KeepsAView.apply(x, self.weight)
+
+
+class Wrapped(torch.Tensor):
+    """A weight of two tensors, half of it each, as the subclasses of quantisers are."""
+
+    @staticmethod
+    def __new__(cls, half, rest):
+        return torch.Tensor._make_wrapper_subclass(cls, half.shape, dtype=half.dtype, device=half.device)
+
+    def __init__(self, half, rest):
+        self.half, self.rest = half, rest
+
+    def __tensor_flatten__(self):
+        return ["half", "rest"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, context, size, stride):
+        return Wrapped(inner["half"], inner["rest"])
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return Wrapped(args[0].half, args[0].rest)
+        args = [one.half + one.rest if isinstance(one, Wrapped) else one for one in args]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["viewing", "wrapped"])
+def test_weights_of_other_packages_can_be_swapped(kind):
+    """A layer that keeps a view of its weight finds it in backward; the tensors inside of a subclass travel."""
+
+    def change(transformer):
+        for block in FAMILIES["z_image"].repeated_blocks(transformer):
+            for layer in (block.feed_forward.w1, block.attention.to_q):
+                if kind == "viewing":
+                    layer.__class__ = Viewing
+                else:
+                    layer.weight = torch.nn.Parameter(Wrapped(layer.weight * 0.25, layer.weight * 0.75), False)
+
+    world = World("z_image", transformer_of("z_image"), 2, change)
+    layer = world.transformer.layers[1].feed_forward.w1.get_base_layer()
+    assert (layer.weight.rest if kind == "wrapped" else layer.weight).numel() == 0
+    assert same(world.step(), World("z_image", transformer_of("z_image"), 0, change).step())
 
 
 def test_the_next_block_is_on_its_way_while_one_computes(monkeypatch):
