@@ -24,7 +24,7 @@ import torch
 
 from danceopd_ext import machine
 from danceopd_ext.cli import run
-from danceopd_ext.config.schema import PART_KEYS, ModelSection
+from danceopd_ext.config.schema import PART_KEYS
 from danceopd_ext.engine.devices import best_device
 from danceopd_ext.engine.digests import lora_digest
 from danceopd_ext.engine.model import find_model
@@ -185,7 +185,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model_type", help="model family, if it cannot be detected from the model")
     made.add_argument("--components_from", help="text encoders and VAE for a single file")
     for name in PART_KEYS:
-        made.add_argument(f"--{name}", metavar="FILE", help=ModelSection.__dataclass_fields__[name].metadata["help"])
+        made.add_argument(f"--{name}", metavar="FILE", help=f"the model's {name}, as in a preset")
     made.add_argument("--lora", action="append", default=[], help="NAME=FILE[@strength][,FILE...]; may be repeated")
     made.add_argument("--ignore_text_encoder", action="store_true", help="use only the transformer's part of the LoRAs")
     made.add_argument(
