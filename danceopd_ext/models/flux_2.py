@@ -157,7 +157,7 @@ class Flux2Klein(Flux2):
                 "models/text_encoders/qwen_3_4b.safetensors",
                 "models/text_encoders/qwen_3_8b_fp8mixed.safetensors",
             ),
-            ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer."), last_state=27,
+            ("text_encoders.qwen3_4b.transformer.", "text_encoders.qwen3_8b.transformer."),
         ),
         vae_file("models/vae/flux2-vae.safetensors"),
     )  # fmt: skip

@@ -16,7 +16,10 @@ from danceopd_ext.data.fingerprint import fingerprint
 from danceopd_ext.engine.digests import components_digest
 from danceopd_ext.engine.model import Model, find_model
 from danceopd_ext.errors import UserError
+from danceopd_ext.models.part_checks import check_part
 from danceopd_ext.models.registry import FAMILIES
+from danceopd_ext.models.scaled_weights import dequantised
+from danceopd_ext.models.split_files import find_parts
 from danceopd_ext.models.text_pipeline import encode_prompts
 from tests.tiny.families.qwen_image import hand_processors_over
 from tests.tiny.hub import Hub, put_up
@@ -75,17 +78,27 @@ def test_split_files_give_what_the_folder_gives(family: str, written, monkeypatc
         assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "z_image", "flux_2", "qwen_image"])
+@pytest.mark.parametrize("family", ["sd3", "z_image"])
 def test_a_checkpoint_that_includes_its_parts_needs_no_others(family: str, written, tmp_path: Path) -> None:
+    """As the original release has them (first_stage_model), or as ComfyUI saves them (vae)."""
     whole, small, files = written(family)
-    tensors = dict(load_file(files["pretrained_model_name_or_path"]))
+    tensors, place = dict(load_file(files["pretrained_model_name_or_path"])), 0 if family == "sd3" else -1
     for spec in FAMILIES[family].part_files:
-        tensors |= {spec.inside[0] + name: tensor for name, tensor in load_file(files[spec.key]).items()}
+        tensors |= {spec.inside[place] + name: tensor for name, tensor in load_file(files[spec.key]).items()}
     path = write(tmp_path / "all_in_one.safetensors", tensors)
     theirs = find_model(str(whole), family, None, device=CPU)
     ours = from_files(family, small, {"pretrained_model_name_or_path": str(path)})
     assert {part.spec for part in ours.files.parts} == set(FAMILIES[family].part_files)
     assert same(states(theirs), states(ours))
+
+
+def test_a_part_that_does_not_fit_its_checkpoint_is_refused(written, tmp_path: Path) -> None:
+    _, small, files = written("z_image")
+    tensors = load_file(files["pretrained_model_name_or_path"]) | {"vae.decoder.conv_in.weight": torch.ones(1)}
+    path = write(tmp_path / "all_in_one.safetensors", tensors)
+    del files["vae"]
+    message = refused("z_image", small, files, pretrained_model_name_or_path=str(path))
+    says(message, f"{path} includes another VAE than that of Z-Image", "vae (in ComfyUI models/vae/ae.safetensors)")
 
 
 def states(model: Model) -> dict[str, torch.Tensor]:
@@ -111,9 +124,9 @@ def same(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> b
     return all(torch.equal(tensor, found[name]) for name, tensor in used.items())
 
 
-@pytest.mark.parametrize(("family", "layers"), [("flux_2", 30), ("flux_2_klein", 27)])
-def test_layers_that_the_pipeline_does_not_read_may_be_missing(family: str, layers: int, written, tmp_path: Path):
+def test_layers_that_the_pipeline_does_not_read_may_be_missing(written, tmp_path: Path) -> None:
     """ComfyUI's Mistral for FLUX.2 has 30 of its 40 layers, and no norm after them."""
+    family, layers = "flux_2", 30
     whole, small, files = written(family)
     cut = {
         name: tensor
@@ -172,6 +185,16 @@ def test_text_encoders_in_fp8(dialect: str, written, tmp_path: Path) -> None:
     assert all(torch.equal(tensor.bfloat16(), found[name.removeprefix("model.")]) for name, tensor in expected.items())
 
 
+@pytest.mark.parametrize("shape", [(), (6, 1), (6, 2, 1)])
+def test_scales_are_one_number_or_one_for_each_row_or_block(shape: tuple[int, ...]) -> None:
+    """ComfyUI's, and those of sd-scripts and musubi."""
+    weight, scale = torch.arange(24).reshape(6, 4).to(torch.float8_e4m3fn), 1 + torch.rand(shape)
+    found = dequantised(Path("w"), {"a.weight": weight, "a.scale_weight": scale}, torch.float32)
+    wide = scale.reshape(6, 2, 1).expand(6, 2, 2).reshape(6, 4) if len(shape) == 3 else scale
+    assert found.keys() == {"a.weight"}
+    assert torch.equal(found["a.weight"], weight.float() * wide)
+
+
 def test_a_text_encoder_in_4_bits_is_refused(written, tmp_path: Path) -> None:
     _, small, files = written("z_image")
     tensors = load_file(files["text_encoder"]) | {"model.layers.0.mlp.up_proj.weight_scale_2": torch.ones(())}
@@ -203,16 +226,20 @@ def test_a_file_of_the_wrong_kind_ends_in_one_message(family: str, written, tmp_
         "another kind of file": str(write(tmp_path / "odd.safetensors", {"something": torch.ones(2)})),
     }
     for key, spec in specs.items():
-        place = spec.comfyui[0]
         for what, path in others.items():
-            message = refused(family, small, files, **{key: path})
-            says(message, path, f"({key}) is not the {spec.title} of", "tensors are missing", what, place)
+            message = misfit_of(family, small, key, path)
+            says(message, path, f"({key}) is not the {spec.title} of", "tensors are missing", what, spec.comfyui[0])
         for other, wrong in specs.items():
             if wrong.component != spec.component and other != "clip_g":  # like clip_l in the tiny model
-                message = refused(family, small, files, **{key: files[other]})
-                says(
-                    message, files[other], f"({key}) is not the", f"It is the {wrong.title}: give it as {other}.", place
-                )
+                message = misfit_of(family, small, key, files[other])
+                says(message, files[other], f"({key}) is not the", f"It is the {wrong.title}: give it as {other}.")
+
+
+def misfit_of(family: str, small: Path, key: str, path: str) -> str:
+    (part,) = find_parts(FAMILIES[family], {key: path}, None)
+    with pytest.raises(UserError) as caught:
+        check_part(FAMILIES[family], part, small)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -228,19 +255,19 @@ def test_a_file_of_the_wrong_kind_ends_in_one_message(family: str, written, tmp_
     ],
 )
 def test_a_part_of_another_family_is_refused(family: str, key: str, other: tuple[str, str], what: str, written) -> None:
-    _, small, files = written(family)
+    _, small, _ = written(family)
     path = written(other[0])[2][other[1]]
-    says(refused(family, small, files, **{key: path}), path, f"It seems to be {what}.")
+    says(misfit_of(family, small, key, path), path, f"It seems to be {what}.")
 
 
 def test_a_text_encoder_of_another_size_is_refused(written, tmp_path: Path) -> None:
     _, small, files = written("z_image")
     tensors = load_file(files["text_encoder"])
     wide = {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()}
-    message = refused("z_image", small, files, text_encoder=str(write(tmp_path / "wide.safetensors", wide)))
+    message = misfit_of("z_image", small, "text_encoder", str(write(tmp_path / "wide.safetensors", wide)))
     says(message, "has the sizes (", "and its configuration says (")
     deep = tensors | {name.replace(".1.", ".2."): tensor.clone() for name, tensor in tensors.items()}
-    message = refused("z_image", small, files, text_encoder=str(write(tmp_path / "deep.safetensors", deep)))
+    message = misfit_of("z_image", small, "text_encoder", str(write(tmp_path / "deep.safetensors", deep)))
     says(message, "it has more layers than its configuration says, such as layers.2.")
 
 
