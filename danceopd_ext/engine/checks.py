@@ -40,15 +40,14 @@ def check_weights(files: ModelFiles) -> None:
 
 def _check_lacking(files: ModelFiles) -> None:
     """Raise UserError, which names all, for parts of which there are neither weights in the folder nor a file."""
-    folders = {spec: files.components / spec.component for spec in files.lacking}
-    described = {spec: folder for spec, folder in folders.items() if (folder / "config.json").is_file()}
-    lacking = [spec for spec, folder in described.items() if not any(folder.glob("*.safetensors"))]
-    if lacking and not any(any(folder.glob("*.bin")) for folder in described.values()):
+    folders = {spec: files.components / spec.component for spec in files.lacking if spec.described_in(files.components)}
+    lacking = [spec for spec, folder in folders.items() if not any(folder.glob("*.safetensors"))]
+    if lacking:
         what = " and ".join(f"the {spec.title}" for spec in lacking)
         raise UserError(
             f"{files.components} has no weights of {what} (no .safetensors file in "
             f"{', '.join(spec.component for spec in lacking)}): download the model again, or name the files that you "
-            f"have: {keys_for(lacking)}."
+            f"have: {keys_for(lacking)}.{_pickles(*(folders[spec] for spec in lacking))}"
         )
 
 
@@ -69,8 +68,13 @@ def _check_folder(folder: Path) -> None:
     for index in sorted(folder.glob("*.safetensors.index.json")):
         _check_shards(index)
     if not files:
-        pickles = " A .bin file can run code when opened, and is not read." if any(folder.glob("*.bin")) else ""
-        raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.{pickles}")
+        raise UserError(f"{folder} has no weights (no .safetensors file): download the model again.{_pickles(folder)}")
+
+
+def _pickles(*folders: Path) -> str:
+    """Return the sentence on files that are not read, if one of the folders has some."""
+    found = any(any(folder.glob("*.bin")) for folder in folders)
+    return " A .bin file can run code when opened, and is not read." if found else ""
 
 
 def _check_shards(index: Path) -> None:

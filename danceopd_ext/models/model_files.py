@@ -30,6 +30,8 @@ from danceopd_ext.models.split_files import FoundPart, find_parts, keys_for
 
 #: the largest width of a latent in pixels
 MOST_PIXELS = 1024
+#: endings of a model in a single file
+SINGLE = (".safetensors", ".gguf")
 #: what tells a model's family, layers and sizes; its pipeline uses these files too, so that none is fetched in vain
 CHECKED_FILES = (INDEX, "transformer/config.json", "vae/config.json")
 
@@ -124,6 +126,8 @@ def find_model_files(
         found = find_parts(family, parts or {}, None if is_gguf(path) else path)
         hint = give_files(family, found)
         folder = _folder(others, "components_from", hint, found)
+        # SD3 goes without T5 if its folder has none, whatever the checkpoint includes
+        found = tuple(part for part in found if not part.included or part.spec.described_in(folder))
         return ModelFiles(family, path, folder, path.stem, _hub_id(others), found)
     if os.path.exists(path) and not os.path.isdir(path):  # a pipe or a device, which could block forever
         check_file(path, f"model ({key})")
@@ -187,6 +191,8 @@ def _folder(where: str, key: str, hint: str = "", parts: tuple[FoundPart, ...] =
         )
     if not _hub_id(where):
         hint = no_such_file(path).partition("no such file or folder")[2].lstrip(";. ")
+        if path.suffix.lower() in SINGLE:
+            hint += " ComfyUI keeps such files in models/diffusion_models, models/unet or models/checkpoints."
         raise UserError(
             f"{where} ({key}) was not found. Give a hub id, a diffusers folder or a .safetensors file. {hint}".strip()
         )

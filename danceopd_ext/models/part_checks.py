@@ -27,6 +27,11 @@ KINDS = (
 
 def check_part(family: Family, part: FoundPart, components: Path) -> None:
     """Raise UserError unless the file's tensors are those that the component's configuration describes."""
+    if not part.spec.described_in(components):
+        raise UserError(
+            f"{part.path} ({part.key}): {components} has no {part.spec.component}, so that the {part.spec.title} has "
+            "no configuration. Name another model in components_from, or remove the key."
+        )
     shapes = plain_names(part.path, *part.header())
     reason = misfit(part_module(family, part.spec, components, shapes), shapes)
     if reason and part.included:
@@ -44,8 +49,8 @@ def check_part(family: Family, part: FoundPart, components: Path) -> None:
 
 def _what_it_is(family: Family, part: FoundPart, shapes: dict, components: Path) -> str:
     for spec in family.part_files:
-        described = spec != part.spec and (components / spec.component / "config.json").is_file()
-        if described and not misfit(part_module(family, spec, components, shapes), shapes):
+        other = spec != part.spec and spec.described_in(components)
+        if other and not misfit(part_module(family, spec, components, shapes), shapes):
             return f"It is the {spec.title}: give it as {spec.key}."
     return f"It seems to be {kind_of(shapes)}."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 #: where tensors of the VAE stand in a checkpoint that includes it: the original releases', and ComfyUI's
 VAE_INSIDE = ("first_stage_model.", "vae.")
@@ -30,6 +31,10 @@ class PartFile:
     @property
     def key(self) -> str:
         return self.keys[0]
+
+    def described_in(self, components: Path) -> bool:
+        """Return whether this diffusers folder has the part's configuration."""
+        return (components / self.component / "config.json").is_file()
 
 
 def vae_file(*comfyui: str) -> PartFile:

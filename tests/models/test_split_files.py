@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 from danceopd_ext.config.foreign_keys import FOREIGN_KEYS
 from danceopd_ext.config.schema import PART_KEYS
 from danceopd_ext.data.fingerprint import fingerprint
+from danceopd_ext.data.text_cache import BrokenEncoding
 from danceopd_ext.engine.digests import components_digest
+from danceopd_ext.engine.finite_checks import naming_encoders
 from danceopd_ext.engine.model import Model, find_model
 from danceopd_ext.errors import UserError
 from danceopd_ext.models.part_checks import check_part
@@ -294,6 +297,32 @@ def test_missing_parts_are_named_with_their_places_in_comfyui(written) -> None:
     )  # fmt: skip
 
 
+def test_a_part_that_the_components_do_not_have(written, tmp_path: Path) -> None:
+    """SD3 without T5: a file for it is refused, and a checkpoint's own is left out."""
+    _, small, files = written("sd3")
+    small = Path(shutil.copytree(small, tmp_path / "small", ignore=shutil.ignore_patterns("*_3")))
+    index = json.loads((small / "model_index.json").read_text())
+    index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (small / "model_index.json").write_text(json.dumps(index))
+    message = refused("sd3", small, files)
+    says(message, files["t5xxl"], "(t5xxl)", "has no text_encoder_3", "components_from, or remove the key")
+    tensors = dict(load_file(files["pretrained_model_name_or_path"]))
+    tensors |= {f"text_encoders.t5xxl.transformer.{name}": one for name, one in load_file(files["t5xxl"]).items()}
+    path = str(write(tmp_path / "all_in_one.safetensors", tensors))
+    model = from_files("sd3", small, {**files, "pretrained_model_name_or_path": path, "t5xxl": ""})
+    assert {part.spec.key for part in model.files.parts} == {"clip_l", "clip_g", "vae"}
+
+
+def test_a_part_with_nan_is_named_by_its_file(written) -> None:
+    _, small, files = written("z_image")
+    model = from_files("z_image", small, files)
+    vae = model.load_vae()
+    vae.decoder.conv_in.weight.data[0] = torch.nan
+    with pytest.raises(UserError) as caught, naming_encoders(model, {"vae": vae}, "no"):
+        raise BrokenEncoding("a picture")
+    says(str(caught.value), f"decoder.conv_in.weight of {files['vae']} holds NaN")
+
+
 def test_other_names_of_a_part(written) -> None:
     """sd-scripts' and musubi's."""
     _, small, files = written("flux")
@@ -361,3 +390,5 @@ def test_a_part_as_the_base_model_is_told(written) -> None:
     _, small, files = written("z_image")
     message = refused("z_image", small, files, pretrained_model_name_or_path=files["vae"])
     says(message, "is not a checkpoint of", "It seems to be a VAE.")
+    message = refused("z_image", small, files, pretrained_model_name_or_path="z_image_bf16.safetensors")
+    says(message, "was not found", "ComfyUI keeps such files in models/diffusion_models, models/unet or")
