@@ -14,6 +14,7 @@ from danceopd_ext.models.text_pipeline import load_text_pipeline
 from tests.tiny.hub import Hub, put_up
 from tests.tiny.pipelines import ALL, save_any
 from tests.tiny.single_file import to_single_file
+from tests.tiny.split_files import save_both
 
 ID = "someone/some-model"
 
@@ -119,6 +120,18 @@ def test_a_cached_model_needs_no_connection(cached, folder):
     source = fetch(source)
     assert source.components.resolve() == cached.resolve()
     load_transformer(source, torch.float32)
+
+
+def test_the_small_files_of_an_earlier_run_need_no_connection(cached, tmp_path):
+    """With every part as a file of its own."""
+    _, small, files = save_both("sd3", tmp_path)
+    shutil.copytree(small, cached, dirs_exist_ok=True)
+    source = find_model_files(files.pop("pretrained_model_name_or_path"), components_from=ID, parts=files)
+    assert source.hub == ID
+    source = fetch(source)
+    assert source.components.resolve() == cached.resolve()
+    load_text_pipeline(source, torch.float32, "cpu")
+    load_vae(source, torch.float32)
 
 
 def test_a_model_that_was_never_downloaded(monkeypatch, tmp_path):
