@@ -38,6 +38,16 @@ def pipelines(tmp_path_factory):
     return {family: save_any(family, folder / family) for family in PIPELINES}
 
 
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """Runs scripts in processes of their own (see tests.toolkits.forked)."""
+    from tests.toolkits.forked import Forked
+
+    forked = Forked(tmp_path_factory.mktemp("forked"))
+    yield forked
+    forked.end()
+
+
 @pytest.fixture
 def processors(monkeypatch):
     """Tiny folders of Qwen-Image-Edit can be loaded whole."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from danceopd_ext.reproduce.budgets import BUDGETS
 from danceopd_ext.reproduce.plan import plan_table
 from danceopd_ext.reproduce.presets import plan_run, samples_of_a_micro_batch
 from danceopd_ext.reproduce.pretrained import Pretrained, find_pretrained
-from danceopd_ext.reproduce.runner import ROOT, STARTED, STOPPING, newest_state, start_process, train_missing
+from danceopd_ext.reproduce.runner import STARTED, STOPPING, newest_state, start_process, train_missing
 from danceopd_ext.reproduce.tables import ABSORB, LEARNERS, T2I_EDIT, TABLES, Row
 from tests.toolkits.runs import same_tensors
 
@@ -39,15 +38,14 @@ def done(run, arguments, told):
 # ----------------------------------------------------------------------------- missing, done, cut off
 
 
-def test_a_killed_run_goes_on_where_it_was(pretrained, tmp_path):
+def test_a_killed_run_goes_on_where_it_was(pretrained, forked, tmp_path):
     """Killed in its third step, gone on with by the real process, and the same LoRA as one that was not killed."""
     run = plan_run(DANCE, 0, LONGER, pretrained, tmp_path)
 
     def killed(run, arguments, told):
-        driver = [sys.executable, str(ROOT / "tests/toolkits/native/driver.py"), "step:3", *arguments[1:]]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        with open(told, "w", encoding="utf-8") as file:
-            return subprocess.run(driver, env=environment, stdout=file, stderr=file, check=False).returncode
+        done = forked.run("tests/toolkits/native/driver.py", "step:3", *arguments[1:])
+        told.write_text(done.stdout + done.stderr, encoding="utf-8")
+        return done.returncode
 
     with pytest.raises(TrainingError, match=r"1 of 1 runs did not finish; see .*train\.log"):
         train_missing([run], 1, killed)

@@ -14,9 +14,9 @@ from tests.tiny.loras import write_random_lora
 from tests.tiny.presets import write_preset
 from tests.toolkits.runs import BASE, QUICK, forget_accelerate
 
-#: 30 updates of a few samples
+#: a few updates of a few samples
 SHORT = {
-    "max_train_steps": 30,
+    "max_train_steps": 16,
     "rollout_steps": 3,
     "train_batch_size": 8,
     "gradient_accumulation_steps": 1,

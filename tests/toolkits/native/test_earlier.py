@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +17,7 @@ from danceopd_ext.toolkits.lock import only_run
 from danceopd_ext.toolkits.native import checks
 from danceopd_ext.toolkits.native import train as train_module
 from tests.tiny.presets import write_preset
-from tests.toolkits.native.test_interrupted import ENVIRONMENT, ROOT
-from tests.toolkits.runs import QUICK, log_of, same_tensors, says, two_processes
+from tests.toolkits.runs import QUICK, log_of, same_tensors, says
 
 
 @pytest.fixture
@@ -106,18 +103,14 @@ def test_a_merge(preset, launch, refused):
     assert not same_tensors(output / "fused.safetensors", first)
 
 
-def test_two_processes(preset, launch):
+def test_two_processes(preset, forked):
     """The first one's files are not taken for an earlier run's by the other, and both refuse."""
-    training = [str(ROOT / "train_danceopd.py"), "--config", str(preset())]
-    first, second = (
-        subprocess.run(
-            [sys.executable, *two_processes(), *training], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-        )
-        for _ in range(2)
-    )
-    assert first.returncode == 0, first.stderr
-    assert second.returncode != 0
-    assert second.stderr.count("error: ") == 1 and "already exists" in second.stderr
+    training = ("train_danceopd.py", "--config", preset())
+    first, again = forked.run_ranks(2, *training), forked.run_ranks(2, *training)
+    assert [done.returncode for done in first] == [0, 0], first
+    assert [done.returncode for done in again] == [2, 2]
+    errors = "".join(done.stderr for done in again)
+    assert errors.count("error: ") == 1 and "already exists" in errors
 
 
 @pytest.mark.parametrize(

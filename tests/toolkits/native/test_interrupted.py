@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny.presets import write_preset
-from tests.toolkits.runs import log_of, same_tensors, two_processes
+from tests.toolkits.runs import log_of, same_tensors
 
-ROOT = Path(__file__).parents[3]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 STEPS = 8
 KEYS = {
     "max_train_steps": STEPS,
@@ -32,9 +27,7 @@ KEYS = {
 }
 
 
-def start(*command: object) -> subprocess.Popen:
-    words = [sys.executable, *map(str, command)]
-    return subprocess.Popen(words, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+DRIVER = "tests/toolkits/native/driver.py"
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +77,9 @@ def moments() -> list[str]:
 
 
 @pytest.mark.parametrize("moment", moments())
-def test_killed_and_resumed(preset, launch, whole, moment):
-    process = start("tests/toolkits/native/driver.py", moment, preset)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
+def test_killed_and_resumed(preset, launch, forked, whole, moment):
+    done = forked.run(DRIVER, moment, preset)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     output = preset.parent / "output"
     assert not (output / "fused.safetensors").exists()
     check_nothing_is_half_written(output)
@@ -106,16 +98,15 @@ def test_killed_and_resumed(preset, launch, whole, moment):
     ]
 
 
-def test_ctrl_c(preset, launch, whole):
+def test_ctrl_c(preset, launch, forked, whole):
     """The step is finished, everything is saved, and the way on is told."""
-    process = start("tests/toolkits/native/driver.py", "interrupt:3", preset)
-    told, errors = process.communicate()
-    assert process.returncode == 130, errors
+    done = forked.run(DRIVER, "interrupt:3", preset)
+    assert done.returncode == 130, done.stderr
     output = preset.parent / "output"
     state = output / "fused-step00000003-state"
     saved = output / "fused-step00000003.safetensors"
-    assert told.splitlines()[-1] == f"stopped after step 3, saved {saved}. Resume with: --resume {state}"
-    assert "done" not in told
+    assert done.stdout.splitlines()[-1] == f"stopped after step 3, saved {saved}. Resume with: --resume {state}"
+    assert "done" not in done.stdout
     assert [entry["step"] for entry in log_of(output)] == [1, 2, 3]
     assert (output / "fused-step00000003.safetensors").exists()
 
@@ -125,24 +116,22 @@ def test_ctrl_c(preset, launch, whole):
     assert [entry["step"] for entry in log_of(output)] == list(range(1, STEPS + 1))
 
 
-def test_ctrl_c_in_the_last_step(preset, whole):
+def test_ctrl_c_in_the_last_step(preset, forked, whole):
     """Then the run is done, not stopped: there is nothing to go on with."""
-    process = start("tests/toolkits/native/driver.py", f"interrupt:{STEPS}", preset)
-    told, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert "--resume" not in told
+    done = forked.run(DRIVER, f"interrupt:{STEPS}", preset)
+    assert done.returncode == 0, done.stderr
+    assert "--resume" not in done.stdout
     assert same_tensors(preset.parent / "output" / "fused.safetensors", whole / "fused.safetensors")
 
 
-def test_two_processes_are_one(pipelines, two_teachers, launch, tmp_path):
+def test_two_processes_are_one(pipelines, two_teachers, launch, forked, tmp_path):
     """Two with a batch of two each learn what one with a batch of four learns."""
     keys = {"max_train_steps": 10, "gradient_accumulation_steps": 2, "rollout_steps": 2}
     alone = write_preset(tmp_path / "alone", pipelines["sd3"], two_teachers["sd3"], train_batch_size=4, **keys)
     together = write_preset(tmp_path / "together", pipelines["sd3"], two_teachers["sd3"], train_batch_size=2, **keys)
-    process = start(*two_processes(), "train_danceopd.py", "--config", together)
-    told, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert "2 process(es)" in told
+    first, second = forked.run_ranks(2, "train_danceopd.py", "--config", together)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "2 process(es)" in first.stdout and "process(es)" not in second.stdout
 
     one = load_file(launch(alone) / "fused.safetensors")
     two = load_file(together.parent / "output" / "fused.safetensors")

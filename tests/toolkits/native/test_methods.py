@@ -31,7 +31,7 @@ def test_the_preset_knows_every_method_and_its_defaults():
 
 LEARNT = {
     "danceopd": ({}, 0.4),
-    "soft": ({}, 0.4),
+    "soft": ({"max_train_steps": 30}, 0.4),
     "offpolicy": ({}, 0.4),
     "joint": ({}, 0.9),
     "diffusionopd": ({"train_batch_size": 2, "rollout_steps": 2}, 0.5),
@@ -46,7 +46,7 @@ def test_its_own_loss_falls(taught, method):
     output = taught(method, **keys)
     log = log_of(output)
     losses = [entry["loss"] for entry in log]
-    assert mean(losses[-6:]) < share * mean(losses[:6])
+    assert mean(losses[-4:]) < share * mean(losses[:4])
     with safe_open(output / "fused.safetensors", "pt") as file:
         entries = file.metadata()
     assert entries["ss_danceopd_method"] == method

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -15,8 +13,7 @@ from danceopd_ext.engine import model as engine_model
 from danceopd_ext.toolkits.native import loop
 from danceopd_ext.toolkits.run import main
 from tests.tiny.presets import write_preset
-from tests.toolkits.native.test_interrupted import ENVIRONMENT, ROOT
-from tests.toolkits.runs import log_of, same_tensors, says, two_processes
+from tests.toolkits.runs import log_of, same_tensors, says
 
 KEYS = {"max_train_steps": 4, "rollout_steps": 2, "network_dropout": 0.3}
 DRAWN = {"sample_every_n_steps": 1, "sample_at_first": True}
@@ -88,13 +85,12 @@ def test_a_preview_that_does_not_fit_costs_no_training(preset, launch, full_afte
     assert len([*(output / "sample").glob("*.png")]) == (1 if count else 0)
 
 
-def test_two_processes_give_it_up_together(preset):
+def test_two_processes_give_it_up_together(preset, forked):
     """Only one draws, and the other must not wait for it at the next preview."""
     path = preset("two", **DRAWN)
-    command = [sys.executable, *two_processes(), "tests/toolkits/native/driver.py", "preview:2", str(path)]
-    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("no pictures of step 1:") == 1
+    both = forked.run_ranks(2, "tests/toolkits/native/driver.py", "preview:2", path)
+    assert [done.returncode for done in both] == [0, 0], both
+    assert [done.stdout.count("no pictures of step 1:") for done in both] == [1, 0]
     assert [entry["step"] for entry in log_of(path.parent / "output")] == [1, 2, 3, 4]
     assert (path.parent / "output" / "fused.safetensors").exists()
 
