@@ -70,7 +70,9 @@ def student_of(base: str, folder: Path, steps: int | None) -> Scores:
         words = ["--output_dir", str(output), *(["--max_train_steps", str(steps)] if steps else [])]
         words += ["--quantize", base] if base != BASES[0] else []
         command = [sys.executable, str(ROOT / "train_danceopd.py"), "--config", str(PRESET), *words]
-        subprocess.run(command, cwd=ROOT, check=True)
+        data = [sys.executable, "-m", "danceopd_ext.demo.quickstart_data"]  # the source images of the edits
+        for part in (data, command):
+            subprocess.run(part, cwd=ROOT, check=True)
     pipeline = pipeline_on(BASES[0])
     pipeline.load_lora_weights(str(output), weight_name="fused.safetensors", adapter_name="student")
     return scores_of(pipeline, {"student": {"student": 1.0}}, own=False)

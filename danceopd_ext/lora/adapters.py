@@ -23,6 +23,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.lora.changed_linear import ChangedLinear, hold
 from danceopd_ext.lora.dora import settle
 from danceopd_ext.lora.weights import Lora, LowRank
+from danceopd_ext.models.held_linear import weights_only_looked_at
 
 
 class Adapters:
@@ -190,7 +191,7 @@ class Adapters:
         for rank in sorted(set(ranks.values())):
             layers = "|".join(re.escape(layer) for layer, own in ranks.items() if own == rank)
             config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers, lora_dropout=dropout)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), weights_only_looked_at():
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                 inject_adapter_in_model(config, self.transformer, name, low_cpu_mem_usage=True)
         for parameter, requires_grad in gradients.items():

@@ -49,7 +49,7 @@ class Ggml(NumberFormat):
     def unpack(self, parts: Sequence[torch.Tensor], shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         from diffusers.quantizers.gguf.utils import GGML_QUANT_SIZES, dequantize_functions
 
-        (held,) = parts
+        held = parts[0]
         values, size = GGML_QUANT_SIZES[self.kind]
         return dequantize_functions[self.kind](held.reshape(-1, size), values, size).reshape(shape).to(dtype)
 

@@ -14,7 +14,8 @@ Shape suffixes: O outputs, I inputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ BLOCK = 64
 
 
 class NumberFormat(ABC):
-    """How a weight is held. `name`: as in messages. `parts`: the names of the tensors that hold it, in order."""
+    """How a weight is held. `name`: as in messages. `parts`: the names of the tensors that hold it, one or two."""
 
     name: str
     parts: tuple[str, ...]
@@ -112,6 +113,9 @@ PACKINGS: Mapping[str, Packing] = dict(zip(NUMBER_FORMATS, (NormalFloat(), INT8,
 class HeldLinear(torch.nn.Linear):
     """A frozen linear layer whose weight is held in a number format. `dtype`: what its weight is unpacked to."""
 
+    #: whether `weight` is only looked at (see `weights_only_looked_at`)
+    looked_at = False
+
     def __init__(
         self,
         form: NumberFormat,
@@ -134,6 +138,8 @@ class HeldLinear(torch.nn.Linear):
     @property
     def weight(self) -> torch.Tensor:
         """The weight [O, I], unpacked for whoever asks: a copy, which is not kept."""
+        if HeldLinear.looked_at:
+            return torch.full((), float("nan"), dtype=self.dtype, device=self.device).expand(self._shape)
         return self.form.unpack(self.held_parts, self._shape, self.dtype)
 
     @property
@@ -149,25 +155,42 @@ class HeldLinear(torch.nn.Linear):
         if torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return _Unpacked.apply(x, bias, self.form, self._shape, *self.held_parts)
+        held, scale = (*self.held_parts, None)[:2]
+        return _Unpacked.apply(x, bias, self.form, self._shape, held, scale)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, held in {self.form.name}"
 
 
 class _Unpacked(torch.autograd.Function):
-    """x @ weight.T + bias, with a gradient for x alone, which needs neither x nor the unpacked weight to be kept."""
+    """x @ weight.T + bias, with a gradient for x alone, which needs neither x nor the unpacked weight to be kept.
+
+    `held`, `scale`: the parts; a format without scales has None. (torch.compile follows no variable number of them.)
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, bias: Any, form: NumberFormat, shape: tuple, *parts: torch.Tensor):
-        ctx.form, ctx.shape = form, shape
-        ctx.save_for_backward(*parts)
-        return functional.linear(x, form.unpack(parts, shape, x.dtype), bias)
+    def forward(ctx: Any, x: torch.Tensor, bias: Any, form: NumberFormat, sizes: tuple, held: torch.Tensor, scale: Any):
+        ctx.form, ctx.sizes = form, sizes
+        ctx.save_for_backward(held, scale)
+        return functional.linear(x, form.unpack((held, scale), sizes, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple:
-        weight = ctx.form.unpack(ctx.saved_tensors, ctx.shape, grad.dtype)  # gradient checkpointing allows one look
-        return grad @ weight, *(None,) * (3 + len(ctx.form.parts))
+        weight = ctx.form.unpack(ctx.saved_tensors, ctx.sizes, grad.dtype)  # gradient checkpointing allows one look
+        return grad @ weight, None, None, None, None, None
+
+
+@contextmanager
+def weights_only_looked_at() -> Iterator[None]:
+    """Give the weights of held layers inside the block their dtype, shape and device, but no numbers (NaN).
+
+    For code that only looks at these, many times: peft would unpack each weight twenty times to wrap its layer.
+    """
+    before, HeldLinear.looked_at = HeldLinear.looked_at, True
+    try:
+        yield
+    finally:
+        HeldLinear.looked_at = before
 
 
 def place(module: torch.nn.Module, layer: str, new: torch.nn.Module) -> None:

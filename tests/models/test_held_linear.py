@@ -8,6 +8,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from danceopd_ext.lora.adapters import Adapters
+from danceopd_ext.lora.weights import Lora, LowRank
 from danceopd_ext.models.held_linear import PACKINGS, HeldLinear
 from danceopd_ext.models.number_formats import NUMBER_FORMATS
 
@@ -129,3 +131,30 @@ def test_gradient_checkpointing_gives_the_same_gradient(word):
     for output in (block(x), checkpoint(block, x, use_reentrant=False)):
         found += torch.autograd.grad(output.sum(), factor)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("word", NUMBER_FORMATS)
+def test_adapters_are_put_on_without_unpacking_a_weight(word, monkeypatch):
+    """peft looks at a layer's weight twenty times; a model of billions would take minutes on a CPU."""
+    model = torch.nn.ModuleDict({"one": layer_of(word)[0]})
+    unpacked, unpack = [], type(PACKINGS[word]).unpack
+    monkeypatch.setattr(type(PACKINGS[word]), "unpack", lambda *args: unpacked.append(1) or unpack(*args))
+    adapters = Adapters(model)
+    adapters.add("teacher", Lora({"one": LowRank(torch.randn(2, 512), torch.randn(96, 2))}))
+    adapters.add_student("student", 2, 2.0, ["one"])
+    assert not unpacked
+    assert bool(model["one"](torch.randn(1, 512)).isfinite().all()) and unpacked
+    assert bool(model["one"].get_base_layer().weight.isfinite().all())
+
+
+@pytest.mark.parametrize("word", NUMBER_FORMATS)
+def test_it_is_compiled_as_one_graph(word):
+    """aot_eager finds what torch.compile cannot follow, without a compiler."""
+    held, _ = layer_of(word, (64, 64))
+    compiled = torch.compile(held, backend="aot_eager", fullgraph=True)
+    x = torch.randn(5, 64, requires_grad=True)
+    found = []
+    for run in (compiled, held):
+        output = run(x)
+        found.append((output.detach(), *torch.autograd.grad(output.square().sum(), x)))
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*found, strict=True))
