@@ -29,6 +29,7 @@ from tests.evaluation.calls import gedit_arguments, geneval_arguments
         (("--no_base",), "no model to draw with"),
         (("--clip", "nowhere"), "--clip nowhere"),
         (("--mixed_precision", "fp16"), "needs a GPU"),
+        (("--blocks_to_swap", "9"), "blocks_to_swap = 9: Stable Diffusion 3"),
         (("--model", "no/such/model"), "no/such/model (--model) was not found"),
         (("--model_type", "flux"), 'model_type = "flux"'),
         (("--prompts", "none.jsonl"), "none.jsonl: table not found"),

@@ -123,6 +123,9 @@ def tell(plan: RunPlan, accelerator: Accelerator) -> None:
         say(f"note: {note}")
     say(f"model    {model.files.name} ({model.family.title}), {preset.training.mixed_precision} precision, "
         f"{accelerator.device.type}, {accelerator.num_processes} process(es)")  # fmt: skip
+    if model.swaps:
+        blocks = model.family.count_blocks(model.layout.shapes)
+        say(f"swap     {model.blocks_to_swap} of {blocks} blocks stay in main memory")
     for route in plan.data.summary():
         say(f"route    {route}")
     samples = sum(len(part.texts) for part in plan.data.parts(0))

@@ -28,13 +28,14 @@ def on_a_gpu(monkeypatch):
     return kept
 
 
-def test_a_run_with_swapped_blocks_gives_the_same_lora_and_pictures(ran, on_a_gpu, tmp_path):
+def test_a_run_with_swapped_blocks_gives_the_same_lora_and_pictures(ran, on_a_gpu, capsys, tmp_path):
     (tmp_path / "prompts.txt").write_text("red cat --w 16 --h 16 --s 2\n", encoding="utf-8")
     keys = {"sample_prompts": str(tmp_path / "prompts.txt"), "sample_every_n_steps": 1, "gradient_checkpointing": True}
     plain = ran(name="plain", **keys)
     assert on_a_gpu["fields"].swap is None
     swapped = ran(name="swapped", **{**keys, **SWAP})
     assert len(on_a_gpu["fields"].swap.blocks) == 4
+    says(capsys.readouterr().out, "swap     2 of 4 blocks stay in main memory")
     assert same_tensors(plain / "fused.safetensors", swapped / "fused.safetensors")
     assert [entry["loss"] for entry in log_of(plain)] == [entry["loss"] for entry in log_of(swapped)]
     for picture in sorted((plain / "sample").glob("*.png")):
