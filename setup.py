@@ -15,7 +15,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["danceopd_ext", "danceopd_ext.*"]),
-    package_data={"danceopd_ext.demo": ["pipeline/**/*", "pipeline/*", "loras/*", "style/*", "prompts/*"]},
+    package_data={
+        "danceopd_ext.demo": ["pipeline/**/*", "pipeline/*", "loras/*", "style/*", "prompts/*"],
+        "danceopd_ext.models": ["published.json"],
+    },
     install_requires=[
         "torch>=2.5",
         "numpy",

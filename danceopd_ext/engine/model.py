@@ -91,15 +91,7 @@ class Model:
 
     def source_images(self) -> SourceImages:
         """Return the model's rules for source images, with which data is checked before anything is loaded."""
-        family, scale = self.family, self.pixels_per_latent
-        return SourceImages(
-            title=family.title,
-            maximum=family.max_sources,
-            fitted=lru_cache(maxsize=None)(lambda size, drawn: family.source_size(size, scale, drawn)),
-            area=family.scaled_area,
-            multiple=self.size_limits.multiple,
-            editors=tuple(name for name, other in FAMILIES.items() if other.can_edit),
-        )
+        return source_rules(self.family, self.pixels_per_latent, self.size_limits.multiple)
 
     def load_transformer(self) -> torch.nn.Module:
         """Load the transformer on the CPU, quantised, with its attention backend. Raises UserError."""
@@ -147,6 +139,18 @@ class Model:
         model = replace(self, files=download(self.files))
         check_weights(model.files)
         return model
+
+
+def source_rules(family: Family, pixels_per_latent: int, multiple: int) -> SourceImages:
+    """Return a family's rules for source images; `multiple`: of a picture's sides, in pixels."""
+    return SourceImages(
+        title=family.title,
+        maximum=family.max_sources,
+        fitted=lru_cache(maxsize=None)(lambda size, drawn: family.source_size(size, pixels_per_latent, drawn)),
+        area=family.scaled_area,
+        multiple=multiple,
+        editors=tuple(name for name, other in FAMILIES.items() if other.can_edit),
+    )
 
 
 def find_model(

@@ -99,6 +99,20 @@ class Family(LayerNames, ABC):
         """Return how many tokens a prompt has, including its template's, before the pipeline cuts any."""
         return len(pipeline.tokenizer(prompt, verbose=False).input_ids)
 
+    def condition_shapes(
+        self, transformer_config: Mapping, tokens: int, sources: Sequence[tuple[int, int, int]] = ()
+    ) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of a sample's condition without its latents, for a plan: name -> shape.
+
+        `tokens`: of its prompt, if the pipeline does not pad it. `sources`: (C, H, W) of its source images' latents.
+        """
+        shapes = self.text_shapes(transformer_config, tokens, len(sources))
+        return {**shapes, **{f"source_{number}": shape for number, shape in enumerate(sources)}}
+
+    def text_shapes(self, transformer_config: Mapping, tokens: int, sources: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of an encoded prompt for a plan; `sources`: how many source images it comes with."""
+        return {"embeds": (self.longest_text, transformer_config["joint_attention_dim"])}
+
     def text_room(self, pipeline: Any, transformer_config: Mapping, sources: int = 0) -> int:
         """Return how many of these tokens the model gets for a prompt with this many source images."""
         return self.longest_text

@@ -5,7 +5,7 @@ Latents are the VAE's 16 channels; the transformer takes them as tokens. Shape s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,10 @@ class Flux(FluxNames, PackedFamily):
         embeds, pooled, _ = pipeline.encode_prompt(list(prompts), prompt_2=None)
         pairs = zip(embeds.detach().cpu(), pooled.detach().cpu(), strict=True)
         return [{"embeds": e.contiguous(), "pooled": p.contiguous()} for e, p in pairs]
+
+    def text_shapes(self, transformer_config: Mapping, tokens: int, sources: int) -> dict[str, tuple[int, ...]]:
+        shapes = super().text_shapes(transformer_config, tokens, sources)
+        return {**shapes, "pooled": (transformer_config["pooled_projection_dim"],)}
 
     def text_length(self, pipeline: Any, prompt: str) -> int:
         return len(pipeline.tokenizer_2(prompt, verbose=False).input_ids)

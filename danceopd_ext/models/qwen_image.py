@@ -28,6 +28,8 @@ from danceopd_ext.models.resizing import GLANCE_AREA, SOURCE_AREA, Size, of_area
 #: tokens of an edit's text, including those of its source images: the transformer's table of places has 4096, and those
 #: of the picture come first
 LONGEST_EDIT = 4096 - 256
+#: pixels of a source image that the text encoder sees as one token
+PIXELS_PER_TOKEN = 28 * 28
 
 
 class FrameScale(LatentScale):
@@ -82,6 +84,9 @@ class QwenImage(QwenImageNames, PackedFamily):
     ) -> list[PromptTensors]:
         embeds, mask = pipeline.encode_prompt(list(prompts))
         return _without_padding(embeds, mask)
+
+    def text_shapes(self, transformer_config: Mapping, tokens: int, sources: int) -> dict[str, tuple[int, ...]]:
+        return {"embeds": (min(tokens, self.longest_text), transformer_config["joint_attention_dim"])}
 
     def text_length(self, pipeline: Any, prompt: str) -> int:
         return len(pipeline.tokenizer(pipeline.prompt_template_encode.format(prompt), verbose=False).input_ids)
@@ -156,6 +161,10 @@ class QwenImageEdit(QwenImage):
                 items += super().encode_prompts(drawing, [prompt])
         return items
 
+    def text_shapes(self, transformer_config: Mapping, tokens: int, sources: int) -> dict[str, tuple[int, ...]]:
+        seen = sources * (self.glance_area // PIXELS_PER_TOKEN)
+        return {"embeds": (min(tokens + seen, LONGEST_EDIT), transformer_config["joint_attention_dim"])}
+
     def _as_seen(self, glances: list[Image.Image]) -> Any:
         return glances[0]
 
@@ -202,8 +211,8 @@ def _without_padding(embeds_BLD: torch.Tensor, mask_BL: torch.Tensor | None) -> 
 
 def _padded(texts: Sequence[torch.Tensor], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return texts [L, D] of unequal length as [B, L, D], and their mask [B, L]; None if all is text."""
-    lengths = torch.tensor([len(text) for text in texts])
+    lengths = [len(text) for text in texts]
     embeds = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True).to(dtype)
-    if bool((lengths == lengths[0]).all()):
+    if len(set(lengths)) == 1:
         return embeds, None
-    return embeds, (torch.arange(embeds.shape[1]) < lengths[:, None]).to(embeds.device)
+    return embeds, (torch.arange(embeds.shape[1]) < torch.tensor(lengths)[:, None]).to(embeds.device)

@@ -97,6 +97,11 @@ class StableDiffusion3(Family):
         pairs = zip(embeds.detach().cpu(), pooled.detach().cpu(), strict=True)
         return [{"embeds": e.contiguous(), "pooled": p.contiguous()} for e, p in pairs]
 
+    def text_shapes(self, transformer_config: Mapping, tokens: int, sources: int) -> dict[str, tuple[int, ...]]:
+        width = transformer_config["joint_attention_dim"]
+        clip = 77  # the tokens of the two CLIP encoders stand before T5's
+        return {"embeds": (clip + self.longest_text, width), "pooled": (transformer_config["pooled_projection_dim"],)}
+
     def text_length(self, pipeline: Any, prompt: str) -> int:
         words = pipeline.tokenizer if pipeline.text_encoder_3 is None else pipeline.tokenizer_3
         return len(words(prompt, verbose=False).input_ids)

@@ -77,6 +77,9 @@ class ZImage(Family):
         embeds, _ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False)
         return [{"embeds": e.detach().cpu().contiguous()} for e in embeds]
 
+    def text_shapes(self, transformer_config: Mapping, tokens: int, sources: int) -> dict[str, tuple[int, ...]]:
+        return {"embeds": (min(tokens, self.longest_text), transformer_config["cap_feat_dim"])}
+
     def text_length(self, pipeline: Any, prompt: str) -> int:
         chat = pipeline.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=True

@@ -18,11 +18,13 @@ from danceopd_ext.models.grouped import GroupedFamily
 from danceopd_ext.models.layer_names import Blocks
 from danceopd_ext.models.layout import Published
 from danceopd_ext.models.resizing import SOURCE_AREA, Size, floor_to, middle, scaled_to
-from danceopd_ext.models.z_image import REFINER, ZImage, room_in_places, within_places
+from danceopd_ext.models.z_image import BLOCK, REFINER, ZImage, room_in_places, within_places
 
 #: the output of the vision encoder, which the text pipeline holds, for a source image
 GLANCE = f"{SOURCE}glance_"
 TEXT = "embeds_"
+#: patches on each side of a source image as the vision encoder sees it: 256 pixels in patches of 16
+GLANCE_PATCHES = 16
 
 
 class ZImageOmni(GroupedFamily, ZImage):
@@ -63,6 +65,13 @@ class ZImageOmni(GroupedFamily, ZImage):
                 item |= {f"{GLANCE}{i}": glance for i, glance in enumerate(glances)}
             items.append({name: tensor.detach().cpu().contiguous() for name, tensor in item.items()})
         return items
+
+    def text_shapes(self, transformer_config: Mapping, tokens: int, sources: int) -> dict[str, tuple[int, ...]]:
+        # with source images the texts between them are a few tokens each, and the longest has the prompt
+        lengths = [tokens, *[BLOCK] * (sources + 1 if sources else 0)]
+        texts = {f"{TEXT}{i}": (length, transformer_config["cap_feat_dim"]) for i, length in enumerate(lengths)}
+        seen = (GLANCE_PATCHES, GLANCE_PATCHES, transformer_config.get("siglip_feat_dim") or 0)
+        return {**texts, **{f"{GLANCE}{i}": seen for i in range(sources)}}
 
     def text_length(self, pipeline: Any, prompt: str) -> int:
         chat = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
