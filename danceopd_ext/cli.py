@@ -1,4 +1,4 @@
-"""Runs the commands of `python -m danceopd_ext`: inspect LoRA files and convert them."""
+"""Runs the commands of `python -m danceopd_ext`: inspect LoRA files, convert them, and plan runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and run its command. Raises UserError."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, keys = parser.parse_known_args(argv)
+    if keys and not getattr(arguments, "takes_keys", False):
+        parser.error(f"unrecognized arguments: {' '.join(keys)}")
+    arguments.keys = keys
     arguments.command(arguments)
 
 
@@ -81,6 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--ignore_text_encoder", action="store_true", help="leave out the text encoder's part")
     convert.add_argument("--ignore_other_parts", action="store_true", help="leave out changes to biases and norms")
     convert.set_defaults(command=_convert)
+    plan = commands.add_parser(
+        "plan",
+        help="say what a preset needs: memory, hours, disk, and what to change if it does not fit",
+        description="Says before a run what it needs: GPU memory by part and phase, main memory, disk, downloads and "
+        "hours; whether it fits into a card and, if not, the cheapest changes as lines to paste. It reads the model's "
+        "configuration, no weights, and needs no GPU. Every preset key is also an argument here, as in training: "
+        "--resolution 768.",
+    )
+    plan.add_argument("preset", help="the preset, a .toml file")
+    plan.add_argument("--vram", type=float, metavar="GB", help="the card's memory; default: this machine's card, or 12")
+    plan.add_argument("--card", metavar="NAME", help='the card, such as "RTX 4070"; default: by its memory')
+    plan.set_defaults(command=_plan, takes_keys=True)
     return parser
 
 
@@ -108,6 +124,17 @@ def _inspect(arguments: argparse.Namespace) -> None:
     lines = describe(open_lora_file(arguments.file), _layouts(arguments.family))
     width = max(len(what) for what, _ in lines)
     show("\n".join(f"{what:<{width}}  {value}".rstrip() for what, value in lines))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from danceopd_ext.library_logging import silence_libraries
+
+    silence_libraries()
+    from danceopd_ext.planning.command import plan, split_flags
+
+    if arguments.vram is not None and not 1 <= arguments.vram <= 1024:
+        raise UserError(f"--vram {arguments.vram:g}: expected the card's memory in GB, from 1 to 1024.")
+    show("\n".join(plan(arguments.preset, split_flags(arguments.keys), arguments.vram, arguments.card)))
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ ROOMS = (
     ("foreign", "method"),
     ("models", "lora", "data", "config"),
     ("engine",),
+    ("planning",),
     ("toolkits", "evaluation", "demo"),
     ("cli", "__main__"),
     ("benchmark", "reproduce"),

@@ -1,0 +1,81 @@
+"""Runs `python -m danceopd_ext plan preset.toml`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from danceopd_ext.config import load_preset
+from danceopd_ext.errors import UserError, printable
+from danceopd_ext.planning.advice import fits, suggestions
+from danceopd_ext.planning.cards import Card, find_card, typical_card
+from danceopd_ext.planning.disk import disk_of
+from danceopd_ext.planning.hours import hours_of
+from danceopd_ext.planning.measure import measured_pace
+from danceopd_ext.planning.of_preset import work_of_preset
+from danceopd_ext.planning.phases import GIB, Memory
+from danceopd_ext.planning.report import tables
+
+#: GiB of the card that is planned for if none is named and none is there
+USUAL_CARD = 12
+
+
+def plan(preset: str, overrides: dict[str, list[str]], vram: float | None = None, card: str | None = None) -> list[str]:
+    """Return the plan of a preset file, line by line. `overrides`: preset keys, as training takes them.
+
+    Raises UserError for a wrong preset, an unknown card, and a model about which nothing is known.
+    """
+    chosen = card_of(vram, card)  # before anything that takes long
+    loaded = load_preset(preset, overrides)
+    memory = Memory(work_of_preset(loaded))
+    if not memory.work.trains:
+        raise UserError(f'method = "{loaded.danceopd.method}" trains nothing, so there is nothing to plan.')
+    pace, how = measured_pace(memory, chosen) if not card and torch.cuda.is_available() else (1.0, "")
+    hours = hours_of(memory, chosen, pace, how)
+    advice = [] if fits(memory, chosen) else suggestions(memory, chosen)
+    notes = [f"note: {note}" for note in loaded.notes]
+    return [printable(line) for line in [*notes, *tables(memory, chosen, hours, disk_of(memory), advice)]]
+
+
+def card_of(vram: float | None = None, name: str | None = None) -> Card:
+    """Return the card to plan for: the named one, one with this much memory, this machine's, or one of 12 GB.
+
+    Raises UserError for an unknown name.
+    """
+    if name:
+        card = find_card(name, vram)
+        return replace(card, memory=vram) if vram else card
+    if vram:
+        return typical_card(vram)
+    return this_card() or typical_card(USUAL_CARD)
+
+
+def this_card(device: torch.device | None = None) -> Card | None:
+    """Return this machine's card, None if there is none. One that is not in the table is as fast as others its size."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(device or torch.cuda.current_device())
+    memory = round(properties.total_memory / GIB, 1)
+    try:
+        card = find_card(properties.name, memory)
+    except UserError:
+        card = typical_card(memory)
+    return replace(card, name=properties.name, memory=memory)
+
+
+def split_flags(words: Sequence[str]) -> dict[str, list[str]]:
+    """Return the flags of a command line that are preset keys: name -> its words. Raises UserError."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, sign, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            found[name] = [value] if sign else []
+        elif name:
+            found[name].append(word)
+        else:
+            raise UserError(f'unexpected "{word}": write preset keys as --name value.')
+    return found
