@@ -29,6 +29,7 @@ from danceopd_ext.toolkits.native.optimizers import (
     set_learning_rate,
 )
 from danceopd_ext.toolkits.native.output import Output
+from danceopd_ext.toolkits.native.planned import advice
 from danceopd_ext.toolkits.native.previews import Abandoned, Previews
 from danceopd_ext.toolkits.native.processes import any_process, average_gradients, whole_report
 from danceopd_ext.toolkits.native.resuming import read_state
@@ -38,7 +39,8 @@ from danceopd_ext.toolkits.native.stop import StopRequest
 
 OUT_OF_MEMORY = (
     "Set gradient_checkpointing = true, train_batch_size = 1 (with more gradient_accumulation_steps), "
-    "rollout_batch_size = 1 or a smaller resolution, and close other programs that use the GPU."
+    'rollout_batch_size = 1, quantize = "int8", blocks_to_swap or a smaller resolution, and close other programs that '
+    "use the GPU."
 )
 NOTHING_LEARNT = (
     "note: {} changes nothing, because the student has learnt nothing so far: every teacher already gives "
@@ -141,7 +143,8 @@ class Run:
             return self.update(self.step_of_method(), self.data.plan.weights, self.data, self.fields.teachers, student)
         except torch.OutOfMemoryError as error:
             saved = self.keep_alone()
-            raise TrainingError(f"out of GPU memory in step {self.step + 1}. {OUT_OF_MEMORY}{saved}") from error
+            remedy = advice(self.plan, OUT_OF_MEMORY)
+            raise TrainingError(f"out of GPU memory in step {self.step + 1}.{saved} {remedy}") from error
         except torch._dynamo.exc.TorchDynamoException as error:
             raise TrainingError(
                 f"torch_compile: step {self.step + 1} cannot be compiled ({first_line(error)}). Remove torch_compile."
@@ -168,10 +171,10 @@ class Run:
         try:
             self.optimizer.step()
         except torch.OutOfMemoryError as error:
+            remedy = advice(self.plan, f'Set optimizer_type = "AdamW8bit" or a smaller network_dim. {OUT_OF_MEMORY}')
             raise TrainingError(
-                f"out of GPU memory for the optimizer in step {self.step + 1}. Set optimizer_type = "
-                f'"AdamW8bit" or a smaller network_dim. {OUT_OF_MEMORY} Its change of the weights is half done and '
-                "not saved: go on from an earlier state, or start again."
+                f"out of GPU memory for the optimizer in step {self.step + 1}. Its change of the weights is half done "
+                f"and not saved: go on from an earlier state, or start again. {remedy}"
             ) from error
 
     def average_and_clip(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -29,11 +29,18 @@ from danceopd_ext.toolkits.native.encoding import (
 )
 from danceopd_ext.toolkits.native.loop import Run
 from danceopd_ext.toolkits.native.merging import merge_teachers
+from danceopd_ext.toolkits.native.planned import advice, plan_lines
 from danceopd_ext.toolkits.native.prepare import prepare
 from danceopd_ext.toolkits.native.rates import used
 from danceopd_ext.toolkits.native.run_plan import RunPlan
 from danceopd_ext.toolkits.native.trackers import TRACKERS, start_trackers
 from danceopd_ext.toolkits.preset_record import write_record
+
+DOES_NOT_FIT = "out of GPU memory: the model and its teachers do not fit. Nothing has been learnt yet."
+SMALLER = (
+    'Set quantize = "int8" or blocks_to_swap, set extract_rank for teachers with a checkpoint, or use a smaller model, '
+    "and close other programs that use the GPU."
+)
 
 
 def train(preset: Preset) -> Path:
@@ -61,7 +68,8 @@ def train_planned(plan: RunPlan, accelerator: Accelerator) -> Path:
     preset, output_dir = plan.preset, Path(plan.preset.saving.output_dir)
     encodings = open_caches(plan, preset.dataset.text_encoder_cache_dir or output_dir / "cache")
     trackers = start_trackers(preset, accelerator, plan.resume.trackers if plan.resume else {}, plan.offline)
-    with encoding("prompts", 'set text_encoder_batch_size = 1 and mixed_precision = "bf16"'):
+    fewer = 'set text_encoder_batch_size = 1, mixed_precision = "bf16" and quantize_text_encoders = "int8"'
+    with encoding("prompts", fewer):
         encode_prompts(plan, encodings, accelerator, say)
     with encoding("source images", "use smaller ones or a smaller resolution"):
         encode_source_images(plan, encodings, accelerator, say)
@@ -70,28 +78,24 @@ def train_planned(plan: RunPlan, accelerator: Accelerator) -> Path:
     if accelerator.is_main_process:
         write_record(output_dir, preset.saving.output_name, native_preset(preset), say)
     data = step_data(plan, encodings, accelerator)
-    with out_of_memory(
-        TrainingError,
-        "out of GPU memory: the model and its teachers do not fit. Close other programs that use the GPU, set "
-        "extract_rank for teachers with a checkpoint, or use a smaller model. Nothing has been learnt yet.",
-    ):
+    with out_of_memory(TrainingError, lambda: f"{DOES_NOT_FIT} {advice(plan, SMALLER)}"):
         run = Run(plan, accelerator, build_fields(plan, accelerator, say), data, trackers)
     return run.go()
 
 
 @contextmanager
-def out_of_memory(kind: type[Exception], message: str) -> Iterator[None]:
+def out_of_memory(kind: type[Exception], message: Callable[[], str]) -> Iterator[None]:
     """Raise `kind` with the message if the block runs out of GPU memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise kind(message) from error
+        raise kind(message()) from error
 
 
 def encoding(what: str, remedy: str) -> AbstractContextManager:
     """Return a context for encoding, which raises UserError if the GPU runs out of memory."""
     message = f"out of GPU memory while encoding the {what} before training"
-    return out_of_memory(UserError, f"{message}. Close other programs that use the GPU, or {remedy}.")
+    return out_of_memory(UserError, lambda: f"{message}. Close other programs that use the GPU, or {remedy}.")
 
 
 def make_accelerator(preset: Preset) -> Accelerator:
@@ -132,5 +136,8 @@ def tell(plan: RunPlan, accelerator: Accelerator) -> None:
     say(f"method   {preset.danceopd.method}")
     say(f"student  rank {preset.network.network_dim} on {len(plan.student_layers)} layers, {samples} samples a step, "
         f"{used(preset.optimizer, preset.training.max_train_steps)}")  # fmt: skip
+    if accelerator.is_main_process:
+        for line in plan_lines(plan):
+            say(line)
     if plan.resume:
         say(f"resume   {stem(str(plan.resume.folder))}: {plan.resume.step} steps are done")
