@@ -62,19 +62,26 @@ def fits(memory: Memory, card: Card) -> bool:
 
 
 def suggestions(memory: Memory, card: Card) -> list[Suggestion]:
-    """Return the cheapest ways to make the run fit, each of another kind; none if nothing that is known does."""
-    found = sorted(_fitting(memory, card), key=lambda one: one[0])
-    chosen: dict[tuple, Suggestion] = {}
-    for _, kind, suggestion in found:
-        chosen.setdefault(kind, suggestion)
-    return list(chosen.values())[:MOST]
+    """Return the cheapest ways to make the run fit, each of another kind; none if nothing that is known does.
+
+    Smaller pictures, which have to be counted and which a person sees, are tried if nothing else does.
+    """
+    for sizes in ([[]], _sizes(memory.work)):
+        chosen: dict[tuple, Suggestion] = {}
+        for _, kind, suggestion in sorted(_fitting(memory, card, sizes), key=lambda one: one[0]):
+            chosen.setdefault(kind, suggestion)
+        if chosen:
+            return list(chosen.values())[:MOST]
+    return []
 
 
-def _fitting(memory: Memory, card: Card) -> Iterator[tuple[float, tuple, Suggestion]]:
+def _fitting(
+    memory: Memory, card: Card, sizes: Sequence[Sequence[Change]]
+) -> Iterator[tuple[float, tuple, Suggestion]]:
     """Yield cost, kind and changes of each combination that fits, with the fewest swapped blocks."""
     free = _free(memory)
     with_free = memory.with_work(_changed(memory.work, free))
-    for smaller, quantised, together in product(_sizes(memory.work), _quantised(memory), _together(memory.work)):
+    for smaller, quantised, together in product(sizes, _quantised(memory), _together(with_free)):
         changes = [*free, *smaller, *quantised, *together]
         planned = memory.with_work(_changed(memory.work, changes)) if changes != free else with_free
         swapped = _fewest_blocks(planned, card)
@@ -108,13 +115,13 @@ def _free(memory: Memory) -> list[Change]:
 
 
 def _sizes(work: Work) -> list[list[Change]]:
-    """No change, and smaller pictures, if the preset alone decides about sizes."""
+    """Smaller pictures, if the preset alone decides about sizes."""
     if work.preset.dataset.dataset_config:
-        return [[]]
+        return []
     now = max(width * height for width, height in work.sizes) ** 0.5
     smaller = [side for side in (768, 512) if side < now]
     costs = "the student learns at {0} pixels, which shows in small details"
-    return [[], *([Change({"resolution": side}, 0.6 * now / side, costs.format(side))] for side in smaller)]
+    return [[Change({"resolution": side}, 0.6 * now / side, costs.format(side))] for side in smaller]
 
 
 def _quantised(memory: Memory) -> list[list[Change]]:
@@ -125,8 +132,10 @@ def _quantised(memory: Memory) -> list[list[Change]]:
     return [[], *([Change({"quantize": word}, penalty, cost)] for word, (penalty, cost) in words.items())]
 
 
-def _together(work: Work) -> list[list[Change]]:
-    return [[], [Change({"rollout_batch_size": 1}, 0.01)]] if work.together > 1 else [[]]
+def _together(memory: Memory) -> list[list[Change]]:
+    """All samples roll out together, or one by one if that is where most memory is needed."""
+    largest = memory.rolling().total > max(memory.matching().total, memory.stepping().total)
+    return [[], [Change({"rollout_batch_size": 1}, 0.01)]] if memory.work.together > 1 and largest else [[]]
 
 
 def _fewest_blocks(memory: Memory, card: Card) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,23 @@ class Blueprint:
     where: Path
     downloads: bool = False
 
-    @property
+    @cached_property
     def pixels_per_latent(self) -> int:
         return self.family.latent_scale.pixels_per_latent(self.vae().config)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """Return (C, H, W) of the latents of a picture of width x height pixels."""
-        return self.family.latent_shape(self.transformer_config, self.pixels_per_latent, width, height)
+        return self.family.latent_shape(self.whole_config, self.pixels_per_latent, width, height)
+
+    @cached_property
+    def whole_config(self) -> Config:
+        """The transformer's configuration with its class's defaults."""
+        return dict(self.transformer().config)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """The transformer's linear layers: name -> (outputs, inputs)."""
+        return self.family.layout(self.transformer()).shapes
 
     def transformer(self) -> torch.nn.Module:
         """Return the transformer on the meta device. Raises UserError that names its configuration."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from danceopd_ext.planning.cards import Card
 from danceopd_ext.planning.count import Need
 from danceopd_ext.planning.phases import Memory
-from danceopd_ext.planning.work import Forwards, forwards_of
+from danceopd_ext.planning.work import Forwards
 
 #: bytes a second from pinned main memory over PCIe 4.0 x16: 32 GB/s less its overhead
 TRANSFER = 24e9
@@ -41,7 +41,7 @@ class Hours:
 
 def hours_of(memory: Memory, card: Card, pace: float = 1.0, how: str = "") -> Hours:
     """Return the time of a run on a card. `pace`: measured over estimated time, if that was measured."""
-    work, count = memory.work, forwards_of(memory.work)
+    work, count = memory.work, memory.forwards
     rollout, gradient = memory.need("rollout"), memory.need("gradient")
     checkpointing = 3 if work.preset.training.gradient_checkpointing else 2  # unpacks of a weight
     roll, roll_wait = pass_seconds(rollout, card, memory.base.traffic, memory.base.travels)

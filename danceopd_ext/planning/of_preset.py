@@ -40,14 +40,12 @@ def work_of_preset(preset: Preset, blueprint: Blueprint | None = None, data: Pla
     blocks that it does not have.
     """
     blueprint, assumed = blueprint or find_blueprint(preset), []
-    family, layout = blueprint.family, blueprint.family.layout(blueprint.transformer())
-    check_swap(family, layout, preset.training.blocks_to_swap)
-    teachers = {
-        name: _teacher(name, one, layout.shapes, family, assumed) for name, one in preset.danceopd.teachers.items()
-    }
+    family, shapes = blueprint.family, blueprint.shapes
+    check_swap(family, family.layout_of(shapes), preset.training.blocks_to_swap)
+    teachers = {name: _teacher(name, one, shapes, family, assumed) for name, one in preset.danceopd.teachers.items()}
     data = data or _data(preset, blueprint, assumed)
     endings = preset.danceopd.lora_targets or family.lora_targets
-    layers = _ending(layout.shapes, endings)
+    layers = _ending(shapes, endings)
     if not layers:
         raise UserError(f"lora_targets: no layer of {family.title} ends with {', '.join(endings)}.")
     resolution = parse_resolution(preset.dataset.resolution, "resolution")
@@ -159,7 +157,7 @@ def _data(preset: Preset, blueprint: Blueprint, assumed: list[str]) -> Plan | No
 
 
 def _rules(blueprint: Blueprint) -> SourceImages:
-    limits = blueprint.family.size_limits(dict(blueprint.transformer().config), blueprint.pixels_per_latent)
+    limits = blueprint.family.size_limits(blueprint.whole_config, blueprint.pixels_per_latent)
     return source_rules(blueprint.family, blueprint.pixels_per_latent, limits.multiple)
 
 

@@ -18,13 +18,14 @@ from danceopd_ext.planning.paper import Paper
 from danceopd_ext.planning.tally import Tally
 from danceopd_ext.planning.weights import (
     Base,
-    base_of,
+    Held,
     held_bytes,
+    held_of,
     state_bytes,
     step_bytes,
     student_numbers,
 )
-from danceopd_ext.planning.work import Work
+from danceopd_ext.planning.work import Forwards, Work, forwards_of, method_facts
 
 GIB = 2**30
 #: the words for the parts, in the order in which they are shown
@@ -60,9 +61,13 @@ class Memory:
 
     @cached_property
     def base(self) -> Base:
-        swapped = self.preset.training.blocks_to_swap
-        family = self.work.blueprint.family
-        return base_of(family, self.counts.transformer, self.work.dtype, self.preset.quantize, swapped)
+        held = self.counts.held(self.work.dtype, self.preset.quantize)
+        return held.swapped(self.preset.training.blocks_to_swap)
+
+    @property
+    def forwards(self) -> Forwards:
+        """The forwards of a step, on average."""
+        return self.counts.forwards(self.work)
 
     @cached_property
     def numbers(self) -> int:
@@ -124,7 +129,7 @@ class Memory:
 
     def loading(self) -> Phase:
         kept = {"base", "teachers", "student"}
-        whole = held_bytes(self.counts.transformer, self.work.dtype, self.preset.quantize)
+        whole = self.counts.held(self.work.dtype, self.preset.quantize).whole
         checkpoints = sum(one.checkpoint for one in self.work.teachers.values())
         others = checkpoints * bytes_of(self.counts.transformer, self.work.dtype)
         parts = {name: size for name, size in self.resident.items() if name in kept}
@@ -178,15 +183,17 @@ class Counts:
     def __init__(self, blueprint: Blueprint):
         self.blueprint = blueprint
         self._needs: dict[tuple, Need] = {}
+        self._held: dict[tuple, Held] = {}
+        self._forwards: dict[str, Forwards] = {}
         self._vaes: dict[tuple, tuple[int, int]] = {}
 
     @cached_property
     def transformer(self) -> torch.nn.Module:
         return self.blueprint.transformer()
 
-    @cached_property
-    def shapes(self) -> Mapping[str, tuple[int, int] | None]:
-        return self.blueprint.family.layout(self.transformer).shapes
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        return self.blueprint.shapes
 
     @cached_property
     def largest_layer(self) -> int:
@@ -196,9 +203,23 @@ class Counts:
     def parameters(self) -> int:
         return sum(weight.numel() for weight in self.transformer.parameters())
 
+    def held(self, dtype: torch.dtype, quantize: str | None) -> Held:
+        """Return how the base is held."""
+        if (dtype, quantize) not in self._held:
+            self._held[dtype, quantize] = held_of(self.blueprint.family, self.transformer, dtype, quantize)
+        return self._held[dtype, quantize]
+
+    def forwards(self, work: Work) -> Forwards:
+        """Return the forwards of a step, on average."""
+        scales = {name: one.guidance_scale for name, one in work.teachers.items()}
+        key = repr((method_facts(work), work.samples, work.matched, work.together, scales))
+        if key not in self._forwards:
+            self._forwards[key] = forwards_of(work)
+        return self._forwards[key]
+
     def inputs(self, work: Work) -> Inputs:
         """Return the shapes of what a pass is asked about."""
-        model, config = work.blueprint, dict(self.transformer.config)
+        model, config = work.blueprint, work.blueprint.whole_config
         sources = [model.latent_shape(*size) for size in work.sources]
         item = model.family.condition_shapes(config, work.tokens, sources)
         empty = model.family.condition_shapes(config, 1, sources) if model.family.text_sees_sources else {}

@@ -55,21 +55,35 @@ class Base:
     travels: int = 0
 
 
-def base_of(
-    family: Family, transformer: torch.nn.Module, dtype: torch.dtype, quantize: str | None = None, swapped: int = 0
-) -> Base:
-    """Return what the base takes; `transformer`: on the meta device. `swapped`: blocks_to_swap."""
-    whole = held_bytes(transformer, dtype, quantize)
+@dataclass(frozen=True)
+class Held:
+    """The base as it is held, before blocks are swapped. `blocks`: bytes of each, in the order of computation."""
+
+    whole: int
+    blocks: tuple[int, ...]
+    unpacked: int
+    traffic: int
+
+    def swapped(self, count: int) -> Base:
+        """Return what the base takes with this `blocks_to_swap`."""
+        if not count:
+            return Base(self.whole, 0, self.unpacked, self.traffic)
+        moving = sum(self.blocks[number] for number in travelling(len(self.blocks), count))
+        device = self.whole - sum(self.blocks) + on_device(self.blocks, count)
+        return Base(device, moving, self.unpacked, self.traffic, moving)
+
+
+def held_of(family: Family, transformer: torch.nn.Module, dtype: torch.dtype, quantize: str | None = None) -> Held:
+    """Return how the base is held; `transformer`: on the meta device."""
     linears = [m for name, m in transformer.named_modules() if _is_held(name, m)] if quantize else []
     numbers = [linear.weight.numel() for linear in linears]
     per_number = HELD[quantize][0] + 2 * dtype.itemsize if quantize else 0
-    base = Base(whole, 0, max(numbers, default=0) * dtype.itemsize, int(sum(numbers) * per_number))
-    if not swapped:
-        return base
-    blocks = [held_bytes(block, dtype, quantize, inside=True) for block in family.repeated_blocks(transformer)]
-    here = on_device(blocks, swapped)
-    moving = sum(blocks[number] for number in travelling(len(blocks), swapped))
-    return Base(whole - sum(blocks) + here, moving, base.unpacked, base.traffic, moving)
+    return Held(
+        held_bytes(transformer, dtype, quantize),
+        tuple(held_bytes(block, dtype, quantize, inside=True) for block in family.repeated_blocks(transformer)),
+        max(numbers, default=0) * dtype.itemsize,
+        int(sum(numbers) * per_number),
+    )
 
 
 def held_bytes(module: torch.nn.Module, dtype: torch.dtype, quantize: str | None = None, inside: bool = False) -> int:

@@ -110,8 +110,7 @@ class Forwards:
 def forwards_of(work: Work) -> Forwards:
     """Run the method itself on toy latents and count."""
     preset, options = work.preset, work.preset.danceopd
-    names = {field.name for field in fields(MethodOptions)}
-    toy = MethodOptions(**{name: getattr(options, name) for name in names})
+    toy = MethodOptions(**method_facts(work))
     teachers = {name: guided(_toy_field, one.guidance_scale) for name, one in work.teachers.items()}
     student = Student(field=guided(_toy_student(), options.student_guidance_scale), backward=lambda loss: None)
     method = METHODS[options.method]
@@ -137,6 +136,11 @@ def forwards_of(work: Work) -> Forwards:
         reports.append(method.update(step, weights, data, teachers, student))
     kinds = ("rollout_forwards", "teacher_forwards", "student_forwards")
     return Forwards(*(sum(getattr(one, kind) for one in reports) / len(reports) for kind in kinds))
+
+
+def method_facts(work: Work) -> dict[str, Any]:
+    """Return the options of the method itself."""
+    return {field.name: getattr(work.preset.danceopd, field.name) for field in fields(MethodOptions)}
 
 
 class ToyCondition:

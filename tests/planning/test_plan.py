@@ -32,7 +32,7 @@ from danceopd_ext.planning.measure import measured_pace
 from danceopd_ext.planning.of_preset import work_of_preset
 from danceopd_ext.planning.phases import GIB, Memory
 from danceopd_ext.planning.report import advise, three_lines
-from danceopd_ext.planning.weights import base_of
+from danceopd_ext.planning.weights import held_of
 from danceopd_ext.planning.work import forwards_of
 from danceopd_ext.toolkits.native import planned
 from danceopd_ext.toolkits.run import main
@@ -57,7 +57,7 @@ def with_room(size):
 @pytest.mark.parametrize("word", [None, "int8", "fp8"])
 def test_the_base_takes_what_its_tensors_take(word, swapped):
     family, transformer = FAMILIES["z_image"], z_image_transformer(layers=6)
-    plan = base_of(family, z_image_transformer(layers=6).to("meta"), torch.float32, word, swapped)
+    plan = held_of(family, z_image_transformer(layers=6).to("meta"), torch.float32, word).swapped(swapped)
     for name, layer in list(transformer.named_modules()) if word else []:
         if isinstance(layer, torch.nn.Linear) and not is_outer(name):
             place(transformer, name, _held(layer, layer.weight, torch.float32, PACKINGS[word], torch.device("cpu")))
