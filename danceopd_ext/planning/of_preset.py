@@ -80,7 +80,7 @@ def find_blueprint(preset: Preset) -> Blueprint:
     if known and not isinstance(try_to_load_from_cache(where, INDEX), str):
         return blueprint_of_published(known)
     try:
-        files = find_model_files(where, names.model_type, names.components_from)
+        files = find_model_files(where, names.model_type, names.components_from, parts=names.part_files)
     except UserError as error:
         if known:
             return blueprint_of_published(known)

@@ -124,7 +124,7 @@ def test_an_unknown_card_names_the_nearest(preset_file, capsys):
 
 
 def test_an_unknown_model_without_a_connection_names_those_that_are_known(preset_file, monkeypatch):
-    def offline(*_):
+    def offline(*_, **__):
         raise UserError("no connection.")
 
     monkeypatch.setattr(of_preset, "find_model_files", offline)
