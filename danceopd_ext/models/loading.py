@@ -121,10 +121,11 @@ def _narrow(dtype: torch.dtype) -> str:
 def _own_names(path: Path) -> str | dict[str, torch.Tensor]:
     """Return the file, or the transformer's tensors in it under diffusers' names.
 
-    The latter if its names have a prefix, which diffusers does not know in every family.
+    The latter if its names have a prefix, which diffusers does not know in every family, and for an .sft file, which
+    diffusers would unpickle.
     """
     prefix = _prefix(read_header(path, "checkpoint").shapes)
-    if not prefix:
+    if not prefix and path.suffix == ".safetensors":
         return str(path)
     tensors, _ = read_tensors(path, "checkpoint", lambda name: name.startswith(prefix))
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

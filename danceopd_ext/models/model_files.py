@@ -26,12 +26,12 @@ from danceopd_ext.models.model_folder import INDEX, check_folder
 from danceopd_ext.models.part_checks import kind_of
 from danceopd_ext.models.part_files import PartFile
 from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
-from danceopd_ext.models.split_files import FoundPart, find_parts, keys_for
+from danceopd_ext.models.split_files import SAFE, FoundPart, find_parts, keys_for
 
 #: the largest width of a latent in pixels
 MOST_PIXELS = 1024
 #: endings of a model in a single file
-SINGLE = (".safetensors", ".gguf")
+SINGLE = (*SAFE, ".gguf")
 #: what tells a model's family, layers and sizes; its pipeline uses these files too, so that none is fetched in vain
 CHECKED_FILES = (INDEX, "transformer/config.json", "vae/config.json")
 
@@ -80,7 +80,9 @@ class ModelFiles:
             return bool(config.get("quantization_config"))
         if is_gguf(path):
             return True
-        return any(kind.startswith("F8_") for kind in read_header(path, "checkpoint").kinds.values())
+        others = tuple(prefix for spec in self.family.part_files for prefix in spec.inside)
+        kinds = read_header(path, "checkpoint").kinds
+        return any(kind.startswith("F8_") for name, kind in kinds.items() if not name.startswith(others))
 
     @property
     def text_files(self) -> list[Path]:
@@ -144,7 +146,9 @@ def give_files(family: Family, parts: Iterable[FoundPart]) -> str:
     """Return the sentence that names the parts that are not given as files, and where ComfyUI keeps them."""
     given = [part.spec for part in parts]
     lacking = [spec for spec in family.part_files if spec not in given]
-    return f" If you have the files already, name them: {keys_for(lacking)}." if lacking else ""
+    if lacking:
+        return f" If you have the files already, name them: {keys_for(lacking)}."
+    return " Only its small files are needed, once: configurations, tokenizers and the scheduler."
 
 
 def fetch(files: ModelFiles) -> ModelFiles:
@@ -243,7 +247,7 @@ def checkpoint_keys(path: Path) -> list[str]:
     """
     if is_gguf(path):
         return gguf_names(path)
-    if path.suffix != ".safetensors":
+    if path.suffix not in SAFE:
         raise UserError(
             f"{path}: a checkpoint must be a .safetensors or .gguf file; a {path.suffix or 'nameless'} file "
             "can run code when opened. Convert it to .safetensors first."

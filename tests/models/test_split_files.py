@@ -313,6 +313,26 @@ def test_a_part_that_the_components_do_not_have(written, tmp_path: Path) -> None
     assert {part.spec.key for part in model.files.parts} == {"clip_l", "clip_g", "vae"}
 
 
+def test_files_that_end_in_sft_are_read(written, tmp_path: Path) -> None:
+    """As kohya's guides call FLUX.1's."""
+    _, small, files = written("z_image")
+    renamed = {key: shutil.copy(path, tmp_path / f"{Path(path).stem}.sft") for key, path in files.items()}
+    assert same(states(from_files("z_image", small, files)), states(from_files("z_image", small, renamed)))
+
+
+def test_float8_in_a_text_encoder_is_not_the_transformers(written, tmp_path: Path) -> None:
+    """SD3's checkpoint with T5 in fp8 has its transformer in fp16."""
+    _, small, files = written("sd3")
+    tensors = dict(load_file(files["pretrained_model_name_or_path"]))
+    t5 = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(files["t5xxl"]).items()}
+    tensors |= {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in t5.items()}
+    path = str(write(tmp_path / "all_in_one.safetensors", tensors))
+    model = from_files("sd3", small, {**files, "pretrained_model_name_or_path": path, "t5xxl": ""})
+    assert not model.files.is_quantised
+    found = model.load_text_encoders().text_encoder_3.state_dict()
+    assert torch.equal(found["shared.weight"], t5["shared.weight"].float())
+
+
 def test_a_part_with_nan_is_named_by_its_file(written) -> None:
     _, small, files = written("z_image")
     model = from_files("z_image", small, files)
@@ -384,6 +404,9 @@ def test_without_the_hub_the_missing_files_are_named(written, monkeypatch, tmp_p
         "t5xxl (in ComfyUI models/text_encoders/t5xxl_fp16.safetensors)",
     )  # fmt: skip
     assert "vae (" not in str(caught.value)
+    parts = {key: path for key, path in files.items() if not key.startswith("pretrained")}
+    with pytest.raises(UserError, match="Only its small files are needed, once: configurations, tokenizers"):
+        find_model(files["pretrained_model_name_or_path"], "flux", None, device=CPU, parts=parts)
 
 
 def test_a_part_as_the_base_model_is_told(written) -> None:
