@@ -14,9 +14,10 @@ from danceopd_ext.foreign.json import read_object
 from danceopd_ext.models.family import Family
 from danceopd_ext.models.layout import Layout
 from danceopd_ext.models.loading import check_parts, text_encoders
-from danceopd_ext.models.model_files import ModelFiles, checkpoint_keys
+from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.models.part_checks import check_part
 from danceopd_ext.models.quantising import check_quantisation
+from danceopd_ext.models.recognising import checkpoint_keys
 from danceopd_ext.models.split_files import keys_for
 
 

@@ -17,16 +17,14 @@ from huggingface_hub import snapshot_download
 from danceopd_ext.errors import UserError, first_line
 from danceopd_ext.foreign.files import check_file
 from danceopd_ext.foreign.hub import hub_refusal, no_such_file, repository_of
-from danceopd_ext.foreign.json import read_object
 from danceopd_ext.foreign.tensors import read_header
 from danceopd_ext.models.configuration import built_from, library_class, read_configuration
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.gguf_files import gguf_names, is_gguf
+from danceopd_ext.models.gguf_files import is_gguf
 from danceopd_ext.models.model_folder import INDEX, check_folder
-from danceopd_ext.models.part_checks import kind_of
 from danceopd_ext.models.part_files import PartFile
-from danceopd_ext.models.registry import FAMILIES, family_of_checkpoint, family_of_pipeline
-from danceopd_ext.models.split_files import SAFE, FoundPart, find_parts, keys_for
+from danceopd_ext.models.recognising import check_type, family_of_file, family_of_folder
+from danceopd_ext.models.split_files import SAFE, FoundPart, find_parts, give_files
 
 #: the largest width of a latent in pixels
 MOST_PIXELS = 1024
@@ -122,8 +120,8 @@ def find_model_files(
     """
     path = Path(where)
     if os.path.isfile(path):  # os.path, here and below: Path.is_file raises for a name that is too long
-        family = _family_of_file(path, model_type)
-        _check_type(family, model_type, where)
+        family = family_of_file(path, model_type)
+        check_type(family, model_type, where)
         others = components_from or family.default_components
         found = find_parts(family, parts or {}, None if is_gguf(path) else path)
         hint = give_files(family, found)
@@ -134,21 +132,12 @@ def find_model_files(
     if os.path.exists(path) and not os.path.isdir(path):  # a pipe or a device, which could block forever
         check_file(path, f"model ({key})")
     folder, hub = _folder(where, key), _hub_id(where)
-    family = _family_of_folder(folder, where)
-    _check_type(family, model_type, where)
+    family = family_of_folder(folder, where)
+    check_type(family, model_type, where)
     found = find_parts(family, parts or {}, None)
     if hub and found:
         folder = _checked_files(where, key, "", found)
     return ModelFiles(family, folder, folder, hub or folder.name, hub, found)
-
-
-def give_files(family: Family, parts: Iterable[FoundPart]) -> str:
-    """Return the sentence that names the parts that are not given as files, and where ComfyUI keeps them."""
-    given = [part.spec for part in parts]
-    lacking = [spec for spec in family.part_files if spec not in given]
-    if lacking:
-        return f" If you have the files already, name them: {keys_for(lacking)}."
-    return " Only its small files are needed, once: configurations, tokenizers and the scheduler."
 
 
 def fetch(files: ModelFiles) -> ModelFiles:
@@ -229,44 +218,3 @@ def _checked_files(where: str, key: str, hint: str, parts: tuple[FoundPart, ...]
         )
     check_folder(folder)
     return folder
-
-
-def _family_of_folder(folder: Path, where: str) -> Family:
-    class_name = read_object(folder / INDEX, "model index")["_class_name"]  # check_folder has checked that it is text
-    family = family_of_pipeline(class_name)
-    if family is None:
-        known = ", ".join(f"{f.title} ({f.pipeline_class})" for f in FAMILIES.values())
-        raise UserError(f"{where} is a {class_name}; the native toolkit trains {known}.")
-    return family
-
-
-def checkpoint_keys(path: Path) -> list[str]:
-    """Return the tensor names of a .safetensors or .gguf file.
-
-    Raises UserError if it is another kind of file or damaged.
-    """
-    if is_gguf(path):
-        return gguf_names(path)
-    if path.suffix not in SAFE:
-        raise UserError(
-            f"{path}: a checkpoint must be a .safetensors or .gguf file; a {path.suffix or 'nameless'} file "
-            "can run code when opened. Convert it to .safetensors first."
-        )
-    return list(read_header(path, "checkpoint").shapes)
-
-
-def _family_of_file(path: Path, model_type: str | None) -> Family:
-    keys = checkpoint_keys(path)
-    family = family_of_checkpoint(keys, model_type)
-    if family is None:
-        known = ", ".join(f.title for f in FAMILIES.values())
-        raise UserError(
-            f"{path} is not a checkpoint of {known} (its first tensor is {keys[0] if keys else 'missing'}). It seems "
-            f"to be {kind_of(keys)}."
-        )
-    return family
-
-
-def _check_type(family: Family, model_type: str | None, where: str) -> None:
-    if model_type and model_type != family.name:
-        raise UserError(f'model_type = "{model_type}", but {where} is {family.title} (model_type = "{family.name}").')

@@ -123,3 +123,13 @@ def where_comfyui_keeps(spec: PartFile) -> str:
 def keys_for(specs: Collection[PartFile]) -> str:
     """Return the keys that give these parts as files, with the places in ComfyUI's folder."""
     return ", ".join(f"{spec.key} (in ComfyUI {spec.comfyui[0]})" for spec in specs)
+
+
+def give_files(family: Family, parts: Iterable[FoundPart]) -> str:
+    """Return the sentence that names the parts that are not given as files, and where ComfyUI keeps them."""
+    given = [part.spec for part in parts]
+    lacking = [spec for spec in family.part_files if spec not in given]
+    if lacking:
+        return f" If you have the files already, name them: {keys_for(lacking)}."
+    small = " Only its small files are needed, once: configurations, tokenizers and the scheduler."
+    return small if given else ""

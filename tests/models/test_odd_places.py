@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from danceopd_ext.engine.checks import check_transformer
 from danceopd_ext.errors import UserError
 from danceopd_ext.models import model_files
-from danceopd_ext.models.model_files import checkpoint_keys, find_model_files
+from danceopd_ext.models.model_files import find_model_files
+from danceopd_ext.models.recognising import checkpoint_keys
 
 
 def refused(call, *arguments, **keywords) -> str:
