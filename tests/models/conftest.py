@@ -1,9 +1,13 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from diffusers.pipelines.flux import pipeline_flux_kontext
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 
 from danceopd_ext.models.registry import FAMILIES
 from tests.tiny.pipelines import save_any
+from tests.tiny.split_files import save_both
 
 KONTEXT_SIZES = [(32, 48), (40, 40), (48, 32)]
 
@@ -26,3 +30,17 @@ def small_sources(monkeypatch):
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, true=true: true(area / 256, ratio))
         for area in ("source_area", "glance_area"):
             monkeypatch.setattr(FAMILIES[name], area, getattr(FAMILIES[name], area) // 256)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path, dict[str, str]]]:
+    """family -> its diffusers folder, the same without weights, and ComfyUI's files by preset key."""
+    made: dict[str, tuple] = {}
+
+    def of(family: str):
+        if family not in made:
+            made[family] = save_both(family, tmp_path_factory.mktemp(family))
+        whole, small, files = made[family]
+        return whole, small, dict(files)
+
+    return of

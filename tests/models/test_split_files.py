@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,45 +12,20 @@ from safetensors.torch import load_file
 from danceopd_ext.config.foreign_keys import FOREIGN_KEYS
 from danceopd_ext.config.schema import PART_KEYS
 from danceopd_ext.data.fingerprint import fingerprint
-from danceopd_ext.data.text_cache import BrokenEncoding
 from danceopd_ext.engine.digests import components_digest
-from danceopd_ext.engine.finite_checks import naming_encoders
-from danceopd_ext.engine.model import Model, find_model
+from danceopd_ext.engine.model import find_model
 from danceopd_ext.errors import UserError
-from danceopd_ext.models.part_checks import check_part
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.models.scaled_weights import dequantised
-from danceopd_ext.models.split_files import find_parts
 from danceopd_ext.models.text_pipeline import encode_prompts
+from tests.models.splits import CPU, RELEASED_SIZE_ONLY, from_files, same, states
 from tests.tiny.families.qwen_image import hand_processors_over
 from tests.tiny.hub import Hub, put_up
-from tests.tiny.split_files import save_both, write
+from tests.tiny.split_files import write
 from tests.toolkits.runs import says
 
-CPU = torch.device("cpu")
 SPLIT = tuple(name for name in FAMILIES if name != "z_image_omni")
-#: diffusers reads the fused layers of their transformers in the released size only
-RELEASED_SIZE_ONLY = ("flux", "flux_kontext")
 PROMPTS = ["red cat on the big house", "a dog"]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path, dict[str, str]]]:
-    """family -> its diffusers folder, the same without weights, and ComfyUI's files by preset key."""
-    made: dict[str, tuple] = {}
-
-    def of(family: str):
-        if family not in made:
-            made[family] = save_both(family, tmp_path_factory.mktemp(family))
-        whole, small, files = made[family]
-        return whole, small, dict(files)
-
-    return of
-
-
-def from_files(family: str, small: Path, files: dict[str, str], **more) -> Model:
-    parts = {key: path for key, path in files.items() if path}
-    return find_model(parts.pop("pretrained_model_name_or_path"), family, str(small), device=CPU, parts=parts, **more)
 
 
 @pytest.mark.parametrize("family", SPLIT)
@@ -93,38 +66,6 @@ def test_a_checkpoint_that_includes_its_parts_needs_no_others(family: str, writt
     ours = from_files(family, small, {"pretrained_model_name_or_path": str(path)})
     assert {part.spec for part in ours.files.parts} == set(FAMILIES[family].part_files)
     assert same(states(theirs), states(ours))
-
-
-def test_a_part_that_does_not_fit_its_checkpoint_is_refused(written, tmp_path: Path) -> None:
-    _, small, files = written("z_image")
-    tensors = load_file(files["pretrained_model_name_or_path"]) | {"vae.decoder.conv_in.weight": torch.ones(1)}
-    path = write(tmp_path / "all_in_one.safetensors", tensors)
-    del files["vae"]
-    message = refused("z_image", small, files, pretrained_model_name_or_path=str(path))
-    says(message, f"{path} includes another VAE than that of Z-Image", "vae (in ComfyUI models/vae/ae.safetensors)")
-
-
-def states(model: Model) -> dict[str, torch.Tensor]:
-    """Every tensor of transformer, VAE and text encoders that pictures depend on."""
-    encoders = model.load_text_encoders().components
-    modules = {"vae": model.load_vae()}
-    if model.family.name not in RELEASED_SIZE_ONLY:
-        modules["transformer"] = model.load_transformer()
-    modules |= {
-        name: encoders[name] for name in ("text_encoder", "text_encoder_2", "text_encoder_3") if name in encoders
-    }
-    named = {
-        f"{part}.{name}": tensor for part, module in modules.items() for name, tensor in module.state_dict().items()
-    }
-    return {name.replace("text_encoder.model.", "text_encoder."): tensor for name, tensor in named.items()}
-
-
-def same(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> bool:
-    """Whether the same tensors are equal to the bit, apart from those that no picture depends on."""
-    unused = ("lm_head", "vision_tower", "multi_modal_projector")
-    used = {name: tensor for name, tensor in expected.items() if not any(word in name for word in unused)}
-    assert used.keys() == found.keys()
-    return all(torch.equal(tensor, found[name]) for name, tensor in used.items())
 
 
 def test_layers_that_the_pipeline_does_not_read_may_be_missing(written, tmp_path: Path) -> None:
@@ -198,121 +139,6 @@ def test_scales_are_one_number_or_one_for_each_row_or_block(shape: tuple[int, ..
     assert torch.equal(found["a.weight"], weight.float() * wide)
 
 
-def test_a_text_encoder_in_4_bits_is_refused(written, tmp_path: Path) -> None:
-    _, small, files = written("z_image")
-    tensors = load_file(files["text_encoder"]) | {"model.layers.0.mlp.up_proj.weight_scale_2": torch.ones(())}
-    path = write(tmp_path / "fp4.safetensors", tensors)
-    with pytest.raises(
-        UserError,
-        match=r"fp4\.safetensors: model\.layers\.0\.mlp\.up_proj\.weight is in a number format that only.*bf16",
-    ):
-        from_files("z_image", small, {**files, "text_encoder": str(path)})
-
-
-# --- files of the wrong kind
-
-
-def refused(family: str, small: Path, files: dict[str, str], **wrong: str) -> str:
-    with pytest.raises(UserError) as caught:
-        from_files(family, small, {**files, **wrong})
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("family", ["sd3", "flux", "z_image", "flux_2", "flux_2_klein", "qwen_image"])
-def test_a_file_of_the_wrong_kind_ends_in_one_message(family: str, written, tmp_path: Path) -> None:
-    _, small, files = written(family)
-    specs = {spec.key: spec for spec in FAMILIES[family].part_files}
-    lora = {"lora_unet_layers_0_attention_qkv.lora_down.weight": torch.ones(4, 8)}
-    others = {
-        "a LoRA": str(write(tmp_path / "style.safetensors", lora)),
-        f"the transformer of {FAMILIES[family].title}": files["pretrained_model_name_or_path"],
-        "another kind of file": str(write(tmp_path / "odd.safetensors", {"something": torch.ones(2)})),
-    }
-    for key, spec in specs.items():
-        for what, path in others.items():
-            message = misfit_of(family, small, key, path)
-            says(message, path, f"({key}) is not the {spec.title} of", "tensors are missing", what, spec.comfyui[0])
-        for other, wrong in specs.items():
-            if wrong.component != spec.component and other != "clip_g":  # like clip_l in the tiny model
-                message = misfit_of(family, small, key, files[other])
-                says(message, files[other], f"({key}) is not the", f"It is the {wrong.title}: give it as {other}.")
-
-
-def misfit_of(family: str, small: Path, key: str, path: str) -> str:
-    (part,) = find_parts(FAMILIES[family], {key: path}, None)
-    with pytest.raises(UserError) as caught:
-        check_part(FAMILIES[family], part, small)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("family", "key", "other", "what"),
-    [
-        ("z_image", "text_encoder", ("qwen_image", "text_encoder"), "a language model"),
-        ("flux_2_klein", "text_encoder", ("z_image", "text_encoder"), "a language model"),
-        ("qwen_image", "vae", ("z_image", "vae"), "a VAE"),
-        ("z_image", "vae", ("qwen_image", "vae"), "a VAE"),
-        ("flux_2", "vae", ("z_image", "vae"), "a VAE"),
-        ("qwen_image", "text_encoder", ("sd3", "clip_l"), "a CLIP text encoder"),
-        ("z_image", "text_encoder", ("sd3", "t5xxl"), "a T5 text encoder"),
-    ],
-)
-def test_a_part_of_another_family_is_refused(family: str, key: str, other: tuple[str, str], what: str, written) -> None:
-    _, small, _ = written(family)
-    path = written(other[0])[2][other[1]]
-    says(misfit_of(family, small, key, path), path, f"It seems to be {what}.")
-
-
-def test_a_text_encoder_of_another_size_is_refused(written, tmp_path: Path) -> None:
-    _, small, files = written("z_image")
-    tensors = load_file(files["text_encoder"])
-    wide = {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()}
-    message = misfit_of("z_image", small, "text_encoder", str(write(tmp_path / "wide.safetensors", wide)))
-    says(message, "has the sizes (", "and its configuration says (")
-    deep = tensors | {name.replace(".1.", ".2."): tensor.clone() for name, tensor in tensors.items()}
-    message = misfit_of("z_image", small, "text_encoder", str(write(tmp_path / "deep.safetensors", deep)))
-    says(message, "it has more layers than its configuration says, such as layers.2.")
-
-
-def test_keys_and_files_that_cannot_be_used(written, tmp_path: Path) -> None:
-    _, small, files = written("z_image")
-    says(
-        refused("z_image", small, files, clip_l="c.safetensors"), "clip_l", "Z-Image has no such part", "text_encoder ("
-    )
-    says(refused("z_image", small, files, ae=files["vae"]), "vae and ae both name the VAE of Z-Image: remove one.")
-    missing = refused("z_image", small, files, vae=str(tmp_path / "no.safetensors"))
-    says(missing, "no.safetensors: VAE (vae) not found", "ComfyUI keeps it as models/vae/ae.safetensors.")
-    for name in ("qwen.gguf", "clip.pt", "folder"):
-        says(refused("z_image", small, files, text_encoder=str(tmp_path / name)), name, "must be a .safetensors file")
-
-
-def test_missing_parts_are_named_with_their_places_in_comfyui(written) -> None:
-    _, small, files = written("flux")
-    del files["t5xxl"]
-    says(
-        refused("flux", small, {key: path for key, path in files.items() if key != "vae"}),
-        "has no weights of the T5-XXL text encoder and the VAE",
-        "t5xxl (in ComfyUI models/text_encoders/t5xxl_fp16.safetensors)",
-        "vae (in ComfyUI models/vae/ae.safetensors)",
-    )  # fmt: skip
-
-
-def test_a_part_that_the_components_do_not_have(written, tmp_path: Path) -> None:
-    """SD3 without T5: a file for it is refused, and a checkpoint's own is left out."""
-    _, small, files = written("sd3")
-    small = Path(shutil.copytree(small, tmp_path / "small", ignore=shutil.ignore_patterns("*_3")))
-    index = json.loads((small / "model_index.json").read_text())
-    index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
-    (small / "model_index.json").write_text(json.dumps(index))
-    message = refused("sd3", small, files)
-    says(message, files["t5xxl"], "(t5xxl)", "has no text_encoder_3", "components_from, or remove the key")
-    tensors = dict(load_file(files["pretrained_model_name_or_path"]))
-    tensors |= {f"text_encoders.t5xxl.transformer.{name}": one for name, one in load_file(files["t5xxl"]).items()}
-    path = str(write(tmp_path / "all_in_one.safetensors", tensors))
-    model = from_files("sd3", small, {**files, "pretrained_model_name_or_path": path, "t5xxl": ""})
-    assert {part.spec.key for part in model.files.parts} == {"clip_l", "clip_g", "vae"}
-
-
 def test_files_that_end_in_sft_are_read(written, tmp_path: Path) -> None:
     """As kohya's guides call FLUX.1's."""
     _, small, files = written("z_image")
@@ -331,16 +157,6 @@ def test_float8_in_a_text_encoder_is_not_the_transformers(written, tmp_path: Pat
     assert not model.files.is_quantised
     found = model.load_text_encoders().text_encoder_3.state_dict()
     assert torch.equal(found["shared.weight"], t5["shared.weight"].float())
-
-
-def test_a_part_with_nan_is_named_by_its_file(written) -> None:
-    _, small, files = written("z_image")
-    model = from_files("z_image", small, files)
-    vae = model.load_vae()
-    vae.decoder.conv_in.weight.data[0] = torch.nan
-    with pytest.raises(UserError) as caught, naming_encoders(model, {"vae": vae}, "no"):
-        raise BrokenEncoding("a picture")
-    says(str(caught.value), f"decoder.conv_in.weight of {files['vae']} holds NaN")
 
 
 def test_other_names_of_a_part(written) -> None:
@@ -407,11 +223,3 @@ def test_without_the_hub_the_missing_files_are_named(written, monkeypatch, tmp_p
     parts = {key: path for key, path in files.items() if not key.startswith("pretrained")}
     with pytest.raises(UserError, match="Only its small files are needed, once: configurations, tokenizers"):
         find_model(files["pretrained_model_name_or_path"], "flux", None, device=CPU, parts=parts)
-
-
-def test_a_part_as_the_base_model_is_told(written) -> None:
-    _, small, files = written("z_image")
-    message = refused("z_image", small, files, pretrained_model_name_or_path=files["vae"])
-    says(message, "is not a checkpoint of", "It seems to be a VAE.")
-    message = refused("z_image", small, files, pretrained_model_name_or_path="z_image_bf16.safetensors")
-    says(message, "was not found", "ComfyUI keeps such files in models/diffusion_models, models/unet or")
