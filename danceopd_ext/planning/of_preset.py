@@ -20,9 +20,10 @@ from danceopd_ext.errors import UserError, counted, nearest
 from danceopd_ext.foreign.tensors import read_header
 from danceopd_ext.method import METHODS
 from danceopd_ext.models.family import Family
-from danceopd_ext.models.model_files import checkpoint_keys, find_model_files
+from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.models.model_folder import INDEX
 from danceopd_ext.models.published import known_models, published
+from danceopd_ext.models.recognising import checkpoint_keys
 from danceopd_ext.models.registry import family_of_checkpoint
 from danceopd_ext.planning.blueprint import Blueprint, blueprint_of_folder, blueprint_of_published
 from danceopd_ext.planning.work import USUAL_RANK, USUAL_TEXTS, USUAL_TOKENS, PlannedTeacher, Work
