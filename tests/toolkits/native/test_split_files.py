@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from danceopd_ext.models.registry import FAMILIES
 from tests.tiny.loras import write_random_lora
 from tests.tiny.pipelines import ALL
 from tests.tiny.presets import write_preset
 from tests.tiny.single_file import to_single_file
-from tests.tiny.split_files import save_both
-from tests.toolkits.runs import BASE, QUICK, says
+from tests.tiny.split_files import save_both, write
+from tests.toolkits.runs import BASE, QUICK, log_of, says
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,18 @@ def test_a_file_of_the_wrong_kind_ends_the_run_before_it_begins(written, refused
     model = Path(wrong.pop("pretrained_model_name_or_path"))
     message = refused(write_preset(tmp_path / "run", model, BASE, components_from=str(small), **wrong))
     says(message, "(vae) is not the VAE of Z-Image", "It is the Qwen3 4B text encoder: give it as text_encoder.")
+
+
+@pytest.mark.parametrize("family", ["sd3", "qwen_image"])
+def test_one_checkpoint_with_all_parts_is_enough(family: str, launch, tmp_path: Path) -> None:
+    _, small, files = save_both(family, tmp_path)
+    tensors = load_file(files["pretrained_model_name_or_path"])
+    for spec in FAMILIES[family].part_files:
+        tensors |= {spec.inside[0] + name: tensor for name, tensor in load_file(files[spec.key]).items()}
+    checkpoint = write(tmp_path / "all_in_one.safetensors", tensors)
+    (tmp_path / "sample.txt").write_text("a red cat --w 32 --h 32 --d 1 --s 2\n")
+    keys = {**QUICK, "sample_every_n_steps": 2, "sample_prompts": str(tmp_path / "sample.txt")}
+    teachers = {"guided": {"guidance_scale": 3.0}}
+    output = launch(write_preset(tmp_path / "run", checkpoint, teachers, components_from=str(small), **keys))
+    assert log_of(output)[-1]["step"] == 2
+    assert list((output / "sample").glob("*.png"))
