@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("preset", help="the preset, a .toml file")
     plan.add_argument("--vram", type=float, metavar="GB", help="the card's memory; default: this machine's card, or 12")
     plan.add_argument("--card", metavar="NAME", help='the card, such as "RTX 4070"; default: by its memory')
+    plan.add_argument("--all_cards", action="store_true", help="one line for each of 8, 12, 16 and 24 GB instead")
     plan.set_defaults(command=_plan, takes_keys=True)
     return parser
 
@@ -130,10 +131,13 @@ def _plan(arguments: argparse.Namespace) -> None:
     from danceopd_ext.library_logging import silence_libraries
 
     silence_libraries()
-    from danceopd_ext.planning.command import plan, split_flags
+    from danceopd_ext.planning.command import plan, plan_for_cards, split_flags
 
     if arguments.vram is not None and not 1 <= arguments.vram <= 1024:
         raise UserError(f"--vram {arguments.vram:g}: expected the card's memory in GB, from 1 to 1024.")
+    if arguments.all_cards:
+        show("\n".join(plan_for_cards(arguments.preset, split_flags(arguments.keys))))
+        return
     show("\n".join(plan(arguments.preset, split_flags(arguments.keys), arguments.vram, arguments.card)))
 
 

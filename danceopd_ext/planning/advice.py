@@ -41,10 +41,13 @@ class Suggestion:
     hours: Hours
 
     @property
+    def keys(self) -> dict[str, Any]:
+        return {key: value for change in self.changes for key, value in change.keys.items()}
+
+    @property
     def lines(self) -> list[str]:
-        keys = {key: value for change in self.changes for key, value in change.keys.items()}
         sections = flat_keys()
-        return [f"{key} = {toml_text(value)}  # [{sections[key]}]" for key, value in keys.items()]
+        return [f"{key} = {toml_text(value)}  # [{sections[key]}]" for key, value in self.keys.items()]
 
     @property
     def costs(self) -> list[str]:

@@ -8,16 +8,19 @@ from dataclasses import replace
 import torch
 
 from danceopd_ext.config import load_preset
+from danceopd_ext.config.toml_text import toml_text
 from danceopd_ext.errors import UserError, printable
 from danceopd_ext.planning.advice import fits, suggestions
-from danceopd_ext.planning.cards import Card, find_card, typical_card
+from danceopd_ext.planning.cards import TYPICAL, Card, find_card, typical_card
 from danceopd_ext.planning.disk import disk_of
 from danceopd_ext.planning.hours import hours_of
 from danceopd_ext.planning.measure import measured_pace
 from danceopd_ext.planning.of_preset import work_of_preset
 from danceopd_ext.planning.phases import GIB, Memory
-from danceopd_ext.planning.report import tables
+from danceopd_ext.planning.report import duration, gib, tables
 
+#: GiB of the cards that a preset's header speaks of
+CARD_SIZES = (8, 12, 16, 24)
 #: GiB of the card that is planned for if none is named and none is there
 USUAL_CARD = 12
 
@@ -37,6 +40,27 @@ def plan(preset: str, overrides: dict[str, list[str]], vram: float | None = None
     advice = [] if fits(memory, chosen) else suggestions(memory, chosen)
     notes = [f"note: {note}" for note in loaded.notes]
     return [printable(line) for line in [*notes, *tables(memory, chosen, hours, disk_of(memory), advice)]]
+
+
+def plan_for_cards(preset: str, overrides: dict[str, list[str]]) -> list[str]:
+    """Return what to set for each usual size of card, with memory and hours: the lines of a preset's header.
+
+    Raises UserError as `plan` does.
+    """
+    memory = Memory(work_of_preset(load_preset(preset, overrides)))
+    lines = []
+    for size in CARD_SIZES:
+        card = typical_card(size)
+        found = None if fits(memory, card) else suggestions(memory, card)
+        best = found[0] if found else None
+        if found is not None and not best:
+            lines.append(f"{size:>2} GB  no change makes it fit")
+            continue
+        chosen, keys = (best.memory, best.keys) if best else (memory, {})
+        words = ", ".join(f"{key} = {toml_text(value)}" for key, value in keys.items()) or "as it is"
+        hours = duration(hours_of(chosen, card))
+        lines.append(f"{size:>2} GB  {words}: {gib(chosen.peak.total)} GiB, {hours} on an {TYPICAL[size]}")
+    return lines
 
 
 def card_of(vram: float | None = None, name: str | None = None) -> Card:
