@@ -13,7 +13,7 @@ from danceopd_ext.errors import UserError
 from danceopd_ext.models import quantising
 from danceopd_ext.models.held_linear import PACKINGS, HeldLinear, place
 from danceopd_ext.models.layout import is_outer
-from danceopd_ext.models.loading import load_layout, load_transformer
+from danceopd_ext.models.loading import load_layout, load_transformer, stream
 from danceopd_ext.models.model_files import find_model_files
 from danceopd_ext.models.number_formats import NUMBER_FORMATS
 from danceopd_ext.models.quantising import check_quantisation
@@ -133,3 +133,18 @@ def test_a_device_that_gives_wrong_numbers_is_refused(monkeypatch):
     monkeypatch.setattr(type(PACKINGS["int8"]), "unpack", lambda self, *more: wrong(self, *more) * 2)
     with pytest.raises(UserError, match=r'quantize = "int8" gives wrong numbers'):
         check_quantisation("int8", CPU, "quantize")
+
+
+def test_a_quantised_model_can_be_streamed(pipelines):
+    """As a teacher that is a whole checkpoint is: layer by layer, through diffusers' group offloading."""
+    files = find_model_files(str(pipelines["sd3"]))
+    pipeline = ALL["sd3"]()
+    condition, noise = conditions(files.family, pipeline, ["a cat"]), noise_for(files.family, pipeline, (32, 32))
+    found = []
+    for streamed in (False, True):
+        model = load_transformer(files, torch.float32, "fp8")
+        if streamed:
+            stream(model, CPU)
+        with torch.no_grad():
+            found.append(files.family.velocity(model, noise, torch.tensor([0.5]), condition))
+    assert torch.equal(*found)
