@@ -89,7 +89,7 @@ def _text_encoder(family: Family, spec: PartFile, components: Path, names: Itera
     name = read_object(components / INDEX, "model index")[spec.component][1]
     cls = getattr(transformers, SPEAKERS.sub("Model", name))
     with built_from(folder / "config.json"), torch.device("meta"):
-        config = cls.config_class.from_pretrained(folder)
+        config = cls.config_class.from_dict(read_object(folder / "config.json", "configuration of the text encoder"))
         cut = _cut_to(spec, config.get_text_config(), names)
         model = cls(config)
     optional = [*SIGHT] if not family.text_sees_sources else []
@@ -107,7 +107,7 @@ def _text_encoder(family: Family, spec: PartFile, components: Path, names: Itera
 
     def load(tensors: Tensors, dtype: torch.dtype) -> torch.nn.Module:
         known = {name: tensor for name, tensor in tensors.items() if name in every}
-        made = cls.from_pretrained(None, config=config, state_dict=known, dtype=dtype)
+        made = cls.from_pretrained(None, config=config, state_dict=known, dtype=dtype, use_safetensors=True)
         lacking = {name.split(".")[0] for name in every if name.startswith(SIGHT) and name not in known}
         for module in lacking:  # its weights would be random
             setattr(made, module, torch.nn.Identity())

@@ -10,6 +10,9 @@ DEFAULTS = [
     "always get their pipelines' own guidance (default: 1.0)",
     "the same for every model (default: 0)",
     "(default: bf16 with a CUDA GPU, else no; here ",
+    "stay in main memory and travel to the GPU (default: 0)",
+    "the weights of the transformer in 4 or 8 bits, which saves memory (default: in --mixed_precision)",
+    "the weights of the text encoders in 4 or 8 bits, which saves memory (default: in --mixed_precision)",
 ]
 
 

@@ -32,8 +32,8 @@ def make_sources_small(monkeypatch) -> None:
     hand_processors_over(monkeypatch)
     load = engine_model.load_text_pipeline
 
-    def loaded(source, dtype, device):
-        pipeline = load(source, dtype, device)
+    def loaded(source, *how):
+        pipeline = load(source, *how)
         if source.family.name == "flux_kontext":
             pipeline.encode_prompt = partial(pipeline.encode_prompt, max_sequence_length=16)
         return pipeline

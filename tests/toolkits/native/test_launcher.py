@@ -18,7 +18,7 @@ from danceopd_ext.models.model_files import ModelFiles
 from danceopd_ext.models.registry import FAMILIES
 from danceopd_ext.toolkits.native import checks, optimizers, processes
 from danceopd_ext.toolkits.native.launcher import ENGINES, unused_options
-from tests.toolkits.native.test_interrupted import ENVIRONMENT, ROOT
+from tests.toolkits.forked import ENVIRONMENT, ROOT
 from tests.toolkits.native.test_processes import LAUNCHER, launched, started_by  # noqa: F401 - a fixture
 from tests.toolkits.runs import says, two_processes
 

@@ -11,7 +11,7 @@ import pytest
 
 from danceopd_ext.toolkits.native.stop import HANGUP
 from tests.tiny.presets import write_preset
-from tests.toolkits.native.test_interrupted import ENVIRONMENT, ROOT
+from tests.toolkits.forked import ENVIRONMENT, ROOT
 from tests.toolkits.runs import log_of, same_tensors, two_processes
 
 LONG = 100_000
