@@ -26,6 +26,7 @@ from danceopd_ext.planning import of_preset
 from danceopd_ext.planning.advice import CONTEXT, LOST, fits, suggestions, usable
 from danceopd_ext.planning.blueprint import blueprint_of_published
 from danceopd_ext.planning.cards import Card, find_card
+from danceopd_ext.planning.command import plan_for_cards
 from danceopd_ext.planning.disk import disk_of
 from danceopd_ext.planning.hours import hours_of
 from danceopd_ext.planning.measure import measured_pace
@@ -231,3 +232,9 @@ def test_three_lines_of_a_machine_without_a_card(memory):
     lines = three_lines(memory, None, None, disk_of(memory))
     assert [line.split()[0] for line in lines] == ["needs", "writes"]
     assert json.dumps(lines)
+
+
+def test_a_line_for_each_usual_card(preset_file):
+    lines = plan_for_cards(str(preset_file()), {"resolution": ["32"]})
+    assert [line.split()[0] for line in lines] == ["8", "12", "16", "24"]
+    assert all("as it is: " in line and "on an RTX" in line for line in lines)
