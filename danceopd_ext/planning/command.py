@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from danceopd_ext.config import load_preset
+from danceopd_ext.config import Preset, load_preset
+from danceopd_ext.config.hosted_preset import split_preset
 from danceopd_ext.config.toml_text import toml_text
+from danceopd_ext.config.toolkits import NATIVE
 from danceopd_ext.errors import UserError, printable
 from danceopd_ext.planning.advice import fits, suggestions
 from danceopd_ext.planning.cards import TYPICAL, Card, find_card, typical_card
@@ -31,7 +33,7 @@ def plan(preset: str, overrides: dict[str, list[str]], vram: float | None = None
     Raises UserError for a wrong preset, an unknown card, and a model about which nothing is known.
     """
     chosen = card_of(vram, card)  # before anything that takes long
-    loaded = load_preset(preset, overrides)
+    loaded = native_preset(preset, overrides)
     memory = Memory(work_of_preset(loaded))
     if not memory.work.trains:
         raise UserError(f'method = "{loaded.danceopd.method}" trains nothing, so there is nothing to plan.')
@@ -47,7 +49,7 @@ def plan_for_cards(preset: str, overrides: dict[str, list[str]]) -> list[str]:
 
     Raises UserError as `plan` does.
     """
-    memory = Memory(work_of_preset(load_preset(preset, overrides)))
+    memory = Memory(work_of_preset(native_preset(preset, overrides)))
     lines = []
     for size in CARD_SIZES:
         card = typical_card(size)
@@ -61,6 +63,17 @@ def plan_for_cards(preset: str, overrides: dict[str, list[str]]) -> list[str]:
         hours = duration(hours_of(chosen, card))
         lines.append(f"{size:>2} GB  {words}: {gib(chosen.peak.total)} GiB, {hours} on an {TYPICAL[size]}")
     return lines
+
+
+def native_preset(preset: str, overrides: dict[str, list[str]]) -> Preset:
+    """Return the preset of a native run. Raises UserError, also for one that runs in a toolkit."""
+    hosted = split_preset(preset, overrides)
+    if hosted:
+        raise UserError(
+            f'{preset}: toolkit = "{hosted.toolkit}" runs in that toolkit, whose memory cannot be counted here. Plan a '
+            f'preset of the same model with toolkit = "{NATIVE.name}": the method does the same work there.'
+        )
+    return load_preset(preset, overrides)
 
 
 def card_of(vram: float | None = None, name: str | None = None) -> Card:

@@ -124,6 +124,15 @@ def test_an_unknown_card_names_the_nearest(preset_file, capsys):
     assert "--vram 12" in told
 
 
+def test_a_preset_of_a_toolkit_is_not_planned(preset_file, capsys):
+    file = preset_file()
+    file.write_text('[danceopd]\ntoolkit = "musubi-tuner"\n[danceopd.teachers.base]\n', encoding="utf-8")
+    for more in (["--vram", "8"], ["--all_cards"]):
+        assert run(command, ["plan", str(file), *more]) == 2
+        told = capsys.readouterr().err
+        assert 'toolkit = "musubi-tuner" runs in that toolkit' in told and 'toolkit = "native"' in told
+
+
 def test_an_unknown_model_without_a_connection_names_those_that_are_known(preset_file, monkeypatch):
     def offline(*_, **__):
         raise UserError("no connection.")
