@@ -127,6 +127,7 @@ def counted(work: Work) -> int:
         for tensor in (*transformer.parameters(), *transformer.buffers()):
             living.see(tensor)
         living.change(-away)
+        living.most = living.total  # the whole base was never on the device
         states = [torch.empty(2 * weight.numel(), dtype=torch.uint8) for weight in adapters.student_parameters()]
         for state in states:
             living.see(state)

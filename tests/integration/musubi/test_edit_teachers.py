@@ -73,6 +73,6 @@ def test_a_teacher_of_another_model_is_refused(tmp_path):
     file = write_teacher(model, CASES["qwen"](tmp_path).transformer, tmp_path / "qwen.safetensors")
     with pytest.raises(
         UserError,
-        match=r"\[danceopd.teachers.style\].*12 of 28 layers do not fit FLUX.1.*looks like a LoRA of Qwen-Image",
+        match=r"\[danceopd.teachers.style\].*12 of 28 layers do not fit FLUX.1.*looks like a LoRA for Qwen-Image",
     ):
         attach(CASES["kontext"](tmp_path), "flux_kontext", style=file)
