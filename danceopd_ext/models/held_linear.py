@@ -137,7 +137,7 @@ class HeldLinear(torch.nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The weight [O, I], unpacked for whoever asks: a copy, which is not kept."""
+        """Return the weight [O, I]. It is unpacked anew each time, and no copy of it is kept."""
         if HeldLinear.looked_at:
             return torch.full((), float("nan"), dtype=self.dtype, device=self.device).expand(self._shape)
         return self.form.unpack(self.held_parts, self._shape, self.dtype)

@@ -9,6 +9,7 @@ from math import prod
 
 import torch
 
+from danceopd_ext.config.method_options import method_options
 from danceopd_ext.data.resolutions import Size
 from danceopd_ext.models.decoding import tile
 from danceopd_ext.planning.blueprint import Blueprint, bytes_of
@@ -25,7 +26,7 @@ from danceopd_ext.planning.weights import (
     step_bytes,
     student_numbers,
 )
-from danceopd_ext.planning.work import Forwards, Work, forwards_of, method_facts
+from danceopd_ext.planning.work import Forwards, Work, forwards_of
 
 GIB = 2**30
 #: the words for the parts, in the order in which they are shown
@@ -212,7 +213,7 @@ class Counts:
     def forwards(self, work: Work) -> Forwards:
         """Return the forwards of a step, on average."""
         scales = {name: one.guidance_scale for name, one in work.teachers.items()}
-        key = repr((method_facts(work), work.samples, work.matched, work.together, scales))
+        key = repr((method_options(work.preset.danceopd), work.samples, work.matched, work.together, scales))
         if key not in self._forwards:
             self._forwards[key] = forwards_of(work)
         return self._forwards[key]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from danceopd_ext.config import Preset
+from danceopd_ext.config.method_options import method_options
 from danceopd_ext.data.resolutions import Size
 from danceopd_ext.engine.precision import torch_dtype
-from danceopd_ext.method import METHODS, Batch, MethodOptions, Step, Student, guided
+from danceopd_ext.method import METHODS, Batch, Step, Student, guided
 from danceopd_ext.planning.blueprint import Blueprint
 
 #: tokens of a prompt whose text is not known, for models whose pipeline does not pad prompts: some 90 words
@@ -110,7 +111,7 @@ class Forwards:
 def forwards_of(work: Work) -> Forwards:
     """Run the method itself on toy latents and count."""
     preset, options = work.preset, work.preset.danceopd
-    toy = MethodOptions(**method_facts(work))
+    toy = method_options(options)
     teachers = {name: guided(_toy_field, one.guidance_scale) for name, one in work.teachers.items()}
     student = Student(field=guided(_toy_student(), options.student_guidance_scale), backward=lambda loss: None)
     method = METHODS[options.method]
@@ -136,11 +137,6 @@ def forwards_of(work: Work) -> Forwards:
         reports.append(method.update(step, weights, data, teachers, student))
     kinds = ("rollout_forwards", "teacher_forwards", "student_forwards")
     return Forwards(*(sum(getattr(one, kind) for one in reports) / len(reports) for kind in kinds))
-
-
-def method_facts(work: Work) -> dict[str, Any]:
-    """Return the options of the method itself."""
-    return {field.name: getattr(work.preset.danceopd, field.name) for field in fields(MethodOptions)}
 
 
 class ToyCondition:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from danceopd_ext.config.method_options import method_options
 from danceopd_ext.config.schema import DanceOPDSection
 from danceopd_ext.errors import TrainingError
 from danceopd_ext.method import (
@@ -35,7 +36,6 @@ from danceopd_ext.toolkits.hosted.active_adapter import STUDENT, Switch
 from danceopd_ext.toolkits.hosted.adapter import Adapter
 from danceopd_ext.toolkits.hosted.conditions import Conditions, routes_of
 from danceopd_ext.toolkits.hosted.nan_search import blame
-from danceopd_ext.toolkits.method_options import method_options
 
 #: (name, field) -> the field that is called in its place
 Watch = Callable[[str, Field], Field]

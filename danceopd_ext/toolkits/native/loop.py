@@ -12,12 +12,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import release_memory
 
+from danceopd_ext.config.method_options import method_options
 from danceopd_ext.data.text_cache import NoEntry
 from danceopd_ext.engine.batches import StepData
 from danceopd_ext.errors import Stopped, TrainingError, UserError, first_line
 from danceopd_ext.finite import first_broken, is_finite
 from danceopd_ext.method import METHODS, Report, Step, Student, derive_seed
-from danceopd_ext.toolkits.method_options import method_options
 from danceopd_ext.toolkits.nan_search import RATE
 from danceopd_ext.toolkits.native.build import Fields
 from danceopd_ext.toolkits.native.journal import Journal
