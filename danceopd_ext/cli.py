@@ -131,7 +131,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     from danceopd_ext.library_logging import silence_libraries
 
     silence_libraries()
-    from danceopd_ext.planning.command import plan, plan_for_cards, split_flags
+    from danceopd_ext.config.command_line import split_flags
+    from danceopd_ext.planning.command import plan, plan_for_cards
 
     if arguments.vram is not None and not 1 <= arguments.vram <= 1024:
         raise UserError(f"--vram {arguments.vram:g}: expected the card's memory in GB, from 1 to 1024.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -100,19 +99,3 @@ def this_card(device: torch.device | None = None) -> Card | None:
     except UserError:
         card = typical_card(memory)
     return replace(card, name=properties.name, memory=memory)
-
-
-def split_flags(words: Sequence[str]) -> dict[str, list[str]]:
-    """Return the flags of a command line that are preset keys: name -> its words. Raises UserError."""
-    found: dict[str, list[str]] = {}
-    name = ""
-    for word in words:
-        if word.startswith("--"):
-            name, sign, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            found[name] = [value] if sign else []
-        elif name:
-            found[name].append(word)
-        else:
-            raise UserError(f'unexpected "{word}": write preset keys as --name value.')
-    return found

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from danceopd_ext.config.command_line import split_flags
 from danceopd_ext.config.hosted_preset import HostedPreset, split_preset
 from danceopd_ext.config.load import flat_keys, load_preset
 from danceopd_ext.config.schema import Preset
@@ -43,29 +44,13 @@ def parse_command(arguments: list[str]) -> tuple[str, dict[str, list[str]]]:
 
     Raises UserError.
     """
-    values: dict[str, list[str]] = {}
-    name = ""
-    for word in arguments:
-        if word.startswith("--"):
-            name, sign, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            values[name] = [value] if sign else []
-        elif not name or is_short_option(word):
-            like = f' To give a value that begins with a dash, write --{name}="{word}".' if name else ""
-            raise UserError(f'unexpected "{word}": write arguments as --name value.{like}')
-        else:
-            values[name].append(word)
+    values = split_flags(arguments)
     config = " ".join(values.pop("config", None) or values.pop("config_file", []))
     if not config:
         typo = next((name for name in values if name not in flat_keys() and nearest(name, ["config"])), None)
         hint = f" --{typo} is not --config." if typo else ""
         raise UserError(f"no preset: give --config preset.toml (presets/ has one for each purpose).{hint}")
     return config, values
-
-
-def is_short_option(word: str) -> bool:
-    """Whether the word looks like -v or -lr and not like a value such as -1, -0.5 or -inf."""
-    return word.startswith("-") and word[1:2].isalpha() and word.lower() not in ("-inf", "-nan")
 
 
 def main(arguments: list[str] | None = None) -> None:
